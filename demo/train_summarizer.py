@@ -1,0 +1,205 @@
+"""Train the demo's small LED to summarise generated reports, on a CPU in about an hour.
+
+Short reports first, then longer ones. When reports outgrow the positions learned so far, the learned part of the encoder's
+position table is copied behind itself, as LED's authors grew theirs from BART (arXiv:2004.05150, section 7). The loss is on
+the summaries alone.
+
+    python -m demo.train_summarizer --out demo/checkpoints/led-reports-summary --minutes 60 --threads 2
+
+The folder must hold the tokenizer already (demo.train_tokenizer).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from demo.reports import generate_report
+from led.checkpoint import load_model, save_model
+from led.config import LEDConfig
+from led.model import LEDForConditionalGeneration, shift_tokens_right
+from led.packing import PackedBatch, pack_documents
+from led.tokenizer import LEDTokenizer
+
+TRAINING_SEEDS = range(100_000_000, 2_000_000_000)  # the held-out corpus is made from other seeds
+
+
+PERIOD = 256  # tokens
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training: reports of `words` (lowest, highest), batches of about `tokens` input tokens, until `share`
+    of the time is over."""
+
+    words: tuple[int, int]
+    tokens: int
+    until: float
+
+
+STAGES = (
+    Stage((0, 40), 6_000, 0.15),
+    Stage((0, 250), 8_000, 0.30),
+    Stage((0, 1000), 12_000, 0.55),
+    Stage((50, 4600), 20_000, 1.0),
+)
+
+
+def small_config(vocab_size: int) -> LEDConfig:
+    """About 2.4 million parameters: three encoder and two decoder layers of width 128, a window of 128 tokens."""
+    return LEDConfig(
+        vocab_size=vocab_size,
+        max_encoder_position_embeddings=8192,
+        max_decoder_position_embeddings=256,
+        d_model=128,
+        encoder_layers=3,
+        encoder_ffn_dim=512,
+        encoder_attention_heads=4,
+        decoder_layers=2,
+        decoder_ffn_dim=512,
+        decoder_attention_heads=4,
+        attention_window=128,
+        dropout=0.0,
+    )
+
+
+def make_batch(stage: Stage, tokenizer: LEDTokenizer, rng: random.Random) -> tuple[PackedBatch, Tensor]:
+    """Reports laid end to end with a global `<s>` each, and their summaries as labels (B, T), -100 beyond the end."""
+    documents: list[list[int]] = []
+    targets: list[list[int]] = []
+    while sum(map(len, documents)) < stage.tokens:
+        low, high = stage.words
+        words = round(math.exp(rng.uniform(math.log(low + 30), math.log(high + 30)))) - 30
+        report = generate_report(rng.choice(TRAINING_SEEDS), words)
+        documents.append(tokenizer.encode(report.text, max_length=8192))
+        targets.append(tokenizer.encode(report.summary))
+    labels = torch.nn.utils.rnn.pad_sequence([torch.tensor(t) for t in targets], True, -100)
+    return pack_documents(documents, [[0]] * len(documents)), labels
+
+
+def loss_and_accuracy(model: LEDForConditionalGeneration, batch: PackedBatch, labels: Tensor) -> tuple[Tensor, float]:
+    """Mean cross-entropy of the summaries, and the share of their tokens that come first."""
+    memories = model.led.decoder.remember(model.led.encoder(batch), batch)
+    decoder_ids = shift_tokens_right(labels, model.config.pad_token_id, model.config.decoder_start_token_id)
+    logits = model.logits(model.led.decoder(decoder_ids, memories)).flatten(0, 1)
+    flat = labels.flatten()
+    accuracy = (logits.argmax(-1) == flat)[flat != -100].float().mean().item()
+    return F.cross_entropy(logits, flat), accuracy
+
+
+@torch.no_grad()
+def start_weights(model: LEDForConditionalGeneration) -> None:
+    """Weights from which little training goes far.
+
+    Positions start as waves whose periods divide `PERIOD`, so that "the token before" is the same rotation everywhere and a
+    copied table fits its neighbour. Cross-attention starts by handing on what it reads, so that copying a word only needs
+    the decoder to learn where to look.
+    """
+    led = model.led
+    led.shared.weight.mul_(2.5)
+    waves = torch.arange(1, model.config.d_model // 2 + 1) * 2 * math.pi / PERIOD
+    for table in (led.encoder.embed_positions.weight, led.decoder.embed_positions.weight):
+        angles = torch.arange(len(table))[:, None] * waves
+        table.copy_(0.04 * torch.cat([angles.sin(), angles.cos()], dim=1))
+    for layer in led.decoder.decoder_layers:
+        for projection in (layer.encoder_attn.v_proj, layer.encoder_attn.out_proj):
+            torch.nn.init.eye_(projection.weight)
+
+
+@torch.no_grad()
+def grow_positions(model: LEDForConditionalGeneration, learned: int) -> None:
+    """Copy the positions learned so far, in whole periods, behind themselves until the table is full."""
+    table = model.led.encoder.embed_positions.weight
+    learned = math.ceil(learned / PERIOD) * PERIOD
+    for start in range(learned, len(table), learned):
+        table[start : start + learned] = table[: min(learned, len(table) - start)]
+
+
+def learning_rate(share: float, peak: float) -> float:
+    """A short warm-up, then a cosine to a twentieth; `share` of the training done, in [0, 1]."""
+    warm = min(1.0, share / 0.02)
+    return peak * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def steps(minutes: float) -> Iterator[tuple[int, float]]:
+    """(step, share of the time spent), until the time is over."""
+    start, step = time.monotonic(), 0
+    while (share := (time.monotonic() - start) / (60 * minutes)) < 1:
+        yield step, share
+        step += 1
+
+
+def train(model: LEDForConditionalGeneration, tokenizer: LEDTokenizer, minutes: float, peak: float, seed: int, out: Path,
+          stages: tuple[Stage, ...] = STAGES) -> None:  # fmt: skip
+    """Train for `minutes`, printing a line now and then and saving every five hundred steps."""
+    rng = random.Random(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+    model.train()
+    learned, losses, accuracies, begun = 1, [], [], time.monotonic()
+    for step, share in steps(minutes):
+        stage = next(s for s in stages if share < s.until)
+        batch, labels = make_batch(stage, tokenizer, rng)
+        longest = max(batch.lengths)
+        if longest > learned * 1.05:
+            if step:
+                grow_positions(model, learned)
+            learned = longest
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(share, peak)
+        loss, accuracy = loss_and_accuracy(model, batch, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        accuracies.append(accuracy)
+        if step % 50 == 49:
+            print(
+                f"step {step + 1} {share:.1%} {time.monotonic() - begun:.0f} s stage {stage.words} learned {learned} "
+                f"loss {sum(losses) / len(losses):.4f} accuracy {sum(accuracies) / len(accuracies):.4f}",
+                flush=True,
+            )
+            losses, accuracies = [], []
+        if step % 500 == 499:
+            save(model, out)
+    save(model, out)
+
+
+def save(model: LEDForConditionalGeneration, out: Path) -> None:
+    """Write the model in half precision: a third of the loss of quality that a reader could see, and half the size."""
+    copy = LEDForConditionalGeneration(model.config)
+    copy.load_state_dict(model.state_dict())
+    save_model(copy.half(), out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peak", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--from", dest="start", type=Path, help="go on from this checkpoint")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    tokenizer = LEDTokenizer.from_pretrained(args.out)
+    if args.start:
+        model = load_model(LEDForConditionalGeneration, args.start)
+    else:
+        model = LEDForConditionalGeneration(small_config(len(tokenizer)))
+        start_weights(model)
+    train(model, tokenizer, args.minutes, args.peak, args.seed, args.out)
+
+
+if __name__ == "__main__":
+    main()

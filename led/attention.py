@@ -1,0 +1,198 @@
+"""Attention of LED: window and global attention in the encoder, self- and cross-attention in the decoder.
+
+Source: arXiv:2004.05150, section 3.1. Windows are two-sided here as in the published `config.json`: with `attention_window`
+w, a token attends to w // 2 tokens on each side and to itself.
+
+Rules of the encoder, per document (`dense_encoder_attention` is these rules and nothing else):
+  - a local query attends to the visible local tokens in its window and to every global token, in one softmax;
+  - a global query attends to every visible token, with projections of its own;
+  - an invisible token attends to nothing: its output is zero.
+
+Shapes: T tokens of all documents, n tokens of one, H heads, D head size, E = H * D, g global tokens of one document,
+R rows of the decoder, S positions of a row.
+
+Cost per token and layer: 4 * E * (w + 1) operations for the window, 4 * H * g * E for the folded global rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from led.packing import PackedBatch
+
+# Queries per block. Small blocks waste less work at the window's edges, large ones make better matrix products.
+BLOCK = 128
+
+# From this many global tokens on, projecting every token costs less than folding the projection into the queries.
+FOLD_LIMIT = 64
+
+
+@dataclass(frozen=True)
+class DocumentLayout:
+    """One document of a packed batch, as the encoder's attention sees it.
+
+    `start`, `end` its tokens, end exclusive; `globals_` (g,) places of its global tokens within it; `visible` (n,) bool or
+    None for all; `local_key` (n,) bool or None for all: what a window may contain.
+    """
+
+    start: int
+    end: int
+    globals_: Tensor
+    visible: Tensor | None
+    local_key: Tensor | None
+
+
+def layouts(batch: PackedBatch) -> list[DocumentLayout]:
+    """The layout of every document, computed once for all layers."""
+    result = []
+    for start, end in batch.spans:
+        is_global = batch.is_global[start:end]
+        globals_ = is_global.nonzero()[:, 0]
+        visible = None if batch.is_visible is None else batch.is_visible[start:end]
+        local_key = visible
+        if len(globals_):
+            local_key = ~is_global if visible is None else visible & ~is_global
+        result.append(DocumentLayout(start, end, globals_, visible, local_key))
+    return result
+
+
+@lru_cache(maxsize=16)
+def _band(one_sided: int, device: torch.device) -> Tensor:
+    """(BLOCK, BLOCK + 2 * one_sided) bool: may query r of a block see the key at column c, which stands
+    c - one_sided places after the block's first query?"""
+    r = torch.arange(BLOCK, device=device)[:, None]
+    c = torch.arange(BLOCK + 2 * one_sided, device=device)[None, :]
+    return (c >= r) & (c <= r + 2 * one_sided)
+
+
+def window_attention(
+    query_THD: Tensor,
+    key_THD: Tensor,
+    value_THD: Tensor,
+    documents: Sequence[DocumentLayout],
+    one_sided: int,
+    dropout: float = 0.0,
+) -> Tensor:
+    """(T, H, D) what every token reads from its window and from the global tokens, by blocks of queries.
+
+    The rows of global and of invisible tokens are computed too and mean nothing. `query_THD` is already scaled.
+    """
+    blocks = []
+    band = _band(one_sided, query_THD.device)
+    lowest = torch.finfo(query_THD.dtype).min
+    lengths = [doc.end - doc.start for doc in documents]
+    split = zip(documents, *(x.split(lengths) for x in (query_THD, key_THD, value_THD)), strict=True)
+    for doc, *qkv in split:
+        n = doc.end - doc.start
+        q, k, v = (x.transpose(0, 1) for x in qkv)
+        k_global, v_global = (x[:, doc.globals_] for x in (k, v))
+        for lo in range(0, n, BLOCK):
+            hi = min(lo + BLOCK, n)
+            key_lo, key_hi = max(0, lo - one_sided), min(n, hi + one_sided)
+            q_block = q[:, lo:hi]
+            allowed = band[: hi - lo, key_lo - lo + one_sided : key_hi - lo + one_sided]
+            if doc.local_key is not None:
+                allowed = allowed & doc.local_key[key_lo:key_hi]
+            scores = (q_block @ k[:, key_lo:key_hi].transpose(1, 2)).masked_fill_(~allowed, lowest)
+            if len(doc.globals_):
+                scores = torch.cat([scores, q_block @ k_global.transpose(1, 2)], dim=-1)
+            p = _softmax(scores, dropout)
+            keys = key_hi - key_lo
+            block = p[..., :keys] @ v[:, key_lo:key_hi]
+            if len(doc.globals_):
+                block = block + p[..., keys:] @ v_global
+            blocks.append(block.transpose(0, 1))
+    return torch.cat(blocks)
+
+
+def global_attention(
+    query_gHD: Tensor, key_nHD: Tensor, value_nHD: Tensor, visible: Tensor | None, dropout: float = 0.0
+) -> Tensor:
+    """(g, H, D) what one document's global tokens read from all its visible tokens."""
+    scores = query_gHD.transpose(0, 1) @ key_nHD.permute(1, 2, 0)
+    p = _softmax(_hide(scores, visible), dropout)
+    return (p @ value_nHD.transpose(0, 1)).transpose(0, 1)
+
+
+def folded_global_attention(
+    query_gHD: Tensor, hidden_nE: Tensor, key: torch.nn.Linear, value: torch.nn.Linear, visible: Tensor | None
+) -> Tensor:
+    """`global_attention` with the projections folded into the queries, q . (W x) = (W^T q) . x.
+
+    No token pays for a global key or value. The key's bias is the same for every key and leaves the softmax unchanged.
+    """
+    H, D = query_gHD.shape[1:]
+    folded_HgE = query_gHD.transpose(0, 1) @ key.weight.view(H, D, -1)
+    p = _softmax(_hide(folded_HgE @ hidden_nE.T, visible), 0.0)
+    out_HgD = (p @ hidden_nE) @ value.weight.view(H, D, -1).transpose(1, 2) + value.bias.view(H, 1, D)
+    return out_HgD.transpose(0, 1)
+
+
+def _hide(scores: Tensor, visible: Tensor | None) -> Tensor:
+    return scores if visible is None else scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
+
+
+def _softmax(scores: Tensor, dropout: float) -> Tensor:
+    p = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
+    return F.dropout(p, dropout) if dropout else p
+
+
+def dense_encoder_attention(
+    local: tuple[Tensor, Tensor, Tensor],
+    global_: tuple[Tensor, Tensor, Tensor],
+    is_global: Tensor,
+    visible: Tensor,
+    one_sided: int,
+) -> Tensor:
+    """(n, H, D) the encoder's attention over one document, written as one mask: the slow truth.
+
+    `local` and `global_` are (query, key, value), each (n, H, D), queries scaled; `is_global`, `visible` (n,) bool.
+    """
+    n = len(visible)
+    place = torch.arange(n)
+    near = (place[:, None] - place[None, :]).abs() <= one_sided
+    reads = visible[None, :] & (near | is_global[None, :])
+    p_local, p_global = (
+        torch.einsum("ihd,jhd->hij", q, k).masked_fill(~mask, -torch.inf).softmax(-1).nan_to_num(0.0)
+        for (q, k, _), mask in ((local, reads), (global_, visible[None, :].expand(n, n)))
+    )
+    out_local = torch.einsum("hij,jhd->ihd", p_local, local[2])
+    out_global = torch.einsum("hij,jhd->ihd", p_global, global_[2])
+    out = torch.where(is_global[:, None, None], out_global, out_local)
+    return out * visible[:, None, None]
+
+
+def decoder_self_attention(
+    query_RHTD: Tensor, key_RHSD: Tensor, value_RHSD: Tensor, mask: Tensor | None, dropout: float = 0.0
+) -> Tensor:
+    """(R, H, T, D) each row's T queries over its S positions; `mask` is added to the scores, (R or 1, 1, T, S)."""
+    return F.scaled_dot_product_attention(query_RHTD, key_RHSD, value_RHSD, attn_mask=mask, dropout_p=dropout, scale=1.0)
+
+
+def causal_mask(queries: int, decoder_attention_mask: Tensor | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(R or 1, 1, T, S) the mask of the last T = `queries` of S positions, added to scores.
+
+    `decoder_attention_mask` (R, S) hides positions where it is 0. A query that may see nothing reads everything evenly, as
+    in the reference.
+    """
+    keys = queries if decoder_attention_mask is None else decoder_attention_mask.shape[1]
+    q = torch.arange(keys - queries, keys, device=device)[:, None]
+    allowed = (torch.arange(keys, device=device)[None, :] <= q)[None, None]
+    if decoder_attention_mask is not None:
+        allowed = allowed & decoder_attention_mask.bool()[:, None, None, :]
+    return torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, torch.finfo(dtype).min)
+
+
+def cross_attention(
+    query_HRD: Tensor, key_HnD: Tensor, value_HnD: Tensor, mask_n: Tensor | None, dropout: float = 0.0
+) -> Tensor:
+    """(H, R, D) all the queries that belong to one document, over its one memory; `mask_n` (n,) is added to the scores."""
+    mask = None if mask_n is None else mask_n.expand(query_HRD.shape[1], -1)
+    q, k, v = (x.unsqueeze(0) for x in (query_HRD, key_HnD, value_HnD))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=1.0).squeeze(0)

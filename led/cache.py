@@ -1,0 +1,158 @@
+"""What decoding remembers: each row's own past, and each document's encoder memory.
+
+The memory of a document is stored once and read by all its beams; it is never copied per beam and never reordered. The
+past of a row is reordered by index when beams change places, and rows may have different lengths.
+
+Shapes: R rows, H heads, S positions, D head size, n tokens of one document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class DocumentMemory:
+    """Cross-attention keys and values of one document, a pair of (H, n, D) per decoder layer.
+
+    `mask` (n,) is added to the scores, or None where every token may be attended to.
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
+    mask: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(k.nbytes + v.nbytes for k, v in self.layers)
+
+
+class SelfAttentionCache:
+    """Keys and values of the positions each row has decoded, per layer (R, H, capacity, D).
+
+    `lengths` (R,) counts the positions a row holds. Positions are written by `append`, which every layer calls once a
+    step, and counted by `advance`, which the decoder calls after its last layer.
+    """
+
+    GROWTH = 64
+
+    def __init__(self, layers: int) -> None:
+        self._keys: list[Tensor | None] = [None] * layers
+        self._values: list[Tensor | None] = [None] * layers
+        self.lengths = torch.zeros(0, dtype=torch.long)
+        self._longest = 0
+        self._even = True
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest row."""
+        return self._longest
+
+    @property
+    def even(self) -> bool:
+        """Have all rows the same length?"""
+        return self._even
+
+    def extend(self, rows: int) -> None:
+        """Add empty rows at the end."""
+        empty = SelfAttentionCache(len(self._keys))
+        empty.lengths = torch.zeros(rows, dtype=torch.long)
+        self.join(empty)
+
+    def join(self, other: SelfAttentionCache) -> None:
+        """Add the rows of `other` at the end."""
+        for mine, theirs in ((self._keys, other._keys), (self._values, other._values)):
+            for i in range(len(mine)):
+                mine[i] = _stack(mine[i], len(self.lengths), theirs[i], len(other.lengths))
+        self._set_lengths(torch.cat([self.lengths, other.lengths]))
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the rows at these indices, in this order; an index may repeat."""
+        self._set_lengths(self.lengths[rows.cpu()])
+        for buffers in (self._keys, self._values):
+            for i, x in enumerate(buffers):
+                if x is not None:
+                    buffers[i] = x.index_select(0, rows.to(x.device))
+
+    def append(self, layer: int, key_RHTD: Tensor, value_RHTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Write T new positions of every row; return keys and values up to the longest row, (R, H, S, D)."""
+        end = self.longest + key_RHTD.shape[2]
+        return self._write(self._keys, layer, key_RHTD, end), self._write(self._values, layer, value_RHTD, end)
+
+    def advance(self, positions: int) -> None:
+        """Count `positions` more for every row."""
+        self.lengths += positions
+        self._longest += positions
+
+    def mask(self, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+        """(R, 1, 1, S) hides what lies beyond each row's length during a step of one token; None where rows are even."""
+        if self.even:
+            return None
+        beyond = torch.arange(self.longest + 1)[None, :] > self.lengths[:, None]
+        mask = torch.zeros(beyond.shape, dtype=dtype).masked_fill_(beyond, torch.finfo(dtype).min)
+        return mask[:, None, None, :].to(device)
+
+    def _set_lengths(self, lengths: Tensor) -> None:
+        self.lengths = lengths
+        self._longest = int(lengths.max()) if len(lengths) else 0
+        self._even = bool((lengths == self._longest).all())
+
+    def _write(self, buffers: list[Tensor | None], layer: int, x_RHTD: Tensor, end: int) -> Tensor:
+        rows, heads, new, size = x_RHTD.shape
+        if len(self.lengths) != rows:
+            raise ValueError(f"the cache has {len(self.lengths)} rows and was given {rows}.")
+        buffer = buffers[layer]
+        if buffer is None or buffer.shape[2] < end:
+            grown = x_RHTD.new_zeros(rows, heads, end + self.GROWTH, size)
+            if buffer is not None:
+                grown[:, :, : buffer.shape[2]] = buffer
+            buffer = buffers[layer] = grown
+        if self.even:
+            buffer[:, :, end - new : end] = x_RHTD
+        else:
+            places = self.lengths[:, None] + torch.arange(new)[None, :]
+            buffer[torch.arange(rows)[:, None], :, places] = x_RHTD.transpose(1, 2)
+        return buffer[:, :, :end]
+
+
+def _stack(upper: Tensor | None, upper_rows: int, lower: Tensor | None, lower_rows: int) -> Tensor | None:
+    """Two buffers (R, H, capacity, D) as one with the larger capacity; an absent one counts as empty rows."""
+    model = upper if upper is not None else lower
+    if model is None:
+        return None
+    parts = [(upper, upper_rows), (lower, lower_rows)]
+    capacity = max(x.shape[2] for x, _ in parts if x is not None)
+    stacked = model.new_zeros(upper_rows + lower_rows, model.shape[1], capacity, model.shape[3])
+    for (x, rows), start in zip(parts, (0, upper_rows), strict=True):
+        if x is not None:
+            stacked[start : start + rows, :, : x.shape[2]] = x
+    return stacked
+
+
+@dataclass
+class DecoderCache:
+    """The state of a decoder between steps: the rows' past and the documents' memories, one after the other.
+
+    The rows of document d are the d-th group of `len(lengths) / len(memories)` consecutive rows.
+    """
+
+    past: SelfAttentionCache
+    memories: list[DocumentMemory] = field(default_factory=list)
+
+    def get_seq_length(self) -> int:
+        """Positions of the longest row."""
+        return self.past.longest
+
+    def join(self, other: DecoderCache) -> None:
+        """Add the documents of `other`, with their rows, at the end."""
+        self.memories.extend(other.memories)
+        self.past.join(other.past)
+
+    def retain(self, documents: Sequence[int], rows: Tensor) -> None:
+        """Keep these documents with these rows (indices of rows, in their documents' order); free the other memories."""
+        self.memories = [self.memories[d] for d in documents]
+        self.past.select(rows)

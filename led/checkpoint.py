@@ -1,0 +1,164 @@
+"""Checkpoints: folders in the published layout, read and written strictly.
+
+Files: `model.safetensors` or `pytorch_model.bin` (read as plain tensors, no code is run), each also in shards with an
+`.index.json`. Weight names are those of the models' own `state_dict`, but for the table below.
+
+Errors list every missing, unexpected and mis-shaped weight.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from led.config import LEDConfig
+from led.model import LEDPreTrainedModel
+
+Model = TypeVar("Model", bound=LEDPreTrainedModel)
+
+# One tensor, four published names: a file holds any of them, and all it holds must be equal.
+SHARED_EMBEDDING = "led.shared.weight"
+SHARED_ALIASES = (
+    "led.shared.weight",
+    "led.encoder.embed_tokens.weight",
+    "led.decoder.embed_tokens.weight",
+    "lm_head.weight",
+)
+
+# Zeros in every published checkpoint, and left out of some.
+OPTIONAL = ("final_logits_bias",)
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+class CheckpointError(ValueError):
+    """A folder's weights are absent, unreadable or not this model's."""
+
+
+def load_model(
+    cls: type[Model],
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Model:
+    """A model of `cls` with the weights of `folder`, in evaluation mode.
+
+    `dtype` converts the weights; None keeps the file's own. The model is laid out without memory first, so the peak is
+    about one copy of the weights.
+
+    Raises:
+        FileNotFoundError: no config.json.
+        CheckpointError: no weights, unreadable weights, or weights that are missing, unexpected or of another shape.
+    """
+    config = LEDConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = cls(config)
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found: dict[str, Tensor] = {}
+    unexpected, misshaped = [], []
+    for published, tensor in _read_weights(Path(folder)):
+        name = _own_name(published, wanted)
+        if name not in wanted:
+            unexpected.append(published)
+        elif tensor.shape != wanted[name]:
+            misshaped.append(f"{published} is {tuple(tensor.shape)}, the configuration says {tuple(wanted[name])}")
+        elif name in found and name in _aliases(wanted) and not torch.equal(found[name], tensor.to(found[name])):
+            misshaped.append(f"{published} differs from another name of the same shared embedding")
+        else:
+            found[name] = tensor.to(device=device, dtype=dtype or tensor.dtype)
+    aliases = _aliases(wanted)
+    embedding = next((found[name] for name in aliases if name in found), None)
+    if embedding is not None:
+        found.update(dict.fromkeys(aliases, embedding))
+    for name in OPTIONAL:
+        if name in wanted and name not in found:
+            found[name] = torch.zeros(wanted[name], device=device, dtype=dtype or torch.float32)
+    missing = [name for name in wanted if name not in found]
+    if missing or unexpected or misshaped:
+        raise CheckpointError(
+            f"the weights in {folder} are not those of {cls.__name__}: "
+            + "; ".join(
+                f"{len(names)} {what}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
+                for what, names in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
+                if names
+            )
+        )
+    model.load_state_dict(found, strict=True, assign=True)
+    model.tie_weights()
+    return model.eval()
+
+
+def save_model(model: LEDPreTrainedModel, folder: str | Path) -> None:
+    """Write `config.json` and `model.safetensors`, the shared embedding once."""
+    model.config.save_pretrained(folder)
+    state = model.state_dict()
+    repeated = set(_aliases(state)[1:])
+    tensors = {name: x.detach().contiguous().cpu() for name, x in state.items() if name not in repeated}
+    save_file(tensors, str(Path(folder) / "model.safetensors"), metadata={"format": "pt"})
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The files that hold a folder's weights, the index first where they are sharded.
+
+    Raises:
+        CheckpointError: there are none, or an index names a file that is not there.
+    """
+    folder = Path(folder)
+    for name in WEIGHT_FILES:
+        path = folder / name
+        if not path.is_file():
+            continue
+        if not name.endswith(".index.json"):
+            return [path]
+        shards = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()))
+        absent = [s for s in shards if not (folder / s).is_file()]
+        if absent:
+            raise CheckpointError(f"{path} names {len(absent)} files that are not there: {', '.join(absent[:8])}.")
+        return [path, *(folder / s for s in shards)]
+    raise CheckpointError(f"{folder} has no weights; looked for {', '.join(WEIGHT_FILES)}.")
+
+
+def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    for path in weight_files(folder):
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(str(path), framework="pt") as file:
+                    for name in file.keys():  # noqa: SIM118
+                        yield name, file.get_tensor(name)
+            elif path.suffix == ".bin":
+                yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
+        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
+        except Exception as error:  # safetensors' own error type has no public base
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _own_name(published: str, wanted: dict[str, torch.Size]) -> str:
+    """A published name as this model spells it: with or without the `led.` prefix."""
+    if published in wanted:
+        return published
+    if f"led.{published}" in wanted:
+        return f"led.{published}"
+    return published.removeprefix("led.") if published.removeprefix("led.") in wanted else published
+
+
+def _aliases(names: dict[str, torch.Size] | dict[str, Tensor]) -> list[str]:
+    """The names of the shared embedding in a model whose state has these names, the one to save first."""
+    known = {alias: alias if alias in names else alias.removeprefix("led.") for alias in SHARED_ALIASES}
+    return [name for name in known.values() if name in names]

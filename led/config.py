@@ -1,0 +1,164 @@
+"""LEDConfig: the published `config.json` as a checked dataclass.
+
+Source: the published checkpoints of arXiv:2004.05150, whose `attention_window` counts both sides together: a token sees
+`attention_window // 2` neighbours on each side and itself. (The paper's own code counts one side.)
+
+Every rule is checked when the configuration is made, so a model never fails later on a value that was wrong here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+ACTIVATIONS = ("gelu", "relu", "silu", "gelu_new")
+
+# Other names of the same settings, seen in published files.
+_ALIASES = {
+    "hidden_size": "d_model",
+    "num_attention_heads": "encoder_attention_heads",
+    "num_hidden_layers": "encoder_layers",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "initializer_range": "init_std",
+    "classif_dropout": "classifier_dropout",
+}
+
+
+@dataclass(frozen=True)
+class LEDConfig:
+    """Shape and constants of a Longformer-Encoder-Decoder (arXiv:2004.05150, section 7).
+
+    `attention_window` is two-sided, in tokens: one even number for every encoder layer, or one per layer.
+    Keys of the file that LED does not use are kept in `extra` and written back unchanged.
+
+    Raises:
+        ValueError: a value breaks a rule; the message names the value, the rule and what to do.
+    """
+
+    vocab_size: int = 50265
+    max_encoder_position_embeddings: int = 16384
+    max_decoder_position_embeddings: int = 1024
+    d_model: int = 1024
+    encoder_layers: int = 12
+    encoder_ffn_dim: int = 4096
+    encoder_attention_heads: int = 16
+    decoder_layers: int = 12
+    decoder_ffn_dim: int = 4096
+    decoder_attention_heads: int = 16
+    attention_window: int | tuple[int, ...] = 512
+    activation_function: str = "gelu"
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    classifier_dropout: float = 0.0
+    encoder_layerdrop: float = 0.0
+    decoder_layerdrop: float = 0.0
+    init_std: float = 0.02
+    pad_token_id: int = 1
+    bos_token_id: int = 0
+    eos_token_id: int = 2
+    decoder_start_token_id: int = 2
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attention_window, list):
+            object.__setattr__(self, "attention_window", tuple(self.attention_window))
+        _check(self)
+
+    @property
+    def attention_windows(self) -> tuple[int, ...]:
+        """The two-sided window of each encoder layer, in tokens."""
+        if isinstance(self.attention_window, int):
+            return (self.attention_window,) * self.encoder_layers
+        return self.attention_window
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LEDConfig:
+        """The configuration in a parsed `config.json`; unknown keys go to `extra`."""
+        known = {f.name for f in fields(cls)} - {"extra"}
+        settings: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        for key, value in values.items():
+            name = _ALIASES.get(key, key)
+            if name not in known:
+                extra[key] = value
+            elif name == key or name not in values:
+                settings[name] = value
+        return cls(**settings, extra=extra)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `config.json`, `extra` included."""
+        values = asdict(self)
+        extra = values.pop("extra")
+        if isinstance(self.attention_window, tuple):
+            values["attention_window"] = list(self.attention_window)
+        return {
+            **extra,
+            **values,
+            "model_type": "led",
+            "is_encoder_decoder": True,
+            "num_hidden_layers": self.encoder_layers,
+        }
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> LEDConfig:
+        """The configuration in `folder/config.json`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is not JSON, or describes another architecture.
+        """
+        path = Path(folder) / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} has no config.json: it is not a model folder.")
+        try:
+            values = json.loads(path.read_text("utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not valid JSON ({error}); fetch the file again.") from error
+        model_type = values.get("model_type", "led") if isinstance(values, dict) else None
+        if model_type != "led":
+            raise ValueError(f"{path} has model_type {model_type!r}; only 'led' checkpoints load here.")
+        return cls.from_dict(values)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `folder/config.json`."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+        (Path(folder) / "config.json").write_text(text, "utf-8")
+
+
+def _check(config: LEDConfig) -> None:
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if f.type == "int" and (not isinstance(value, int) or isinstance(value, bool)):
+            raise ValueError(f"{f.name} is {value!r}; it must be a whole number.")
+        if f.type == "float":
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise ValueError(f"{f.name} is {value!r}; it must be a number.")
+            if f.name != "init_std" and not 0 <= value < 1:
+                raise ValueError(f"{f.name} is {value}; a rate lies in [0, 1).")
+    for name in ("vocab_size", "d_model", "encoder_ffn_dim", "decoder_ffn_dim", "encoder_attention_heads",
+                 "decoder_attention_heads", "max_encoder_position_embeddings", "max_decoder_position_embeddings",
+                 "encoder_layers", "decoder_layers"):  # fmt: skip
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1.")
+    for name in ("encoder_attention_heads", "decoder_attention_heads"):
+        if config.d_model % getattr(config, name):
+            raise ValueError(f"d_model is {config.d_model}; it must be a multiple of {name} ({getattr(config, name)}).")
+    if config.activation_function not in ACTIVATIONS:
+        raise ValueError(f"activation_function is {config.activation_function!r}; known: {', '.join(ACTIVATIONS)}.")
+    windows = config.attention_window
+    if not isinstance(windows, int | tuple) or isinstance(windows, bool):
+        raise ValueError(f"attention_window is {windows!r}; it must be an even number, or one per encoder layer.")
+    if isinstance(windows, tuple) and len(windows) != config.encoder_layers:
+        raise ValueError(
+            f"attention_window has {len(windows)} entries; it must have one per encoder layer ({config.encoder_layers})."
+        )
+    for window in config.attention_windows:
+        if not isinstance(window, int) or window < 2 or window % 2:
+            raise ValueError(f"attention_window has {window!r}; a two-sided window is an even number of at least 2.")
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
+        if not 0 <= getattr(config, name) < config.vocab_size:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must lie in [0, vocab_size = {config.vocab_size}).")

@@ -1,0 +1,360 @@
+"""Generation: its settings, and the one decoding loop.
+
+The loop: admit documents while there is room, take a step for all of them, search, retire those that are done. A document
+leaves as soon as it finishes and another takes its place; what it writes does not depend on who shares the loop.
+
+Lengths count decoder tokens with the start token, as in the reference; `max_new_tokens` and `min_new_tokens` count what is
+written after the prompt.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from led.beam_search import BeamSearch, GreedySearch, Result, SearchRules
+from led.cache import DecoderCache
+from led.config import LEDConfig
+from led.logits_processors import Rows, build_processors
+from led.model import LEDForConditionalGeneration
+from led.outputs import ModelOutput
+from led.packing import PackedBatch, concatenate, pack
+
+# Settings of the reference that this library does not offer, with the values that change nothing.
+_NOT_OFFERED: dict[str, tuple[Any, ...]] = {
+    "num_beam_groups": (1,),
+    "diversity_penalty": (0, 0.0),
+    "penalty_alpha": (0, 0.0),
+    "typical_p": (1, 1.0),
+    "epsilon_cutoff": (0, 0.0),
+    "eta_cutoff": (0, 0.0),
+    "min_p": (),
+    "top_h": (),
+    "encoder_repetition_penalty": (1, 1.0),
+    "renormalize_logits": (False,),
+    "remove_invalid_values": (False,),
+    "guidance_scale": (1, 1.0),
+    "force_words_ids": (),
+    "constraints": (),
+    "sequence_bias": (),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "exponential_decay_length_penalty": (),
+    "stop_strings": (),
+    "prompt_lookup_num_tokens": (),
+}
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How to write; the defaults are the reference's.
+
+    `max_length` (20 more than the prompt when neither it nor `max_new_tokens` is set) and `min_length` count the start
+    token. `early_stopping` is True, False or "never". With a `seed`, every document draws from a generator of its own that
+    starts there, so a document's samples do not depend on its neighbours; without, from torch's global one.
+
+    Raises:
+        ValueError: a value breaks a rule.
+    """
+
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    min_length: int = 0
+    min_new_tokens: int | None = None
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    encoder_no_repeat_ngram_size: int = 0
+    bad_words_ids: Sequence[Sequence[int]] | None = None
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | None = None
+    decoder_start_token_id: int = 2
+    bos_token_id: int = 0
+    pad_token_id: int = 1
+    eos_token_id: int | Sequence[int] = 2
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The end-of-sequence tokens."""
+        return (self.eos_token_id,) if isinstance(self.eos_token_id, int) else tuple(self.eos_token_id)
+
+    def limits(self, prompt_length: int) -> int:
+        """The longest sequence, in tokens, for a prompt of this length.
+
+        Raises:
+            ValueError: the prompt leaves no room.
+        """
+        longest = prompt_length + 20
+        if self.max_new_tokens is not None:
+            longest = prompt_length + self.max_new_tokens
+        elif self.max_length is not None:
+            longest = self.max_length
+        if prompt_length >= longest:
+            raise ValueError(f"the decoder prompt has {prompt_length} tokens and max_length is {longest}; it must be longer.")
+        return longest
+
+    def updated(self, **changes: Any) -> GenerationConfig:
+        """The same settings with some changed.
+
+        Raises:
+            ValueError: a name is not a setting of this class.
+        """
+        known = {f.name for f in fields(self)}
+        for name, value in changes.items():
+            if name in _NOT_OFFERED and value is not None and value not in _NOT_OFFERED[name]:
+                raise ValueError(f"{name}={value!r} is not offered by this library; leave it out.")
+            if name not in known and name not in _NOT_OFFERED:
+                raise ValueError(f"{name} is not a generation setting; known: {', '.join(sorted(known))}.")
+        return replace(self, **{name: value for name, value in changes.items() if name in known})
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], model: LEDConfig | None = None) -> GenerationConfig:
+        """The settings among `values`, ids taken from `model` where `values` has none; other keys are left aside.
+
+        Raises:
+            ValueError: `values` asks for something this library does not offer.
+        """
+        known = {f.name for f in fields(cls)}
+        given = {name: value for name, value in values.items() if value is not None}
+        for name, neutral in _NOT_OFFERED.items():
+            if name in given and given[name] not in neutral:
+                raise ValueError(f"the checkpoint's generation settings ask for {name}={given[name]!r}, which this library "
+                                 "does not offer; remove it from generation_config.json.")  # fmt: skip
+        settings = {name: value for name, value in given.items() if name in known}
+        if model is not None:
+            for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id", "eos_token_id"):
+                settings.setdefault(name, getattr(model, name))
+        return cls(**settings)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> GenerationConfig:
+        """The settings of a model folder: its generation_config.json alone where there is one, else its config.json."""
+        model = LEDConfig.from_pretrained(folder)
+        path = Path(folder) / "generation_config.json"
+        if path.is_file():
+            return cls.from_dict(json.loads(path.read_text("utf-8")), model)
+        return cls.from_dict(model.extra, model)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `folder/generation_config.json`: the ids, and what differs from the defaults."""
+        plain = GenerationConfig()
+        ids = ("decoder_start_token_id", "bos_token_id", "pad_token_id", "eos_token_id")
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        kept = {name: value for name, value in values.items() if name in ids or value != getattr(plain, name)}
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "generation_config.json").write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _check(config: GenerationConfig) -> None:
+    def rule(holds: bool, name: str, text: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} is {getattr(config, name)!r}; {text}.")
+
+    for name in ("max_length", "max_new_tokens"):
+        rule(getattr(config, name) is None or getattr(config, name) >= 1, name, "it must be at least 1")
+    rule(config.min_length >= 0, "min_length", "it must be 0 or more")
+    rule(config.min_new_tokens is None or config.min_new_tokens >= 0, "min_new_tokens", "it must be 0 or more")
+    rule(config.num_beams >= 1, "num_beams", "it must be at least 1")
+    rule(config.num_return_sequences >= 1, "num_return_sequences", "it must be at least 1")
+    if config.num_beams > 1:
+        rule(config.num_return_sequences <= config.num_beams, "num_return_sequences",
+             f"beam search returns at most num_beams ({config.num_beams})")  # fmt: skip
+    elif not config.do_sample:
+        rule(config.num_return_sequences == 1, "num_return_sequences", "greedy decoding has one; use beams or do_sample")
+    rule(config.temperature > 0, "temperature", "it must be above 0; for the best token use do_sample=False")
+    rule(config.top_k >= 0, "top_k", "it must be 0 (off) or more")
+    rule(0 < config.top_p <= 1, "top_p", "it must lie in (0, 1]")
+    rule(config.repetition_penalty > 0, "repetition_penalty", "it must be above 0 (1 is off)")
+    rule(config.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "it must be 0 (off) or more")
+    rule(config.encoder_no_repeat_ngram_size >= 0, "encoder_no_repeat_ngram_size", "it must be 0 (off) or more")
+    rule(config.early_stopping in (True, False, "never"), "early_stopping", 'it must be True, False or "never"')
+    rule(config.bad_words_ids is None or all(len(w) > 0 for w in config.bad_words_ids), "bad_words_ids",
+         "each entry must hold at least one token id")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DecodingLimits:
+    """What may be in flight at once: documents being decoded, and tokens encoded in one packed batch.
+
+    A document longer than `encoder_tokens` is encoded alone.
+    """
+
+    documents: int = 16
+    encoder_tokens: int = 16384
+
+
+@dataclass(frozen=True)
+class _Active:
+    """A document being decoded: its number, its encoder ids, its source of chance."""
+
+    index: int
+    input_ids: Tensor
+    generator: torch.Generator | None
+
+
+class DecodingLoop:
+    """The decoding loop over one model and one configuration.
+
+    `run(documents)` yields (number of the document, Result) as they finish, in any order. Documents are packed batches of
+    one; they are taken from the iterable only when there is room for them.
+    """
+
+    def __init__(
+        self,
+        model: LEDForConditionalGeneration,
+        config: GenerationConfig,
+        limits: DecodingLimits | None = None,
+        prompt: Sequence[int] | None = None,
+    ) -> None:
+        self.model, self.config, self.limits = model, config, limits or DecodingLimits()
+        self.prompt = list(prompt) if prompt is not None else [config.decoder_start_token_id]
+        max_length = config.limits(len(self.prompt))
+        positions = model.config.max_decoder_position_embeddings
+        if max_length - 1 > positions:
+            raise ValueError(
+                f"max_length is {max_length}; this model's decoder has {positions} positions "
+                f"(max_decoder_position_embeddings), so it must be at most {positions + 1}."
+            )
+        rules = SearchRules(
+            config.num_beams,
+            config.num_return_sequences,
+            len(self.prompt),
+            max_length,
+            config.length_penalty,
+            config.early_stopping,
+            config.do_sample,
+            config.eos_token_ids,
+            config.pad_token_id,
+        )
+        beams = config.num_beams > 1
+        self._log_probabilities = beams
+        self._rows = config.num_beams if beams else config.num_return_sequences
+        self._search: BeamSearch | GreedySearch = BeamSearch(rules) if beams else GreedySearch(rules)
+        self._processors = build_processors(config, len(self.prompt), max_length)
+        self._cache: DecoderCache = model.led.new_cache()
+        self._active: list[_Active] = []
+
+    def run(self, documents: Iterable[PackedBatch]) -> Iterator[tuple[int, Result]]:
+        """Decode every document; yields (its number in `documents`, Result) as soon as it is done."""
+        waiting = enumerate(documents)
+        held: tuple[int, PackedBatch] | None = None
+        while True:
+            newcomers: list[tuple[int, PackedBatch]] = []
+            tokens = 0
+            while len(self._active) + len(newcomers) < self.limits.documents:
+                held = held or next(waiting, None)
+                if held is None or (newcomers and tokens + held[1].cu_seqlens[-1] > self.limits.encoder_tokens):
+                    break
+                tokens += held[1].cu_seqlens[-1]
+                newcomers.append(held)
+                held = None
+            if newcomers:
+                self._admit(newcomers)
+            if not self._active:
+                return
+            yield from self._step()
+
+    @torch.inference_mode()
+    def _admit(self, newcomers: Sequence[tuple[int, PackedBatch]]) -> None:
+        """Encode the newcomers in one packed batch and give them their rows."""
+        led = self.model.led
+        batch = concatenate([document for _, document in newcomers]).to(self.model.device)
+        joined = led.new_cache(led.decoder.remember(led.encoder(batch), batch), self._rows)
+        rows = len(newcomers) * self._rows
+        if len(self.prompt) > 1:
+            before = torch.tensor([self.prompt[:-1]] * rows, device=self.model.device)
+            led.decoder(before, joined.memories, joined)
+        self._cache.join(joined)
+        self._search.admit([self.prompt] * len(newcomers))
+        for index, document in newcomers:
+            seed = self.config.seed
+            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            assert document.input_ids is not None
+            self._active.append(_Active(index, document.input_ids.cpu(), generator))
+
+    @torch.inference_mode()
+    def _step(self) -> list[tuple[int, Result]]:
+        """Decode one token of every row, let the search choose, and retire the documents that are done."""
+        search, model = self._search, self.model
+        rows = Rows(search.sequences, search.lengths, [a.input_ids for a in self._active])
+        states = model.led.decoder(rows.last(1).to(model.device), self._cache.memories, self._cache)
+        scores = model.logits(states[:, -1]).float().cpu()
+        if self._log_probabilities:
+            scores = scores.log_softmax(-1)
+        for process in self._processors:
+            scores = process(rows, scores)
+        choice = search.step(scores, [a.generator for a in self._active])
+        done = choice.done.tolist()
+        results = [(a.index, search.result(d)) for d, a in enumerate(self._active) if done[d]]
+        if not results:
+            self._cache.past.select(choice.parents)
+            return results
+        stay = [d for d in range(len(done)) if not done[d]]
+        self._active = [self._active[d] for d in stay]
+        search.retain(stay)
+        self._cache.retain(stay, choice.parents.view(-1, self._rows)[stay].flatten())
+        return results
+
+
+@dataclass
+class GenerateOutput(ModelOutput):
+    """`sequences` (B * num_return_sequences, L), padded on the right; `sequences_scores` (B * num_return_sequences,)."""
+
+    sequences: Tensor
+    sequences_scores: Tensor
+
+
+def generate(
+    model: LEDForConditionalGeneration,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    global_attention_mask: Tensor | None = None,
+    decoder_input_ids: Tensor | None = None,
+    generation_config: GenerationConfig | None = None,
+    limits: DecodingLimits | None = None,
+    **settings: Any,
+) -> GenerateOutput:
+    """Write a continuation for every document of a padded batch.
+
+    `input_ids` (B, N) and the masks (B, N) as in `LEDModel.forward`; without `attention_mask`, padding tokens are hidden.
+    `decoder_input_ids` (1 or B, P) is a prompt, the same for all documents; a start token is put before it where it has
+    none. `settings` change single fields of `generation_config`.
+
+    Raises:
+        ValueError: a setting breaks a rule, or the output would outgrow the decoder's positions.
+    """
+    config = (generation_config or GenerationConfig()).updated(**settings)
+    if attention_mask is None:
+        attention_mask = (input_ids != config.pad_token_id).long()
+    shape = (input_ids.shape[0], input_ids.shape[1])
+    batch = pack(input_ids, attention_mask, global_attention_mask, shape, input_ids.device, trim=True)
+    prompt = None
+    if decoder_input_ids is not None:
+        if bool((decoder_input_ids != decoder_input_ids[:1]).any()):
+            raise ValueError("decoder_input_ids differ between documents; decode documents with one prompt at a time.")
+        prompt = decoder_input_ids[0].tolist()
+        if prompt[0] != config.decoder_start_token_id:
+            prompt = [config.decoder_start_token_id, *prompt]
+    results = dict(DecodingLoop(model, config, limits, prompt).run(batch.documents()))
+    ordered = [results[i] for i in range(shape[0])]
+    rows = [torch.tensor(row, dtype=torch.long) for result in ordered for row in result.sequences]
+    sequences = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=config.pad_token_id)
+    scores = torch.tensor([score for result in ordered for score in result.scores])
+    return GenerateOutput(sequences.to(input_ids.device), scores.to(input_ids.device))

@@ -1,0 +1,48 @@
+"""Small models for tests: random weights whose outputs are spread out, so that a wrong token shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from led.config import LEDConfig
+from led.model import LEDForConditionalGeneration
+
+TINY: dict[str, Any] = {
+    "vocab_size": 99,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "attention_window": 8,
+    "max_encoder_position_embeddings": 128,
+    "max_decoder_position_embeddings": 64,
+}
+
+
+def tiny_config(**changes: Any) -> LEDConfig:
+    """A configuration of about 50,000 parameters."""
+    return LEDConfig(**{**TINY, **changes})
+
+
+@torch.no_grad()
+def spread_weights(model: torch.nn.Module, seed: int, scale: float = 4.0) -> None:
+    """Give every weight a random value; `scale` times the initial spread, so attention and logits are far from flat."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if "layer_norm" in name or "layernorm" in name:
+            parameter.copy_(noise * 0.1 + (1.0 if name.endswith("weight") else 0.0))
+        else:
+            parameter.copy_(noise * 0.02 * scale)
+
+
+def tiny_model(seed: int = 0, scale: float = 4.0, **changes: Any) -> LEDForConditionalGeneration:
+    """A model of `tiny_config(**changes)` with spread-out random weights, in evaluation mode."""
+    model = LEDForConditionalGeneration(tiny_config(**changes))
+    spread_weights(model, seed, scale)
+    return model.eval()
