@@ -12,12 +12,13 @@ import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from led.config import LEDConfig
 from led.model import LEDPreTrainedModel
@@ -48,6 +49,15 @@ class CheckpointError(ValueError):
     """A folder's weights are absent, unreadable or not this model's."""
 
 
+class _WithoutInitialWeights(TorchFunctionMode):
+    """Modules are made without drawing initial weights, which loading would overwrite."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def load_model(
     cls: type[Model],
     folder: str | Path,
@@ -65,7 +75,7 @@ def load_model(
         CheckpointError: no weights, unreadable weights, or weights that are missing, unexpected or of another shape.
     """
     config = LEDConfig.from_pretrained(folder)
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutInitialWeights():
         model = cls(config)
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found: dict[str, Tensor] = {}

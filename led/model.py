@@ -350,6 +350,8 @@ class LEDPreTrainedModel(nn.Module):
     @torch.no_grad()
     def init_weights(self) -> None:
         """Normal weights of standard deviation `init_std`, zero biases and a zero embedding of the padding token."""
+        if self.device.type == "meta":
+            return
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 module.weight.normal_(0.0, self.config.init_std)

@@ -38,7 +38,8 @@ class LEDTokenizer:
         backend.encode_special_tokens = split_special_tokens
         self.backend = backend
         self.model_max_length = model_max_length or _UNLIMITED
-        ids: list[int] = [backend.token_to_id(t) for t in SPECIAL_TOKENS]
+        vocab = backend.get_vocab()
+        ids = [vocab[t] for t in SPECIAL_TOKENS]
         self.bos_token_id, self.pad_token_id, self.eos_token_id, self.unk_token_id, self.mask_token_id = ids
         self.all_special_ids = ids
 

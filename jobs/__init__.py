@@ -1,0 +1,1 @@
+"""The command lines: one script per task. Nothing is defined here that a worker needs."""

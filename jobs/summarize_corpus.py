@@ -1,0 +1,28 @@
+#!/usr/bin/env python3
+"""Summarise every document of a corpus of Parquet files, exactly once.
+
+python jobs/summarize_corpus.py --input corpus/ --output out/ --model MODEL
+"""
+
+from __future__ import annotations
+
+from jobs.cli import exit_code, leave, parse
+from pipeline.config import SummarizeSettings
+
+
+def main() -> None:
+    settings = parse(SummarizeSettings, __doc__ or "")
+
+    from pipeline.run import run
+    from pipeline.tasks import Summarize
+
+    result = run(Summarize(settings))
+    counts = result.manifest
+    print(
+        f"{counts['documents']} documents: {counts['ok']} ok, {counts['failed']} failed, {counts['truncated']} cut at the limit"
+    )
+    print(f"rows: {result.output}/part-*.parquet\nreport: {result.report}")
+
+
+if __name__ == "__main__":
+    leave(exit_code(main))

@@ -1,0 +1,23 @@
+"""The columns that rows carry on their way, and those that are written."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+# The shard's name and size and the predictor's time travel with the rows to the commit and are not written.
+SHARD = pa.schema([pa.field("_shard", pa.string()), pa.field("_documents", pa.int32())])
+SECONDS = pa.field("_seconds", pa.float64())
+INTERNAL = [*SHARD.names, SECONDS.name]
+
+# The model input, from the reader to the predictor.
+INPUT = pa.schema([pa.field("input_ids", pa.list_(pa.int32())), pa.field("global_tokens", pa.int32())])
+
+# Every row of every task.
+DOC_ID = pa.field("doc_id", pa.string())
+STATE = pa.schema([pa.field(name, pa.string()) for name in ("status", "stage", "reason")])
+COUNTS = pa.schema([pa.field(name, pa.int32()) for name in ("input_tokens", "truncated_tokens", "windows")])
+
+
+def output_columns(task: pa.Schema) -> list[str]:
+    """The names of a result file's columns, those of the passthrough left out."""
+    return [DOC_ID.name, *STATE.names, *COUNTS.names, *task.names]

@@ -1,0 +1,113 @@
+"""The commit: a shard's rows as one Parquet file, written once; its receipt; the manifest and the end mark.
+
+The file is the commit. Its footer says whose it is (attempt) and what it holds (receipt), so what happened can be read from
+the bytes alone, whatever died.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.columns import INTERNAL, SECONDS
+from pipeline.errors import CorruptOutput, PipelineError
+from pipeline.shards import MANIFEST, SUCCESS, Plan, Shard
+from pipeline.store import Outcome, Store
+
+_RECEIPT, _FACTS = b"led.receipt", b"led.facts"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a committed shard holds. `attempt` names the write that made it; `seconds` is the predictor's time."""
+
+    shard_id: str
+    attempt: str
+    rows: int
+    ok: int
+    failed: int
+    input_tokens: int
+    truncated: int
+    output_tokens: int
+    seconds: float
+
+
+def commit(store: Store, block: pa.Table, facts: Mapping[str, Any]) -> Receipt:
+    """Write one shard's rows under the shard's name; where another wrote it first, theirs stands and its receipt is given.
+
+    Raises:
+        PipelineError: the block is not one whole shard.
+    """
+    shard_ids = pc.unique(block["_shard"]).to_pylist()
+    expected = block["_documents"][0].as_py()
+    if len(shard_ids) != 1 or len(block) != expected:
+        raise PipelineError(f"a block of {len(block)} rows of shards {shard_ids} came to the commit; expected one whole shard.")
+    receipt = Receipt(
+        shard_id=shard_ids[0],
+        attempt=uuid.uuid4().hex,
+        rows=len(block),
+        ok=_total(pc.equal(block["status"], "ok")),
+        failed=_total(pc.equal(block["status"], "failed")),
+        input_tokens=_total(block["input_tokens"]),
+        truncated=_total(pc.greater(block["truncated_tokens"], 0)),
+        output_tokens=_total(block["output_tokens"]) if "output_tokens" in block.column_names else 0,
+        seconds=round(block[SECONDS.name][0].as_py(), 3),
+    )
+    table = block.drop_columns(INTERNAL)
+    metadata = {_RECEIPT: json.dumps(asdict(receipt)), _FACTS: json.dumps(dict(facts))}
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
+    name = Shard(receipt.shard_id, "", 0, 0).part
+    if store.create(name, buffer.getvalue()) is Outcome.CREATED:
+        return receipt
+    return read_receipt(store, name)
+
+
+def read_receipt(store: Store, name: str) -> Receipt:
+    """The receipt in a committed file's footer.
+
+    Raises:
+        CorruptOutput: it is no file of this system.
+    """
+    try:
+        metadata = pq.read_schema(io.BytesIO(store.read(name))).metadata or {}
+        return Receipt(**json.loads(metadata[_RECEIPT]))
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise CorruptOutput(f"{store.url}/{name} is no result of this system ({error!r}); choose another folder.") from error
+
+
+def finish(store: Store, plan: Plan, receipts: Mapping[str, Receipt]) -> dict[str, Any]:
+    """Write the manifest, then the end mark, each once; the manifest.
+
+    Raises:
+        PipelineError: shards are missing or hold another number of rows than planned.
+    """
+    wrong = [s.part for s in plan.shards if s.shard_id not in receipts or receipts[s.shard_id].rows != s.documents]
+    if wrong:
+        raise PipelineError(f"{len(wrong)} of {len(plan.shards)} shards are not committed as planned: {', '.join(wrong[:5])}.")
+    manifest = {
+        "version": 1,
+        "plan": plan.fingerprint,
+        "documents": plan.documents,
+        **{name: sum(getattr(r, name) for r in receipts.values())
+           for name in ("ok", "failed", "truncated", "input_tokens", "output_tokens")},
+        "shards": {s.part: asdict(receipts[s.shard_id]) for s in plan.shards},
+    }  # fmt: skip
+    store.create(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    written = store.read(MANIFEST)
+    mark = {"manifest_sha256": hashlib.sha256(written).hexdigest(), "documents": plan.documents}
+    store.create(SUCCESS, (json.dumps(mark) + "\n").encode())
+    return json.loads(written)
+
+
+def _total(column: pa.ChunkedArray) -> int:
+    return pc.sum(column).as_py() or 0

@@ -1,0 +1,111 @@
+"""The settings of a run: frozen dataclasses that refuse nonsense, and the fingerprint that names their results.
+
+Settings that cannot change a row (`OPERATIONAL`) are left out of the fingerprint, so a run may be resumed with more actors.
+A model counts by the bytes of its weights and tokenizer, an input by the bytes of its files; neither by its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pipeline.errors import UsageError
+
+OPERATIONAL = frozenset(
+    {"input", "output", "model", "revision", "actors", "threads", "documents_in_flight", "encoder_tokens", "ray_address"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What every job needs to know. Paths are local; lengths are in tokens."""
+
+    input: tuple[str, ...]
+    """Parquet files, folders of them, or globs."""
+    output: str
+    """Folder for the results. Of a run that was interrupted: the run goes on where it was."""
+    model: str
+    """A model folder, or the name of a published checkpoint such as allenai/led-large-16384-arxiv."""
+    revision: str | None = None
+    """Branch, tag or commit of a published checkpoint."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the model. float32 gives the reference's answers."""
+    text_column: str = "text"
+    """Column that holds the document."""
+    id_column: str | None = "doc_id"
+    """Column that names the document; without one (None), names are made from file and row."""
+    passthrough: tuple[str, ...] = ()
+    """Input columns to carry over into the output."""
+    max_input_tokens: int | None = None
+    """Longest input, special tokens included; the model's own limit where not set. What is cut is counted in the row."""
+    shard_documents: int = 64
+    """Documents of one shard: the unit of work, of loss when a machine dies, and of an output file."""
+    actors: int = 0
+    """Model copies working side by side; 0 takes one per CPU."""
+    threads: int = 1
+    """CPU threads of each model copy."""
+    documents_in_flight: int = 16
+    """Documents decoded together by one model copy."""
+    encoder_tokens: int = 16384
+    """Tokens encoded together by one model copy."""
+    ray_address: str | None = None
+    """Cluster to join; by default the one of the job or RAY_ADDRESS, else one started here for the run."""
+
+    def __post_init__(self) -> None:
+        for name in ("shard_documents", "threads", "documents_in_flight", "encoder_tokens"):
+            _rule(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
+        _rule(self.actors >= 0, "actors", self.actors, "it must be 0 (one per CPU) or more")
+        _rule(bool(self.input), "input", self.input, "name at least one file or folder")
+        limit = self.max_input_tokens
+        _rule(
+            limit is None or limit >= 3, "max_input_tokens", limit, "it must leave room for <s>, one token and </s>: 3 or more"
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that can change a row."""
+        return {name: value for name, value in asdict(self).items() if name not in OPERATIONAL}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummarizeSettings(RunSettings):
+    """Settings of a summarization run. Where a setting of decoding is not given, the checkpoint's own holds."""
+
+    num_beams: int | None = None
+    """Beams of the search; 1 is greedy."""
+    max_new_tokens: int | None = None
+    """Longest summary."""
+    min_new_tokens: int | None = None
+    """Shortest summary."""
+    length_penalty: float | None = None
+    """Above 0 favours longer summaries."""
+    no_repeat_ngram_size: int | None = None
+    """Never write an n-gram of this many tokens twice."""
+    encoder_no_repeat_ngram_size: int | None = None
+    """Never write an n-gram of this many tokens that the document holds."""
+    repetition_penalty: float | None = None
+    """Above 1 makes tokens already written less likely."""
+    do_sample: bool | None = None
+    """Draw tokens at random."""
+    temperature: float | None = None
+    """Of drawing: below 1 is more careful, above 1 more daring."""
+    top_k: int | None = None
+    """Draw among this many tokens."""
+    top_p: float | None = None
+    """Draw among the likeliest tokens that make up this share."""
+    seed: int = 0
+    """Of drawing; a document's summary depends on it and on nothing around the document."""
+
+
+DECODING = tuple(SummarizeSettings.__annotations__)  # the settings that go on to the decoding loop
+
+
+def fingerprint(facts: dict[str, Any]) -> str:
+    """A name of 16 hexadecimal digits for these facts, the same on every machine."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _rule(holds: bool, name: str, value: Any, text: str) -> None:
+    if not holds:
+        raise UsageError(f"--{name.replace('_', '-')} is {value!r}; {text}.")

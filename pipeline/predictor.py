@@ -1,0 +1,78 @@
+"""The predictor: a plain callable that loads a model once and turns tables of model inputs into tables of rows.
+
+It becomes the actor; it knows no Ray, and a test may call it as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+import pyarrow as pa
+import torch
+
+from led.hub import resolve
+from pipeline.batching import longest_first
+from pipeline.columns import COUNTS, INPUT, SECONDS, STATE
+from pipeline.tasks import ModelInput, Row, Task
+
+logger = logging.getLogger(__name__)
+
+
+class Predictor:
+    """A task with its model in memory, from a table of one shard to the rows of that shard."""
+
+    def __init__(self, task: Task, model: str, revision: str | None) -> None:
+        torch.set_num_threads(task.settings.threads)
+        self.task = task
+        self.loaded = task.load(resolve(model, revision).folder)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The shard's rows in their order: the model input gone, the task's columns and the seconds spent added."""
+        begun = time.monotonic()
+        state = table.select(STATE.names).to_pylist()
+        columns = table.select([*INPUT.names, *COUNTS.names]).to_pylist()
+        alive = [i for i, row in enumerate(state) if row["status"] == "ok"]
+        order = [alive[i] for i in longest_first([columns[i]["input_tokens"] for i in alive])]
+        documents = [
+            ModelInput(c["input_ids"], c["global_tokens"], c["truncated_tokens"], c["windows"])
+            for c in (columns[i] for i in order)
+        ]
+        results: list[Row] = [{} for _ in state]
+        for i, outcome in zip(order, self._predict(documents), strict=True):
+            if isinstance(outcome, str):
+                state[i] = {"status": "failed", "stage": "predict", "reason": outcome}
+            else:
+                results[i] = outcome
+        made = pa.Table.from_pylist(results, self.task.columns)
+        new_state = pa.Table.from_pylist(state, STATE)
+        out = table.drop_columns(INPUT.names)
+        for field in STATE:
+            out = out.set_column(out.schema.get_field_index(field.name), field, new_state[field.name])
+        for field in self.task.columns:
+            out = out.append_column(field, made[field.name])
+        seconds = pa.array([time.monotonic() - begun] * len(out), SECONDS.type)
+        return out.append_column(SECONDS, seconds)
+
+    def _predict(self, documents: Sequence[ModelInput]) -> list[Row | str]:
+        """For each document its columns, or why it failed. What fails together is tried again one by one."""
+        outcomes: dict[int, Row | str] = {}
+        try:
+            outcomes.update(self.loaded.predict(documents))
+        except (RuntimeError, ValueError, MemoryError, IndexError) as error:
+            logger.warning("a batch failed (%s); its documents are tried one by one", _reason(error))
+            for i, document in enumerate(documents):
+                if i not in outcomes:
+                    outcomes[i] = self._alone(document)
+        return [outcomes[i] for i in range(len(documents))]
+
+    def _alone(self, document: ModelInput) -> Row | str:
+        try:
+            return next(iter(self.loaded.predict([document])))[1]
+        except (RuntimeError, ValueError, MemoryError, IndexError) as error:
+            return _reason(error)
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

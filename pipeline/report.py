@@ -1,0 +1,114 @@
+"""The report of a run: one HTML file that needs nothing else. Made from the committed rows; text is escaped.
+
+It is a view, not a result: it may be written again.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.shards import REPORT, Plan
+from pipeline.store import Store
+
+SAMPLES = 12
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
+table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{padding:.25rem .8rem .25rem 0;text-align:left;vertical-align:top}
+th{font-weight:600;color:#57606a}.n{text-align:right;font-variant-numeric:tabular-nums}
+article{border-top:1px solid #d0d7de;padding:.6rem 0}small{color:#57606a}svg text{font-size:11px;fill:#57606a}
+"""
+
+
+def write_report(store: Store, plan: Plan, manifest: dict[str, Any]) -> None:
+    """Write the report of a finished run into its folder."""
+    rows: list[dict[str, Any]] = []
+    for name in sorted(manifest["shards"]):
+        table = pq.read_table(io.BytesIO(store.read(name)))
+        rows += table.to_pylist()
+    store.replace(REPORT, render(plan, manifest, rows).encode())
+
+
+def render(plan: Plan, manifest: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    """The page, from the plan, the manifest and all rows."""
+    written = [row for row in rows if row["status"] == "ok"]
+    seconds = sum(shard["seconds"] for shard in manifest["shards"].values())
+    totals = [
+        ("documents", manifest["documents"]),
+        ("ok", manifest["ok"]),
+        ("failed", manifest["failed"]),
+        ("cut at the input limit", manifest["truncated"]),
+        ("input tokens", manifest["input_tokens"]),
+        ("output tokens", manifest["output_tokens"]),
+        ("predictor seconds, all actors", round(seconds, 1)),
+        ("input tokens per predictor second", round(manifest["input_tokens"] / seconds) if seconds else 0),
+        ("shards", len(plan.shards)),
+        ("plan", plan.fingerprint),
+        ("weights", plan.facts["weights_sha256"][:16]),
+    ]
+    failures = Counter((row["stage"], row["reason"]) for row in rows if row["status"] == "failed")
+    chosen = random.Random(plan.fingerprint).sample(written, min(SAMPLES, len(written)))
+    parts = [
+        "<h1>Summarization run</h1>",
+        _table(("", ""), totals),
+        "<h2>Input length, tokens</h2>",
+        histogram([row["input_tokens"] for row in written]),
+        "<h2>Output length, tokens</h2>",
+        histogram([row["output_tokens"] for row in written]),
+    ]
+    if failures:
+        parts += ["<h2>Failures</h2>", _table(("stage", "reason", "documents"), [(*k, n) for k, n in failures.most_common()])]
+    parts += ["<h2>Samples</h2>", *(_sample(row) for row in chosen)]
+    body = "\n".join(parts)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Run report</title><style>{_STYLE}</style>{body}</html>\n'
+    )
+
+
+def histogram(values: Sequence[int], bins: int = 24) -> str:
+    """An SVG histogram of whole numbers."""
+    if not values:
+        return "<p>none</p>"
+    low, high = min(values), max(values)
+    width = max(1, -(-(high - low + 1) // bins))
+    counts = Counter((v - low) // width for v in values)
+    shown = range((high - low) // width + 1)
+    tallest = max(counts.values())
+    bars = []
+    for place in shown:
+        height = 100 * counts[place] / tallest
+        title = f"{low + place * width} to {low + (place + 1) * width - 1}: {counts[place]}"
+        bars.append(
+            f'<rect x="{place * 24}" y="{104 - height:.1f}" width="22" height="{height:.1f}" fill="#2f6f9f">'
+            f"<title>{title}</title></rect>"
+        )
+    end = len(shown) * 24
+    labels = f'<text x="0" y="120">{low}</text><text x="{end}" y="120" text-anchor="end">{high}</text>'
+    return f'<svg width="{end}" height="124" role="img">{"".join(bars)}{labels}</svg>'
+
+
+def _sample(row: dict[str, Any]) -> str:
+    facts = f"{row['input_tokens']} tokens in, {row['output_tokens']} out, {row['finish_reason']}, score {row['score']:.3f}"
+    if row["truncated_tokens"]:
+        facts += f", {row['truncated_tokens']} tokens cut"
+    return f"<article><b>{_text(row['doc_id'])}</b> <small>{_text(facts)}</small><br>{_text(row['summary'])}</article>"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    def cell(value: Any) -> str:
+        number = isinstance(value, int | float)
+        return f'<td class="n">{value:,}</td>' if number else f"<td>{_text(value)}</td>"
+
+    top = "".join(f"<th>{_text(h)}</th>" for h in head) if any(head) else ""
+    return f"<table><tr>{top}</tr>" + "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows) + "</table>"
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))

@@ -1,0 +1,220 @@
+"""The composition of a run, spelled once: plan, read, tokenize, predict, commit, manifest, report."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError, RayTaskError
+
+from led.checkpoint import CheckpointError, weight_files
+from led.hub import Checkpoint, resolve
+from led.tokenizer import LEDTokenizer
+from pipeline import __version__
+from pipeline.columns import output_columns
+from pipeline.commit import Receipt, finish, read_receipt
+from pipeline.config import RunSettings
+from pipeline.errors import PipelineError, PlanMismatch, UsageError
+from pipeline.inputs import InputFile, check_columns, describe, find_files
+from pipeline.predictor import Predictor
+from pipeline.progress import Progress
+from pipeline.reader import ShardReader
+from pipeline.report import write_report
+from pipeline.shards import PLAN, REPORT, Plan, Shard, differences, make_plan, remaining
+from pipeline.sink import CommitSink
+from pipeline.source import ShardSource
+from pipeline.store import Store, open_store
+from pipeline.tasks import Task
+
+# Reading and committing wait for disks, not for processors.
+_IO_CPUS = 0.2
+
+# glibc gives freed memory back to the system and faults it in again; a predictor allocates the same shapes all day.
+_KEEP_MEMORY = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its manifest, where its rows are, how many shards this run did itself, and its report."""
+
+    manifest: dict[str, Any]
+    output: str
+    shards_done: int
+    report: str
+
+
+def run(task: Task, progress_every: float = 30.0) -> RunResult:
+    """Run `task` over its corpus, or go on where an earlier run stopped.
+
+    Raises:
+        UsageError: settings, input, model and output do not fit together; nothing was run.
+        PipelineError: the run failed; what is committed stays.
+    """
+    settings = task.settings
+    store = open_store(settings.output)
+    checkpoint = find_checkpoint(settings)
+    plan = freeze_plan(store, build_plan(task, checkpoint, _known_files(store)))
+    left = remaining(plan, store.names())
+    receipts = _committed(store, plan, left)
+    if left:
+        before = plan.documents - sum(shard.documents for shard in left)
+        with Progress(plan, store, before, progress_every):
+            receipts |= {r.shard_id: r for r in _execute(task, checkpoint, plan, left, settings)}
+    manifest = finish(store, plan, receipts)
+    write_report(store, plan, manifest)
+    return RunResult(manifest, store.url, len(left), f"{store.url}/{REPORT}")
+
+
+def find_checkpoint(settings: RunSettings) -> Checkpoint:
+    """The checkpoint's files.
+
+    Raises:
+        UsageError: there is none, or it has no weights.
+    """
+    try:
+        checkpoint = resolve(settings.model, settings.revision)
+        weight_files(checkpoint.folder)
+        return checkpoint
+    except (FileNotFoundError, CheckpointError) as error:
+        raise UsageError(f"--model: {error}") from error
+
+
+def build_plan(task: Task, checkpoint: Checkpoint, known: dict[str, InputFile]) -> Plan:
+    """The plan of `task` over what its input is now; nothing is written.
+
+    Raises:
+        UsageError: the input has no documents or not the columns asked for, or the settings do not fit the checkpoint.
+    """
+    settings = task.settings
+    taken = set(output_columns(task.columns))
+    clash = [name for name in settings.passthrough if name in taken]
+    if clash:
+        raise UsageError(f"--passthrough {', '.join(clash)}: the output has columns of that name; rename the input's.")
+    files = []
+    for path in find_files(settings.input):
+        file, schema = describe(path, known)
+        check_columns(path, schema, settings.text_column, settings.id_column, settings.passthrough)
+        files.append(file)
+    try:
+        facts = {
+            "code_version": __version__,
+            "settings": settings.identity(),
+            "weights_sha256": _sha256(weight_files(checkpoint.folder)),
+            "tokenizer_sha256": _tokenizer_sha256(checkpoint.folder),
+            "max_input_tokens": task.max_input_tokens(checkpoint.folder),
+            **task.facts(checkpoint.folder),
+        }
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(f"--model {settings.model}: {error}") from error
+    plan = make_plan(files, facts, settings.shard_documents)
+    if not plan.documents:
+        raise UsageError(f"the input has no documents: {len(files)} Parquet files without a row.")
+    return plan
+
+
+def freeze_plan(store: Store, plan: Plan) -> Plan:
+    """Write the plan once; where there is one already, it must be this one.
+
+    Raises:
+        PlanMismatch: the folder belongs to another plan; the message says what differs.
+    """
+    store.create(PLAN, plan.to_json())
+    frozen = Plan.from_json(store.read(PLAN))
+    changed = differences(frozen, plan)
+    if changed:
+        shown = "\n  ".join(changed[:20])
+        more = f"\n  and {len(changed) - 20} more" if len(changed) > 20 else ""
+        raise PlanMismatch(
+            f"{store.url} holds a run with another plan:\n  {shown}{more}\n"
+            "Give the settings of that run to go on with it, or another --output to begin a new one."
+        )
+    return frozen
+
+
+def _execute(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], settings: RunSettings) -> list[Receipt]:
+    """Read, tokenize, predict and commit `shards` on the cluster; the receipts."""
+    try:
+        _join_cluster(settings.ray_address)
+        actors, cpus = _share_cpus(settings, len(shards))
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.target_max_block_size = 1 << 50  # a shard is one block, however large
+        model = settings.model if checkpoint.revision else str(checkpoint.folder)
+        reader = ShardReader(task, model, checkpoint.revision, plan.facts["max_input_tokens"])
+        sink = CommitSink(settings.output, {**plan.facts, "model": settings.model, "plan": plan.fingerprint})
+        documents = ray.data.read_datasource(ShardSource(shards, reader), num_cpus=_IO_CPUS, override_num_blocks=len(shards))
+        rows = documents.map_batches(
+            Predictor,
+            fn_constructor_args=(task, model, checkpoint.revision),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ActorPoolStrategy(size=actors),
+            num_cpus=cpus,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads), "GLIBC_TUNABLES": _KEEP_MEMORY}},
+        )
+        rows.write_datasink(sink, ray_remote_args={"num_cpus": _IO_CPUS})
+    except RayTaskError as error:
+        cause = error.cause
+        while isinstance(cause, RayTaskError):
+            cause = cause.cause
+        if isinstance(cause, PipelineError):
+            raise cause from None
+        raise PipelineError(f"a worker failed: {type(cause).__name__}: {cause}. The same command goes on from here.") from error
+    except RayError as error:
+        raise PipelineError(f"the cluster failed: {error}. The same command goes on from here.") from error
+    return sink.receipts
+
+
+def _join_cluster(address: str | None) -> None:
+    if ray.is_initialized():
+        return
+    joined = address or os.environ.get("RAY_ADDRESS")
+    dashboard = None if joined else False
+    ray.init(address=joined, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _share_cpus(settings: RunSettings, shards: int) -> tuple[int, float]:
+    """How many actors, and the CPUs Ray sets aside for each, so that reading and committing find room beside them.
+
+    Raises:
+        UsageError: the cluster can never hold them.
+    """
+    cpus = ray.cluster_resources().get("CPU", 0.0)
+    actors = min(settings.actors or max(1, int(cpus // settings.threads)), shards)
+    each = min(float(settings.threads), round((cpus - 4 * _IO_CPUS) / actors, 2))
+    if each < 0.1:
+        raise UsageError(f"--actors is {settings.actors}; the cluster has {cpus:g} CPUs, room for {int(cpus)} at most.")
+    return actors, each
+
+
+def _committed(store: Store, plan: Plan, left: Sequence[Shard]) -> dict[str, Receipt]:
+    missing = {shard.shard_id for shard in left}
+    done = [shard for shard in plan.shards if shard.shard_id not in missing]
+    return {shard.shard_id: read_receipt(store, shard.part) for shard in done}
+
+
+def _known_files(store: Store) -> dict[str, InputFile]:
+    if PLAN not in store.names():
+        return {}
+    return {f.path: f for f in Plan.from_json(store.read(PLAN)).inputs}
+
+
+def _sha256(paths: Sequence[Path]) -> str:
+    whole = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
+
+def _tokenizer_sha256(folder: Path) -> str:
+    return hashlib.sha256(LEDTokenizer.from_pretrained(folder).backend.to_str().encode()).hexdigest()

@@ -1,0 +1,33 @@
+"""The Ray Data source: one read task, one shard, one block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from pipeline.reader import ShardReader
+from pipeline.shards import Shard
+
+
+class ShardSource(Datasource):
+    """Shards, each read and tokenized by a task of its own."""
+
+    def __init__(self, shards: Sequence[Shard], reader: ShardReader) -> None:
+        super().__init__()
+        self._shards, self._reader = shards, reader
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
+        return [ReadTask(partial(_read, self._reader, shard), BlockMetadata(shard.documents, None, None, None))
+                for shard in self._shards]  # fmt: skip
+
+
+def _read(reader: ShardReader, shard: Shard) -> Iterable[pa.Table]:
+    yield reader(shard)

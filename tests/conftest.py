@@ -1,0 +1,63 @@
+"""What the tests share: a tiny checkpoint and corpora of words it knows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from led.checkpoint import save_model
+from led.generation import GenerationConfig
+from led.testing import tiny_model
+from led.tokenizer import LEDTokenizer
+
+WORDS = "the pump at station seven was stopped after a bearing failed and water rose in the lower gallery"
+
+
+def words(count: int, seed: int) -> str:
+    """`count` words in a random order that depends on `seed`."""
+    rng = random.Random(seed)
+    return " ".join(rng.choice(WORDS.split()) for _ in range(count))
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete checkpoint folder: tiny random weights, a tokenizer, generation settings."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = LEDTokenizer.learn([words(200, 0)], vocab_size=320, model_max_length=128)
+    model = tiny_model(seed=3, vocab_size=len(tokenizer))
+    with torch.no_grad():
+        model.final_logits_bias[0, 2] = 1.0
+    save_model(model, folder)
+    tokenizer.save_pretrained(folder)
+    GenerationConfig(num_beams=2, max_length=12).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def write_corpus(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a folder of Parquet files, one per list of texts; ids are `d<number>`, counted over all files."""
+
+    def write(*files: list[str | None], name: str = "corpus", row_group: int = 5, **columns: Any) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        first = 0
+        for number, texts in enumerate(files):
+            ids = [f"d{first + i}" for i in range(len(texts))]
+            table = pa.table({"doc_id": ids, "text": pa.array(texts, pa.string()), "number": range(first, first + len(texts))})
+            pq.write_table(table, folder / f"{number:03d}.parquet", row_group_size=row_group)
+            first += len(texts)
+        return folder
+
+    return write
+
+
+def read_output(folder: Path) -> list[dict[str, Any]]:
+    """All committed rows of an output folder."""
+    return [row for part in sorted(folder.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]

@@ -1,0 +1,78 @@
+"""The file is the commit: one name, one winner, a receipt in the footer, and an end only where all is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.commit import commit, finish, read_receipt
+from pipeline.errors import CorruptOutput, PipelineError
+from pipeline.inputs import InputFile
+from pipeline.shards import MANIFEST, SUCCESS, make_plan
+from pipeline.store import LocalStore
+
+PLAN = make_plan([InputFile("/in", 1, 5, "h", 1)], {"weights_sha256": "w"}, 3)
+
+
+def block(shard_id: str, rows: int, expected: int, first: int = 0) -> pa.Table:
+    return pa.table(
+        {
+            "_shard": [shard_id] * rows,
+            "_documents": pa.array([expected] * rows, pa.int32()),
+            "doc_id": [f"d{first + i}" for i in range(rows)],
+            "status": ["failed" if i == 0 else "ok" for i in range(rows)],
+            "input_tokens": [None if i == 0 else 10 for i in range(rows)],
+            "truncated_tokens": [None if i == 0 else i for i in range(rows)],
+            "output_tokens": [None if i == 0 else 2 for i in range(rows)],
+            "_seconds": [1.5] * rows,
+        }
+    )
+
+
+def test_a_second_commit_leaves_the_first_and_gives_its_receipt(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    shard = PLAN.shards[0]
+    first = commit(store, block(shard.shard_id, 3, 3), {"model": "m"})
+    data = (tmp_path / shard.part).read_bytes()
+    second = commit(store, block(shard.shard_id, 3, 3, first=7), {"model": "m"})
+    assert second == first == read_receipt(store, shard.part)
+    assert (tmp_path / shard.part).read_bytes() == data
+    assert (first.rows, first.ok, first.failed, first.input_tokens, first.truncated, first.output_tokens) == (3, 2, 1, 20, 2, 4)
+    table = pq.read_table(tmp_path / shard.part)
+    assert table.column_names == ["doc_id", "status", "input_tokens", "truncated_tokens", "output_tokens"]
+    assert json.loads(table.schema.metadata[b"led.facts"]) == {"model": "m"}
+
+
+def test_a_part_of_a_shard_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="one whole shard"):
+        commit(LocalStore(tmp_path), block("a", 2, 3), {})
+    with pytest.raises(PipelineError, match="one whole shard"):
+        commit(LocalStore(tmp_path), pa.concat_tables([block("a", 1, 2), block("b", 1, 2)]), {})
+    assert not LocalStore(tmp_path).names()
+
+
+def test_the_end_needs_every_shard_and_is_written_once(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    receipts = {s.shard_id: commit(store, block(s.shard_id, s.documents, s.documents, s.start), {}) for s in PLAN.shards}
+    with pytest.raises(PipelineError, match="1 of 2 shards are not committed"):
+        finish(store, PLAN, {PLAN.shards[0].shard_id: receipts[PLAN.shards[0].shard_id]})
+    assert SUCCESS not in store.names()
+    manifest = finish(store, PLAN, receipts)
+    assert (manifest["documents"], manifest["ok"], manifest["failed"]) == (5, 3, 2)
+    before = {name: (tmp_path / name).read_bytes() for name in (MANIFEST, SUCCESS)}
+    assert finish(store, PLAN, receipts) == manifest
+    assert before == {name: (tmp_path / name).read_bytes() for name in (MANIFEST, SUCCESS)}
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"x" * 100])
+def test_a_foreign_file_under_a_shards_name_is_said_to_be_one(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "part-a.parquet").write_bytes(content)
+    with pytest.raises(CorruptOutput, match=r"part-a\.parquet is no result of this system"):
+        read_receipt(LocalStore(tmp_path), "part-a.parquet")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "part-b.parquet")
+    with pytest.raises(CorruptOutput, match=r"part-b\.parquet is no result of this system"):
+        read_receipt(LocalStore(tmp_path), "part-b.parquet")

@@ -1,0 +1,32 @@
+"""Settings refuse nonsense, and the fingerprint counts what can change a row and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.config import OPERATIONAL, SummarizeSettings, fingerprint
+from pipeline.errors import UsageError
+
+GOOD = SummarizeSettings(input=("in",), output="out", model="m")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("shard_documents", 0), ("threads", 0), ("actors", -1), ("input", ()), ("max_input_tokens", 2), ("encoder_tokens", 0)],
+)
+def test_a_wrong_value_is_named_with_its_flag_and_its_rule(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} is .*must|name at least one"):
+        replace(GOOD, **{name: value})
+
+
+def test_operational_settings_are_settings_and_do_not_count() -> None:
+    moved = replace(GOOD, output="elsewhere", actors=7, threads=2, documents_in_flight=3, input=("other",))
+    assert moved.identity() == GOOD.identity()
+    assert set(SummarizeSettings.__dataclass_fields__) >= OPERATIONAL
+
+
+@pytest.mark.parametrize("change", [{"num_beams": 5}, {"text_column": "body"}, {"dtype": "bfloat16"}, {"seed": 1}])
+def test_settings_that_change_rows_count(change: dict[str, object]) -> None:
+    assert fingerprint(replace(GOOD, **change).identity()) != fingerprint(GOOD.identity())

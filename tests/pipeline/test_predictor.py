@@ -1,0 +1,93 @@
+"""Reader and predictor without a cluster: rows in input order, the model's own answers, failures alone and with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from led.checkpoint import load_model
+from led.generation import GenerationConfig, generate
+from led.model import LEDForConditionalGeneration
+from led.tokenizer import LEDTokenizer
+from pipeline.config import SummarizeSettings
+from pipeline.predictor import Predictor
+from pipeline.reader import ShardReader
+from pipeline.shards import Shard
+from pipeline.tasks import Summarize
+from tests.conftest import words
+
+
+def predict(model_folder: Path, path: Path, rows: int, **settings: Any) -> list[dict[str, Any]]:
+    task = Summarize(SummarizeSettings(input=(str(path),), output="", model=str(model_folder), **settings))
+    limit = task.max_input_tokens(model_folder)
+    table = ShardReader(task, str(model_folder), None, limit)(Shard("s", str(path), 0, rows))
+    return Predictor(task, str(model_folder), None)(table).to_pylist()
+
+
+def test_rows_are_the_models_answers_in_input_order(model_folder: Path, write_corpus: Callable[..., Path]) -> None:
+    texts = [words(n, n) for n in (3, 40, 1, 17, 25, 8)]
+    rows = predict(model_folder, write_corpus(texts) / "000.parquet", 6, documents_in_flight=2, encoder_tokens=30)
+    assert [row["doc_id"] for row in rows] == [f"d{i}" for i in range(6)]
+    model = load_model(LEDForConditionalGeneration, model_folder)
+    tokenizer = LEDTokenizer.from_pretrained(model_folder)
+    config = GenerationConfig.from_pretrained(model_folder)
+    for text, row in zip(texts, rows, strict=True):
+        ids = tokenizer.encode(text)
+        global_attention_mask = torch.zeros(1, len(ids), dtype=torch.long)
+        global_attention_mask[:, 0] = 1
+        out = generate(model, torch.tensor([ids]), None, global_attention_mask, generation_config=config)
+        assert row["summary"] == tokenizer.decode(out.sequences[0], skip_special_tokens=True).strip()
+        assert (row["status"], row["input_tokens"], row["windows"]) == ("ok", len(ids), 1)
+        assert row["score"] == pytest.approx(float(out.sequences_scores[0]), abs=1e-5)
+        assert row["output_tokens"] == len(out.sequences[0]) - 1
+
+
+def test_null_empty_and_blank_texts_are_failed_rows(model_folder: Path, write_corpus: Callable[..., Path]) -> None:
+    rows = predict(model_folder, write_corpus(["a pump", None, "", " \n", "x"]) / "000.parquet", 5)
+    assert [(row["status"], row["stage"], row["reason"]) for row in rows] == [
+        ("ok", None, None),
+        ("failed", "read", "the text is null"),
+        ("failed", "read", "the text is empty"),
+        ("failed", "read", "the text is empty"),
+        ("ok", None, None),
+    ]
+    assert all(row["summary"] is None for row in rows if row["status"] == "failed")
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(None, 128), (40, 40), (3, 3)])
+def test_what_is_beyond_the_limit_is_cut_and_counted(
+    limit: int | None, kept: int, model_folder: Path, write_corpus: Callable[..., Path]
+) -> None:
+    text = words(200, 1)
+    whole = len(LEDTokenizer.from_pretrained(model_folder).encode(text))
+    [row] = predict(model_folder, write_corpus([text]) / "000.parquet", 1, max_input_tokens=limit)
+    assert (row["input_tokens"], row["truncated_tokens"]) == (kept, whole - kept)
+
+
+def test_a_document_that_breaks_inference_fails_alone(
+    model_folder: Path, write_corpus: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = words(30, 99)
+    length = len(LEDTokenizer.from_pretrained(model_folder).encode(poison))
+    from led.model import LEDEncoder
+
+    forward = LEDEncoder.forward
+
+    def breaks(self: LEDEncoder, batch: Any, *rest: Any) -> torch.Tensor:
+        if length in batch.lengths:
+            raise RuntimeError("not enough memory: you tried to allocate 9 bytes")
+        return forward(self, batch, *rest)
+
+    monkeypatch.setattr(LEDEncoder, "forward", breaks)
+    rows = predict(model_folder, write_corpus([words(4, 1), poison, words(5, 2)]) / "000.parquet", 3)
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
+    assert rows[1]["stage"] == "predict" and "not enough memory" in rows[1]["reason"]
+
+
+def test_without_an_id_column_names_come_from_file_and_row(model_folder: Path, write_corpus: Callable[..., Path]) -> None:
+    rows = predict(model_folder, write_corpus(["a", "b"]) / "000.parquet", 2, id_column=None, passthrough=("number",))
+    assert [(row["doc_id"], row["number"]) for row in rows] == [("000.parquet:0", 0), ("000.parquet:1", 1)]
