@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -74,42 +76,28 @@ def load_model(
         FileNotFoundError: no config.json.
         CheckpointError: no weights, unreadable weights, or weights that are missing, unexpected or of another shape.
     """
-    config = LEDConfig.from_pretrained(folder)
-    with torch.device("meta"), _WithoutInitialWeights():
-        model = cls(config)
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    found: dict[str, Tensor] = {}
-    unexpected, misshaped = [], []
-    for published, tensor in _read_weights(Path(folder)):
-        name = _own_name(published, wanted)
-        if name not in wanted:
-            unexpected.append(published)
-        elif tensor.shape != wanted[name]:
-            misshaped.append(f"{published} is {tuple(tensor.shape)}, the configuration says {tuple(wanted[name])}")
-        elif name in found and name in _aliases(wanted) and not torch.equal(found[name], tensor.to(found[name])):
-            misshaped.append(f"{published} differs from another name of the same shared embedding")
-        else:
-            found[name] = tensor.to(device=device, dtype=dtype or tensor.dtype)
-    aliases = _aliases(wanted)
-    embedding = next((found[name] for name in aliases if name in found), None)
-    if embedding is not None:
-        found.update(dict.fromkeys(aliases, embedding))
+    model, entries = _match(cls, folder)
+    kind = dtype or entries[next(iter(entries))].load().dtype
+    loaded: dict[str, Tensor] = {}
+    for name, entry in entries.items():
+        loaded[name] = entry.load().to(device=device, dtype=dtype)
+    aliases = _aliases(model.state_dict())
+    loaded |= dict.fromkeys(aliases, next(loaded[name] for name in aliases if name in loaded))
     for name in OPTIONAL:
-        if name in wanted and name not in found:
-            found[name] = torch.zeros(wanted[name], device=device, dtype=dtype or torch.float32)
-    missing = [name for name in wanted if name not in found]
-    if missing or unexpected or misshaped:
-        raise CheckpointError(
-            f"the weights in {folder} are not those of {cls.__name__}: "
-            + "; ".join(
-                f"{len(names)} {what}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
-                for what, names in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
-                if names
-            )
-        )
-    model.load_state_dict(found, strict=True, assign=True)
+        if name in model.state_dict() and name not in loaded:
+            loaded[name] = torch.zeros(model.state_dict()[name].shape, device=device, dtype=kind)
+    model.load_state_dict(loaded, strict=True, assign=True)
     model.tie_weights()
     return model.eval()
+
+
+def check_weights(cls: type[LEDPreTrainedModel], folder: str | Path) -> None:
+    """See that `load_model` would find every weight in `folder`, with its shape, without loading them.
+
+    Raises:
+        As `load_model`.
+    """
+    _match(cls, folder)
 
 
 def save_model(model: LEDPreTrainedModel, folder: str | Path) -> None:
@@ -142,21 +130,73 @@ def weight_files(folder: str | Path) -> list[Path]:
     raise CheckpointError(f"{folder} has no weights; looked for {', '.join(WEIGHT_FILES)}.")
 
 
-def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+@dataclass(frozen=True)
+class _Entry:
+    """A weight in a file: its published name, its shape, and how to bring it into memory."""
+
+    published: str
+    shape: torch.Size
+    load: Callable[[], Tensor]
+
+
+def _match(cls: type[Model], folder: str | Path) -> tuple[Model, dict[str, _Entry]]:
+    """A model of `cls` without memory, and the entry for each of its weights; an alias may stand for the others.
+
+    Raises:
+        CheckpointError: names or shapes differ; all of them are listed.
+    """
+    config = LEDConfig.from_pretrained(folder)
+    with torch.device("meta"), _WithoutInitialWeights():
+        model = cls(config)
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found: dict[str, _Entry] = {}
+    unexpected, misshaped = [], []
+    for entry in _read_entries(Path(folder)):
+        name = _own_name(entry.published, wanted)
+        if name not in wanted:
+            unexpected.append(entry.published)
+        elif entry.shape != wanted[name]:
+            misshaped.append(f"{entry.published} is {tuple(entry.shape)}, the configuration says {tuple(wanted[name])}")
+        else:
+            found[name] = entry
+    aliases = _aliases(wanted)
+    given = [name for name in aliases if name in found]
+    for name in given[1:]:
+        if not torch.equal(found[name].load(), found[given[0]].load()):
+            misshaped.append(f"{found[name].published} differs from {found[given[0]].published}, which it should share")
+    optional = {*OPTIONAL, *(aliases if given else ())}
+    missing = [name for name in wanted if name not in found and name not in optional]
+    problems = (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
+    if any(names for _, names in problems):
+        raise CheckpointError(
+            f"the weights in {folder} are not those of {cls.__name__}: "
+            + "; ".join(
+                f"{len(names)} {what}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
+                for what, names in problems
+                if names
+            )
+        )
+    return model, found
+
+
+def _read_entries(folder: Path) -> Iterator[_Entry]:
     for path in weight_files(folder):
+        if path.suffix not in (".safetensors", ".bin"):
+            continue
         try:
-            if path.suffix == ".safetensors":
-                with safe_open(str(path), framework="pt") as file:
-                    for name in file.keys():  # noqa: SIM118
-                        yield name, file.get_tensor(name)
-            elif path.suffix == ".bin":
-                yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
-        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
-        except Exception as error:  # safetensors' own error type has no public base
-            if type(error).__name__ != "SafetensorError":
-                raise
-            raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+            if path.suffix == ".bin":
+                for name, tensor in torch.load(path, map_location="cpu", weights_only=True, mmap=True).items():
+                    yield _Entry(name, tensor.shape, partial(_itself, tensor))
+            else:
+                file = safe_open(str(path), framework="pt")
+                for name in file.keys():  # noqa: SIM118
+                    yield _Entry(name, torch.Size(file.get_slice(name).get_shape()), partial(file.get_tensor, name))
+        except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{path} cannot be read as weights ({error}); fetch the file again.") from error
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _own_name(published: str, wanted: dict[str, torch.Size]) -> str:

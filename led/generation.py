@@ -95,11 +95,11 @@ class GenerationConfig:
         """The end-of-sequence tokens."""
         return (self.eos_token_id,) if isinstance(self.eos_token_id, int) else tuple(self.eos_token_id)
 
-    def limits(self, prompt_length: int) -> int:
+    def longest(self, model: LEDConfig, prompt_length: int = 1) -> int:
         """The longest sequence, in tokens, for a prompt of this length.
 
         Raises:
-            ValueError: the prompt leaves no room.
+            ValueError: the prompt leaves no room, or the sequence would outgrow the decoder's positions.
         """
         longest = prompt_length + 20
         if self.max_new_tokens is not None:
@@ -108,6 +108,12 @@ class GenerationConfig:
             longest = self.max_length
         if prompt_length >= longest:
             raise ValueError(f"the decoder prompt has {prompt_length} tokens and max_length is {longest}; it must be longer.")
+        positions = model.max_decoder_position_embeddings
+        if longest - 1 > positions:
+            raise ValueError(
+                f"max_length is {longest}; this model's decoder has {positions} positions "
+                f"(max_decoder_position_embeddings), so it must be at most {positions + 1}."
+            )
         return longest
 
     def updated(self, **changes: Any) -> GenerationConfig:
@@ -225,13 +231,7 @@ class DecodingLoop:
     ) -> None:
         self.model, self.config, self.limits = model, config, limits or DecodingLimits()
         self.prompt = list(prompt) if prompt is not None else [config.decoder_start_token_id]
-        max_length = config.limits(len(self.prompt))
-        positions = model.config.max_decoder_position_embeddings
-        if max_length - 1 > positions:
-            raise ValueError(
-                f"max_length is {max_length}; this model's decoder has {positions} positions "
-                f"(max_decoder_position_embeddings), so it must be at most {positions + 1}."
-            )
+        max_length = config.longest(model.config, len(self.prompt))
         rules = SearchRules(
             config.num_beams,
             config.num_return_sequences,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,17 +171,23 @@ def _execute(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Sh
             raise cause from None
         raise PipelineError(f"a worker failed: {type(cause).__name__}: {cause}. The same command goes on from here.") from error
     except RayError as error:
-        raise PipelineError(f"the cluster failed: {error}. The same command goes on from here.") from error
+        last = str(error).strip().splitlines()[-1]
+        raise PipelineError(f"the cluster failed: {last} The same command goes on from here.") from error
     return sink.receipts
 
 
 def _join_cluster(address: str | None) -> None:
+    """Join the cluster of `address` or of the job, or start one on this machine; signals stay the caller's."""
     if ray.is_initialized():
         return
     joined = address or os.environ.get("RAY_ADDRESS")
-    dashboard = None if joined else False
-    ray.init(address=joined, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if not joined:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init(address=joined, include_dashboard=None if joined else False, logging_level=logging.ERROR, log_to_driver=False)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _share_cpus(settings: RunSettings, shards: int) -> tuple[int, float]:

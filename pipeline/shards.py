@@ -15,7 +15,7 @@ from pipeline.config import fingerprint
 from pipeline.errors import CorruptOutput
 from pipeline.inputs import InputFile
 
-PLAN, MANIFEST, SUCCESS, REPORT = "_plan.json", "_manifest.json", "_SUCCESS", "report.html"
+PLAN, MANIFEST, SUCCESS, REPORT = "_plan.json", "_manifest.json", "_SUCCESS", "_report.html"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import torch
 
-from led.checkpoint import load_model
+from led.checkpoint import check_weights, load_model
 from led.config import LEDConfig
 from led.generation import DecodingLimits, DecodingLoop, GenerationConfig
 from led.model import LEDForConditionalGeneration
@@ -53,7 +53,7 @@ class Task(Protocol):
         """The settings of the run."""
 
     def facts(self, folder: Path) -> dict[str, Any]:
-        """What its rows depend on besides the run's settings and the weights."""
+        """What its rows depend on besides the run's settings and the weights; checks that task and checkpoint fit."""
 
     def max_input_tokens(self, folder: Path) -> int:
         """The longest input in force, in tokens; checks the settings against the checkpoint."""
@@ -87,7 +87,13 @@ class Summarize:
         return GenerationConfig.from_pretrained(folder).updated(**changes, num_return_sequences=1)
 
     def facts(self, folder: Path) -> dict[str, Any]:
-        """The task and the decoding settings in force."""
+        """The task and the decoding settings in force.
+
+        Raises:
+            ValueError: the folder's weights are not a summarizer's, or a setting does not fit the model.
+        """
+        check_weights(LEDForConditionalGeneration, folder)
+        self.generation(folder).longest(LEDConfig.from_pretrained(folder))
         return {"task": "summarize", "generation": asdict(self.generation(folder))}
 
     def max_input_tokens(self, folder: Path) -> int:

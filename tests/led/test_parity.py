@@ -1,7 +1,7 @@
 """Encoder states, logits, losses and gradients are the reference's, in every row, padded ones included.
 
 The promise is a largest difference of 1e-5 in fp32, for the same weights. Windows are two-sided, in tokens. The weights are
-spread so far that attention is sharp and logits reach about 10; fp32 rounding then stays below 5e-6.
+eight times their usual spread: attention is far from flat, and fp32 rounding stays below half of the promise.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def models(window: int | tuple[int, ...] = 8, seed: int = 0) -> tuple[LEDForCond
     """This library's model and the reference's, with the same weights."""
     shape = {"attention_window": list(window) if isinstance(window, tuple) else window}
     reference = transformers.LEDForConditionalGeneration(transformers.LEDConfig(**{**TINY, **shape}))
-    spread_weights(reference, seed, scale=12)
+    spread_weights(reference, seed, scale=8)
     reference.final_logits_bias.copy_(torch.linspace(-1, 1, TINY["vocab_size"]))
     ours = LEDForConditionalGeneration(tiny_config(**shape))
     ours.load_state_dict(reference.state_dict())

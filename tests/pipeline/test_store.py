@@ -60,9 +60,9 @@ def test_names_stay_in_the_folder(name: str, tmp_path: Path) -> None:
 
 def test_reports_may_be_replaced_and_absent_names_are_an_error(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    store.replace("report.html", b"1")
-    store.replace("report.html", b"2")
-    assert store.read("report.html") == b"2"
+    store.replace("_report.html", b"1")
+    store.replace("_report.html", b"2")
+    assert store.read("_report.html") == b"2"
     with pytest.raises(CorruptOutput, match="does not exist"):
         store.read("absent")
 

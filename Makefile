@@ -1,0 +1,50 @@
+# `make demo` and `make test` are all a fresh machine needs: Python 3.11 or later, and a package index.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+DEMO_MODEL = demo/checkpoints/led-reports-summary
+DEMO_ARGUMENTS = --input demo/corpus --model $(DEMO_MODEL) --passthrough kind reference_summary facts
+
+.PHONY: demo quality test lint check clean
+
+# Summarise the sample corpus: the whole way from Parquet to Parquet.
+demo: $(VENV)/.installed
+	@rm -rf out/demo
+	$(BIN)/python jobs/summarize_corpus.py $(DEMO_ARGUMENTS) --output out/demo
+	@$(BIN)/python -m demo.show --output out/demo
+
+# How good the demo's summaries are, and how much worse when only the first 512 tokens of each report are read.
+quality: demo
+	@rm -rf out/demo-512
+	$(BIN)/python jobs/summarize_corpus.py $(DEMO_ARGUMENTS) --output out/demo-512 --max-input-tokens 512
+	@echo "whole reports:"
+	@$(BIN)/python jobs/evaluate_summaries.py --output out/demo --facts-column facts
+	@echo "first 512 tokens:"
+	@$(BIN)/python jobs/evaluate_summaries.py --output out/demo-512 --facts-column facts
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or later is needed; set PYTHON="'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out

@@ -1,0 +1,245 @@
+"""The command as a user types it: exit codes and plain messages for everything that may be wrong, and kill -9 in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import read_output, words
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, str(ROOT / "jobs" / "summarize_corpus.py"), *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+
+def summarize(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), timeout=300)
+
+
+@pytest.fixture
+def corpus(write_corpus: Callable[..., Path]) -> Path:
+    return write_corpus([words(20, n) for n in range(6)])
+
+
+def missing_input(corpus: Path, model: Path) -> list[object]:
+    shutil.rmtree(corpus)
+    return []
+
+
+def no_documents(corpus: Path, model: Path) -> list[object]:
+    pq.write_table(pq.read_table(corpus / "000.parquet").slice(0, 0), corpus / "000.parquet")
+    return []
+
+
+def no_files(corpus: Path, model: Path) -> list[object]:
+    (corpus / "000.parquet").unlink()
+    return []
+
+
+def no_such_column(corpus: Path, model: Path) -> list[object]:
+    return ["--text-column", "body"]
+
+
+def wrong_type(corpus: Path, model: Path) -> list[object]:
+    return ["--text-column", "number"]
+
+
+def corrupt_file(corpus: Path, model: Path) -> list[object]:
+    (corpus / "111.parquet").write_bytes((corpus / "000.parquet").read_bytes()[:-100])
+    return []
+
+
+def no_weights(corpus: Path, model: Path) -> list[object]:
+    (model / "model.safetensors").unlink()
+    return []
+
+
+def broken_weights(corpus: Path, model: Path) -> list[object]:
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    return []
+
+
+def no_tokenizer(corpus: Path, model: Path) -> list[object]:
+    for name in ("tokenizer.json", "vocab.json"):
+        (model / name).unlink()
+    return []
+
+
+def wrong_config(corpus: Path, model: Path) -> list[object]:
+    values = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**values, "attention_window": 7}))
+    return []
+
+
+def no_such_model(corpus: Path, model: Path) -> list[object]:
+    shutil.rmtree(model)
+    return []
+
+
+def unknown_flag(corpus: Path, model: Path) -> list[object]:
+    return ["--num-beem", "4"]
+
+
+def wrong_value(corpus: Path, model: Path) -> list[object]:
+    return ["--num-beams", "0"]
+
+
+def too_long(corpus: Path, model: Path) -> list[object]:
+    return ["--max-new-tokens", "5000"]
+
+
+def limit_over_the_models(corpus: Path, model: Path) -> list[object]:
+    return ["--max-input-tokens", "4000"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "says"),
+    [
+        (missing_input, 2, "error: the input .*corpus does not exist"),
+        (no_files, 2, "error: the input .*corpus holds no .parquet file"),
+        (no_documents, 2, "error: the input has no documents"),
+        (no_such_column, 2, "error: .*000.parquet has no column 'body'; it has doc_id, text, number"),
+        (wrong_type, 2, "error: column 'number' of .*000.parquet holds int64, not text"),
+        (corrupt_file, 1, "error: .*111.parquet is not a readable Parquet file"),
+        (no_weights, 2, "error: --model: .*model has no weights; looked for model.safetensors"),
+        (broken_weights, 2, "error: --model .*model.safetensors cannot be read as weights"),
+        (no_tokenizer, 2, "error: --model .*has neither tokenizer.json nor vocab.json"),
+        (wrong_config, 2, "error: --model .*attention_window has 7; a two-sided window is an even number"),
+        (no_such_model, 2, "error: --model: the model folder .*model does not exist"),
+        (unknown_flag, 2, "Perhaps you meant:.*--num-beams"),
+        (wrong_value, 2, "error: --model .*num_beams is 0; it must be at least 1"),
+        (too_long, 2, "error: .*max_length is 5001; this model's decoder has 64 positions"),
+        (limit_over_the_models, 2, "error: --max-input-tokens is 4000; this model reads at most 128 tokens"),
+    ],
+)
+def test_bad_input_has_a_plain_message_and_its_exit_code(
+    damage: Callable[[Path, Path], list[object]], code: int, says: str, corpus: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(model_folder, model)
+    extra = damage(corpus, model)
+    done = summarize("--input", corpus, "--output", tmp_path / "out", "--model", model, *extra)
+    assert done.returncode == code, done.stderr
+    assert re.search(says, done.stderr, re.DOTALL), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "out").glob("part-*")) if (tmp_path / "out").exists() else True
+
+
+def test_strange_documents_are_rows_and_the_run_ends_well(
+    write_corpus: Callable[..., Path], model_folder: Path, tmp_path: Path
+) -> None:
+    texts = [None, "", "x", "\0\r\n\t", "</s><s><mask><pad>", "\U0001f600" * 300, "é" * 5000, "a" * 100_000, words(5, 1)]
+    corpus = write_corpus(texts)
+    out = tmp_path / "out"
+    done = summarize("--input", corpus, "--output", out, "--model", model_folder, "--max-new-tokens", 5)
+    assert done.returncode == 0, done.stderr
+    rows = {row["doc_id"]: row for row in read_output(out)}
+    assert sorted(rows) == [f"d{i}" for i in range(9)]
+    assert [rows[f"d{i}"]["reason"] for i in (0, 1)] == ["the text is null", "the text is empty"]
+    assert all(rows[f"d{i}"]["status"] == "ok" for i in range(2, 9))
+    assert rows["d2"]["input_tokens"] == 3 and rows["d7"]["truncated_tokens"] > 0
+    assert "9 documents: 7 ok, 2 failed" in done.stdout and (out / "_report.html").is_file()
+
+
+def test_another_runs_folder_is_refused_with_the_difference(corpus: Path, model_folder: Path, tmp_path: Path) -> None:
+    base = ["--input", corpus, "--output", tmp_path / "out", "--model", model_folder, "--max-new-tokens", 3]
+    assert summarize(*base).returncode == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    done = summarize(*base, "--num-beams", 3)
+    assert done.returncode == 2
+    assert "generation.num_beams: was 2, is 3" in done.stderr and "another --output" in done.stderr
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+
+
+def test_settings_come_from_yaml_with_flags_over_them(corpus: Path, model_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"input: [{corpus}]\noutput: {tmp_path / 'out'}\nmodel: {model_folder}\nnum_beams: 4\n")
+    done = summarize("--config", file, "--num-beams", 3, "--print-config")
+    assert done.returncode == 0 and "num_beams: 3" in done.stdout and f"- {corpus}" in done.stdout
+    file.write_text("num_beans: 4\n")
+    done = summarize("--config", file)
+    assert done.returncode == 2 and "key 'num_beans' that is no setting; did you mean num_beams?" in done.stderr
+
+
+def test_kill_9_of_the_driver_loses_nothing_repeats_nothing_and_recomputes_nothing(
+    write_corpus: Callable[..., Path], model_folder: Path, tmp_path: Path
+) -> None:
+    texts = [words(3 + n % 100, n) for n in range(600)]
+    out = tmp_path / "out"
+    run = command("--input", write_corpus(texts[:250], texts[250:]), "--output", out, "--model", model_folder,
+                  "--shard-documents", 5, "--max-new-tokens", 40, "--min-new-tokens", 40)  # fmt: skip
+    rng = random.Random()
+    kills = 0
+    committed: dict[str, tuple[int, bytes]] = {}
+    for _ in range(12):
+        driver = subprocess.Popen(run, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        seen = len(committed)
+        wait = rng.uniform(0.0, 3.0)
+        patience = time.monotonic() + 120
+        while driver.poll() is None and len(list(out.glob("part-*"))) == seen and time.monotonic() < patience:
+            time.sleep(0.05)  # until this attempt has committed something
+        try:
+            driver.wait(wait)
+        except subprocess.TimeoutExpired:
+            driver.send_signal(signal.SIGKILL)
+            driver.wait()
+            kills += 1
+        for name, (inode, data) in committed.items():
+            part = out / name
+            assert (part.stat().st_ino, part.read_bytes()) == (inode, data), f"{name} changed"
+        committed |= {p.name: (p.stat().st_ino, p.read_bytes()) for p in out.glob("part-*") if p.name not in committed}
+        assert len(committed) > seen
+        if (out / "_SUCCESS").exists() or kills == 3:
+            break
+    final = subprocess.run(run, env=environment(), capture_output=True, text=True, timeout=300)
+    assert final.returncode == 0, final.stderr
+    assert kills >= 1, "the job ended before it could be killed; give it more documents"
+    for name, (inode, data) in committed.items():
+        assert ((out / name).stat().st_ino, (out / name).read_bytes()) == (inode, data), f"{name} was computed again"
+    assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(600))
+    planned = json.loads((out / "_plan.json").read_text())["shards"]
+    assert {p.name for p in out.glob("part-*")} == {f"part-{s['shard_id']}.parquet" for s in planned}
+    print(f"{kills} kills, {len(committed)} of 120 shards kept from killed runs")
+
+
+def test_interrupting_ends_with_130_and_can_be_resumed(
+    write_corpus: Callable[..., Path], model_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run = command("--input", write_corpus([words(60, n) for n in range(400)]), "--output", out, "--model", model_folder,
+                  "--shard-documents", 5, "--max-new-tokens", 40, "--min-new-tokens", 40)  # fmt: skip
+    driver = subprocess.Popen(run, env=environment(), stderr=subprocess.PIPE, text=True)
+    while not list(out.glob("part-*")) and driver.poll() is None:
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGTERM)
+    _, stderr = driver.communicate(timeout=60)
+    assert driver.returncode == 130 and "the same command goes on" in stderr
+    assert subprocess.run(run, env=environment(), timeout=300).returncode == 0
+    assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(400))
+
+
+def test_pyarrow_reads_the_folder_as_one_table(corpus: Path, model_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert summarize("--input", corpus, "--output", out, "--model", model_folder, "--shard-documents", 2).returncode == 0
+    table = pq.read_table(out)
+    assert len(table) == 6 and table.schema.field("summary").type == pa.string()
