@@ -1,6 +1,6 @@
 """Show what a summarization run wrote: three documents, short, middling and long, each with its summary.
 
-    python -m demo.show --output out/demo
+python -m demo.show --output out/demo
 """
 
 from __future__ import annotations

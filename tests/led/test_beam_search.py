@@ -7,7 +7,7 @@ same search written as one page of lists, the slow truth.
 from __future__ import annotations
 
 import random
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import pytest
@@ -28,7 +28,7 @@ def rules(**changes: Any) -> SearchRules:
     return SearchRules(**{**settings, **changes})
 
 
-@lru_cache(maxsize=None)
+@cache
 def scores_after(document: int, tokens: tuple[int, ...]) -> Tensor:
     """(V,) log-probabilities, different for every document and history."""
     seed = random.Random(repr((document, tokens))).randrange(2**31)
@@ -177,7 +177,7 @@ def test_no_sequence_outgrows_max_length(rule: SearchRules) -> None:
 # Sampling with a model.
 
 
-@lru_cache(maxsize=None)
+@cache
 def models() -> tuple[LEDForConditionalGeneration, Any]:
     transformers = pytest.importorskip("transformers", reason="the reference, transformers 5, is not installed")
     reference = transformers.LEDForConditionalGeneration(transformers.LEDConfig(**TINY))

@@ -129,6 +129,11 @@ def test_a_configuration_survives_its_file(tmp_path: Path, window: int | tuple[i
     assert once.attention_windows == config.attention_windows
 
 
+@pytest.mark.xfail(strict=True, reason="model_type and is_encoder_decoder come back in extra")
+def test_a_configuration_made_in_code_comes_back_equal() -> None:
+    assert LEDConfig.from_dict(tiny_config().to_dict()) == tiny_config()
+
+
 def test_the_reference_reads_what_is_written_here_and_the_other_way_round(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="the reference, transformers 5, is not installed")
     shared = {**TINY, "attention_window": [4, 8], "dropout": 0.2, "encoder_layerdrop": 0.3, "activation_function": "relu"}

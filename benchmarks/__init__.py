@@ -1,0 +1,1 @@
+"""What is measured by hand; results are checked in beside the scripts with hardware, commit and command."""

@@ -1,0 +1,90 @@
+"""A thousand real documents and a led-base with random weights, to see that nothing in real text stops a run.
+
+The documents are what a Debian machine with Python has on its disk: changelogs, copyright files, manual pages and Python
+sources. The summaries mean nothing; what counts is that every document is a row.
+
+    python -m benchmarks.real_documents --out /tmp/real
+    python jobs/summarize_corpus.py --input /tmp/real/corpus --output /tmp/real/out --model /tmp/real/model \\
+        --num-beams 2 --max-new-tokens 8 --passthrough source
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import random
+import sysconfig
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from led.checkpoint import save_model
+from led.config import LEDConfig
+from led.model import LEDForConditionalGeneration
+from led.testing import spread_weights
+from led.tokenizer import LEDTokenizer
+
+PLACES = (
+    ("/usr/share/doc", "changelog*"),
+    ("/usr/share/doc", "copyright"),
+    ("/usr/share/man", "*.gz"),
+    (sysconfig.get_path("stdlib"), "*.py"),
+)
+
+LED_BASE = LEDConfig(
+    d_model=768,
+    encoder_layers=6,
+    decoder_layers=6,
+    encoder_attention_heads=12,
+    decoder_attention_heads=12,
+    encoder_ffn_dim=3072,
+    decoder_ffn_dim=3072,
+    attention_window=1024,
+)
+
+
+def read_text(path: Path) -> str:
+    """The file's text, decompressed; what is not UTF-8 is replaced."""
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", errors="replace")
+
+
+def collect(documents: int, seed: int) -> list[tuple[str, str]]:
+    """(path, text) of `documents` files, the same number from each place as far as it goes."""
+    rng = random.Random(seed)
+    found: list[tuple[str, str]] = []
+    for i, (root, pattern) in enumerate(PLACES):
+        paths = sorted(p for p in Path(root).rglob(pattern) if p.is_file() and not p.is_symlink())
+        rng.shuffle(paths)
+        wanted = (documents - len(found)) // (len(PLACES) - i)
+        found += [(str(p), read_text(p)) for p in paths[:wanted]]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--documents", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    corpus = collect(args.documents, args.seed)
+    (args.out / "corpus").mkdir(parents=True)
+    for start in range(0, len(corpus), 250):
+        names, texts = zip(*corpus[start : start + 250], strict=True)
+        table = pa.table({"doc_id": [f"real-{start + i}" for i in range(len(names))], "source": names, "text": texts})
+        pq.write_table(table, args.out / "corpus" / f"real-{start:04d}.parquet", compression="zstd")
+    tokenizer = LEDTokenizer.learn((text for _, text in corpus), 50265, model_max_length=16384)
+    tokenizer.save_pretrained(args.out / "model")
+    torch.manual_seed(args.seed)
+    model = LEDForConditionalGeneration(LED_BASE)
+    spread_weights(model, args.seed, scale=2)
+    save_model(model, args.out / "model")
+    lengths = sorted(len(e.ids) for e in tokenizer.encode_batch([text for _, text in corpus]))
+    print(f"{len(corpus)} documents, {sum(lengths)} tokens; median {lengths[len(lengths) // 2]}, longest {lengths[-1]}")
+    print(f"vocabulary {len(tokenizer)}; weights in {args.out / 'model'}")
+
+
+if __name__ == "__main__":
+    main()

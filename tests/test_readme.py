@@ -1,0 +1,32 @@
+"""What the README shows runs, and what it names exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import led
+
+README = Path("README.md").read_text("utf-8")
+
+
+def test_the_python_of_the_readme_runs() -> None:
+    [snippet] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout) > 50
+
+
+def test_the_make_targets_and_flags_of_the_readme_exist() -> None:
+    targets = set(re.findall(r"^(\w+):", Path("Makefile").read_text("utf-8"), re.MULTILINE))
+    assert set(re.findall(r"make (\w+)", README)) - {"again"} <= targets
+    shown = subprocess.run([sys.executable, "jobs/summarize_corpus.py", "--help"], capture_output=True, text=True)
+    used = set(re.findall(r"`(--[a-z-]+)", README)) - {"--facts-column"}
+    assert {flag for flag in used if flag not in shown.stdout} == set()
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    for name in led.__all__:
+        assert (getattr(led, name).__doc__ or "").strip(), f"{name} has no docstring"
