@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -122,12 +123,22 @@ def weight_files(folder: str | Path) -> list[Path]:
             continue
         if not name.endswith(".index.json"):
             return [path]
-        shards = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()))
+        shards = _shard_names(path)
         absent = [s for s in shards if not (folder / s).is_file()]
         if absent:
             raise CheckpointError(f"{path} names {len(absent)} files that are not there: {', '.join(absent[:8])}.")
         return [path, *(folder / s for s in shards)]
     raise CheckpointError(f"{folder} has no weights; looked for {', '.join(WEIGHT_FILES)}.")
+
+
+def _shard_names(index: Path) -> list[str]:
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
+            raise ValueError("weight_map must name files of this folder")
+        return names
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is no index of weights ({error!r}); fetch the file again.") from error
 
 
 @dataclass(frozen=True)
@@ -150,23 +161,25 @@ def _match(cls: type[Model], folder: str | Path) -> tuple[Model, dict[str, _Entr
         model = cls(config)
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found: dict[str, _Entry] = {}
-    unexpected, misshaped = [], []
+    unexpected: list[str] = []
+    misshaped: dict[str, str] = {}
     for entry in _read_entries(Path(folder)):
         name = _own_name(entry.published, wanted)
         if name not in wanted:
             unexpected.append(entry.published)
         elif entry.shape != wanted[name]:
-            misshaped.append(f"{entry.published} is {tuple(entry.shape)}, the configuration says {tuple(wanted[name])}")
+            misshaped[name] = f"{entry.published} is {tuple(entry.shape)}, the configuration says {tuple(wanted[name])}"
         else:
             found[name] = entry
     aliases = _aliases(wanted)
     given = [name for name in aliases if name in found]
     for name in given[1:]:
         if not torch.equal(found[name].load(), found[given[0]].load()):
-            misshaped.append(f"{found[name].published} differs from {found[given[0]].published}, which it should share")
-    optional = {*OPTIONAL, *(aliases if given else ())}
+            misshaped[name] = f"{found[name].published} differs from {found[given[0]].published}, which it should share"
+    shared = aliases if given or any(name in misshaped for name in aliases) else ()
+    optional = {*OPTIONAL, *shared, *misshaped}
     missing = [name for name in wanted if name not in found and name not in optional]
-    problems = (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
+    problems = (("missing", missing), ("unexpected", unexpected), ("mis-shaped", list(misshaped.values())))
     if any(names for _, names in problems):
         raise CheckpointError(
             f"the weights in {folder} are not those of {cls.__name__}: "
@@ -185,13 +198,16 @@ def _read_entries(folder: Path) -> Iterator[_Entry]:
             continue
         try:
             if path.suffix == ".bin":
-                for name, tensor in torch.load(path, map_location="cpu", weights_only=True, mmap=True).items():
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+                if not isinstance(state, dict) or any(not isinstance(x, Tensor) for x in state.values()):
+                    raise CheckpointError(f"{path} holds no weights by name; it is not a saved state of a model.")
+                for name, tensor in state.items():
                     yield _Entry(name, tensor.shape, partial(_itself, tensor))
             else:
                 file = safe_open(str(path), framework="pt")
                 for name in file.keys():  # noqa: SIM118
                     yield _Entry(name, torch.Size(file.get_slice(name).get_shape()), partial(file.get_tensor, name))
-        except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{path} cannot be read as weights ({error}); fetch the file again.") from error
 
 

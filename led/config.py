@@ -9,6 +9,7 @@ Every rule is checked when the configuration is made, so a model never fails lat
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ _ALIASES = {
     "initializer_range": "init_std",
     "classif_dropout": "classifier_dropout",
 }
+
+# What every LED's file says.
+_CONSTANTS = {"model_type": "led", "is_encoder_decoder": True}
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class LEDConfig:
         settings: dict[str, Any] = {}
         extra: dict[str, Any] = {}
         for key, value in values.items():
+            if key in _CONSTANTS:
+                continue
             name = _ALIASES.get(key, key)
             if name not in known:
                 extra[key] = value
@@ -97,8 +103,7 @@ class LEDConfig:
         return {
             **extra,
             **values,
-            "model_type": "led",
-            "is_encoder_decoder": True,
+            **_CONSTANTS,
             "num_hidden_layers": self.encoder_layers,
         }
 
@@ -129,13 +134,23 @@ class LEDConfig:
         (Path(folder) / "config.json").write_text(text, "utf-8")
 
 
+def is_whole(value: Any) -> bool:
+    """Is it a whole number, and no truth value?"""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Is it a finite number, and no truth value?"""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _check(config: LEDConfig) -> None:
     for f in fields(config):
         value = getattr(config, f.name)
-        if f.type == "int" and (not isinstance(value, int) or isinstance(value, bool)):
+        if f.type == "int" and not is_whole(value):
             raise ValueError(f"{f.name} is {value!r}; it must be a whole number.")
         if f.type == "float":
-            if not isinstance(value, int | float) or isinstance(value, bool):
+            if not is_number(value):
                 raise ValueError(f"{f.name} is {value!r}; it must be a number.")
             if f.name != "init_std" and not 0 <= value < 1:
                 raise ValueError(f"{f.name} is {value}; a rate lies in [0, 1).")

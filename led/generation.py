@@ -10,7 +10,7 @@ written after the prompt.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from led.beam_search import BeamSearch, GreedySearch, Result, SearchRules
 from led.cache import DecoderCache
-from led.config import LEDConfig
+from led.config import LEDConfig, is_number, is_whole
 from led.logits_processors import Rows, build_processors
 from led.model import LEDForConditionalGeneration
 from led.outputs import ModelOutput
@@ -48,6 +48,10 @@ _NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "exponential_decay_length_penalty": (),
     "stop_strings": (),
     "prompt_lookup_num_tokens": (),
+    "watermarking_config": (),
+    "dola_layers": (),
+    "max_time": (),
+    "token_healing": (False,),
 }
 
 
@@ -96,11 +100,17 @@ class GenerationConfig:
         return (self.eos_token_id,) if isinstance(self.eos_token_id, int) else tuple(self.eos_token_id)
 
     def longest(self, model: LEDConfig, prompt_length: int = 1) -> int:
-        """The longest sequence, in tokens, for a prompt of this length.
+        """The longest sequence, in tokens, that `model` would write after a prompt of this length.
 
         Raises:
-            ValueError: the prompt leaves no room, or the sequence would outgrow the decoder's positions.
+            ValueError: the prompt leaves no room, the sequence would outgrow the decoder's positions, or a token is not in
+                the vocabulary.
         """
+        single = (self.decoder_start_token_id, self.pad_token_id, self.forced_bos_token_id, self.forced_eos_token_id)
+        named = [*self.eos_token_ids, *single, *(i for word in self.bad_words_ids or () for i in word)]
+        outside = [i for i in named if i is not None and not 0 <= i < model.vocab_size]
+        if outside:
+            raise ValueError(f"token {outside[0]} is named in the generation settings; the vocabulary has {model.vocab_size}.")
         longest = prompt_length + 20
         if self.max_new_tokens is not None:
             longest = prompt_length + self.max_new_tokens
@@ -155,7 +165,13 @@ class GenerationConfig:
         model = LEDConfig.from_pretrained(folder)
         path = Path(folder) / "generation_config.json"
         if path.is_file():
-            return cls.from_dict(json.loads(path.read_text("utf-8")), model)
+            try:
+                values = json.loads(path.read_text("utf-8"))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path} is not valid JSON ({error}); fetch the file again.") from error
+            if not isinstance(values, dict):
+                raise ValueError(f"{path} holds no settings by name; fetch the file again.")
+            return cls.from_dict(values, model)
         return cls.from_dict(model.extra, model)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -168,11 +184,28 @@ class GenerationConfig:
         (Path(folder) / "generation_config.json").write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "int": (is_whole, "a whole number"),
+    "float": (is_number, "a number"),
+    "bool": (lambda value: isinstance(value, bool), "True or False"),
+    "None": (lambda value: value is None, "None"),
+}
+
+
+def _are_ids(ids: Any) -> bool:
+    return isinstance(ids, Sequence) and len(ids) > 0 and all(is_whole(i) and i >= 0 for i in ids)
+
+
 def _check(config: GenerationConfig) -> None:
     def rule(holds: bool, name: str, text: str) -> None:
         if not holds:
             raise ValueError(f"{name} is {getattr(config, name)!r}; {text}.")
 
+    for f in fields(config):
+        kinds = str(f.type).split(" | ")
+        if set(kinds) <= _KINDS.keys():
+            value = getattr(config, f.name)
+            rule(any(_KINDS[kind][0](value) for kind in kinds), f.name, f"it must be {_KINDS[kinds[0]][1]}")
     for name in ("max_length", "max_new_tokens"):
         rule(getattr(config, name) is None or getattr(config, name) >= 1, name, "it must be at least 1")
     rule(config.min_length >= 0, "min_length", "it must be 0 or more")
@@ -190,9 +223,13 @@ def _check(config: GenerationConfig) -> None:
     rule(config.repetition_penalty > 0, "repetition_penalty", "it must be above 0 (1 is off)")
     rule(config.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "it must be 0 (off) or more")
     rule(config.encoder_no_repeat_ngram_size >= 0, "encoder_no_repeat_ngram_size", "it must be 0 (off) or more")
-    rule(config.early_stopping in (True, False, "never"), "early_stopping", 'it must be True, False or "never"')
-    rule(config.bad_words_ids is None or all(len(w) > 0 for w in config.bad_words_ids), "bad_words_ids",
+    rule(isinstance(config.early_stopping, bool) or config.early_stopping == "never", "early_stopping",
+         'it must be True, False or "never"')  # fmt: skip
+    words = config.bad_words_ids
+    rule(words is None or (isinstance(words, Sequence) and all(_are_ids(word) for word in words)), "bad_words_ids",
          "each entry must hold at least one token id")  # fmt: skip
+    eos = config.eos_token_id
+    rule(_are_ids([eos] if is_whole(eos) else eos), "eos_token_id", "it must be a token id, or several")
 
 
 @dataclass(frozen=True)

@@ -75,24 +75,29 @@ class LEDEncoderSelfAttention(nn.Module):
 
     def _global_reads(self, x_TE: Tensor, documents: Sequence[DocumentLayout], dropout: float) -> list[Tensor | None]:
         """What each document's global tokens read, (g, H, D), or None where it has none."""
-        most = max(len(doc.globals_) for doc in documents)
-        if not most:
+        counts = [len(doc.globals_) for doc in documents]
+        if not any(counts):
             return [None] * len(documents)
         H, D = self.heads, x_TE.shape[1] // self.heads
-        places = torch.cat([doc.start + doc.globals_ for doc in documents])
-        q_gHD = (self.query_global(x_TE[places]).view(-1, H, D) / D**0.5).split([len(doc.globals_) for doc in documents])
         lengths = [doc.end - doc.start for doc in documents]
-        if most < FOLD_LIMIT and not torch.is_grad_enabled():
-            key, value = self.key_global, self.value_global
+        places = torch.cat([doc.start + doc.globals_ for doc in documents])
+        queries = (self.query_global(x_TE[places]).view(-1, H, D) / D**0.5).split(counts)
+        if torch.is_grad_enabled():  # one product over all documents: many small ones would each leave a gradient to add
+            projected = (f(x_TE).view(-1, H, D).split(lengths) for f in (self.key_global, self.value_global))
             return [
-                folded_global_attention(q, x_nE, key, value, doc.visible) if len(q) else None
-                for doc, q, x_nE in zip(documents, q_gHD, x_TE.split(lengths), strict=True)
+                global_attention(q, k, v, doc.visible, dropout) if len(q) else None
+                for doc, q, k, v in zip(documents, queries, *projected, strict=True)
             ]
-        projected = (f(x_TE).view(-1, H, D).split(lengths) for f in (self.key_global, self.value_global))
-        return [
-            global_attention(q, k, v, doc.visible, dropout) if len(q) else None
-            for doc, q, k, v in zip(documents, q_gHD, *projected, strict=True)
-        ]
+        reads: list[Tensor | None] = []
+        for doc, q, x_nE in zip(documents, queries, x_TE.split(lengths), strict=True):
+            if not len(q):
+                reads.append(None)
+            elif len(q) < FOLD_LIMIT:
+                reads.append(folded_global_attention(q, x_nE, self.key_global, self.value_global, doc.visible))
+            else:
+                k, v = (f(x_nE).view(-1, H, D) for f in (self.key_global, self.value_global))
+                reads.append(global_attention(q, k, v, doc.visible))
+        return reads
 
 
 class LEDEncoderAttention(nn.Module):
@@ -391,6 +396,8 @@ class LEDModel(LEDPreTrainedModel):
         encoder_outputs: LEDEncoderBaseModelOutput | Sequence[Tensor] | None = None,
     ) -> Encoded:
         """The packed states of a padded batch; `encoder_outputs` (B, N, E) are packed as they are."""
+        if input_ids is not None and inputs_embeds is not None:
+            raise ValueError("input_ids and inputs_embeds were both given; give one of them.")
         given = inputs_embeds if encoder_outputs is None else encoder_outputs[0]
         source = input_ids if given is None else given
         if source is None:

@@ -133,7 +133,12 @@ def pack(
 
     `trim` drops what follows a document's last unhidden token; without it every column is kept, so that the hidden
     ones come out as the reference computes them.
+
+    Raises:
+        ValueError: the batch has no documents or no columns.
     """
+    if 0 in shape:
+        raise ValueError(f"the batch has {shape[0]} documents of {shape[1]} tokens; it must have at least one of each.")
     mask = torch.ones(shape, dtype=torch.long, device=device) if attention_mask is None else attention_mask.long()
     merged = mask if global_attention_mask is None else mask * (global_attention_mask.long() + 1)
     lengths = [shape[1]] * shape[0]

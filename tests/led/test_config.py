@@ -22,7 +22,8 @@ WRONG: list[tuple[str, Any, str]] = [
     *((name, "many", WHOLE) for name in (*SIZES, *IDS)),
     *((name, value, WHOLE) for name in ("d_model", "pad_token_id") for value in (True, None, 8.0)),
     *((name, value, "at least 1") for name in SIZES for value in (0, -1)),
-    *((name, value, r"\[0, 1\)") for name in RATES for value in (1, 1.5, -0.1, float("nan"))),
+    *((name, value, r"\[0, 1\)") for name in RATES for value in (1, 1.5, -0.1)),
+    *((name, float("nan"), "must be a number") for name in RATES),
     *((name, value, "number") for name in (*RATES, "init_std") for value in ("0.1", None, True)),
     *((name, value, "vocab_size") for name in IDS for value in (-1, 99)),
     ("encoder_attention_heads", 5, "multiple"),
@@ -129,7 +130,6 @@ def test_a_configuration_survives_its_file(tmp_path: Path, window: int | tuple[i
     assert once.attention_windows == config.attention_windows
 
 
-@pytest.mark.xfail(strict=True, reason="model_type and is_encoder_decoder come back in extra")
 def test_a_configuration_made_in_code_comes_back_equal() -> None:
     assert LEDConfig.from_dict(tiny_config().to_dict()) == tiny_config()
 

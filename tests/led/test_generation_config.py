@@ -23,7 +23,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"num_return_sequences": 2}, "num_return_sequences is 2", "use beams or do_sample"),
     ({"temperature": 0.0}, "temperature is 0.0", "do_sample=False"),
     ({"temperature": -1.0}, "temperature is -1.0", "above 0"),
-    ({"temperature": float("nan")}, "temperature is nan", "above 0"),
+    ({"temperature": float("nan")}, "temperature is nan", "must be a number"),
     ({"top_k": -1}, "top_k is -1", "0 (off)"),
     ({"top_p": 0.0}, "top_p is 0.0", "(0, 1]"),
     ({"top_p": 1.1}, "top_p is 1.1", "(0, 1]"),
@@ -59,14 +59,12 @@ MISTYPED: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.xfail(strict=True, reason="types are not checked")
 @pytest.mark.parametrize(("name", "value"), MISTYPED, ids=str)
 def test_a_value_of_another_type_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} is"):
         GenerationConfig(**{name: value})
 
 
-@pytest.mark.xfail(strict=True, reason="JSONDecodeError and AttributeError come through without the file's name")
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
     (write(tmp_path, {}) / "generation_config.json").write_text(text)
@@ -210,10 +208,9 @@ NOT_OFFERED: list[Any] = [
     ("exponential_decay_length_penalty", None, [5, 1.1]),
     ("stop_strings", None, ["."]),
     ("prompt_lookup_num_tokens", None, 3),
-    *(
-        pytest.param(name, None, value, marks=pytest.mark.xfail(strict=True, reason="read from a file without a word"))
-        for name, value in (("watermarking_config", {"bias": 2.0}), ("dola_layers", "high"), ("max_time", 1.0))
-    ),
+    ("watermarking_config", None, {"bias": 2.0}),
+    ("dola_layers", None, "high"),
+    ("max_time", None, 1.0),
 ]
 
 

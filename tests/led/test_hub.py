@@ -46,6 +46,9 @@ class Hub(BaseHTTPRequestHandler):
         if "gated" in parts:
             return self._send(403, b"{}", {"X-Error-Code": "GatedRepo"}, body)
         if parts[:4] == ["api", "models", "owner", "model"]:
+            if parts[4:] == ["tree", COMMIT]:
+                tree = [{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": "0"} for p in self.folder.iterdir()]
+                return self._send(200, json.dumps(tree).encode(), {}, body)
             if parts[4:] not in ([], ["revision", "main"], ["revision", COMMIT]):
                 return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body)
             files = [{"rfilename": p.name} for p in sorted(self.folder.iterdir())]
