@@ -9,7 +9,8 @@ import html
 import io
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -19,6 +20,9 @@ from pipeline.store import Store
 
 SAMPLES = 12
 
+COLUMNS = ["doc_id", "status", "stage", "reason", "input_tokens", "truncated_tokens", "summary", "output_tokens",
+           "finish_reason", "score"]  # fmt: skip
+
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
 table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{padding:.25rem .8rem .25rem 0;text-align:left;vertical-align:top}
@@ -27,18 +31,44 @@ article{border-top:1px solid #d0d7de;padding:.6rem 0}small{color:#57606a}svg tex
 """
 
 
+@dataclass
+class Findings:
+    """What the report says of the rows, gathered one file at a time: counts by length and by failure, and a fair sample."""
+
+    seed: str
+    input_tokens: Counter[int] = field(default_factory=Counter)
+    output_tokens: Counter[int] = field(default_factory=Counter)
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._rng = random.Random(self.seed)
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Count these rows; every written row has the same chance to be a sample."""
+        for row in rows:
+            if row["status"] == "failed":
+                self.failures[row["stage"], row["reason"]] += 1
+                continue
+            self.input_tokens[row["input_tokens"]] += 1
+            self.output_tokens[row["output_tokens"]] += 1
+            place = self._rng.randrange(self.input_tokens.total())
+            if len(self.samples) < SAMPLES:
+                self.samples.append(row)
+            elif place < SAMPLES:
+                self.samples[place] = row
+
+
 def write_report(store: Store, plan: Plan, manifest: dict[str, Any]) -> None:
-    """Write the report of a finished run into its folder."""
-    rows: list[dict[str, Any]] = []
+    """Write the report of a finished run into its folder; one result file is in memory at a time."""
+    findings = Findings(plan.fingerprint)
     for name in sorted(manifest["shards"]):
-        table = pq.read_table(io.BytesIO(store.read(name)))
-        rows += table.to_pylist()
-    store.replace(REPORT, render(plan, manifest, rows).encode())
+        findings.add(pq.read_table(io.BytesIO(store.read(name)), columns=COLUMNS).to_pylist())
+    store.replace(REPORT, render(plan, manifest, findings).encode())
 
 
-def render(plan: Plan, manifest: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
-    """The page, from the plan, the manifest and all rows."""
-    written = [row for row in rows if row["status"] == "ok"]
+def render(plan: Plan, manifest: dict[str, Any], findings: Findings) -> str:
+    """The page."""
     seconds = sum(shard["seconds"] for shard in manifest["shards"].values())
     totals = [
         ("documents", manifest["documents"]),
@@ -53,32 +83,33 @@ def render(plan: Plan, manifest: dict[str, Any], rows: Sequence[dict[str, Any]])
         ("plan", plan.fingerprint),
         ("weights", plan.facts["weights_sha256"][:16]),
     ]
-    failures = Counter((row["stage"], row["reason"]) for row in rows if row["status"] == "failed")
-    chosen = random.Random(plan.fingerprint).sample(written, min(SAMPLES, len(written)))
+    failures = [(*reason, count) for reason, count in findings.failures.most_common()]
     parts = [
         "<h1>Summarization run</h1>",
         _table(("", ""), totals),
         "<h2>Input length, tokens</h2>",
-        histogram([row["input_tokens"] for row in written]),
+        histogram(findings.input_tokens),
         "<h2>Output length, tokens</h2>",
-        histogram([row["output_tokens"] for row in written]),
+        histogram(findings.output_tokens),
     ]
     if failures:
-        parts += ["<h2>Failures</h2>", _table(("stage", "reason", "documents"), [(*k, n) for k, n in failures.most_common()])]
-    parts += ["<h2>Samples</h2>", *(_sample(row) for row in chosen)]
+        parts += ["<h2>Failures</h2>", _table(("stage", "reason", "documents"), failures)]
+    parts += ["<h2>Samples</h2>", *map(_sample, findings.samples)]
     body = "\n".join(parts)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Run report</title><style>{_STYLE}</style>{body}</html>\n'
     )
 
 
-def histogram(values: Sequence[int], bins: int = 24) -> str:
-    """An SVG histogram of whole numbers."""
+def histogram(values: Mapping[int, int], bins: int = 24) -> str:
+    """An SVG histogram of whole numbers, given as value to count."""
     if not values:
         return "<p>none</p>"
     low, high = min(values), max(values)
     width = max(1, -(-(high - low + 1) // bins))
-    counts = Counter((v - low) // width for v in values)
+    counts: Counter[int] = Counter()
+    for value, count in values.items():
+        counts[(value - low) // width] += count
     shown = range((high - low) // width + 1)
     tallest = max(counts.values())
     bars = []
@@ -91,7 +122,8 @@ def histogram(values: Sequence[int], bins: int = 24) -> str:
         )
     end = len(shown) * 24
     labels = f'<text x="0" y="120">{low}</text><text x="{end}" y="120" text-anchor="end">{high}</text>'
-    return f'<svg width="{end}" height="124" role="img">{"".join(bars)}{labels}</svg>'
+    caption = f"<p><small>highest bar: {tallest} documents; a bar is {width} tokens wide</small></p>"
+    return f'<svg width="{end}" height="124" role="img">{"".join(bars)}{labels}</svg>{caption}'
 
 
 def _sample(row: dict[str, Any]) -> str:
