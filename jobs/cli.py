@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -86,13 +85,6 @@ def exit_code(job: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
-
-
-def leave(code: int) -> None:
-    """End the process at once, without waiting for the cluster's threads."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _interrupt(*_: object) -> None:

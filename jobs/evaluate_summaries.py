@@ -10,11 +10,12 @@ failed counts as an empty summary.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import tyro
 
-from jobs.cli import exit_code, leave
+from jobs.cli import exit_code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    leave(exit_code(main))
+    sys.exit(exit_code(main))

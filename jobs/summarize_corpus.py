@@ -6,7 +6,9 @@ python jobs/summarize_corpus.py --input corpus/ --output out/ --model MODEL
 
 from __future__ import annotations
 
-from jobs.cli import exit_code, leave, parse
+import sys
+
+from jobs.cli import exit_code, parse
 from pipeline.config import SummarizeSettings
 
 
@@ -25,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    leave(exit_code(main))
+    sys.exit(exit_code(main))

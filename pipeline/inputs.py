@@ -102,6 +102,19 @@ def check_columns(path: str, schema: pa.Schema, text: str, doc_id: str | None, p
             raise UsageError(f"column {doc_id!r} of {path} holds {kind}; an --id-column holds text or whole numbers.")
 
 
+def check_same_types(schemas: Mapping[str, pa.Schema], columns: Sequence[str]) -> None:
+    """See that `columns` have one type in all files, so that the results read as one table.
+
+    Raises:
+        UsageError: two files differ.
+    """
+    for column in columns:
+        kinds = {schema.field(column).type: path for path, schema in schemas.items()}
+        if len(kinds) > 1:
+            found = " and ".join(f"{kind} in {path}" for kind, path in list(kinds.items())[:2])
+            raise UsageError(f"--passthrough {column}: its type differs, {found}; give the files one type.")
+
+
 def read_rows(path: str, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
     """Rows `start` to `stop`, end exclusive, of a Parquet file; only the row groups that hold them are read.
 

@@ -24,7 +24,7 @@ from pipeline.columns import output_columns
 from pipeline.commit import Receipt, finish, read_receipt
 from pipeline.config import RunSettings
 from pipeline.errors import PipelineError, PlanMismatch, UsageError
-from pipeline.inputs import InputFile, check_columns, describe, find_files
+from pipeline.inputs import InputFile, check_columns, check_same_types, describe, find_files
 from pipeline.predictor import Predictor
 from pipeline.progress import Progress
 from pipeline.reader import ShardReader
@@ -99,11 +99,12 @@ def build_plan(task: Task, checkpoint: Checkpoint, known: dict[str, InputFile]) 
     clash = [name for name in settings.passthrough if name in taken]
     if clash:
         raise UsageError(f"--passthrough {', '.join(clash)}: the output has columns of that name; rename the input's.")
-    files = []
+    files, schemas = [], {}
     for path in find_files(settings.input):
-        file, schema = describe(path, known)
-        check_columns(path, schema, settings.text_column, settings.id_column, settings.passthrough)
+        file, schemas[path] = describe(path, known)
+        check_columns(path, schemas[path], settings.text_column, settings.id_column, settings.passthrough)
         files.append(file)
+    check_same_types(schemas, settings.passthrough)
     try:
         facts = {
             "code_version": __version__,

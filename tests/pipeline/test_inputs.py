@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import CorruptInput, UsageError
-from pipeline.inputs import check_columns, describe, find_files, read_rows
+from pipeline.inputs import check_columns, check_same_types, describe, find_files, read_rows
 
 
 def test_folders_globs_and_files_name_each_file_once(write_corpus: Callable[..., Path]) -> None:
@@ -67,6 +67,13 @@ def test_missing_and_mistyped_columns_are_named(columns: tuple[str, str, list[st
         schema = schema.append(pa.field("ratio", pa.float64()))
     with pytest.raises(UsageError, match=says):
         check_columns("file", schema, *columns)
+
+
+def test_a_column_of_two_types_is_named_with_both_files() -> None:
+    schemas = {"a": pa.schema({"n": pa.int64(), "m": pa.string()}), "b": pa.schema({"n": pa.int32(), "m": pa.string()})}
+    check_same_types(schemas, ["m"])
+    with pytest.raises(UsageError, match="--passthrough n: its type differs, int64 in a and int32 in b"):
+        check_same_types(schemas, ["m", "n"])
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 23), (0, 1), (4, 6), (5, 10), (22, 23), (3, 19)])

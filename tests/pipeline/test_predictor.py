@@ -88,6 +88,21 @@ def test_a_document_that_breaks_inference_fails_alone(
     assert rows[1]["stage"] == "predict" and "not enough memory" in rows[1]["reason"]
 
 
+def test_half_the_bits_give_rows_too(model_folder: Path, write_corpus: Callable[..., Path]) -> None:
+    rows = predict(model_folder, write_corpus([words(n, n) for n in (3, 60, 9)]) / "000.parquet", 3, dtype="bfloat16")
+    assert all(row["status"] == "ok" and row["summary"] is not None for row in rows)
+
+
+def test_samples_depend_on_the_seed_and_not_on_the_neighbours(model_folder: Path, write_corpus: Callable[..., Path]) -> None:
+    path = write_corpus([words(n, n) for n in (3, 60, 9, 30)]) / "000.parquet"
+    drawn = {"num_beams": 1, "do_sample": True, "temperature": 2.0}
+    first = predict(model_folder, path, 4, seed=1, **drawn)
+    alone = predict(model_folder, path, 4, seed=1, documents_in_flight=1, **drawn)
+    other = predict(model_folder, path, 4, seed=2, **drawn)
+    assert [row["summary"] for row in first] == [row["summary"] for row in alone]
+    assert [row["summary"] for row in first] != [row["summary"] for row in other]
+
+
 def test_without_an_id_column_names_come_from_file_and_row(model_folder: Path, write_corpus: Callable[..., Path]) -> None:
     rows = predict(model_folder, write_corpus(["a", "b"]) / "000.parquet", 2, id_column=None, passthrough=("number",))
     assert [(row["doc_id"], row["number"]) for row in rows] == [("000.parquet:0", 0), ("000.parquet:1", 1)]
