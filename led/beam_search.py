@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -56,6 +57,9 @@ class Result:
 class _Documents:
     """State held as tensors whose first dimension is the document."""
 
+    sequences: Tensor
+    lengths: Tensor
+
     def keep(self, documents: Tensor) -> None:
         """Keep these documents, in this order."""
         for f in fields(self):  # type: ignore[arg-type]
@@ -67,18 +71,51 @@ class _Documents:
             setattr(self, f.name, torch.cat([getattr(self, f.name), getattr(other, f.name)]))
 
 
+State = TypeVar("State", bound=_Documents)
+
+
 @dataclass
 class _Beams(_Documents):
-    running: Tensor  # (S, nb, L)
-    running_scores: Tensor  # (S, nb) sums of log-probabilities
+    sequences: Tensor  # (S, nb, L) the running rows
     lengths: Tensor  # (S,) of the running rows
+    running_scores: Tensor  # (S, nb) sums of log-probabilities
     finished: Tensor  # (S, nb, L)
     finished_scores: Tensor  # (S, nb) normalised; UNREACHABLE where there is none yet
     finished_lengths: Tensor  # (S, nb)
     is_finished: Tensor  # (S, nb)
 
 
-class BeamSearch:
+class _Search(Generic[State]):
+    """What both searches share: documents that come and go, each with `rows` rows."""
+
+    def __init__(self, rules: SearchRules, rows: int) -> None:
+        self.rules, self.rows = rules, rows
+        self._state = self._start([])
+
+    @property
+    def sequences(self) -> Tensor:
+        """(R, L) the rows as they stand."""
+        return self._state.sequences.flatten(0, 1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """(R,) tokens of each row, in greedy search those after its end included."""
+        return self._state.lengths.repeat_interleave(self.rows)
+
+    def admit(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Add documents at the end, each with its decoder prompt."""
+        self._state.add(self._start(prompts))
+
+    def retain(self, documents: Sequence[int]) -> None:
+        """Keep these documents, in this order."""
+        self._state.keep(torch.tensor(documents, dtype=torch.long))
+
+    def _start(self, prompts: Sequence[Sequence[int]]) -> State:
+        """The state of these documents before their first step."""
+        raise NotImplementedError
+
+
+class BeamSearch(_Search[_Beams]):
     """Beam search with the reference's rules, and its sampled variant.
 
     Each step looks at max(2, 1 + number of end tokens) * nb candidates. A candidate that ends is taken as finished only
@@ -88,26 +125,7 @@ class BeamSearch:
     """
 
     def __init__(self, rules: SearchRules) -> None:
-        self.rules = rules
-        self._state = self._start([])
-
-    @property
-    def sequences(self) -> Tensor:
-        """(R, L) the running rows."""
-        return self._state.running.flatten(0, 1)
-
-    @property
-    def lengths(self) -> Tensor:
-        """(R,) tokens of each running row."""
-        return self._state.lengths.repeat_interleave(self.rules.num_beams)
-
-    def admit(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Add documents at the end, each with its decoder prompt."""
-        self._state.add(self._start(prompts))
-
-    def retain(self, documents: Sequence[int]) -> None:
-        """Keep these documents, in this order."""
-        self._state.keep(torch.tensor(documents, dtype=torch.long))
+        super().__init__(rules, rules.num_beams)
 
     def step(self, scores_RV: Tensor, generators: Sequence[torch.Generator | None]) -> Choice:
         """Take one step for every document; `scores_RV` are processed log-probabilities."""
@@ -122,14 +140,14 @@ class BeamSearch:
         else:
             scores, places = flat.topk(width)
         beams, tokens = places // V, places % V
-        candidates = _take(state.running, beams)
+        candidates = _take(state.sequences, beams)
         candidates.scatter_(2, state.lengths[:, None, None].expand(-1, width, 1), tokens[:, :, None])
         lengths = state.lengths + 1
         ends = _is_in(tokens, rules.eos_token_ids) | (lengths >= rules.max_length)[:, None]
 
         open_scores = scores + ends * UNREACHABLE
         best = open_scores.topk(nb).indices
-        state.running = _take(candidates, best)
+        state.sequences = _take(candidates, best)
         state.running_scores = open_scores.gather(1, best)
         state.lengths = lengths
         self._finish(candidates, scores, ends)
@@ -155,7 +173,7 @@ class BeamSearch:
         scores = torch.full((S, nb), UNREACHABLE)
         scores[:, 0] = 0.0
         lengths = torch.full((S,), rules.prompt_length)
-        return _Beams(running, scores, lengths, running.clone(), torch.full((S, nb), UNREACHABLE),
+        return _Beams(running, lengths, scores, running.clone(), torch.full((S, nb), UNREACHABLE),
                       lengths[:, None].repeat(1, nb), torch.zeros(S, nb, dtype=torch.bool))  # fmt: skip
 
     def _finish(self, candidates: Tensor, scores: Tensor, ends: Tensor) -> None:
@@ -199,30 +217,11 @@ class _SampledRows(_Documents):
     is_finished: Tensor  # (S, nr)
 
 
-class GreedySearch:
+class GreedySearch(_Search[_SampledRows]):
     """The best token at every step, or one drawn at random; `num_return_sequences` rows of a document are independent."""
 
     def __init__(self, rules: SearchRules) -> None:
-        self.rules = rules
-        self._state = self._start([])
-
-    @property
-    def sequences(self) -> Tensor:
-        """(R, L) the rows."""
-        return self._state.sequences.flatten(0, 1)
-
-    @property
-    def lengths(self) -> Tensor:
-        """(R,) tokens of each row, those after its end included."""
-        return self._state.lengths.repeat_interleave(self.rules.num_return_sequences)
-
-    def admit(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Add documents at the end, each with its decoder prompt."""
-        self._state.add(self._start(prompts))
-
-    def retain(self, documents: Sequence[int]) -> None:
-        """Keep these documents, in this order."""
-        self._state.keep(torch.tensor(documents, dtype=torch.long))
+        super().__init__(rules, rules.num_return_sequences)
 
     def step(self, scores_RV: Tensor, generators: Sequence[torch.Generator | None]) -> Choice:
         """Take one step for every document; `scores_RV` are processed logits."""
