@@ -58,6 +58,8 @@ class RunSettings:
             _rule(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
         _rule(self.actors >= 0, "actors", self.actors, "it must be 0 (one per CPU) or more")
         _rule(bool(self.input), "input", self.input, "name at least one file or folder")
+        once = len(set(self.passthrough)) == len(self.passthrough)
+        _rule(once, "passthrough", self.passthrough, "it must name each column once")
         limit = self.max_input_tokens
         _rule(
             limit is None or limit >= 3, "max_input_tokens", limit, "it must leave room for <s>, one token and </s>: 3 or more"

@@ -14,7 +14,14 @@ GOOD = SummarizeSettings(input=("in",), output="out", model="m")
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("shard_documents", 0), ("threads", 0), ("actors", -1), ("input", ()), ("max_input_tokens", 2), ("encoder_tokens", 0)],
+    [
+        ("shard_documents", 0),
+        ("threads", 0),
+        ("actors", -1),
+        ("input", ()),
+        ("max_input_tokens", 2),
+        ("passthrough", ("a", "a")),
+    ],
 )
 def test_a_wrong_value_is_named_with_its_flag_and_its_rule(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} is .*must|name at least one"):
