@@ -112,6 +112,7 @@ def build_plan(task: Task, checkpoint: Checkpoint, known: dict[str, InputFile]) 
             "weights_sha256": _sha256(weight_files(checkpoint.folder)),
             "tokenizer_sha256": _tokenizer_sha256(checkpoint.folder),
             "max_input_tokens": task.max_input_tokens(checkpoint.folder),
+            "config_sha256": _sha256([checkpoint.folder / "config.json"]),
             **task.facts(checkpoint.folder),
         }
     except (ValueError, FileNotFoundError) as error:
