@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from led.checkpoint import save_model
 from led.config import LEDConfig
 from led.model import LEDForConditionalGeneration
 from led.testing import spread_weights
@@ -80,7 +79,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model = LEDForConditionalGeneration(LED_BASE)
     spread_weights(model, args.seed, scale=2)
-    save_model(model, args.out / "model")
+    model.save_pretrained(args.out / "model")
     lengths = sorted(len(e.ids) for e in tokenizer.encode_batch([text for _, text in corpus]))
     print(f"{len(corpus)} documents, {sum(lengths)} tokens; median {lengths[len(lengths) // 2]}, longest {lengths[-1]}")
     print(f"vocabulary {len(tokenizer)}; weights in {args.out / 'model'}")

@@ -26,10 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from demo.reports import generate_report
-from led.checkpoint import load_model, save_model
 from led.config import LEDConfig
 from led.generation import GenerationConfig
-from led.model import LEDForConditionalGeneration, shift_tokens_right
+from led.model import LEDForConditionalGeneration
 from led.packing import PackedBatch, pack_documents
 from led.tokenizer import LEDTokenizer
 
@@ -91,8 +90,8 @@ def make_batch(stage: Stage, tokenizer: LEDTokenizer, rng: random.Random) -> tup
 
 def loss_and_accuracy(model: LEDForConditionalGeneration, batch: PackedBatch, labels: Tensor) -> tuple[Tensor, float]:
     """Mean cross-entropy of the summaries, and the share of their tokens that come first."""
-    memories = model.led.decoder.remember(model.led.encoder(batch), batch)
-    decoder_ids = shift_tokens_right(labels, model.config.pad_token_id, model.config.decoder_start_token_id)
+    memories = model.led.decoder.remember(model.led.encoder.encode(batch), batch)
+    decoder_ids = model.prepare_decoder_input_ids_from_labels(labels)
     logits = model.logits(model.led.decoder(decoder_ids, memories)).flatten(0, 1)
     flat = labels.flatten()
     accuracy = (logits.argmax(-1) == flat)[flat != -100].float().mean().item()
@@ -181,8 +180,8 @@ def save(model: LEDForConditionalGeneration, out: Path) -> None:
     """Write the model in half precision, which halves the file, and how it is meant to write."""
     copy = LEDForConditionalGeneration(model.config)
     copy.load_state_dict(model.state_dict())
-    save_model(copy.half(), out)
-    GenerationConfig(num_beams=4, max_length=96).save_pretrained(out)
+    copy.generation_config = GenerationConfig(num_beams=4, max_length=96)
+    copy.half().save_pretrained(out)
 
 
 def main() -> None:
@@ -198,7 +197,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     tokenizer = LEDTokenizer.from_pretrained(args.out)
     if args.start:
-        model = load_model(LEDForConditionalGeneration, args.start)
+        model = LEDForConditionalGeneration.from_pretrained(args.start)
     else:
         model = LEDForConditionalGeneration(small_config(len(tokenizer)))
         start_weights(model)

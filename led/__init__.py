@@ -5,11 +5,17 @@
 Not here: corpora, clusters and files of documents; those are `pipeline`.
 """
 
-from led.checkpoint import CheckpointError, load_model, save_model
+from led.checkpoint import CheckpointError
 from led.config import LEDConfig
 from led.generation import DecodingLimits, DecodingLoop, GenerateOutput, GenerationConfig, generate
-from led.model import LEDForConditionalGeneration, LEDModel
-from led.outputs import LEDEncoderBaseModelOutput, LEDSeq2SeqLMOutput, LEDSeq2SeqModelOutput
+from led.model import LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification, LEDModel
+from led.outputs import (
+    LEDEncoderBaseModelOutput,
+    LEDSeq2SeqLMOutput,
+    LEDSeq2SeqModelOutput,
+    LEDSeq2SeqQuestionAnsweringModelOutput,
+    LEDSeq2SeqSequenceClassifierOutput,
+)
 from led.packing import PackedBatch, pack_documents
 from led.tokenizer import LEDTokenizer
 
@@ -22,13 +28,15 @@ __all__ = [
     "LEDConfig",
     "LEDEncoderBaseModelOutput",
     "LEDForConditionalGeneration",
+    "LEDForQuestionAnswering",
+    "LEDForSequenceClassification",
     "LEDModel",
     "LEDSeq2SeqLMOutput",
     "LEDSeq2SeqModelOutput",
+    "LEDSeq2SeqQuestionAnsweringModelOutput",
+    "LEDSeq2SeqSequenceClassifierOutput",
     "LEDTokenizer",
     "PackedBatch",
     "generate",
-    "load_model",
     "pack_documents",
-    "save_model",
 ]

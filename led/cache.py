@@ -78,6 +78,14 @@ class SelfAttentionCache:
                 if x is not None:
                     buffers[i] = x.index_select(0, rows.to(x.device))
 
+    def layer(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of a layer up to the longest row, (R, H, S, D) each; None before the first position."""
+        keys, values = self._keys[layer], self._values[layer]
+        return None if keys is None or values is None else (keys[:, :, : self.longest], values[:, :, : self.longest])
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
     def append(self, layer: int, key_RHTD: Tensor, value_RHTD: Tensor) -> tuple[Tensor, Tensor]:
         """Write T new positions of every row; return keys and values up to the longest row, (R, H, S, D)."""
         end = self.longest + key_RHTD.shape[2]
@@ -146,6 +154,21 @@ class DecoderCache:
     def get_seq_length(self) -> int:
         """Positions of the longest row."""
         return self.past.longest
+
+    def to_legacy_cache(self) -> tuple[tuple[Tensor, ...], ...]:
+        """Per layer (own keys, own values, cross keys, cross values): (R, H, S, D) twice and (B, H, n, D) twice.
+
+        Raises:
+            ValueError: nothing was decoded yet, or documents differ in length.
+        """
+        if len({memory.layers[0][0].shape[1] for memory in self.memories}) != 1 or not self.past.longest:
+            raise ValueError("the cache as tuples needs a decoded position and documents of equal length.")
+        layers = []
+        for i in range(len(self.past)):
+            own, pairs = self.past.layer(i), [memory.layers[i] for memory in self.memories]
+            assert own is not None
+            layers.append((*own, torch.stack([k for k, _ in pairs]), torch.stack([v for _, v in pairs])))
+        return tuple(layers)
 
     def join(self, other: DecoderCache) -> None:
         """Add the documents of `other`, with their rows, at the end."""

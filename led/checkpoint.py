@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,9 +24,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from led.config import LEDConfig
-from led.model import LEDPreTrainedModel
 
-Model = TypeVar("Model", bound=LEDPreTrainedModel)
+if TYPE_CHECKING:
+    from led.pretrained import LEDPreTrainedModel
+
+Model = TypeVar("Model", bound="LEDPreTrainedModel")
 
 # One tensor, four published names: a file holds any of them, and all it holds must be equal.
 SHARED_EMBEDDING = "led.shared.weight"
@@ -39,6 +41,9 @@ SHARED_ALIASES = (
 
 # Zeros in every published checkpoint, and left out of some.
 OPTIONAL = ("final_logits_bias",)
+
+# What the heads of the published models add to the bare LED, by prefix.
+HEADS = ("final_logits_bias", "lm_head.", "classification_head.", "qa_outputs.")
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -61,50 +66,52 @@ class _WithoutInitialWeights(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def load_model(
+def load_weights(
     cls: type[Model],
+    config: LEDConfig,
     folder: str | Path,
     *,
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | str = "cpu",
+    new_head: bool = False,
 ) -> Model:
-    """A model of `cls` with the weights of `folder`, in evaluation mode.
+    """A model of `cls` with the weights of `folder`.
 
     `dtype` converts the weights; None keeps the file's own. The model is laid out without memory first, so the peak is
-    about one copy of the weights.
+    about one copy of the weights. With `new_head` the head's weights are drawn, whatever the files hold.
 
     Raises:
-        FileNotFoundError: no config.json.
         CheckpointError: no weights, unreadable weights, or weights that are missing, unexpected or of another shape.
     """
-    model, entries = _match(cls, folder)
+    model, entries = _match(cls, config, folder, new_head)
     kind = dtype or entries[next(iter(entries))].load().dtype
     loaded: dict[str, Tensor] = {}
     for name, entry in entries.items():
         loaded[name] = entry.load().to(device=device, dtype=dtype)
-    aliases = _aliases(model.state_dict())
+    state = model.state_dict()
+    aliases = _aliases(state)
     loaded |= dict.fromkeys(aliases, next(loaded[name] for name in aliases if name in loaded))
-    for name in OPTIONAL:
-        if name in model.state_dict() and name not in loaded:
-            loaded[name] = torch.zeros(model.state_dict()[name].shape, device=device, dtype=kind)
+    for name, tensor in state.items():
+        if name not in loaded:
+            spread = config.init_std if name.endswith(".weight") else 0.0
+            loaded[name] = (torch.randn(tensor.shape) * spread).to(device=device, dtype=kind)
     model.load_state_dict(loaded, strict=True, assign=True)
     model.tie_weights()
-    return model.eval()
+    return model
 
 
 def check_weights(cls: type[LEDPreTrainedModel], folder: str | Path) -> None:
-    """See that `load_model` would find every weight in `folder`, with its shape, without loading them.
+    """See that a model of `cls` would find every weight in `folder`, with its shape, without loading them.
 
     Raises:
-        As `load_model`.
+        FileNotFoundError: no config.json.
+        CheckpointError: as `load_weights`.
     """
-    _match(cls, folder)
+    _match(cls, LEDConfig.from_pretrained(folder), folder)
 
 
-def save_model(model: LEDPreTrainedModel, folder: str | Path) -> None:
-    """Write `config.json` and `model.safetensors`, the shared embedding once."""
-    model.config.save_pretrained(folder)
-    state = model.state_dict()
+def save_weights(state: dict[str, Tensor], folder: str | Path) -> None:
+    """Write `model.safetensors`, the shared embedding once."""
     repeated = set(_aliases(state)[1:])
     tensors = {name: x.detach().contiguous().cpu() for name, x in state.items() if name not in repeated}
     save_file(tensors, str(Path(folder) / "model.safetensors"), metadata={"format": "pt"})
@@ -150,22 +157,28 @@ class _Entry:
     load: Callable[[], Tensor]
 
 
-def _match(cls: type[Model], folder: str | Path) -> tuple[Model, dict[str, _Entry]]:
+def _match(cls: type[Model], config: LEDConfig, folder: str | Path, new_head: bool = False) -> tuple[Model, dict[str, _Entry]]:
     """A model of `cls` without memory, and the entry for each of its weights; an alias may stand for the others.
+
+    Heads of other tasks are passed over where the bare model or a new head is asked for.
 
     Raises:
         CheckpointError: names or shapes differ; all of them are listed.
     """
-    config = LEDConfig.from_pretrained(folder)
     with torch.device("meta"), _WithoutInitialWeights():
         model = cls(config)
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    drawn = cls.head if new_head else ()
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith(drawn)}
+    passed_over = HEADS if new_head or not cls.head else ()
     found: dict[str, _Entry] = {}
+    passed: dict[str, _Entry] = {}
     unexpected: list[str] = []
     misshaped: dict[str, str] = {}
     for entry in _read_entries(Path(folder)):
         name = _own_name(entry.published, wanted)
-        if name not in wanted:
+        if name not in wanted and entry.published.startswith(passed_over):
+            passed[entry.published] = entry
+        elif name not in wanted:
             unexpected.append(entry.published)
         elif entry.shape != wanted[name]:
             misshaped[name] = f"{entry.published} is {tuple(entry.shape)}, the configuration says {tuple(wanted[name])}"
@@ -173,6 +186,9 @@ def _match(cls: type[Model], folder: str | Path) -> tuple[Model, dict[str, _Entr
             found[name] = entry
     aliases = _aliases(wanted)
     given = [name for name in aliases if name in found]
+    if not given and "lm_head.weight" in passed:  # the one name under which some files keep the shared embedding
+        found[aliases[0]] = passed["lm_head.weight"]
+        given = aliases[:1]
     for name in given[1:]:
         if not torch.equal(found[name].load(), found[given[0]].load()):
             misshaped[name] = f"{found[name].published} differs from {found[given[0]].published}, which it should share"
@@ -188,8 +204,16 @@ def _match(cls: type[Model], folder: str | Path) -> tuple[Model, dict[str, _Entr
                 for what, names in problems
                 if names
             )
+            + _advice(cls, missing)
         )
     return model, found
+
+
+def _advice(cls: type[LEDPreTrainedModel], missing: list[str]) -> str:
+    """What to do where only the head is missing."""
+    if missing and cls.head and all(name.startswith(cls.head) for name in missing):
+        return ". Load a checkpoint trained for this task, or pass new_head=True to train a new head."
+    return ""
 
 
 def _read_entries(folder: Path) -> Iterator[_Entry]:

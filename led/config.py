@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,24 @@ _ALIASES = {
 # What every LED's file says.
 _CONSTANTS = {"model_type": "led", "is_encoder_decoder": True}
 
+# What follows from other keys and is not read.
+_DERIVED = ("label2id",)
+
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
 
 @dataclass(frozen=True)
 class LEDConfig:
     """Shape and constants of a Longformer-Encoder-Decoder (arXiv:2004.05150, section 7).
 
-    `attention_window` is two-sided, in tokens: one even number for every encoder layer, or one per layer.
-    Keys of the file that LED does not use are kept in `extra` and written back unchanged.
+    `attention_window` is two-sided, in tokens: one even number for every encoder layer, or one per layer. Positions, tokens
+    and sizes are counts; dropouts are rates. `id2label` names the classes, by default `LABEL_0`, `LABEL_1`, … for
+    `num_labels` of them (2 where neither is given); `problem_type` is "regression", "single_label_classification",
+    "multi_label_classification", or None to tell by the labels. `output_attentions`, `output_hidden_states`, `use_cache`
+    and `return_dict` are what a call does that does not say.
+
+    Keys of the file that LED does not use are kept in `extra` and written back unchanged; they and the other names of a
+    setting (`hidden_size`, …) read as attributes too.
 
     Raises:
         ValueError: a value breaks a rule; the message names the value, the rule and what to do.
@@ -64,12 +76,42 @@ class LEDConfig:
     bos_token_id: int = 0
     eos_token_id: int = 2
     decoder_start_token_id: int = 2
+    id2label: Mapping[int, str] | None = None
+    num_labels: int = 0
+    problem_type: str | None = None
+    use_cache: bool = True
+    output_attentions: bool = False
+    output_hidden_states: bool = False
+    return_dict: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.attention_window, list):
             object.__setattr__(self, "attention_window", tuple(self.attention_window))
+        count = self.num_labels or len(self.id2label or {}) or 2
+        if self.id2label is None and is_whole(count):
+            object.__setattr__(self, "id2label", {i: f"LABEL_{i}" for i in range(count)})
+        object.__setattr__(self, "num_labels", count)
         _check(self)
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            if name in _ALIASES:
+                return getattr(self, _ALIASES[name])
+            extra = self.__dict__.get("extra", {})
+            if name in extra:
+                return extra[name]
+        raise AttributeError(f"{type(self).__name__} has no {name!r}.")
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """The name of each class."""
+        return dict(self.id2label or {})
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """The number of each class, by name."""
+        return {name: i for i, name in self.labels.items()}
 
     @property
     def attention_windows(self) -> tuple[int, ...]:
@@ -85,25 +127,32 @@ class LEDConfig:
         settings: dict[str, Any] = {}
         extra: dict[str, Any] = {}
         for key, value in values.items():
-            if key in _CONSTANTS:
+            if key in _CONSTANTS or key in _DERIVED:
                 continue
+            if key == "id2label" and isinstance(value, dict):
+                value = {int(i) if str(i).isdigit() else i: name for i, name in value.items()}
             name = _ALIASES.get(key, key)
             if name not in known:
                 extra[key] = value
             elif name == key or name not in values:
                 settings[name] = value
+        if settings.get("id2label"):
+            settings.pop("num_labels", None)
         return cls(**settings, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `config.json`, `extra` included."""
         values = asdict(self)
         extra = values.pop("extra")
+        values.pop("num_labels")
+        values["id2label"] = {str(i): name for i, name in self.labels.items()}
         if isinstance(self.attention_window, tuple):
             values["attention_window"] = list(self.attention_window)
         return {
             **extra,
             **values,
             **_CONSTANTS,
+            "label2id": self.label2id,
             "num_hidden_layers": self.encoder_layers,
         }
 
@@ -149,6 +198,8 @@ def _check(config: LEDConfig) -> None:
         value = getattr(config, f.name)
         if f.type == "int" and not is_whole(value):
             raise ValueError(f"{f.name} is {value!r}; it must be a whole number.")
+        if f.type == "bool" and not isinstance(value, bool):
+            raise ValueError(f"{f.name} is {value!r}; it must be true or false.")
         if f.type == "float":
             if not is_number(value):
                 raise ValueError(f"{f.name} is {value!r}; it must be a number.")
@@ -174,6 +225,11 @@ def _check(config: LEDConfig) -> None:
     for window in config.attention_windows:
         if not isinstance(window, int) or window < 2 or window % 2:
             raise ValueError(f"attention_window has {window!r}; a two-sided window is an even number of at least 2.")
+    labels = config.id2label
+    if not isinstance(labels, Mapping) or sorted(labels, key=str) != sorted(range(config.num_labels), key=str):
+        raise ValueError(f"id2label is {labels!r}; it must name the classes 0 to num_labels - 1 ({config.num_labels - 1}).")
+    if config.problem_type not in (None, *PROBLEM_TYPES):
+        raise ValueError(f"problem_type is {config.problem_type!r}; known: {', '.join(PROBLEM_TYPES)}.")
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
         if not 0 <= getattr(config, name) < config.vocab_size:
             raise ValueError(f"{name} is {getattr(config, name)}; it must lie in [0, vocab_size = {config.vocab_size}).")

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,9 +22,11 @@ from led.beam_search import BeamSearch, GreedySearch, Result, SearchRules
 from led.cache import DecoderCache
 from led.config import LEDConfig, is_number, is_whole
 from led.logits_processors import Rows, build_processors
-from led.model import LEDForConditionalGeneration
 from led.outputs import ModelOutput
 from led.packing import PackedBatch, concatenate, pack
+
+if TYPE_CHECKING:
+    from led.model import LEDForConditionalGeneration
 
 # Settings of the reference that this library does not offer, with the values that change nothing.
 _NOT_OFFERED: dict[str, tuple[Any, ...]] = {
@@ -313,7 +315,7 @@ class DecodingLoop:
         """Encode the newcomers in one packed batch and give them their rows."""
         led = self.model.led
         batch = concatenate([document for _, document in newcomers]).to(self.model.device)
-        joined = led.new_cache(led.decoder.remember(led.encoder(batch), batch), self._rows)
+        joined = led.new_cache(led.decoder.remember(led.encoder.encode(batch), batch), self._rows)
         rows = len(newcomers) * self._rows
         if len(self.prompt) > 1:
             before = torch.tensor([self.prompt[:-1]] * rows, device=self.model.device)

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-import torch
 
-from led.checkpoint import check_weights, load_model
+from led.checkpoint import check_weights
 from led.config import LEDConfig
 from led.generation import DecodingLimits, DecodingLoop, GenerationConfig
 from led.model import LEDForConditionalGeneration
@@ -127,7 +126,7 @@ class LoadedSummarizer:
 
     def __init__(self, task: Summarize, folder: Path) -> None:
         settings = task.settings
-        self.model = load_model(LEDForConditionalGeneration, folder, dtype=getattr(torch, settings.dtype))
+        self.model = LEDForConditionalGeneration.from_pretrained(folder, dtype=settings.dtype)
         self.tokenizer = LEDTokenizer.from_pretrained(folder)
         self.generation = task.generation(folder)
         self.limits = DecodingLimits(settings.documents_in_flight, settings.encoder_tokens)

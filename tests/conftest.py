@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from led.checkpoint import save_model
 from led.generation import GenerationConfig
 from led.testing import tiny_model
 from led.tokenizer import LEDTokenizer
@@ -34,7 +33,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny_model(seed=3, vocab_size=len(tokenizer))
     with torch.no_grad():
         model.final_logits_bias[0, 2] = 1.0
-    save_model(model, folder)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     GenerationConfig(num_beams=2, max_length=12).save_pretrained(folder)
     return folder

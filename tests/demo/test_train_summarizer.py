@@ -19,7 +19,6 @@ from demo.train_summarizer import (
     train,
 )
 from demo.train_tokenizer import texts
-from led.checkpoint import load_model
 from led.model import LEDForConditionalGeneration
 from led.tokenizer import LEDTokenizer
 
@@ -34,7 +33,7 @@ def test_a_little_training_lowers_the_loss_and_saves_a_checkpoint(tmp_path: Path
     batch = make_batch(stage, tokenizer, random.Random(9))
     before = loss_and_accuracy(model, *batch)[0].item()
     train(model, tokenizer, minutes=0.08, peak=3e-3, seed=0, out=tmp_path, stages=(stage,))
-    loaded = load_model(LEDForConditionalGeneration, tmp_path)
+    loaded = LEDForConditionalGeneration.from_pretrained(tmp_path)
     assert loss_and_accuracy(loaded, *batch)[0].item() < before - 0.5
 
 

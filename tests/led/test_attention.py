@@ -21,7 +21,7 @@ from led.attention import (
     layouts,
     window_attention,
 )
-from led.model import LEDEncoderSelfAttention
+from led.encoder import LEDEncoderSelfAttention
 from led.packing import PackedBatch, concatenate, cumulative
 from led.testing import spread_weights, tiny_config
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,29 @@ LEGACY: dict[str, Any] = {
 
 def test_legacy_keys_are_kept_and_written_back() -> None:
     config = LEDConfig.from_dict({**TINY, **LEGACY, "model_type": "led"})
-    assert {name: config.extra[name] for name in LEGACY} == LEGACY
+    read = {"id2label", "label2id", "use_cache"}
+    assert {name: config.extra[name] for name in LEGACY if name not in read} == {
+        name: value for name, value in LEGACY.items() if name not in read
+    }
     assert config.to_dict().items() >= LEGACY.items()
+    assert (config.num_labels, config.labels[2], config.label2id["LABEL_1"]) == (3, "LABEL_2", 1)
+
+
+def test_labels_are_named_or_counted() -> None:
+    assert LEDConfig().labels == {0: "LABEL_0", 1: "LABEL_1"}
+    assert LEDConfig(num_labels=4).labels[3] == "LABEL_3"
+    assert LEDConfig(id2label={0: "no", 1: "yes", 2: "maybe"}).num_labels == 3
+    with pytest.raises(ValueError, match=r"id2label is .*; it must name the classes 0 to num_labels - 1 \(2\)"):
+        LEDConfig(num_labels=3, id2label={0: "no", 1: "yes"})
+    with pytest.raises(ValueError, match="problem_type is 'ranking'; known: regression"):
+        LEDConfig(problem_type="ranking")
+
+
+def test_other_names_and_kept_keys_read_as_attributes() -> None:
+    config = pickle.loads(pickle.dumps(LEDConfig.from_dict({**TINY, "prefix": " "})))
+    assert (config.hidden_size, config.num_hidden_layers, config.prefix) == (config.d_model, config.encoder_layers, " ")
+    with pytest.raises(AttributeError, match="has no 'prefx'"):
+        config.prefx  # noqa: B018
 
 
 def test_other_names_of_a_setting_are_read_and_the_proper_name_wins() -> None:
@@ -147,7 +169,7 @@ def test_the_reference_reads_what_is_written_here_and_the_other_way_round(tmp_pa
 
 def test_the_defaults_are_the_references() -> None:
     transformers = pytest.importorskip("transformers", reason="the reference, transformers 5, is not installed")
-    ours, theirs = LEDConfig().to_dict(), transformers.LEDConfig()
+    ours, theirs = LEDConfig().to_dict() | {"id2label": LEDConfig().labels}, transformers.LEDConfig()
     assert {name: getattr(theirs, name) for name in ours} == ours
 
 

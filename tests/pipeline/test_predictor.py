@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from led.checkpoint import load_model
 from led.generation import GenerationConfig, generate
 from led.model import LEDForConditionalGeneration
 from led.tokenizer import LEDTokenizer
@@ -32,7 +31,7 @@ def test_rows_are_the_models_answers_in_input_order(model_folder: Path, write_co
     texts = [words(n, n) for n in (3, 40, 1, 17, 25, 8)]
     rows = predict(model_folder, write_corpus(texts) / "000.parquet", 6, documents_in_flight=2, encoder_tokens=30)
     assert [row["doc_id"] for row in rows] == [f"d{i}" for i in range(6)]
-    model = load_model(LEDForConditionalGeneration, model_folder)
+    model = LEDForConditionalGeneration.from_pretrained(model_folder)
     tokenizer = LEDTokenizer.from_pretrained(model_folder)
     config = GenerationConfig.from_pretrained(model_folder)
     for text, row in zip(texts, rows, strict=True):
@@ -73,16 +72,16 @@ def test_a_document_that_breaks_inference_fails_alone(
 ) -> None:
     poison = words(30, 99)
     length = len(LEDTokenizer.from_pretrained(model_folder).encode(poison))
-    from led.model import LEDEncoder
+    from led.encoder import LEDEncoder
 
-    forward = LEDEncoder.forward
+    encode = LEDEncoder.encode
 
     def breaks(self: LEDEncoder, batch: Any, *rest: Any) -> torch.Tensor:
         if length in batch.lengths:
             raise RuntimeError("not enough memory: you tried to allocate 9 bytes")
-        return forward(self, batch, *rest)
+        return encode(self, batch, *rest)
 
-    monkeypatch.setattr(LEDEncoder, "forward", breaks)
+    monkeypatch.setattr(LEDEncoder, "encode", breaks)
     rows = predict(model_folder, write_corpus([words(4, 1), poison, words(5, 2)]) / "000.parquet", 3)
     assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
     assert rows[1]["stage"] == "predict" and "not enough memory" in rows[1]["reason"]

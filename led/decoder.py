@@ -1,0 +1,177 @@
+"""The decoder: self-attention over what a row has written, cross-attention over its document's memory.
+
+Source: arXiv:2004.05150, section 7, with the decoder of BART (arXiv:1910.13461). Modules and parameters carry the names of
+the published checkpoints.
+
+Shapes: R rows, several of which may belong to one document; T new positions of a row, S with those before them; n tokens of
+one document; E = d_model, H heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from led.attention import causal_mask, cross_attention, decoder_self_attention
+from led.cache import DecoderCache, DocumentMemory
+from led.config import LEDConfig
+from led.layers import LEDLayer, LEDStack
+from led.packing import PackedBatch
+from led.plain import DecoderAttentions
+
+
+class LEDDecoderAttention(nn.Module):
+    """Multi-head attention of the decoder; the caller brings keys and values, this module projects."""
+
+    def __init__(self, config: LEDConfig) -> None:
+        super().__init__()
+        E = config.d_model
+        self.heads = config.decoder_attention_heads
+        self.scale = (E // self.heads) ** -0.5
+        self.attention_dropout = config.attention_dropout
+        self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(E, E) for _ in range(4))
+
+    def by_head(self, x_RTE: Tensor) -> Tensor:
+        """(R, T, E) to (R, H, T, D)."""
+        return x_RTE.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def queries(self, x_RTE: Tensor) -> Tensor:
+        """(R, H, T, D), scaled."""
+        return self.by_head(self.q_proj(x_RTE) * self.scale)
+
+    def keys_values(self, x_RTE: Tensor) -> tuple[Tensor, Tensor]:
+        """Two of (R, H, T, D)."""
+        return self.by_head(self.k_proj(x_RTE)), self.by_head(self.v_proj(x_RTE))
+
+    def merge(self, x_RHTD: Tensor) -> Tensor:
+        """(R, H, T, D) to (R, T, E), through the output projection."""
+        return self.out_proj(x_RHTD.transpose(1, 2).flatten(2))
+
+    @property
+    def dropout_now(self) -> float:
+        """The dropout of attention probabilities in the module's present mode."""
+        return self.attention_dropout if self.training else 0.0
+
+
+class LEDDecoderLayer(LEDLayer):
+    """One decoder layer over R rows of T new positions."""
+
+    def __init__(self, config: LEDConfig) -> None:
+        super().__init__(config, config.decoder_ffn_dim)
+        self.self_attn = LEDDecoderAttention(config)
+        self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.encoder_attn = LEDDecoderAttention(config)
+        self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model)
+
+    def forward(self, x_RTE: Tensor, cache: DecoderCache | None, memories: Sequence[tuple[Tensor, Tensor, Tensor | None]],
+                mask: Tensor | None, layer: int) -> Tensor:  # fmt: skip
+        attention = self.self_attn
+        k, v = attention.keys_values(x_RTE)
+        if cache is not None:
+            k, v = cache.past.append(layer, k, v)
+        read = decoder_self_attention(attention.queries(x_RTE), k, v, mask, attention.dropout_now)
+        x_RTE = self.self_attn_layer_norm(x_RTE + self.drop(attention.merge(read)))
+        x_RTE = self.encoder_attn_layer_norm(x_RTE + self.drop(self._read_memories(x_RTE, memories)))
+        return self.feed_forward(x_RTE)
+
+    def _read_memories(self, x_RTE: Tensor, memories: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
+        """Cross-attention: the rows of each document, all positions and beams together, are one query of its memory."""
+        attention = self.encoder_attn
+        R, T, _ = x_RTE.shape
+        per_document = R // len(memories)
+        q_RHTD = attention.queries(x_RTE)
+        reads = []
+        for q, (k, v, mask) in zip(q_RHTD.split(per_document), memories, strict=True):
+            q_HRD = q.transpose(0, 1).flatten(1, 2)
+            read_HRD = cross_attention(q_HRD, k, v, mask, attention.dropout_now)
+            reads.append(read_HRD.unflatten(1, (per_document, T)).transpose(0, 1))
+        return attention.merge(torch.cat(reads))
+
+
+class LEDDecoder(LEDStack):
+    """The decoder: rows of target tokens over the memories of their documents."""
+
+    def __init__(self, config: LEDConfig, embed_tokens: nn.Embedding) -> None:
+        super().__init__(config, embed_tokens, config.max_decoder_position_embeddings, config.decoder_layerdrop)
+        self.layers = nn.ModuleList(LEDDecoderLayer(config) for _ in range(config.decoder_layers))
+
+    @property
+    def decoder_layers(self) -> list[LEDDecoderLayer]:
+        """The layers, as what they are."""
+        return [layer for layer in self.layers if isinstance(layer, LEDDecoderLayer)]
+
+    def remember(self, encoder_TE: Tensor, batch: PackedBatch) -> list[DocumentMemory]:
+        """The cross-attention memory of each document of a packed batch."""
+        layers = [
+            [x[0].split(batch.lengths, dim=1) for x in layer.encoder_attn.keys_values(encoder_TE[None])]
+            for layer in self.decoder_layers
+        ]
+        memories = []
+        for d, (start, end) in enumerate(batch.spans):
+            mask = None
+            if batch.is_remembered is not None:
+                hidden = ~batch.is_remembered[start:end]
+                mask = torch.zeros_like(hidden, dtype=encoder_TE.dtype)
+                mask = mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
+            pairs = [(k[d].contiguous(), v[d].contiguous()) for k, v in layers]
+            memories.append(DocumentMemory(pairs, mask))
+        return memories
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        memories: Sequence[DocumentMemory],
+        cache: DecoderCache | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        hidden_states: list[Tensor] | None = None,
+        attentions: DecoderAttentions | None = None,
+    ) -> Tensor:
+        """(R, T, E) the states of T new positions of R rows; the rows of a document follow one another.
+
+        With a cache the new positions stand after what each row holds, and rows may differ in length when T is 1.
+        `decoder_attention_mask` (R, S) is read when T > 1 and ignored for a single position, as in the reference.
+        `hidden_states` collects what every layer reads and what the last one gives, (R, T, E) each; with `attentions` the
+        layers are computed plainly.
+
+        Raises:
+            ValueError: a position lies beyond the position table.
+        """
+        source = input_ids if inputs_embeds is None else inputs_embeds
+        assert source is not None
+        T = source.shape[1]
+        longest = T + (cache.past.longest if cache is not None else 0)
+        limit = self.config.max_decoder_position_embeddings
+        if longest > limit:
+            raise ValueError(
+                f"the decoder was given {longest} positions; this model has {limit} (max_decoder_position_embeddings)."
+            )
+        positions = torch.arange(T, device=source.device)[None, :]
+        if cache is not None:
+            positions = cache.past.lengths[:, None].to(source.device) + positions
+        x = self.embed(input_ids, inputs_embeds, positions)
+        mask = cache.past.mask(x.dtype, x.device) if cache is not None else None
+        if T > 1:
+            if mask is not None:
+                raise ValueError("several positions at once need rows of equal length; decode one position at a time.")
+            mask = _prefix_mask(longest, T, decoder_attention_mask, x)
+        for i, layer in enumerate(self.decoder_layers):
+            if hidden_states is not None:
+                hidden_states.append(x)
+            if self.skips_layer():
+                continue
+            inputs = (cache, [(*m.layers[i], m.mask) for m in memories], mask, i)
+            x = self.through(layer, x, *inputs) if attentions is None else attentions.layer(layer, x, *inputs)
+        if hidden_states is not None:
+            hidden_states.append(x)
+        if cache is not None:
+            cache.past.advance(T)
+        return x
+
+
+def _prefix_mask(keys: int, queries: int, decoder_attention_mask: Tensor | None, x: Tensor) -> Tensor:
+    if decoder_attention_mask is None and keys > queries:
+        decoder_attention_mask = torch.ones(1, keys, device=x.device)
+    return causal_mask(queries, decoder_attention_mask, x.dtype, x.device)

@@ -1,0 +1,79 @@
+"""What the encoder and the decoder share: the feed-forward half of a layer, and a stack of layers over embeddings.
+
+Source: arXiv:2004.05150, section 7, with the layer layout of BART (arXiv:1910.13461): post-layer-norm, learned absolute
+positions without offset, embeddings neither scaled nor shared between the two position tables. Dropout stands where BART has
+it: behind the embeddings, behind each block, on the attention probabilities, and inside the feed-forward block.
+
+Shapes: E = d_model; `...` are the dimensions of tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from led.config import LEDConfig
+
+_ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+class LEDLayer(nn.Module):
+    """The feed-forward block and dropout of a layer."""
+
+    def __init__(self, config: LEDConfig, ffn_dim: int) -> None:
+        super().__init__()
+        self.activation = _ACTIVATIONS[config.activation_function]
+        self.dropout, self.activation_dropout = config.dropout, config.activation_dropout
+        self.fc1, self.fc2 = nn.Linear(config.d_model, ffn_dim), nn.Linear(ffn_dim, config.d_model)
+        self.final_layer_norm = nn.LayerNorm(config.d_model)
+
+    def drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        inner = F.dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training)
+        return self.final_layer_norm(x + self.drop(self.fc2(inner)))
+
+
+class LEDStack(nn.Module):
+    """Layers over token and position embeddings; `gradient_checkpointing` trades a second forward for memory in training."""
+
+    layers: nn.ModuleList
+
+    def __init__(self, config: LEDConfig, embed_tokens: nn.Embedding, positions: int, layerdrop: float) -> None:
+        super().__init__()
+        self.config, self.layerdrop = config, layerdrop
+        self.gradient_checkpointing = False
+        self.embed_tokens = embed_tokens
+        self.embed_positions = nn.Embedding(positions, config.d_model)
+        self.layernorm_embedding = nn.LayerNorm(config.d_model)
+
+    def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, positions: Tensor) -> Tensor:
+        """(..., E) the layers' first input; `inputs_embeds` (..., E) stand in for `input_ids` (...)."""
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        x = self.layernorm_embedding(x + self.embed_positions(positions))
+        return F.dropout(x, self.config.dropout, self.training)
+
+    def skips_layer(self) -> bool:
+        """Is a layer left out this time? Only in training, at the rate of the configuration (arXiv:1909.11556)."""
+        return self.training and self.layerdrop > 0 and bool(torch.rand(()) < self.layerdrop)
+
+    def through(self, layer: nn.Module, x: Tensor, *rest: Any) -> Tensor:
+        """`layer(x, *rest)`; in training its inner values are kept for the backward pass, or computed again there."""
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(layer, x, *rest, use_reentrant=False)
+        return layer(x, *rest)
+
+
+def choose(given: bool | None, configured: bool) -> bool:
+    """What a call asks for, or else what the configuration says."""
+    return configured if given is None else given
