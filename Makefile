@@ -2,11 +2,12 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+PARITY_VENV ?= .venv-parity
 BIN = $(VENV)/bin
 DEMO_MODEL = demo/checkpoints/led-reports-summary
 DEMO_ARGUMENTS = --input demo/corpus --model $(DEMO_MODEL) --passthrough kind reference_summary facts
 
-.PHONY: demo quality test lint check clean
+.PHONY: demo quality test test-parity lint check docs clean
 
 # Summarise the sample corpus: the whole way from Parquet to Parquet.
 demo: $(VENV)/.installed
@@ -25,6 +26,11 @@ quality: demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+# What only transformers 4 has (classification, the slow tokenizer, the pipelines), in an environment of its own.
+test-parity: $(PARITY_VENV)/.installed
+	@$(PARITY_VENV)/bin/python -c 'import transformers as t; assert t.__version__.startswith("4.57"), t.__version__'
+	$(PARITY_VENV)/bin/python -m pytest tests/led/v4
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -46,5 +52,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
 	@touch $@
 
+$(PARITY_VENV)/.installed: requirements-parity.txt
+	$(PYTHON) -m venv $(PARITY_VENV)
+	$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-parity.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) $(PARITY_VENV) out site

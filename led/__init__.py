@@ -1,14 +1,23 @@
 """led: Longformer-Encoder-Decoder (arXiv:2004.05150) in PyTorch alone.
 
-    from led import LEDForConditionalGeneration, LEDTokenizer, generate
+    from led import LEDForConditionalGeneration, LEDTokenizer, pipeline
 
-Not here: corpora, clusters and files of documents; those are `pipeline`.
+A user's guide is docs/guide.md; docs/coming-from-transformers.md says what differs. Not here: corpora, clusters and files of
+documents; those are the package `pipeline`.
 """
 
+from led.batch_encoding import BatchEncoding
+from led.cache import DecoderCache
 from led.checkpoint import CheckpointError
 from led.config import LEDConfig
 from led.generation import DecodingLimits, DecodingLoop, GenerateOutput, GenerationConfig, generate
-from led.model import LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification, LEDModel
+from led.model import (
+    LEDForConditionalGeneration,
+    LEDForQuestionAnswering,
+    LEDForSequenceClassification,
+    LEDInputs,
+    LEDModel,
+)
 from led.outputs import (
     LEDEncoderBaseModelOutput,
     LEDSeq2SeqLMOutput,
@@ -17,10 +26,14 @@ from led.outputs import (
     LEDSeq2SeqSequenceClassifierOutput,
 )
 from led.packing import PackedBatch, pack_documents
-from led.tokenizer import LEDTokenizer
+from led.pipelines import pipeline
+from led.pretrained import LEDPreTrainedModel
+from led.tokenizer import LEDTokenizer, LEDTokenizerFast
 
 __all__ = [
+    "BatchEncoding",
     "CheckpointError",
+    "DecoderCache",
     "DecodingLimits",
     "DecodingLoop",
     "GenerateOutput",
@@ -30,13 +43,17 @@ __all__ = [
     "LEDForConditionalGeneration",
     "LEDForQuestionAnswering",
     "LEDForSequenceClassification",
+    "LEDInputs",
     "LEDModel",
+    "LEDPreTrainedModel",
     "LEDSeq2SeqLMOutput",
     "LEDSeq2SeqModelOutput",
     "LEDSeq2SeqQuestionAnsweringModelOutput",
     "LEDSeq2SeqSequenceClassifierOutput",
     "LEDTokenizer",
+    "LEDTokenizerFast",
     "PackedBatch",
     "generate",
     "pack_documents",
+    "pipeline",
 ]

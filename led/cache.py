@@ -176,6 +176,6 @@ class DecoderCache:
         self.past.join(other.past)
 
     def retain(self, documents: Sequence[int], rows: Tensor) -> None:
-        """Keep these documents with these rows (indices of rows, in their documents' order); free the other memories."""
+        """Keep these documents with `rows` (R,), indices of rows in their documents' order; free the other memories."""
         self.memories = [self.memories[d] for d in documents]
         self.past.select(rows)

@@ -12,6 +12,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,9 @@ OPTIONAL = ("final_logits_bias",)
 
 # What the heads of the published models add to the bare LED, by prefix.
 HEADS = ("final_logits_bias", "lm_head.", "classification_head.", "qa_outputs.")
+
+# Weights read at once.
+_READERS = 4
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -85,9 +89,9 @@ def load_weights(
     """
     model, entries = _match(cls, config, folder, new_head)
     kind = dtype or entries[next(iter(entries))].load().dtype
-    loaded: dict[str, Tensor] = {}
-    for name, entry in entries.items():
-        loaded[name] = entry.load().to(device=device, dtype=dtype)
+    with ThreadPoolExecutor(_READERS) as readers:  # reading mapped pages and converting them hold no lock
+        tensors = readers.map(lambda entry: entry.load().to(device=device, dtype=dtype), entries.values())
+        loaded = dict(zip(entries, tensors, strict=True))
     state = model.state_dict()
     aliases = _aliases(state)
     loaded |= dict.fromkeys(aliases, next(loaded[name] for name in aliases if name in loaded))

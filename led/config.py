@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from led.hub import resolve
+
 ACTIVATIONS = ("gelu", "relu", "silu", "gelu_new")
 
 # Other names of the same settings, seen in published files.
@@ -157,14 +159,17 @@ class LEDConfig:
         }
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> LEDConfig:
-        """The configuration in `folder/config.json`.
+    def from_pretrained(cls, model: str | Path, **where: Any) -> LEDConfig:
+        """The configuration of a model folder or a published checkpoint, its `config.json`.
+
+        `where` is `revision`, `cache_dir` and `local_files_only`, as in `LEDModel.from_pretrained`.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: there is no such folder, checkpoint or file.
             ValueError: the file is not JSON, or describes another architecture.
         """
-        path = Path(folder) / "config.json"
+        folder = resolve(str(model), weights=False, **where).folder
+        path = folder / "config.json"
         if not path.is_file():
             raise FileNotFoundError(f"{folder} has no config.json: it is not a model folder.")
         try:

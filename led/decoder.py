@@ -19,7 +19,7 @@ from led.cache import DecoderCache, DocumentMemory
 from led.config import LEDConfig
 from led.layers import LEDLayer, LEDStack
 from led.packing import PackedBatch
-from led.plain import DecoderAttentions
+from led.plain import DecoderAttentions, attend
 
 
 class LEDDecoderAttention(nn.Module):
@@ -71,7 +71,11 @@ class LEDDecoderLayer(LEDLayer):
         k, v = attention.keys_values(x_RTE)
         if cache is not None:
             k, v = cache.past.append(layer, k, v)
-        read = decoder_self_attention(attention.queries(x_RTE), k, v, mask, attention.dropout_now)
+        q = attention.queries(x_RTE)
+        if mask is not None and mask.dtype == torch.bool:
+            read, _ = attend(q, k, v, mask, attention.dropout_now)
+        else:
+            read = decoder_self_attention(q, k, v, mask, attention.dropout_now)
         x_RTE = self.self_attn_layer_norm(x_RTE + self.drop(attention.merge(read)))
         x_RTE = self.encoder_attn_layer_norm(x_RTE + self.drop(self._read_memories(x_RTE, memories)))
         return self.feed_forward(x_RTE)
@@ -84,6 +88,9 @@ class LEDDecoderLayer(LEDLayer):
         q_RHTD = attention.queries(x_RTE)
         reads = []
         for q, (k, v, mask) in zip(q_RHTD.split(per_document), memories, strict=True):
+            if mask is not None and mask.dtype == torch.bool:
+                reads.append(attend(q, k, v, mask, attention.dropout_now)[0])
+                continue
             q_HRD = q.transpose(0, 1).flatten(1, 2)
             read_HRD = cross_attention(q_HRD, k, v, mask, attention.dropout_now)
             reads.append(read_HRD.unflatten(1, (per_document, T)).transpose(0, 1))
@@ -157,12 +164,15 @@ class LEDDecoder(LEDStack):
             if mask is not None:
                 raise ValueError("several positions at once need rows of equal length; decode one position at a time.")
             mask = _prefix_mask(longest, T, decoder_attention_mask, x)
+            if decoder_attention_mask is not None:
+                mask = _plain_if_blind(mask)
+        hidden = [_plain_if_blind(m.mask) for m in memories]
         for i, layer in enumerate(self.decoder_layers):
             if hidden_states is not None:
                 hidden_states.append(x)
             if self.skips_layer():
                 continue
-            inputs = (cache, [(*m.layers[i], m.mask) for m in memories], mask, i)
+            inputs = (cache, [(*m.layers[i], h) for m, h in zip(memories, hidden, strict=True)], mask, i)
             x = self.through(layer, x, *inputs) if attentions is None else attentions.layer(layer, x, *inputs)
         if hidden_states is not None:
             hidden_states.append(x)
@@ -175,3 +185,15 @@ def _prefix_mask(keys: int, queries: int, decoder_attention_mask: Tensor | None,
     if decoder_attention_mask is None and keys > queries:
         decoder_attention_mask = torch.ones(1, keys, device=x.device)
     return causal_mask(queries, decoder_attention_mask, x.dtype, x.device)
+
+
+def _plain_if_blind(mask: Tensor | None) -> Tensor | None:
+    """An additive mask, or, where it hides everything from some query, the same as truth values: `attend` then reads it.
+
+    Such a query reads everything evenly. Torch's fused attention gets its gradient wrong, since the logarithm of its sum is
+    lost in the mask, and in half precision what it reads, since the mask is not large enough.
+    """
+    if mask is None:
+        return None
+    hidden = mask < 0
+    return hidden if bool(hidden.all(-1).any()) else mask

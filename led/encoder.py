@@ -69,7 +69,8 @@ class LEDEncoderSelfAttention(nn.Module):
         lengths = [doc.end - doc.start for doc in documents]
         places = torch.cat([doc.start + doc.globals_ for doc in documents])
         queries = (self.query_global(x_TE[places]).view(-1, H, D) / D**0.5).split(counts)
-        if torch.is_grad_enabled():  # one product over all documents: many small ones would each leave a gradient to add
+        # One product over all documents: many small ones would each leave a gradient to add. Folding knows no dropout.
+        if torch.is_grad_enabled() or dropout:
             projected = (f(x_TE).view(-1, H, D).split(lengths) for f in (self.key_global, self.value_global))
             return [
                 global_attention(q, k, v, doc.visible, dropout) if len(q) else None
@@ -154,12 +155,12 @@ class LEDEncoder(LEDStack):
             )
         x = self.embed(batch.input_ids, inputs_embeds, batch.position_ids)
         documents = layouts(batch)
-        for layer in self.encoder_layers:
+        for i, layer in enumerate(self.encoder_layers):
             if hidden_states is not None:
                 hidden_states.append(x)
             if self.skips_layer():
                 continue
-            x = self.through(layer, x, documents) if attentions is None else attentions.layer(layer, x, documents)
+            x = self.through(layer, x, documents) if attentions is None else attentions.layer(layer, x, documents, i)
         if hidden_states is not None:
             hidden_states.append(x)
         return x

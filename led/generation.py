@@ -21,7 +21,8 @@ from torch import Tensor
 from led.beam_search import BeamSearch, GreedySearch, Result, SearchRules
 from led.cache import DecoderCache
 from led.config import LEDConfig, is_number, is_whole
-from led.logits_processors import Rows, build_processors
+from led.hub import resolve
+from led.logits_processors import AllowedTokens, Rows, ScoreFunction, build_processors
 from led.outputs import ModelOutput
 from led.packing import PackedBatch, concatenate, pack
 
@@ -33,28 +34,23 @@ _NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "num_beam_groups": (1,),
     "diversity_penalty": (0, 0.0),
     "penalty_alpha": (0, 0.0),
-    "typical_p": (1, 1.0),
-    "epsilon_cutoff": (0, 0.0),
-    "eta_cutoff": (0, 0.0),
-    "min_p": (),
-    "top_h": (),
-    "encoder_repetition_penalty": (1, 1.0),
-    "renormalize_logits": (False,),
-    "remove_invalid_values": (False,),
     "guidance_scale": (1, 1.0),
     "force_words_ids": (),
     "constraints": (),
-    "sequence_bias": (),
-    "suppress_tokens": ([],),
-    "begin_suppress_tokens": ([],),
-    "exponential_decay_length_penalty": (),
     "stop_strings": (),
     "prompt_lookup_num_tokens": (),
     "watermarking_config": (),
     "dola_layers": (),
     "max_time": (),
     "token_healing": (False,),
+    "stopping_criteria": ([],),
+    "streamer": (),
+    "assistant_model": (),
+    **dict.fromkeys(("output_scores", "output_logits", "output_attentions", "output_hidden_states"), (False,)),
 }
+
+# Settings of the reference that say how it works, not what comes out; any value is accepted and none is needed.
+_WITHOUT_EFFECT = ("use_cache", "cache_implementation", "low_memory", "synced_gpus")
 
 
 @dataclass(frozen=True)
@@ -64,6 +60,9 @@ class GenerationConfig:
     `max_length` (20 more than the prompt when neither it nor `max_new_tokens` is set) and `min_length` count the start
     token. `early_stopping` is True, False or "never". With a `seed`, every document draws from a generator of its own that
     starts there, so a document's samples do not depend on its neighbours; without, from torch's global one.
+
+    `sequence_bias` lists [token ids, bias]. `exponential_decay_length_penalty` is (start, factor): the end of sequence gains
+    from `start` tokens after the prompt on. `begin_suppress_tokens` may not be the first token written, a forced one aside.
 
     Raises:
         ValueError: a value breaks a rule.
@@ -79,15 +78,27 @@ class GenerationConfig:
     temperature: float = 1.0
     top_k: int = 50
     top_p: float = 1.0
+    min_p: float | None = None
+    top_h: float | None = None
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
     seed: int | None = None
     repetition_penalty: float = 1.0
+    encoder_repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     encoder_no_repeat_ngram_size: int = 0
     bad_words_ids: Sequence[Sequence[int]] | None = None
+    sequence_bias: Sequence[Sequence[Any]] | None = None
+    suppress_tokens: Sequence[int] | None = None
+    begin_suppress_tokens: Sequence[int] | None = None
+    exponential_decay_length_penalty: Sequence[Any] | None = None
+    remove_invalid_values: bool = False
+    renormalize_logits: bool = False
     length_penalty: float = 1.0
     early_stopping: bool | str = False
     forced_bos_token_id: int | None = None
-    forced_eos_token_id: int | None = None
+    forced_eos_token_id: int | Sequence[int] | None = None
     decoder_start_token_id: int = 2
     bos_token_id: int = 0
     pad_token_id: int = 1
@@ -99,7 +110,12 @@ class GenerationConfig:
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """The end-of-sequence tokens."""
-        return (self.eos_token_id,) if isinstance(self.eos_token_id, int) else tuple(self.eos_token_id)
+        return _several(self.eos_token_id)
+
+    @property
+    def forced_eos_token_ids(self) -> tuple[int, ...]:
+        """The tokens of which one must be the last at `max_length`; none where nothing is forced."""
+        return _several(self.forced_eos_token_id)
 
     def longest(self, model: LEDConfig, prompt_length: int = 1) -> int:
         """The longest sequence, in tokens, that `model` would write after a prompt of this length.
@@ -108,8 +124,10 @@ class GenerationConfig:
             ValueError: the prompt leaves no room, the sequence would outgrow the decoder's positions, or a token is not in
                 the vocabulary.
         """
-        single = (self.decoder_start_token_id, self.pad_token_id, self.forced_bos_token_id, self.forced_eos_token_id)
-        named = [*self.eos_token_ids, *single, *(i for word in self.bad_words_ids or () for i in word)]
+        single = (self.decoder_start_token_id, self.pad_token_id, self.forced_bos_token_id)
+        several = (self.eos_token_ids, self.forced_eos_token_ids, self.suppress_tokens or (), self.begin_suppress_tokens or ())
+        words = (*(self.bad_words_ids or ()), *(ids for ids, _ in self.sequence_bias or ()))
+        named = [*single, *(i for ids in (*several, *words) for i in ids)]
         outside = [i for i in named if i is not None and not 0 <= i < model.vocab_size]
         if outside:
             raise ValueError(f"token {outside[0]} is named in the generation settings; the vocabulary has {model.vocab_size}.")
@@ -135,6 +153,12 @@ class GenerationConfig:
             ValueError: a name is not a setting of this class.
         """
         known = {f.name for f in fields(self)}
+        unset = {f.name for f in fields(self) if f.default is not None}  # None leaves these as they are
+        changes = {
+            name: value
+            for name, value in changes.items()
+            if name not in _WITHOUT_EFFECT and not (value is None and name in unset)
+        }
         for name, value in changes.items():
             if name in _NOT_OFFERED and value is not None and value not in _NOT_OFFERED[name]:
                 raise ValueError(f"{name}={value!r} is not offered by this library; leave it out.")
@@ -162,10 +186,19 @@ class GenerationConfig:
         return cls(**settings)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> GenerationConfig:
-        """The settings of a model folder: its generation_config.json alone where there is one, else its config.json."""
-        model = LEDConfig.from_pretrained(folder)
-        path = Path(folder) / "generation_config.json"
+    def from_pretrained(cls, model: str | Path, **where: Any) -> GenerationConfig:
+        """The settings of a model folder or a published checkpoint.
+
+        They are those of its generation_config.json alone where there is one, else of its config.json. `where` is
+        `revision`, `cache_dir` and `local_files_only`, as in `LEDModel.from_pretrained`.
+
+        Raises:
+            FileNotFoundError: there is no such folder or checkpoint, or it has no config.json.
+            ValueError: a file is malformed, or asks for something this library does not offer.
+        """
+        folder = resolve(str(model), weights=False, **where).folder
+        config = LEDConfig.from_pretrained(folder)
+        path = folder / "generation_config.json"
         if path.is_file():
             try:
                 values = json.loads(path.read_text("utf-8"))
@@ -173,14 +206,18 @@ class GenerationConfig:
                 raise ValueError(f"{path} is not valid JSON ({error}); fetch the file again.") from error
             if not isinstance(values, dict):
                 raise ValueError(f"{path} holds no settings by name; fetch the file again.")
-            return cls.from_dict(values, model)
-        return cls.from_dict(model.extra, model)
+            return cls.from_dict(values, config)
+        return cls.from_dict(config.extra, config)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `folder/generation_config.json`: the ids, and what differs from the defaults."""
         plain = GenerationConfig()
         ids = ("decoder_start_token_id", "bos_token_id", "pad_token_id", "eos_token_id")
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("repetition_penalty", "encoder_repetition_penalty"):
+            values[name] = float(values[name])  # the reference takes no whole numbers here, nor as a bias
+        if self.sequence_bias is not None:
+            values["sequence_bias"] = [[list(ids), float(bias)] for ids, bias in self.sequence_bias]
         kept = {name: value for name, value in values.items() if name in ids or value != getattr(plain, name)}
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "generation_config.json").write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", "utf-8")
@@ -196,6 +233,22 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def _are_ids(ids: Any) -> bool:
     return isinstance(ids, Sequence) and len(ids) > 0 and all(is_whole(i) and i >= 0 for i in ids)
+
+
+def _several(ids: int | Sequence[int] | None) -> tuple[int, ...]:
+    if ids is None:
+        return ()
+    return (ids,) if isinstance(ids, int) else tuple(ids)
+
+
+def _is_bias(entry: Any) -> bool:
+    return isinstance(entry, Sequence) and len(entry) == 2 and _are_ids(entry[0]) and is_number(entry[1])
+
+
+def _is_decay(pair: Any) -> bool:
+    if not (isinstance(pair, Sequence) and len(pair) == 2):
+        return False
+    return is_whole(pair[0]) and pair[0] >= 0 and is_number(pair[1]) and pair[1] > 0
 
 
 def _check(config: GenerationConfig) -> None:
@@ -222,7 +275,13 @@ def _check(config: GenerationConfig) -> None:
     rule(config.temperature > 0, "temperature", "it must be above 0; for the best token use do_sample=False")
     rule(config.top_k >= 0, "top_k", "it must be 0 (off) or more")
     rule(0 < config.top_p <= 1, "top_p", "it must lie in (0, 1]")
-    rule(config.repetition_penalty > 0, "repetition_penalty", "it must be above 0 (1 is off)")
+    rule(config.min_p is None or 0 <= config.min_p <= 1, "min_p", "it must lie in [0, 1], or be None (off)")
+    rule(config.top_h is None or 0 < config.top_h <= 1, "top_h", "it must lie in (0, 1], or be None (off)")
+    rule(0 < config.typical_p <= 1, "typical_p", "it must lie in (0, 1] (1 is off)")
+    for name in ("epsilon_cutoff", "eta_cutoff"):
+        rule(0 <= getattr(config, name) < 1, name, "it must lie in [0, 1) (0 is off)")
+    for name in ("repetition_penalty", "encoder_repetition_penalty"):
+        rule(getattr(config, name) > 0, name, "it must be above 0 (1 is off)")
     rule(config.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "it must be 0 (off) or more")
     rule(config.encoder_no_repeat_ngram_size >= 0, "encoder_no_repeat_ngram_size", "it must be 0 (off) or more")
     rule(isinstance(config.early_stopping, bool) or config.early_stopping == "never", "early_stopping",
@@ -230,8 +289,23 @@ def _check(config: GenerationConfig) -> None:
     words = config.bad_words_ids
     rule(words is None or (isinstance(words, Sequence) and all(_are_ids(word) for word in words)), "bad_words_ids",
          "each entry must hold at least one token id")  # fmt: skip
-    eos = config.eos_token_id
+    biases = config.sequence_bias
+    rule(biases is None or (isinstance(biases, list | tuple) and all(_is_bias(entry) for entry in biases)), "sequence_bias",
+         "it must list [token ids, finite bias] pairs; to forbid a sequence name it in bad_words_ids")  # fmt: skip
+    for name in ("suppress_tokens", "begin_suppress_tokens"):
+        rule(getattr(config, name) in (None, [], ()) or _are_ids(getattr(config, name)), name,
+             "it must list token ids, or be None (off)")  # fmt: skip
+    decay = config.exponential_decay_length_penalty
+    rule(decay is None or _is_decay(decay), "exponential_decay_length_penalty",
+         "it must be (start, factor), a whole number of 0 or more and a number above 0, or None (off)")  # fmt: skip
+    eos, last = config.eos_token_id, config.forced_eos_token_id
     rule(_are_ids([eos] if is_whole(eos) else eos), "eos_token_id", "it must be a token id, or several")
+    rule(last is None or _are_ids([last] if is_whole(last) else last), "forced_eos_token_id",
+         "it must be a token id, several, or None (off)")  # fmt: skip
+    for name, forced in (("forced_bos_token_id", _several(config.forced_bos_token_id)),
+                         ("forced_eos_token_id", config.forced_eos_token_ids)):  # fmt: skip
+        rule(not forced or not set(forced) <= set(config.suppress_tokens or ()), name,
+             "suppress_tokens forbids it; take it out of one of the two")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -259,6 +333,10 @@ class DecodingLoop:
 
     `run(documents)` yields (number of the document, Result) as they finish, in any order. Documents are packed batches of
     one; they are taken from the iterable only when there is room for them.
+
+    `logits_processor` holds functions (input_ids (rows, length), scores (rows, V)) -> scores, called for one document at a
+    time after the configuration's rules and before those of sampling; `prefix_allowed_tokens_fn` maps (number of the
+    document, input_ids (length,)) to the ids that may follow (in sampling rows are numbered, see `prefix_allowed_tokens`).
     """
 
     def __init__(
@@ -267,6 +345,8 @@ class DecodingLoop:
         config: GenerationConfig,
         limits: DecodingLimits | None = None,
         prompt: Sequence[int] | None = None,
+        logits_processor: Sequence[ScoreFunction] = (),
+        prefix_allowed_tokens_fn: AllowedTokens | None = None,
     ) -> None:
         self.model, self.config, self.limits = model, config, limits or DecodingLimits()
         self.prompt = list(prompt) if prompt is not None else [config.decoder_start_token_id]
@@ -286,7 +366,7 @@ class DecodingLoop:
         self._log_probabilities = beams
         self._rows = config.num_beams if beams else config.num_return_sequences
         self._search: BeamSearch | GreedySearch = BeamSearch(rules) if beams else GreedySearch(rules)
-        self._processors = build_processors(config, len(self.prompt), max_length)
+        self._processors = build_processors(config, len(self.prompt), max_length, logits_processor, prefix_allowed_tokens_fn)
         self._cache: DecoderCache = model.led.new_cache()
         self._active: list[_Active] = []
 
@@ -332,7 +412,7 @@ class DecodingLoop:
     def _step(self) -> list[tuple[int, Result]]:
         """Decode one token of every row, let the search choose, and retire the documents that are done."""
         search, model = self._search, self.model
-        rows = Rows(search.sequences, search.lengths, [a.input_ids for a in self._active])
+        rows = Rows(search.sequences, search.lengths, [a.input_ids for a in self._active], [a.index for a in self._active])
         states = model.led.decoder(rows.last(1).to(model.device), self._cache.memories, self._cache)
         scores = model.logits(states[:, -1]).float().cpu()
         if self._log_probabilities:
@@ -368,13 +448,15 @@ def generate(
     decoder_input_ids: Tensor | None = None,
     generation_config: GenerationConfig | None = None,
     limits: DecodingLimits | None = None,
+    logits_processor: Sequence[ScoreFunction] | None = None,
+    prefix_allowed_tokens_fn: AllowedTokens | None = None,
     **settings: Any,
 ) -> GenerateOutput:
     """Write a continuation for every document of a padded batch.
 
     `input_ids` (B, N) and the masks (B, N) as in `LEDModel.forward`; without `attention_mask`, padding tokens are hidden.
     `decoder_input_ids` (1 or B, P) is a prompt, the same for all documents; a start token is put before it where it has
-    none. `settings` change single fields of `generation_config`.
+    none. `settings` change single fields of `generation_config`; the two functions are those of `DecodingLoop`.
 
     Raises:
         ValueError: a setting breaks a rule, or the output would outgrow the decoder's positions.
@@ -391,7 +473,8 @@ def generate(
         prompt = decoder_input_ids[0].tolist()
         if prompt[0] != config.decoder_start_token_id:
             prompt = [config.decoder_start_token_id, *prompt]
-    results = dict(DecodingLoop(model, config, limits, prompt).run(batch.documents()))
+    loop = DecodingLoop(model, config, limits, prompt, logits_processor or (), prefix_allowed_tokens_fn)
+    results = dict(loop.run(batch.documents()))
     ordered = [results[i] for i in range(shape[0])]
     rows = [torch.tensor(row, dtype=torch.long) for result in ordered for row in result.sequences]
     sequences = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=config.pad_token_id)

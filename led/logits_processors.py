@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
 if TYPE_CHECKING:
     from led.generation import GenerationConfig
@@ -25,29 +26,69 @@ class Rows:
     """What the rows have written: `sequences` (R, L), `lengths` (R,); and what their documents say.
 
     `documents` holds the encoder's ids, one (n,) per document; the rows of a document follow one another and are as many
-    for each.
+    for each. `numbers` holds what the caller calls each document; only `prefix_allowed_tokens` asks.
     """
 
     sequences: Tensor
     lengths: Tensor
     documents: Sequence[Tensor]
+    numbers: Sequence[int] = ()
 
     def last(self, count: int) -> Tensor:
         """(R, count) the last tokens of each row; rows shorter than that repeat their first token."""
         places = (self.lengths[:, None] - count + torch.arange(count, device=self.lengths.device)).clamp(min=0)
         return self.sequences.gather(1, places)
 
+    def end_with(self, tokens: Sequence[int]) -> Tensor:
+        """(R,) whether each row ends with `tokens`."""
+        wanted = torch.tensor(tokens, dtype=torch.long, device=self.sequences.device)
+        return (self.last(len(tokens)) == wanted).all(-1) & (self.lengths >= len(tokens))
+
+    def by_document(self) -> list[slice]:
+        """The rows of each document."""
+        each = len(self.lengths) // len(self.documents)
+        return [slice(d * each, (d + 1) * each) for d in range(len(self.documents))]
+
 
 LogitsProcessor = Callable[[Rows, Tensor], Tensor]
 
+# What a caller may give: (input_ids (rows, length), scores (rows, V)) -> scores, for the rows of one document; and
+# (batch_id, input_ids (length,)) -> the ids that may follow.
+ScoreFunction = Callable[[Tensor, Tensor], Tensor]
+AllowedTokens = Callable[[int, Tensor], Sequence[int]]
 
-def build_processors(config: GenerationConfig, prompt_length: int, max_length: int) -> list[LogitsProcessor]:
-    """The processors a configuration asks for, in the reference's order.
+
+def build_processors(
+    config: GenerationConfig,
+    prompt_length: int,
+    max_length: int,
+    logits_processor: Sequence[ScoreFunction] = (),
+    prefix_allowed_tokens_fn: AllowedTokens | None = None,
+) -> list[LogitsProcessor]:
+    """The processors a configuration and its caller ask for, in the reference's order.
 
     `prompt_length`, `max_length` count decoder tokens, the start token included.
     """
+    processors = _rules(config, prompt_length, max_length, prefix_allowed_tokens_fn)
+    if given := list(logits_processor):
+        processors.append(lambda rows, s: given_processors(rows, s, given))
+    if config.do_sample:
+        processors += _warpers(config)
+    if config.renormalize_logits:
+        processors.append(lambda rows, s: s.log_softmax(-1))
+    return processors
+
+
+def _rules(
+    config: GenerationConfig, prompt_length: int, max_length: int, allowed: AllowedTokens | None
+) -> list[LogitsProcessor]:
+    """What holds in every mode."""
     eos = list(config.eos_token_ids)
     processors: list[LogitsProcessor] = []
+    if biases := [(list(ids), float(bias)) for ids, bias in config.sequence_bias or ()]:
+        processors.append(lambda rows, s: sequence_bias(rows, s, biases))
+    if config.encoder_repetition_penalty != 1.0:
+        processors.append(lambda rows, s: encoder_repetition_penalty(rows, s, config.encoder_repetition_penalty))
     if config.repetition_penalty != 1.0:
         processors.append(lambda rows, s: repetition_penalty(rows, s, config.repetition_penalty))
     if config.no_repeat_ngram_size > 0:
@@ -62,27 +103,77 @@ def build_processors(config: GenerationConfig, prompt_length: int, max_length: i
     if config.min_new_tokens and eos:
         shortest = prompt_length + config.min_new_tokens
         processors.append(lambda rows, s: min_length(rows, s, shortest, eos))
+    if allowed is not None:
+        beams = config.num_beams > 1
+        processors.append(lambda rows, s: prefix_allowed_tokens(rows, s, allowed, beams))
     if (bos := config.forced_bos_token_id) is not None:
         processors.append(lambda rows, s: forced_token(rows, s, 1, [bos]))
-    if (forced_eos := config.forced_eos_token_id) is not None:
-        processors.append(lambda rows, s: forced_token(rows, s, max_length - 1, [forced_eos]))
-    if config.do_sample:
-        keep = 1 + len(eos) if config.num_beams > 1 else 1
-        if config.temperature != 1.0:
-            processors.append(lambda rows, s: s / config.temperature)
-        if config.top_k:
-            processors.append(lambda rows, s: top_k(s, max(config.top_k, keep)))
-        if config.top_p < 1.0:
-            processors.append(lambda rows, s: top_p(s, config.top_p, keep))
+    if forced_eos := config.forced_eos_token_ids:
+        processors.append(lambda rows, s: forced_token(rows, s, max_length - 1, forced_eos))
+    if config.remove_invalid_values:
+        processors.append(lambda rows, s: s.nan_to_num(0.0))
+    if (decay := config.exponential_decay_length_penalty) is not None:
+        start, factor = prompt_length + decay[0], float(decay[1])
+        processors.append(lambda rows, s: exponential_decay(rows, s, start, factor, eos))
+    if suppressed := config.suppress_tokens:
+        processors.append(lambda rows, s: s.masked_fill(_one_hot(suppressed, s), -torch.inf))
+    if first_suppressed := config.begin_suppress_tokens:
+        # A start token alone is followed by the forced token; what may be suppressed comes after it.
+        begin = 2 if prompt_length == 1 and bos is not None else prompt_length
+        processors.append(lambda rows, s: suppress_at(rows, s, begin, first_suppressed))
     return processors
+
+
+def _warpers(config: GenerationConfig) -> list[LogitsProcessor]:
+    """What holds in sampling only; in beams at least one token beside the ends of sequence is kept."""
+    keep = 1 + len(config.eos_token_ids) if config.num_beams > 1 else 1
+    processors: list[LogitsProcessor] = []
+    if config.temperature != 1.0:
+        processors.append(lambda rows, s: s / config.temperature)
+    if (h := config.top_h) is not None:
+        processors.append(lambda rows, s: top_h(s, h))
+    if config.top_k:
+        processors.append(lambda rows, s: top_k(s, max(config.top_k, keep)))
+    if config.top_p < 1.0:
+        processors.append(lambda rows, s: top_p(s, config.top_p, keep))
+    if (p := config.min_p) is not None:
+        processors.append(lambda rows, s: min_p(s, p, keep))
+    if config.typical_p < 1.0:
+        processors.append(lambda rows, s: typical_p(s, config.typical_p, keep))
+    if config.epsilon_cutoff > 0:
+        processors.append(lambda rows, s: epsilon_cutoff(s, config.epsilon_cutoff, keep))
+    if config.eta_cutoff > 0:
+        processors.append(lambda rows, s: eta_cutoff(s, config.eta_cutoff, keep))
+    return processors
+
+
+def sequence_bias(rows: Rows, scores: Tensor, biases: Sequence[tuple[Sequence[int], float]]) -> Tensor:
+    """Add each bias to the last token of its sequence where the row ends with the tokens before it.
+
+    Of several biases for one sequence the last counts.
+    """
+    total = torch.zeros_like(scores)
+    for ids, bias in {tuple(ids): bias for ids, bias in biases}.items():
+        total[:, ids[-1]] += rows.end_with(ids[:-1]) * bias
+    return scores + total
+
+
+def encoder_repetition_penalty(rows: Rows, scores: Tensor, penalty: float) -> Tensor:
+    """Raise (`penalty` > 1) or lower the score of every token of the row's document, special tokens included.
+
+    The document's padding is no part of it (the reference reads the padded row).
+    """
+    parts = []
+    for group, ids in zip(rows.by_document(), rows.documents, strict=True):
+        parts.append(_penalise(scores[group], ids.expand(group.stop - group.start, -1), 1 / penalty))
+    return torch.cat(parts)
 
 
 def repetition_penalty(rows: Rows, scores: Tensor, penalty: float) -> Tensor:
     """Divide the positive and multiply the negative scores of every token already in the row by `penalty`."""
     columns = torch.arange(rows.sequences.shape[1], device=scores.device)
     seen = torch.where(columns < rows.lengths[:, None], rows.sequences, rows.sequences[:, :1])
-    old = scores.gather(1, seen)
-    return scores.scatter(1, seen, torch.where(old < 0, old * penalty, old / penalty))
+    return _penalise(scores, seen, penalty)
 
 
 def no_repeat_ngram(rows: Rows, scores: Tensor, size: int) -> Tensor:
@@ -101,26 +192,21 @@ def encoder_no_repeat_ngram(rows: Rows, scores: Tensor, size: int) -> Tensor:
 
     The document's padding is no part of it (the reference reads the padded row).
     """
-    per_document = len(scores) // len(rows.documents)
     prefixes = rows.last(size - 1)
-    for d, ids in enumerate(rows.documents):
-        first = d * per_document
-        group = slice(first, first + per_document)
-        if len(ids) < size or int(rows.lengths[first]) < size - 1:
+    for group, ids in zip(rows.by_document(), rows.documents, strict=True):
+        if len(ids) < size or int(rows.lengths[group.start]) < size - 1:
             continue
         windows = ids.unfold(0, size, 1)
         repeats = (windows[None, :, :-1] == prefixes[group, None, :]).all(-1)
-        row, token = _hits(repeats, windows[None, :, -1].expand(per_document, -1))
-        scores = _forbid(scores, row + first, token)
+        row, token = _hits(repeats, windows[None, :, -1].expand(len(repeats), -1))
+        scores = _forbid(scores, row + group.start, token)
     return scores
 
 
 def bad_words(rows: Rows, scores: Tensor, words: Sequence[Sequence[int]]) -> Tensor:
     """Forbid the last token of each of `words` where the row ends with the tokens before it."""
     for word in words:
-        prefix = torch.tensor(word[:-1], dtype=torch.long, device=scores.device)
-        ends = (rows.last(len(prefix)) == prefix).all(-1) & (rows.lengths >= len(prefix))
-        row = ends.nonzero()[:, 0]
+        row = rows.end_with(word[:-1]).nonzero()[:, 0]
         scores = _forbid(scores, row, torch.full_like(row, word[-1]))
     return scores
 
@@ -131,6 +217,31 @@ def min_length(rows: Rows, scores: Tensor, shortest: int, eos: Sequence[int]) ->
     return scores.masked_fill(short, -torch.inf)
 
 
+def prefix_allowed_tokens(rows: Rows, scores: Tensor, allowed: AllowedTokens, beams: bool) -> Tensor:
+    """Each row may only go on with what `allowed` names for its number and its tokens.
+
+    The number is the document's in beam search; otherwise every row has its own, as in the reference: sample s of document
+    d is number d * samples + s. Where everything allowed is forbidden already, in all beams of a document or in a sampled
+    row, it is forced with score 0.
+
+    Raises:
+        ValueError: no token is allowed.
+    """
+    mask = torch.full_like(scores, -torch.inf)
+    for number, group in zip(rows.numbers, rows.by_document(), strict=True):
+        each = group.stop - group.start
+        for row in range(group.start, group.stop):
+            batch_id = number if beams else number * each + row - group.start
+            tokens = torch.as_tensor(allowed(batch_id, rows.sequences[row, : int(rows.lengths[row])]), dtype=torch.long)
+            if not len(tokens):
+                raise ValueError(f"prefix_allowed_tokens_fn named no token for batch_id {batch_id}; it must allow at least "
+                                 "one, the end of sequence for instance.")  # fmt: skip
+            mask[row, tokens] = 0.0
+    together = len(scores) // len(rows.documents) if beams else 1
+    hopeless = (scores + mask).isneginf().all(-1).view(-1, together).all(-1).repeat_interleave(together)
+    return torch.where(hopeless[:, None], mask, scores + mask)
+
+
 def forced_token(rows: Rows, scores: Tensor, length: int, tokens: Sequence[int]) -> Tensor:
     """Rows of exactly `length` tokens may only go on with `tokens`."""
     due = (rows.lengths == length)[:, None]
@@ -138,10 +249,56 @@ def forced_token(rows: Rows, scores: Tensor, length: int, tokens: Sequence[int])
     return torch.where(due, forced, scores)
 
 
+def exponential_decay(rows: Rows, scores: Tensor, start: int, factor: float, eos: Sequence[int]) -> Tensor:
+    """In rows n tokens longer than `start`, add (factor ** n - 1) * abs(score) to the end of sequence."""
+    past = (rows.lengths - start).clamp(min=0).double()
+    growth = (factor**past - 1)[:, None].to(scores.dtype)
+    ends = scores[:, list(eos)]
+    raised = ends + torch.where(ends.isfinite(), ends.abs() * growth, 0.0)
+    changed = scores.clone()
+    changed[:, list(eos)] = raised
+    return changed
+
+
+def suppress_at(rows: Rows, scores: Tensor, length: int, tokens: Sequence[int]) -> Tensor:
+    """Rows of exactly `length` tokens may not go on with `tokens`."""
+    due = (rows.lengths == length)[:, None]
+    return scores.masked_fill(due & _one_hot(tokens, scores), -torch.inf)
+
+
+def given_processors(rows: Rows, scores: Tensor, given: Sequence[ScoreFunction]) -> Tensor:
+    """Hand the rows of one document at a time to the caller's functions, one after another.
+
+    Raises:
+        ValueError: a function returned no scores, or scores of another shape.
+    """
+    parts = []
+    for group in rows.by_document():
+        part = scores[group].clone()
+        input_ids = rows.sequences[group, : int(rows.lengths[group.start])]
+        for process in given:
+            shape, part = part.shape, process(input_ids, part)
+            if not isinstance(part, Tensor) or part.shape != shape:
+                found = tuple(part.shape) if isinstance(part, Tensor) else repr(part)
+                raise ValueError(
+                    f"logits_processor {process!r} returned {found}; it must return scores of shape {tuple(shape)}."
+                )
+        parts.append(part)
+    return torch.cat(parts)
+
+
+def top_h(scores: Tensor, h: float, most: int = 100) -> Tensor:
+    """Keep the likeliest tokens whose entropy terms sum to at most `h` of the entropy; only the `most` likeliest count."""
+    best, order = scores.topk(min(most, scores.shape[-1]))
+    spread = Categorical(logits=best)
+    keep = (-spread.probs * spread.probs.log()).cumsum(-1) <= (spread.entropy() * h)[:, None]
+    keep[:, 0] = True
+    return scores.masked_fill(~torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, keep), -torch.inf)
+
+
 def top_k(scores: Tensor, k: int) -> Tensor:
     """Keep the k highest scores of each row, and what equals the last of them."""
-    lowest = scores.topk(min(k, scores.shape[-1])).values[:, -1:]
-    return scores.masked_fill(scores < lowest, -torch.inf)
+    return scores.masked_fill(_below_best(scores, k), -torch.inf)
 
 
 def top_p(scores: Tensor, p: float, keep: int = 1) -> Tensor:
@@ -150,6 +307,51 @@ def top_p(scores: Tensor, p: float, keep: int = 1) -> Tensor:
     remove = ascending.softmax(-1).cumsum(-1) <= 1 - p
     remove[:, -keep:] = False
     return scores.masked_fill(remove.scatter(1, order, remove), -torch.inf)
+
+
+def min_p(scores: Tensor, p: float, keep: int = 1) -> Tensor:
+    """Remove what is less probable than p times the likeliest, but never the `keep` likeliest."""
+    probabilities = scores.softmax(-1)
+    remove = probabilities < p * probabilities.amax(-1, keepdim=True)
+    kept = probabilities.topk(min(keep, scores.shape[-1])).indices
+    return scores.masked_fill(remove.scatter(1, kept, False), -torch.inf)
+
+
+def typical_p(scores: Tensor, mass: float, keep: int = 1) -> Tensor:
+    """Keep the tokens of least surprise beside the entropy until they hold `mass`, their ties, and never fewer than `keep`."""
+    logs = scores.log_softmax(-1)
+    entropy = -(logs * logs.exp()).nansum(-1, keepdim=True)
+    distance, order = (-logs - entropy).abs().sort(dim=-1)
+    held = scores.gather(1, order).softmax(-1).cumsum(-1)
+    last = (held < mass).sum(-1, keepdim=True).clamp(max=scores.shape[-1] - 1)
+    remove = distance > distance.gather(1, last)
+    remove[:, :keep] = False
+    return scores.masked_fill(remove.scatter(1, order, remove), -torch.inf)
+
+
+def epsilon_cutoff(scores: Tensor, epsilon: float, keep: int = 1) -> Tensor:
+    """Remove what is less probable than epsilon, but never the `keep` likeliest."""
+    return scores.masked_fill((scores.softmax(-1) < epsilon) & _below_best(scores, keep), -torch.inf)
+
+
+def eta_cutoff(scores: Tensor, epsilon: float, keep: int = 1) -> Tensor:
+    """Remove what is less probable than min(epsilon, sqrt(epsilon) * exp(-entropy)), but never the `keep` likeliest."""
+    # The square root in the scores' precision, and torch's own entropy: where a probability meets the threshold, the last
+    # bit decides.
+    root = torch.tensor(epsilon, dtype=scores.dtype, device=scores.device).sqrt()
+    eta = (root * (-Categorical(logits=scores).entropy()).exp()).clamp(max=epsilon)[:, None]
+    return scores.masked_fill((scores.softmax(-1) < eta) & _below_best(scores, keep), -torch.inf)
+
+
+def _penalise(scores: Tensor, tokens: Tensor, penalty: float) -> Tensor:
+    """Divide the positive and multiply the negative scores of `tokens` (R, any) by `penalty`."""
+    old = scores.gather(1, tokens)
+    return scores.scatter(1, tokens, torch.where(old < 0, old * penalty, old / penalty))
+
+
+def _below_best(scores: Tensor, count: int) -> Tensor:
+    """(R, V) what is lower than the `count` highest scores of its row."""
+    return scores < scores.topk(min(count, scores.shape[-1])).values[:, -1:]
 
 
 def _one_hot(tokens: Sequence[int], scores: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from led.outputs import (
     LEDSeq2SeqQuestionAnsweringModelOutput,
     LEDSeq2SeqSequenceClassifierOutput,
 )
-from led.packing import pack
+from led.packing import PackedBatch, pack
 from led.plain import DecoderAttentions
 from led.pretrained import LEDPreTrainedModel, shift_tokens_right
 
@@ -114,15 +114,13 @@ class LEDModel(LEDPreTrainedModel):
             raise ValueError("decoder_input_ids and decoder_inputs_embeds were both given; give one of them.")
         show_states = choose(output_hidden_states, config.output_hidden_states)
         show_attentions = choose(output_attentions, config.output_attentions)
-        encoded: LEDEncoderBaseModelOutput | None = None
+        encoded = None if encoder_outputs is None else as_encoder_output(encoder_outputs)
         if past_key_values is not None and past_key_values.memories:
             memories = past_key_values.memories
         else:
-            if encoder_outputs is None:
+            if encoded is None:
                 encoded = self.encoder(input_ids, attention_mask, global_attention_mask, inputs_embeds,
                                        show_attentions, show_states, True, head_mask)  # fmt: skip
-            else:
-                encoded = as_encoder_output(encoder_outputs, show_states, show_attentions)
             memories = self._remember(encoded.last_hidden_state, attention_mask)
         checkpointing = self.training and self.decoder.gradient_checkpointing
         if past_key_values is None and choose(use_cache, config.use_cache) and not checkpointing:
@@ -150,6 +148,24 @@ class LEDModel(LEDPreTrainedModel):
         past = SelfAttentionCache(self.config.decoder_layers)
         past.extend(len(memories) * rows)
         return DecoderCache(past, list(memories))
+
+    def read(self, batch: PackedBatch) -> list[Tensor]:
+        """The decoder's states over each document itself, shifted right, (n, E) per document of a packed batch.
+
+        Raises:
+            ValueError: a document is longer than the encoder's or the decoder's positions.
+        """
+        config = self.config
+        memories = self.decoder.remember(self.encoder.encode(batch), batch)
+        assert batch.input_ids is not None
+        shifted = [
+            shift_tokens_right(ids[None], config.pad_token_id, config.decoder_start_token_id)[0]
+            for ids in batch.input_ids.split(batch.lengths)
+        ]
+        # What pads a row stands behind it, where no position of the row looks.
+        rows = nn.utils.rnn.pad_sequence(shifted, batch_first=True, padding_value=config.pad_token_id)
+        states_BTE = self.decoder(rows, memories)
+        return [states_TE[:n] for states_TE, n in zip(states_BTE, batch.lengths, strict=True)]
 
     def get_encoder(self) -> LEDEncoder:
         """The encoder, which reads padded batches by itself."""
@@ -326,6 +342,19 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
         result = LEDSeq2SeqSequenceClassifierOutput(loss, logits, *after_states(out))
         return result if choose(return_dict, self.config.return_dict) else result.to_tuple()
 
+    def get_encoder(self) -> LEDEncoder:
+        """The encoder, which reads padded batches by itself."""
+        return self.led.encoder
+
+    @torch.inference_mode()
+    def read(self, batch: PackedBatch) -> Tensor:
+        """Class scores (B, C) of packed documents, each of which ends with `</s>`.
+
+        Raises:
+            ValueError: a document is longer than the encoder's or the decoder's positions.
+        """
+        return self.classification_head(torch.stack([states[-1] for states in self.led.read(batch)]))
+
 
 class LEDForQuestionAnswering(LEDPreTrainedModel):
     """LED that answers: scores of each decoder position as the start and the end of the answer.
@@ -371,6 +400,20 @@ class LEDForQuestionAnswering(LEDPreTrainedModel):
         result = LEDSeq2SeqQuestionAnsweringModelOutput(loss, start_logits, end_logits, *after_states(out))
         return result if choose(return_dict, self.config.return_dict) else result.to_tuple()
 
+    def get_encoder(self) -> LEDEncoder:
+        """The encoder, which reads padded batches by itself."""
+        return self.led.encoder
+
+    @torch.inference_mode()
+    def read(self, batch: PackedBatch) -> list[tuple[Tensor, Tensor]]:
+        """Start and end scores (n,) of every token of each document of a packed batch.
+
+        Raises:
+            ValueError: a document is longer than the encoder's or the decoder's positions.
+        """
+        scores = [self.qa_outputs(states) for states in self.led.read(batch)]
+        return [(score[:, 0], score[:, 1]) for score in scores]
+
 
 def after_states(out: LEDSeq2SeqModelOutput) -> tuple[Any, ...]:
     """The fields behind `last_hidden_state`, which every head hands on."""
@@ -379,16 +422,9 @@ def after_states(out: LEDSeq2SeqModelOutput) -> tuple[Any, ...]:
             out.encoder_global_attentions)  # fmt: skip
 
 
-def as_encoder_output(
-    given: LEDEncoderBaseModelOutput | Sequence[Any], states: bool, attentions: bool
-) -> LEDEncoderBaseModelOutput:
-    """What the encoder gave, from its output or from a tuple of what it was asked for, in the fields' order."""
-    if isinstance(given, LEDEncoderBaseModelOutput):
-        return given
-    rest = list(given[1:])
-    hidden_states = rest.pop(0) if rest and states else None
-    shown = rest[:2] if attentions else []
-    return LEDEncoderBaseModelOutput(given[0], hidden_states, *shown)
+def as_encoder_output(given: LEDEncoderBaseModelOutput | Sequence[Any]) -> LEDEncoderBaseModelOutput:
+    """What the encoder gave, from its output or from a sequence in the order of the output's fields, None for absent ones."""
+    return given if isinstance(given, LEDEncoderBaseModelOutput) else LEDEncoderBaseModelOutput(*given[:4])
 
 
 def classification_loss(logits_BC: Tensor, labels: Tensor, config: LEDConfig) -> Tensor:

@@ -23,7 +23,7 @@ from led.packing import PackedBatch
 
 if TYPE_CHECKING:
     from led.cache import DecoderCache
-    from led.decoder import LEDDecoderAttention, LEDDecoderLayer
+    from led.decoder import LEDDecoderLayer
     from led.encoder import LEDEncoderLayer
 
 # Query rows whose scores are held at once.
@@ -50,13 +50,13 @@ class EncoderAttentions:
         self.local: list[Tensor] = []
         self.global_: list[Tensor] = []
 
-    def layer(self, layer: LEDEncoderLayer, x_TE: Tensor, documents: Sequence[DocumentLayout]) -> Tensor:
+    def layer(self, layer: LEDEncoderLayer, x_TE: Tensor, documents: Sequence[DocumentLayout], number: int) -> Tensor:
         """(T, E) what `layer` makes of (T, E)."""
         attention = layer.self_attn.longformer_self_attn
         T, E = x_TE.shape
         H, D = attention.heads, E // attention.heads
         lengths = [doc.end - doc.start for doc in documents]
-        scale = x_TE.new_ones(H) if self.head_mask is None else self.head_mask[len(self.local)].to(x_TE)
+        scale = x_TE.new_ones(H) if self.head_mask is None else self.head_mask[number].to(x_TE)
         dropout = attention.attention_dropout if layer.training else 0.0
 
         def project(*linears: torch.nn.Linear) -> list[Projected]:
@@ -142,12 +142,12 @@ class DecoderAttentions:
         k, v = own.keys_values(x_RTE)
         if cache is not None:
             k, v = cache.past.append(number, k, v)
-        read, p = _attend(own, own.queries(x_RTE), k, v, mask, _row(self.head_mask, number))
+        read, p = attend(own.queries(x_RTE), k, v, mask, own.dropout_now, _row(self.head_mask, number))
         self.own.append(p)
         x_RTE = layer.self_attn_layer_norm(x_RTE + layer.drop(own.merge(read)))
         queries = cross.queries(x_RTE).split(len(x_RTE) // len(memories))
         scale = _row(self.cross_head_mask, number)
-        reads = [_attend(cross, q, k, v, hidden, scale) for q, (k, v, hidden) in zip(queries, memories, strict=True)]
+        reads = [attend(q, k, v, mask, cross.dropout_now, scale) for q, (k, v, mask) in zip(queries, memories, strict=True)]
         self.cross.append(torch.cat([p for _, p in reads]))
         read = torch.cat([read for read, _ in reads])
         x_RTE = layer.encoder_attn_layer_norm(x_RTE + layer.drop(cross.merge(read)))
@@ -173,11 +173,18 @@ def _softmax(scores: Tensor, allowed: Tensor) -> Tensor:
     return hidden.softmax(-1, dtype=torch.float32).to(scores.dtype)
 
 
-def _attend(attention: LEDDecoderAttention, q_RHtD: Tensor, k: Tensor, v: Tensor, mask: Tensor | None,
-            scale_H: Tensor | None) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(R, H, t, D) what is read and (R, H, t, S) from where; `mask` is added to the scores."""
+def attend(q_RHtD: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float,
+           scale_H: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(R, H, t, D) what is read and (R, H, t, S) from where; `mask` hides where it is true, or less than 0.
+
+    A query from which everything is hidden reads everything evenly, and its scores keep their gradient.
+    """
     scores = q_RHtD @ k.transpose(-1, -2)
-    p = (scores if mask is None else scores + mask).softmax(-1)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if mask is not None:
+        hidden = mask if mask.dtype == torch.bool else mask < 0
+        scores = scores + torch.zeros_like(hidden, dtype=scores.dtype).masked_fill(hidden, torch.finfo(scores.dtype).min)
+    p = scores.softmax(-1).to(v.dtype)
     if scale_H is not None:
         p = p * scale_H.to(p)[:, None, None]
-    return F.dropout(p, attention.dropout_now) @ v, p
+    return F.dropout(p, dropout) @ v, p

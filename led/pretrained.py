@@ -1,4 +1,4 @@
-"""What every LED model shares: a configuration, the published initialisation, loading and saving.
+"""What every LED model (arXiv:2004.05150) shares: a configuration, the published initialisation, loading and saving.
 
 Not here: how weights lie in files (`checkpoint.py`), how a name becomes a folder (`hub.py`).
 """

@@ -3,67 +3,101 @@
 Formats: one text `<s> A </s>`, a pair `<s> A </s></s> B </s>`. Offsets count characters of the text as given, leave out a
 token's leading space, and are (0, 0) for the tokens of the format.
 
-A document may hold the characters `</s>` or `<mask>`: they are text, not control tokens, unless
-`split_special_tokens=False` is asked for.
+The calls, their arguments and their results are those of the reference's LEDTokenizer and LEDTokenizerFast, with two
+departures. A document may hold the characters `</s>` or `<mask>`: they are text, not control tokens, unless
+`split_special_tokens=False` is asked for. And a pair whose second text is empty stays a pair.
 
-Truncation and padding are on the right.
+Words given with `is_split_into_words` are read with a space before each. Truncation and padding are on the right unless
+`truncation_side` or `padding_side` says otherwise. Threads may share a tokenizer as long as none adds tokens or sets
+attributes.
+
+    tokenizer = LEDTokenizer.from_pretrained("allenai/led-base-16384")
+    batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Encoding, Tokenizer, models, pre_tokenizers, trainers
 
-SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-_UNLIMITED = int(1e30)
+from led.batch_encoding import BatchEncoding, as_columns, as_lists, check_side, check_tensor_type, pad_rows, tensor_type_of
+from led.hub import resolve
+from led.text_batch import UNLIMITED, Limits, TextBatch, encode_items, kept_lengths, read_limits, read_texts, room_for
+from led.tokenizer_files import SPECIAL_TOKENS, TokenizerParts, build_backend, read_folder, write_folder, write_vocabulary
+from led.vocabulary import Vocabulary
+
+__all__ = ["SPECIAL_TOKENS", "BatchEncoding", "LEDTokenizer", "LEDTokenizerFast", "build_backend"]
+
+# What a call can return, in the order of the result.
+_COLUMNS: dict[str, Callable[[Encoding], Any]] = {
+    "input_ids": lambda encoding: encoding.ids,
+    "token_type_ids": lambda encoding: encoding.type_ids,
+    "attention_mask": lambda encoding: encoding.attention_mask,
+    "special_tokens_mask": lambda encoding: encoding.special_tokens_mask,
+    "offset_mapping": lambda encoding: encoding.offsets,
+    "length": len,
+}
 
 
-class LEDTokenizer:
+class LEDTokenizer(Vocabulary):
     """Text to token ids and back.
 
-    `model_max_length` is what the checkpoint states, or unlimited; it is used only where truncation is asked for.
+    `model_max_length` is what the checkpoint states, or unlimited; it is used only where truncation or padding to
+    "max_length" is asked for. `roles` and `additional_special_tokens` are those of `Vocabulary`.
+
+    Raises:
+        ValueError: the vocabulary lacks one of these tokens, or a side is neither "right" nor "left".
     """
 
-    def __init__(self, backend: Tokenizer, model_max_length: int | None = None, *, split_special_tokens: bool = True) -> None:
-        missing = [t for t in SPECIAL_TOKENS if backend.token_to_id(t) is None]
-        if missing:
-            raise ValueError(f"the vocabulary lacks {', '.join(missing)}; LED needs {', '.join(SPECIAL_TOKENS)}.")
+    pad_token_type_id = 0
+    is_fast = True
+
+    def __init__(
+        self,
+        backend: Tokenizer,
+        model_max_length: int | None = None,
+        *,
+        split_special_tokens: bool = True,
+        roles: Mapping[str, str] | None = None,
+        additional_special_tokens: Sequence[str] = (),
+        padding_side: str = "right",
+        truncation_side: str = "right",
+        clean_up_tokenization_spaces: bool = False,
+        model_input_names: Sequence[str] = ("input_ids", "attention_mask"),
+    ) -> None:
+        super().__init__(backend, roles, additional_special_tokens, clean_up_tokenization_spaces)
+        check_side(padding_side, "padding_side")
+        check_side(truncation_side, "truncation_side")
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = split_special_tokens
-        self.backend = backend
-        self.model_max_length = model_max_length or _UNLIMITED
-        vocab = backend.get_vocab()
-        ids = [vocab[t] for t in SPECIAL_TOKENS]
-        self.bos_token_id, self.pad_token_id, self.eos_token_id, self.unk_token_id, self.mask_token_id = ids
-        self.all_special_ids = ids
-
-    def __len__(self) -> int:
-        return self.backend.get_vocab_size()
+        self.model_max_length = int(model_max_length or UNLIMITED)
+        self.padding_side, self.truncation_side = padding_side, truncation_side
+        self.model_input_names = list(model_input_names)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, split_special_tokens: bool = True) -> LEDTokenizer:
-        """The tokenizer of a model folder: its `tokenizer.json`, or its `vocab.json` and `merges.txt`.
+    def from_pretrained(cls, model: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None,
+                        local_files_only: bool = False, split_special_tokens: bool = True, **given: Any
+                        ) -> LEDTokenizer:  # fmt: skip
+        """The tokenizer of a model folder or of a published checkpoint.
+
+        Special tokens (`pad_token="<pad>"`, as text or AddedToken) and settings (`model_max_length`, `padding_side`,
+        `truncation_side`, `add_prefix_space`, `trim_offsets`, `clean_up_tokenization_spaces`, `model_input_names`) go before
+        those of its files.
 
         Raises:
-            FileNotFoundError: neither is there.
+            FileNotFoundError: the checkpoint cannot be had, or has no tokenizer.
+            TypeError: a keyword is unknown.
+            ValueError: a file is malformed, or the vocabulary lacks a special token.
         """
-        folder = Path(folder)
-        whole, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
-        if whole.is_file():
-            backend = Tokenizer.from_file(str(whole))
-        elif vocab.is_file() and merges.is_file():
-            backend = build_backend(*models.BPE.read_file(str(vocab), str(merges)))
-        else:
-            raise FileNotFoundError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt: no tokenizer there.")
-        settings = folder / "tokenizer_config.json"
-        limit = json.loads(settings.read_text("utf-8")).get("model_max_length") if settings.is_file() else None
-        return cls(backend, int(limit) if limit else None, split_special_tokens=split_special_tokens)
+        folder = resolve(str(model), revision, cache_dir=cache_dir, local_files_only=local_files_only).folder
+        parts = read_folder(folder, given)
+        return cls(parts.backend, split_special_tokens=split_special_tokens, roles=parts.roles,
+                   additional_special_tokens=parts.extra, **parts.settings)  # fmt: skip
 
     @classmethod
     def learn(
@@ -88,110 +122,287 @@ class LEDTokenizer:
         backend = build_backend({**vocab, "<mask>": len(vocab)}, [tuple(pair) for pair in merges])
         return cls(backend, model_max_length)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the published layout: vocab.json, merges.txt, tokenizer.json and tokenizer_config.json."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self.backend.model.save(str(folder))
-        self.backend.save(str(Path(folder) / "tokenizer.json"))
-        settings: dict[str, Any] = {"tokenizer_class": "LEDTokenizer"}
-        if self.model_max_length < _UNLIMITED:
+    # Files
+
+    def save_pretrained(self, folder: str | Path, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Write vocab.json, merges.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json; their paths."""
+        settings: dict[str, Any] = {
+            "padding_side": self.padding_side,
+            "truncation_side": self.truncation_side,
+            "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
+            "model_input_names": self.model_input_names,
+        }
+        if self.model_max_length < UNLIMITED:
             settings["model_max_length"] = self.model_max_length
-        (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings) + "\n", "utf-8")
+        parts = TokenizerParts(self.backend, self._roles, self.additional_special_tokens, settings)
+        paths = write_folder(
+            Path(folder), parts, filename_prefix=filename_prefix, split_special_tokens=self.split_special_tokens
+        )
+        return tuple(map(str, paths))
+
+    def save_vocabulary(self, folder: str | Path, filename_prefix: str | None = None) -> tuple[str, str]:
+        """Write vocab.json and merges.txt, without added tokens, into a folder that exists; their paths.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+        """
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"the folder {folder} does not exist; make it first, or use save_pretrained.")
+        vocab, merges = write_vocabulary(Path(folder), self.backend, filename_prefix)
+        return str(vocab), str(merges)
+
+    # Texts to ids
 
     def encode_batch(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[Encoding]:
         """Whole texts, or pairs, as encodings with special tokens; nothing is cut."""
         return self.backend.encode_batch(list(texts))
 
-    def encode(self, text: str, text_pair: str | None = None, *, max_length: int | None = None) -> list[int]:
-        """The ids of one text or pair with special tokens, cut to `max_length` tokens."""
-        return self(text, text_pair, max_length=max_length, truncation=max_length is not None)["input_ids"]
-
     def __call__(
         self,
-        text: str | Sequence[str],
-        text_pair: str | Sequence[str] | None = None,
+        text: Any = None,
+        text_pair: Any = None,
+        text_target: Any = None,
+        text_pair_target: Any = None,
         *,
-        max_length: int | None = None,
-        truncation: bool = False,
+        add_special_tokens: bool = True,
         padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        stride: int = 0,
+        is_split_into_words: bool = False,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
         return_tensors: str | None = None,
-    ) -> dict[str, Any]:
-        """`input_ids` and `attention_mask` of one text or of several.
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_overflowing_tokens: bool = False,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
+        split_special_tokens: bool | None = None,
+        verbose: bool = True,
+    ) -> BatchEncoding:
+        """Model inputs of one text or pair, or of a list of them; `text_target` gives `labels`, or inputs where it is alone.
 
-        `truncation` cuts to `max_length`, by default `model_max_length`, from the longer text of a pair first and keeps the
-        special tokens. `padding` is True for the longest of the batch, or "max_length".
+        A text is a string, or with `is_split_into_words` a list of words. `truncation` cuts to `max_length`, by default
+        `model_max_length`, and keeps the special tokens: True or "longest_first" from the longer text of a pair,
+        "only_first", "only_second". A `max_length` without `padding` and `truncation` asks for truncation. With
+        `return_overflowing_tokens` the rest of a text follows in windows that repeat `stride` tokens, and
+        `overflow_to_sample_mapping` tells the text of each row. `padding` is True or "longest" for the longest of the batch,
+        or "max_length". One text gives flat lists, with `return_tensors` ("pt" or "np") a batch of one. `verbose` changes
+        nothing: there are no warnings.
+
+        Raises:
+            ValueError: the arguments exclude each other, something is no text, or a text cannot be cut enough.
         """
-        one = isinstance(text, str)
-        texts: list[Any] = [text] if one else list(text)
-        if text_pair is not None:
-            pairs = [text_pair] if one else list(text_pair)
-            if len(pairs) != len(texts):
-                raise ValueError(f"{len(texts)} texts were given with {len(pairs)} second texts; give one for each.")
-            texts = list(zip(texts, pairs, strict=True))
-        limit = max_length or self.model_max_length
-        if padding == "max_length" and limit == _UNLIMITED:
-            raise ValueError("padding='max_length' needs max_length: this tokenizer states no limit of its own.")
-        if truncation and limit < _UNLIMITED:
-            self.backend.enable_truncation(limit)
-        try:
-            encodings = self.encode_batch(texts)
-        finally:
-            self.backend.no_truncation()
-        features: dict[str, Any] = {
-            "input_ids": [e.ids for e in encodings],
-            "attention_mask": [[1] * len(e.ids) for e in encodings],
+        if text is None and text_target is None:
+            raise ValueError("neither text nor text_target was given; pass one of them.")
+        for name, first, second in (("text", text, text_pair), ("text_target", text_target, text_pair_target)):
+            if first is None and second is not None:
+                raise ValueError(f"a second text was given without {name}; pass both.")
+        check_tensor_type(return_tensors)
+        limits = self._limits(padding, truncation, max_length, stride, pad_to_multiple_of, padding_side)
+        split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
+
+        asked = {
+            "input_ids": True,
+            "token_type_ids": self._asked("token_type_ids", return_token_type_ids),
+            "attention_mask": self._asked("attention_mask", return_attention_mask),
+            "special_tokens_mask": return_special_tokens_mask,
+            "offset_mapping": return_offsets_mapping,
+            "length": return_length,
         }
-        if padding or return_tensors:
-            features = self.pad(features, padding=padding, max_length=limit, return_tensors=return_tensors)
-        if one and return_tensors is None:
-            return {name: rows[0] for name, rows in features.items()}
-        return features
+
+        def inputs(first: Any, second: Any) -> BatchEncoding:
+            batch = read_texts(first, second, is_split_into_words)
+            encodings = encode_items(self.backend, batch.items, limits, add_special_tokens=add_special_tokens,
+                                     split_special_tokens=split, is_split_into_words=is_split_into_words)  # fmt: skip
+            return self._inputs(batch, encodings, limits, [name for name, yes in asked.items() if yes],
+                                return_overflowing_tokens, return_tensors)  # fmt: skip
+
+        if text is None:
+            return inputs(text_target, text_pair_target)
+        result = inputs(text, text_pair)
+        if text_target is not None:
+            result["labels"] = inputs(text_target, text_pair_target)["input_ids"]
+        return result
+
+    def _inputs(self, batch: TextBatch, encodings: list[Encoding], limits: Limits, names: Sequence[str], windows: bool,
+                return_tensors: str | None) -> BatchEncoding:  # fmt: skip
+        """The named columns of padded encodings; with `windows` every window of a text is a row."""
+        owners = [number for number, encoding in enumerate(encodings) for _ in range(1 + len(encoding.overflowing))]
+        if windows:
+            encodings = [window for encoding in encodings for window in (encoding, *encoding.overflowing)]
+        width = limits.width(max(map(len, encodings), default=0))
+        if width is not None:
+            for encoding in encodings:
+                encoding.pad(width, direction=limits.padding_side, pad_id=self.pad_token_id, pad_token=self.pad_token)
+        columns: dict[str, Any] = {name: [_COLUMNS[name](encoding) for encoding in encodings] for name in names}
+        if windows:
+            columns["overflow_to_sample_mapping"] = owners
+        elif batch.single and return_tensors is None:
+            # A length is a number already; the reference leaves its list.
+            columns = {name: rows if name == "length" else rows[0] for name, rows in columns.items()}
+        return BatchEncoding(columns, encodings, return_tensors)
+
+    def encode_plus(self, text: Any, text_pair: Any = None, **options: Any) -> BatchEncoding:
+        """The call for one text or pair."""
+        return self(text, text_pair, **options)
+
+    def batch_encode_plus(self, batch_text_or_text_pairs: Sequence[Any], **options: Any) -> BatchEncoding:
+        """The call for a list of texts, or of pairs as tuples."""
+        return self(batch_text_or_text_pairs, **options)
+
+    def encode(self, text: Any, text_pair: Any = None, **options: Any) -> list[int]:
+        """The ids of one text or pair with special tokens; the options are those of the call."""
+        return self(text, text_pair, **options)["input_ids"]
+
+    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any) -> list[str]:
+        """The tokens of one text or pair, without those of the format unless `add_special_tokens`."""
+        return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
+
+    def prepare_for_model(
+        self,
+        ids: Sequence[int],
+        pair_ids: Sequence[int] | None = None,
+        *,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | None = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_special_tokens_mask: bool = False,
+        return_length: bool = False,
+        prepend_batch_axis: bool = False,
+    ) -> BatchEncoding:
+        """Model inputs of ids without special tokens, cut and padded as in the call; one flat row.
+
+        Raises:
+            ValueError: the arguments exclude each other, or the ids cannot be cut enough.
+        """
+        limits = self._limits(padding, truncation, max_length, 0, pad_to_multiple_of, padding_side)
+        first, second = list(ids), None if pair_ids is None else list(pair_ids)
+        if limits.truncation:
+            room = room_for(limits, self.num_special_tokens_to_add(second is not None) if add_special_tokens else 0)
+            kept = kept_lengths(len(first), None if second is None else len(second), room, limits)
+            first = _kept(first, kept[0], limits.truncation_side)
+            second = None if second is None else _kept(second, kept[1], limits.truncation_side)
+        row = self.build_inputs_with_special_tokens(first, second) if add_special_tokens else first + (second or [])
+        features: dict[str, Any] = {"input_ids": row}
+        if self._asked("token_type_ids", return_token_type_ids):
+            features["token_type_ids"] = [0] * len(row)
+        if return_special_tokens_mask:
+            features["special_tokens_mask"] = (self.get_special_tokens_mask(first, second) if add_special_tokens
+                                               else [0] * len(row))  # fmt: skip
+        padded = self.pad(features, padding=limits.padding or False, max_length=limits.max_length,
+                          pad_to_multiple_of=pad_to_multiple_of, padding_side=padding_side,
+                          return_attention_mask=return_attention_mask)  # fmt: skip
+        if return_length:
+            padded["length"] = len(padded["input_ids"])
+        return padded.convert_to_tensors(return_tensors, prepend_batch_axis)
 
     def pad(
         self,
-        features: dict[str, list[list[int]]],
-        *,
+        encoded_inputs: Any,
         padding: bool | str = True,
         max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
-    ) -> dict[str, Any]:
-        """Pad on the right: ids with the padding token, `attention_mask` with 0, `global_attention_mask` with -1.
+        verbose: bool = True,
+    ) -> BatchEncoding:
+        """Pad features that lack their last columns: a dict of rows, a list of dicts, or one flat row.
+
+        Ids are filled with the padding token, `attention_mask` and `token_type_ids` with 0, `special_tokens_mask` with 1,
+        `global_attention_mask` with -1, which hides a token; other features, labels too, stay as they are. An
+        `attention_mask` is added where there is none. Tensors give tensors.
 
         Raises:
-            ValueError: tensors are asked for while rows have different lengths and padding is off.
+            ValueError: features are malformed, or tensors are asked for while rows have different lengths.
         """
-        if return_tensors not in (None, "pt"):
-            raise ValueError(f"return_tensors is {return_tensors!r}; this library gives None (lists) or 'pt' (torch).")
-        fill = {"input_ids": self.pad_token_id, "attention_mask": 0, "global_attention_mask": -1}
-        widest = max((len(row) for row in features["input_ids"]), default=0)
-        if padding == "max_length" and max_length is not None:
-            widest = max(widest, max_length)
-        if padding:
-            features = {name: [[*row, *[fill[name]] * (widest - len(row))] for row in rows] for name, rows in features.items()}
-        if return_tensors is None:
-            return features
-        if any(len(row) != widest for row in features["input_ids"]):
-            raise ValueError("rows of different lengths make no tensor; pass padding=True.")
-        return {name: torch.tensor(rows, dtype=torch.long) for name, rows in features.items()}
+        limits = self._limits(padding, False, max_length, 0, pad_to_multiple_of, padding_side)
+        check_tensor_type(return_tensors)
+        columns = as_columns(encoded_inputs)
+        kind = return_tensors or tensor_type_of(columns["input_ids"])
+        columns = {name: as_lists(rows) for name, rows in columns.items()}
+        flat = bool(columns["input_ids"]) and not isinstance(columns["input_ids"][0], list)
+        if flat:
+            columns = {name: [row] for name, row in columns.items()}
+        if self._asked("attention_mask", return_attention_mask) and "attention_mask" not in columns:
+            columns["attention_mask"] = [[1] * len(row) for row in columns["input_ids"]]
+        width = limits.width(max((len(row) for row in columns["input_ids"]), default=0))
+        if width is not None:
+            columns = pad_rows(columns, width, self.pad_token_id, limits.padding_side)
+        if flat:
+            columns = {name: rows[0] for name, rows in columns.items()}
+        return BatchEncoding(columns, tensor_type=kind)
 
-    def decode(self, ids: Sequence[int] | torch.Tensor, *, skip_special_tokens: bool = False) -> str:
-        """The text of these ids; bytes that are not UTF-8 become the replacement character."""
-        return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+    def _limits(self, padding: Any, truncation: Any, max_length: Any, stride: Any, pad_to_multiple_of: Any,
+                padding_side: str | None) -> Limits:  # fmt: skip
+        return read_limits(
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+            stride=stride,
+            pad_to_multiple_of=pad_to_multiple_of,
+            padding_side=self.padding_side if padding_side is None else padding_side,
+            truncation_side=self.truncation_side,
+            model_max_length=self.model_max_length,
+        )
 
-    def batch_decode(self, rows: Any, *, skip_special_tokens: bool = False) -> list[str]:
-        """`decode` of every row."""
-        return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
+    def _asked(self, name: str, asked: bool | None) -> bool:
+        return name in self.model_input_names if asked is None else asked
+
+    # The format
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """The number of tokens that the format adds to one text, or to a pair."""
+        return self.backend.num_special_tokens_to_add(pair)
+
+    def build_inputs_with_special_tokens(self, token_ids_0: list[int], token_ids_1: list[int] | None = None) -> list[int]:
+        """The format around the ids of one text or of a pair."""
+        cls_id, sep_id = self.cls_token_id, self.sep_token_id
+        return [cls_id, *token_ids_0, sep_id, *([] if token_ids_1 is None else [sep_id, *token_ids_1, sep_id])]
+
+    def get_special_tokens_mask(self, token_ids_0: Sequence[int], token_ids_1: Sequence[int] | None = None,
+                                already_has_special_tokens: bool = False) -> list[int]:  # fmt: skip
+        """1 for a special token, 0 for a token of a text: in the format around these ids, or in these ids themselves.
+
+        Raises:
+            ValueError: ids that have their special tokens are given as two rows.
+        """
+        if already_has_special_tokens:
+            if token_ids_1 is not None:
+                raise ValueError(
+                    "ids that already have their special tokens are one row; pass them as the first argument alone."
+                )
+            special = set(self.all_special_ids)
+            return [int(int(token) in special) for token in token_ids_0]
+        return [1, *[0] * len(token_ids_0), 1, *([] if token_ids_1 is None else [1, *[0] * len(token_ids_1), 1])]
+
+    def create_token_type_ids_from_sequences(self, token_ids_0: list[int], token_ids_1: list[int] | None = None) -> list[int]:
+        """Zeros for every token of the format around these ids: LED has one token type."""
+        return [0] * len(self.build_inputs_with_special_tokens(token_ids_0, token_ids_1))
+
+    @property
+    def max_len_single_sentence(self) -> int:
+        """The tokens of one text that `model_max_length` has room for."""
+        return self.model_max_length - self.num_special_tokens_to_add(False)
+
+    @property
+    def max_len_sentences_pair(self) -> int:
+        """The tokens of a pair that `model_max_length` has room for."""
+        return self.model_max_length - self.num_special_tokens_to_add(True)
 
 
-def build_backend(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
-    """The published tokenizer from its vocabulary and merges."""
-    backend = Tokenizer(
-        models.BPE(vocab=vocab, merges=merges, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False)
-    )
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.RobertaProcessing(
-        ("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]), trim_offsets=True, add_prefix_space=False
-    )
-    backend.add_special_tokens([AddedToken(t, lstrip=t == "<mask>", normalized=True, special=True) for t in SPECIAL_TOKENS])
-    return backend
+def _kept(ids: list[int], length: int | None, side: str) -> list[int]:
+    """The `length` ids that stay when the others are cut from `side`."""
+    return ids if length is None or length >= len(ids) else ids[:length] if side == "right" else ids[len(ids) - length :]
+
+
+LEDTokenizerFast = LEDTokenizer

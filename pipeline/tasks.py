@@ -19,6 +19,7 @@ from led.generation import DecodingLimits, DecodingLoop, GenerationConfig
 from led.model import LEDForConditionalGeneration
 from led.packing import pack_documents
 from led.tokenizer import LEDTokenizer
+from led.windows import cut
 from pipeline.config import DECODING, RunSettings, SummarizeSettings
 from pipeline.errors import UsageError
 
@@ -111,9 +112,8 @@ class Summarize:
         """`<s> text </s>`, cut at the limit with `</s>` kept."""
         inputs = []
         for encoding in tokenizer.encode_batch(texts):
-            ids = encoding.ids
-            over = max(0, len(ids) - limit)
-            inputs.append(ModelInput([*ids[: limit - 1], ids[-1]] if over else ids, 1, over))
+            ids, over = cut(encoding.ids, limit)
+            inputs.append(ModelInput(ids, 1, over))
         return inputs
 
     def load(self, folder: Path) -> LoadedSummarizer:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from led.generation import GenerationConfig, generate
-from led.testing import tiny_config, tiny_model
+from led.logits_processors import build_processors
+from led.testing import TINY, tiny_config, tiny_model
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"max_length": 0}, "max_length is 0", "at least 1"),
@@ -34,6 +35,29 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"early_stopping": "always"}, "early_stopping is 'always'", '"never"'),
     ({"early_stopping": None}, "early_stopping is None", '"never"'),
     ({"bad_words_ids": [[5], []]}, "bad_words_ids is [[5], []]", "at least one token"),
+    ({"min_p": -0.1}, "min_p is -0.1", "[0, 1]"),
+    ({"min_p": 1.5}, "min_p is 1.5", "None (off)"),
+    ({"top_h": 0.0}, "top_h is 0.0", "(0, 1]"),
+    ({"top_h": 2}, "top_h is 2", "None (off)"),
+    ({"typical_p": 0.0}, "typical_p is 0.0", "(0, 1]"),
+    ({"typical_p": 1.2}, "typical_p is 1.2", "1 is off"),
+    ({"epsilon_cutoff": -0.1}, "epsilon_cutoff is -0.1", "0 is off"),
+    ({"epsilon_cutoff": 1.0}, "epsilon_cutoff is 1.0", "[0, 1)"),
+    ({"eta_cutoff": 1}, "eta_cutoff is 1", "[0, 1)"),
+    ({"encoder_repetition_penalty": 0.0}, "encoder_repetition_penalty is 0.0", "above 0"),
+    ({"sequence_bias": {(5,): 1.0}}, "sequence_bias is {(5,): 1.0}", "[token ids, finite bias]"),
+    ({"sequence_bias": [[[], 1.0]]}, "sequence_bias is [[[], 1.0]]", "[token ids, finite bias]"),
+    ({"sequence_bias": [[[5], -float("inf")]]}, "sequence_bias is [[[5], -inf]]", "bad_words_ids"),
+    ({"sequence_bias": [[5, 6]]}, "sequence_bias is [[5, 6]]", "pairs"),
+    ({"suppress_tokens": [-1]}, "suppress_tokens is [-1]", "None (off)"),
+    ({"suppress_tokens": [2, 9], "forced_eos_token_id": 2}, "forced_eos_token_id is 2", "suppress_tokens forbids it"),
+    ({"suppress_tokens": [2, 9], "forced_eos_token_id": [9, 2]}, "forced_eos_token_id is [9, 2]", "out of one of the two"),
+    ({"suppress_tokens": [0], "forced_bos_token_id": 0}, "forced_bos_token_id is 0", "suppress_tokens forbids it"),
+    ({"begin_suppress_tokens": 5}, "begin_suppress_tokens is 5", "must list token ids"),
+    ({"exponential_decay_length_penalty": [5]}, "exponential_decay_length_penalty is [5]", "(start, factor)"),
+    ({"exponential_decay_length_penalty": (-1, 1.1)}, "exponential_decay_length_penalty is (-1, 1.1)", "0 or more"),
+    ({"exponential_decay_length_penalty": (5, -1.1)}, "exponential_decay_length_penalty is (5, -1.1)", "above 0"),
+    ({"forced_eos_token_id": []}, "forced_eos_token_id is []", "a token id, several, or None"),
 ]
 
 
@@ -56,6 +80,22 @@ MISTYPED: list[tuple[str, Any]] = [
     ("eos_token_id", "2"),
     ("bad_words_ids", [5]),
     ("pad_token_id", None),
+    ("min_p", "0.1"),
+    ("typical_p", None),
+    ("eta_cutoff", float("nan")),
+    ("encoder_repetition_penalty", True),
+    ("renormalize_logits", 1),
+    ("remove_invalid_values", None),
+    ("sequence_bias", "5"),
+    ("sequence_bias", [[[5], "1"]]),
+    ("sequence_bias", [[[5.0], 1.0]]),
+    ("suppress_tokens", ""),
+    ("suppress_tokens", [2.0]),
+    ("begin_suppress_tokens", "5"),
+    ("exponential_decay_length_penalty", 1.1),
+    ("exponential_decay_length_penalty", (5.0, 1.1)),
+    ("forced_eos_token_id", "2"),
+    ("forced_eos_token_id", [True]),
 ]
 
 
@@ -176,6 +216,9 @@ def test_the_defaults_are_the_references() -> None:
         {"num_beams": 4, "num_return_sequences": 2, "early_stopping": "never", "length_penalty": -1.0, "max_length": 512},
         {"do_sample": True, "seed": 0, "top_k": 0, "top_p": 0.5, "temperature": 2.0, "min_new_tokens": 0},
         {"bad_words_ids": [[5], [6, 7]], "eos_token_id": [2, 9], "forced_eos_token_id": 2, "pad_token_id": 8},
+        {"sequence_bias": [[[5], 1.0], [[6, 7], -2.5]], "forced_eos_token_id": [2, 9], "remove_invalid_values": True},
+        {"suppress_tokens": [5, 6], "begin_suppress_tokens": [2], "exponential_decay_length_penalty": [5, 1.2]},
+        {"min_p": 0.1, "top_h": 0.5, "typical_p": 0.9, "epsilon_cutoff": 0.01, "eta_cutoff": 0.02, "renormalize_logits": True},
     ],
     ids=str,
 )
@@ -186,31 +229,94 @@ def test_settings_survive_their_file(tmp_path: Path, settings: dict[str, Any]) -
     assert GenerationConfig.from_pretrained(tmp_path / "new" / "folder") == config
 
 
+SCORE_RULES: dict[str, Any] = {
+    "do_sample": True,
+    "min_p": 0.0,
+    "top_h": 1,
+    "typical_p": 0.9,
+    "epsilon_cutoff": 1e-3,
+    "eta_cutoff": 1e-3,
+    "repetition_penalty": 2,
+    "encoder_repetition_penalty": 2,
+    "renormalize_logits": True,
+    "remove_invalid_values": True,
+    "sequence_bias": (((5,), 1), ((6, 7), -2.5)),
+    "suppress_tokens": (8,),
+    "begin_suppress_tokens": (9,),
+    "exponential_decay_length_penalty": (3, 1.1),
+    "forced_eos_token_id": (2, 9),
+}
+
+
+def test_the_reference_generates_with_a_saved_file(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="the reference, transformers 5, is not installed")
+    GenerationConfig(**SCORE_RULES).save_pretrained(tmp_path)
+    theirs = transformers.GenerationConfig.from_pretrained(tmp_path)
+    assert theirs.sequence_bias == [[[5], 1.0], [[6, 7], -2.5]]
+    model = transformers.LEDForConditionalGeneration(transformers.LEDConfig(**TINY)).eval()
+    torch.manual_seed(0)
+    expected = model.generate(torch.tensor([[5, 6, 7]]), generation_config=theirs)
+    ours = tiny_model()
+    ours.load_state_dict(model.state_dict())
+    torch.manual_seed(0)
+    config = GenerationConfig.from_pretrained(write(tmp_path, {}))
+    assert torch.equal(generate(ours, torch.tensor([[5, 6, 7]]), generation_config=config).sequences, expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id"]
+)
+def test_every_token_named_must_be_in_the_vocabulary(name: str) -> None:
+    vocabulary = tiny_config().vocab_size
+    for token in (vocabulary - 1, vocabulary):
+        value = {"bad_words_ids": [[5, token]], "sequence_bias": [[[5, token], 1.0]]}.get(name, [5, token])
+        config = GenerationConfig(**{name: value})
+        if token < vocabulary:
+            config.longest(tiny_config())
+        else:
+            with pytest.raises(ValueError, match=f"token {token} is named .* vocabulary has {vocabulary}"):
+                config.longest(tiny_config())
+
+
+NEUTRAL: list[tuple[str, Any]] = [
+    ("min_p", None),
+    ("top_h", None),
+    ("typical_p", 1.0),
+    ("typical_p", 1),
+    ("epsilon_cutoff", 0.0),
+    ("eta_cutoff", 0),
+    ("encoder_repetition_penalty", 1.0),
+    ("renormalize_logits", False),
+    ("remove_invalid_values", False),
+    ("sequence_bias", None),
+    ("sequence_bias", []),
+    ("suppress_tokens", []),
+    ("begin_suppress_tokens", []),
+    ("exponential_decay_length_penalty", None),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), NEUTRAL)
+def test_neutral_values_of_published_files_change_nothing(name: str, value: Any) -> None:
+    for neutral in (value, None):
+        config = GenerationConfig.from_dict({name: neutral})
+        assert len(build_processors(config.updated(do_sample=True, top_k=0), 1, 9)) == 0
+
+
 # Settings of the reference that are not offered: (name, a value that changes nothing, one that does).
 NOT_OFFERED: list[Any] = [
     ("num_beam_groups", 1, 2),
     ("diversity_penalty", 0.0, 0.5),
     ("penalty_alpha", 0.0, 0.6),
-    ("typical_p", 1.0, 0.9),
-    ("epsilon_cutoff", 0.0, 0.1),
-    ("eta_cutoff", 0.0, 0.1),
-    ("min_p", None, 0.1),
-    ("top_h", None, 0.4),
-    ("encoder_repetition_penalty", 1.0, 1.2),
-    ("renormalize_logits", False, True),
-    ("remove_invalid_values", False, True),
     ("guidance_scale", 1.0, 2.0),
     ("force_words_ids", None, [[5]]),
     ("constraints", None, ["x"]),
-    ("sequence_bias", None, [[[5], 1.0]]),
-    ("suppress_tokens", [], [5]),
-    ("begin_suppress_tokens", [], [5]),
-    ("exponential_decay_length_penalty", None, [5, 1.1]),
     ("stop_strings", None, ["."]),
     ("prompt_lookup_num_tokens", None, 3),
     ("watermarking_config", None, {"bias": 2.0}),
     ("dola_layers", None, "high"),
     ("max_time", None, 1.0),
+    ("token_healing", False, True),
 ]
 
 

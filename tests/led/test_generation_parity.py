@@ -2,7 +2,7 @@
 
 Each case is a random (model, configuration, batch of documents). The reference decodes the padded batch; this library
 decodes the batch, every document alone, and the batch among strangers with few places in the loop, so that documents come
-and go while others are half-way.
+and go while others are half-way. Samples are compared one document at a time: a batch shares its chance otherwise.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from led.generation import DecodingLimits, generate
+from led.generation import DecodingLimits, DecodingLoop, GenerationConfig, generate
 from led.model import LEDForConditionalGeneration
+from led.packing import pack
 from led.testing import TINY, spread_weights, tiny_config
 
 transformers = pytest.importorskip("transformers", reason="the reference, transformers 5, is not installed")
 
-MODELS, CASES_PER_MODEL = 9, 60
+MODELS, CASES_PER_MODEL, SAMPLED_CASES_PER_MODEL = 9, 60, 40
 SHAPES: tuple[dict[str, Any], ...] = (
     {},
     {"attention_window": [4, 8], "vocab_size": 30},
@@ -53,9 +54,16 @@ def random_settings(rng: random.Random, vocab_size: int) -> dict[str, Any]:
         "min_length": [0, 3, 8],
         "min_new_tokens": [None, 2, 6],
         "forced_bos_token_id": [None, None, 0],
-        "forced_eos_token_id": [None, None, 2],
+        "forced_eos_token_id": [None, None, 2, [2, 0]],
         "bad_words_ids": [None, [[5], [7, 9]], [[rng.randrange(3, vocab_size)] for _ in range(6)] + [[2], [2, 3]]],
         "eos_token_id": [2, 2, 2, [2, 11]],
+        "encoder_repetition_penalty": [None, 1.4, 0.7],
+        "sequence_bias": [None, [[[5], 2.5], [[rng.randrange(3, vocab_size)], -3.0], [[5, 7], 4.0], [[2, 5], -1.0]]],
+        "suppress_tokens": [None, [], rng.sample(range(3, vocab_size), 6)],
+        "begin_suppress_tokens": [None, [2], [2, *rng.sample(range(3, vocab_size), 6)]],
+        "exponential_decay_length_penalty": [None, (1, 1.2), (4, 1.02), (0, 0.9)],
+        "remove_invalid_values": [None, True],
+        "renormalize_logits": [None, True],
     }
     for name, values in choices.items():
         if rng.random() < 0.3:
@@ -99,9 +107,9 @@ def rows_of(sequences: torch.Tensor, pad: int = 1) -> list[list[int]]:
 def reference_rows(
     reference: Any, batch: dict[str, torch.Tensor], settings: dict[str, Any]
 ) -> tuple[list[list[int]], list[float]]:
-    """The reference reads padding as part of a document only in encoder_no_repeat_ngram; there, one document at a time."""
+    """The reference reads padding as part of a document only in the encoder's rules; there, one document at a time."""
     parts = [batch]
-    if settings.get("encoder_no_repeat_ngram_size"):
+    if settings.get("encoder_no_repeat_ngram_size") or settings.get("encoder_repetition_penalty"):
         parts = [document(batch, row) for row in range(len(batch["input_ids"]))]
     rows, scores = [], []
     for part in parts:
@@ -160,3 +168,74 @@ def test_tokens_are_the_references(model_seed: int, record_property: Any) -> Non
     record_property("exact_score_ties", ties)
     print(f"{CASES_PER_MODEL} cases, {ties} comparisons of {3 * CASES_PER_MODEL} with an exact tie of scores")
     assert ties <= 0.02 * 3 * CASES_PER_MODEL
+
+
+def sampling_settings(rng: random.Random) -> dict[str, Any]:
+    settings: dict[str, Any] = {"do_sample": True, "temperature": rng.choice([0.7, 1.0, 2.5]), "top_k": rng.choice([0, 3, 50])}
+    choices: dict[str, list[Any]] = {
+        "top_p": [0.3, 0.9],
+        "min_p": [0.0, 0.05, 0.5],
+        "top_h": [0.3, 0.8],
+        "typical_p": [0.2, 0.9],
+        "epsilon_cutoff": [1e-3, 0.1],
+        "eta_cutoff": [1e-3, 0.1],
+    }
+    return settings | {name: rng.choice(values) for name, values in choices.items() if rng.random() < 0.3}
+
+
+@pytest.mark.parametrize("model_seed", range(MODELS))
+def test_a_documents_samples_are_the_references(model_seed: int) -> None:
+    ours, reference = models(model_seed)
+    rng = random.Random(2000 + model_seed)
+    impossible = 0
+    for case in range(SAMPLED_CASES_PER_MODEL):
+        settings = random_settings(rng, ours.config.vocab_size) | sampling_settings(rng)
+        if settings["num_beams"] == 1:
+            settings["num_return_sequences"] = rng.randint(1, 4)
+        part = random_batch(rng, ours.config.vocab_size, 1)
+        torch.manual_seed(case)
+        try:
+            expected = reference_rows(reference, part, settings)
+        except (RuntimeError, ValueError):  # these settings forbid every token
+            impossible += 1
+            with pytest.raises((RuntimeError, ValueError)):
+                generate(ours, **part, **settings)
+            continue
+        torch.manual_seed(case)
+        out = generate(ours, **part, **settings)
+        verdict = agree((rows_of(out.sequences), out.sequences_scores.tolist()), expected, settings["num_beams"] > 1)
+        assert verdict == "same", f"case {case}, {settings}: {verdict}"
+    assert impossible <= 0.1 * SAMPLED_CASES_PER_MODEL
+
+
+def favour(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """Depends on the row's last token and its length."""
+    favoured = (input_ids[:, -1:] + input_ids.shape[1]) % scores.shape[1]
+    return scores.scatter_add(1, favoured, torch.full_like(scores, 3.0))
+
+
+def some_tokens(batch_id: int, input_ids: torch.Tensor) -> list[int]:
+    """Depends on the number, the length and the last token; the end is allowed now and then."""
+    start = (5 * batch_id + len(input_ids) + int(input_ids[-1])) % 12
+    return list(range(3 + start, 11 + start)) + [2] * (len(input_ids) % 3 == 0)
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+@pytest.mark.parametrize("model_seed", range(4))
+def test_given_functions_are_called_as_by_the_reference(model_seed: int, do_sample: bool) -> None:
+    ours, reference = models(model_seed)
+    rng = random.Random(3000 + model_seed)
+    functions: dict[str, Any] = {"logits_processor": [favour], "prefix_allowed_tokens_fn": some_tokens}
+    for case in range(8):
+        settings: dict[str, Any] = {"num_beams": rng.choice([1, 2, 4]), "max_length": 9, "do_sample": do_sample}
+        if settings["num_beams"] > 1 or do_sample:
+            settings["num_return_sequences"] = 2
+        batch = random_batch(rng, ours.config.vocab_size, 1 if do_sample else 3)
+        torch.manual_seed(case)
+        expected = rows_of(reference.generate(**batch, **settings, **functions))
+        torch.manual_seed(case)
+        packed = pack(**batch, shape=tuple(batch["input_ids"].shape), device=torch.device("cpu"), trim=True)
+        loop = DecodingLoop(ours, GenerationConfig(**settings), DecodingLimits(documents=2), **functions)
+        results = dict(loop.run(packed.documents()))
+        got = [row for d in sorted(results) for row in results[d].sequences]
+        assert [[token for token in row if token != 1] for row in got] == expected, f"case {case}, {settings}"

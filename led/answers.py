@@ -1,0 +1,67 @@
+"""From start and end scores to spans of a document: pure functions, over all its windows at once.
+
+A span lies within one window and never in the question. Scores of all windows are normalised together, so that windows
+compare; a document of one window scores as in the reference.
+
+Shapes: W windows of a document, n tokens of one window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from led.windows import Window
+
+
+@dataclass(frozen=True)
+class Span:
+    """An answer: the document's tokens `first` to `last`, both inclusive, and the probability of the two together."""
+
+    first: int
+    last: int
+    score: float
+
+
+def best_spans(
+    windows: Sequence[Window], start_logits: Sequence[Tensor], end_logits: Sequence[Tensor], top_k: int, max_answer_tokens: int
+) -> tuple[list[Span], float]:
+    """The best spans of a document over its windows, best first, and the probability that it holds no answer.
+
+    `start_logits`, `end_logits`: (n,) per window. A span found in two windows counts once, with its better score. No answer
+    is `<s>` as start and end, in the window where that is least likely.
+    """
+    start_total, end_total = _log_total(windows, start_logits), _log_total(windows, end_logits)
+    found: dict[tuple[int, int], float] = {}
+    null = float("inf")
+    for window, start, end in zip(windows, start_logits, end_logits, strict=True):
+        null = min(null, float((start[0] - start_total + end[0] - end_total).exp()))
+        inside = slice(window.offset, window.offset + window.end - window.start)
+        a, b = start[inside].float() - start_total, end[inside].float() - end_total
+        for first, last, score in _top_pairs(a, b, top_k, max_answer_tokens):
+            span = window.start + first, window.start + last
+            found[span] = max(score, found.get(span, 0.0))
+    best = sorted(found, key=lambda span: -found[span])[:top_k]
+    return [Span(*span, found[span]) for span in best], null
+
+
+def _log_total(windows: Sequence[Window], logits: Sequence[Tensor]) -> Tensor:
+    """() the log of the summed exponentials over every place an answer or `<s>` may stand."""
+    allowed = [torch.cat([x[:1], x[w.offset : w.offset + w.end - w.start]]) for w, x in zip(windows, logits, strict=True)]
+    return torch.cat(allowed).float().logsumexp(0)
+
+
+def _top_pairs(start_n: Tensor, end_n: Tensor, count: int, longest: int) -> list[tuple[int, int, float]]:
+    """The best (first, last, probability) with first <= last < first + longest, best first."""
+    n = len(start_n)
+    if n == 0:
+        return []
+    width = min(longest, n)
+    ends = torch.cat([end_n, end_n.new_full((width - 1,), -torch.inf)]).unfold(0, width, 1)
+    scores = (start_n[:, None] + ends).flatten()
+    top = scores.topk(min(count, len(scores)))
+    pairs = [(int(i) // width, int(i) // width + int(i) % width, float(s.exp())) for s, i in zip(*top, strict=True)]
+    return [pair for pair in pairs if pair[1] < n]

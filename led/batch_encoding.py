@@ -1,0 +1,280 @@
+"""BatchEncoding: what a tokenizer returns, with tensors and the way back to characters; and padding of features.
+
+Letters: B rows, L tokens of a row. A row's side is "right" or "left".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tokenizers import Encoding
+
+# What fills the columns a row lacks; every other feature keeps its rows as they are.
+FILL = {"attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1, "global_attention_mask": -1}
+
+
+class CharSpan(NamedTuple):
+    """Characters `start` to `end` of a text, the end not included."""
+
+    start: int
+    end: int
+
+
+class TokenSpan(NamedTuple):
+    """Tokens `start` to `end` of a row, the end not included."""
+
+    start: int
+    end: int
+
+
+class BatchEncoding(dict[str, Any]):
+    """A dict of model inputs whose entries are attributes too.
+
+    `encodings` holds one `tokenizers.Encoding` per row, or None where the batch was not made from texts. `batch[0]` is the
+    first of them, `batch[:2]` the first two; without encodings `batch[:2]` is a dict of the first two rows.
+    """
+
+    encodings: list[Encoding] | None = None
+
+    def __init__(self, data: Mapping[str, Any] | None = None, encodings: Sequence[Encoding] | None = None,
+                 tensor_type: str | None = None, prepend_batch_axis: bool = False) -> None:  # fmt: skip
+        super().__init__(data or {})
+        self.encodings = None if encodings is None else list(encodings)
+        self.convert_to_tensors(tensor_type, prepend_batch_axis)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"this batch has no {name}; it has {', '.join(self) or 'nothing'}.") from None
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, int):
+            return self._encoding(key)
+        if isinstance(key, slice):
+            if self.encodings is not None:
+                return self.encodings[key]
+            return {name: rows[key] for name, rows in self.items()}
+        return super().__getitem__(key)
+
+    def convert_to_tensors(self, tensor_type: str | None = None, prepend_batch_axis: bool = False) -> BatchEncoding:
+        """Turn every entry into a tensor ("pt") or an array ("np") in place; None leaves lists.
+
+        Raises:
+            ValueError: the type is another one, or rows of an entry have different lengths.
+        """
+        check_tensor_type(tensor_type)
+        if tensor_type is not None:
+            for name, rows in self.items():
+                self[name] = as_tensor(name, [rows] if prepend_batch_axis else rows, tensor_type)
+        return self
+
+    def to(self, device: str | int | torch.device, *, non_blocking: bool = False) -> BatchEncoding:
+        """Move every tensor to `device` in place."""
+        for name, value in self.items():
+            if isinstance(value, torch.Tensor):
+                self[name] = value.to(device, non_blocking=non_blocking)
+        return self
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether tokens can be traced back to characters."""
+        return self.encodings is not None
+
+    @property
+    def n_sequences(self) -> int | None:
+        """1 for single texts, 2 for pairs, None where it is not known."""
+        return self.encodings[0].n_sequences if self.encodings else None
+
+    def tokens(self, batch_index: int = 0) -> list[str]:
+        """The tokens of a row, length L."""
+        return self._encoding(batch_index).tokens
+
+    def sequence_ids(self, batch_index: int = 0) -> list[int | None]:
+        """Per token of a row 0 for the first text, 1 for the second, None for the tokens of the format."""
+        return self._encoding(batch_index).sequence_ids
+
+    def word_ids(self, batch_index: int = 0) -> list[int | None]:
+        """Per token of a row the number of its word in its text, None for the tokens of the format."""
+        return self._encoding(batch_index).word_ids
+
+    def token_to_sequence(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
+        """The text of a pair that holds a token; with one index, the token of row 0."""
+        row, token = self._place(batch_or_token_index, token_index)
+        return row.token_to_sequence(_from_end(token, len(row)))
+
+    def token_to_word(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
+        """The number of the word that holds a token; with one index, the token of row 0."""
+        row, token = self._place(batch_or_token_index, token_index)
+        return row.token_to_word(_from_end(token, len(row)))
+
+    def token_to_chars(self, batch_or_token_index: int, token_index: int | None = None) -> CharSpan | None:
+        """The characters of a token, None for a token of the format; with one index, the token of row 0."""
+        row, token = self._place(batch_or_token_index, token_index)
+        span = row.token_to_chars(_from_end(token, len(row)))
+        return None if span is None else CharSpan(*span)
+
+    def char_to_token(self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0) -> int | None:
+        """The token that holds a character of a text, None for a space between tokens; with one index, of row 0."""
+        row, char = self._place(batch_or_char_index, char_index)
+        return row.char_to_token(char, sequence_index)
+
+    def char_to_word(self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0) -> int | None:
+        """The number of the word that holds a character of a text; with one index, of row 0."""
+        row, char = self._place(batch_or_char_index, char_index)
+        return row.char_to_word(char, sequence_index)
+
+    def word_to_tokens(
+        self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
+    ) -> TokenSpan | None:
+        """The tokens of a word, None where it was cut away; with one index, of row 0."""
+        row, word = self._place(batch_or_word_index, word_index)
+        span = row.word_to_tokens(word, sequence_index)
+        return None if span is None else TokenSpan(*span)
+
+    def word_to_chars(
+        self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
+    ) -> CharSpan | None:
+        """The characters of a word, None where it was cut away; with one index, of row 0."""
+        row, word = self._place(batch_or_word_index, word_index)
+        span = row.word_to_chars(word, sequence_index)
+        return None if span is None else CharSpan(*span)
+
+    def _encoding(self, batch_index: int) -> Encoding:
+        if self.encodings is None:
+            raise ValueError("this batch was made from features, not from texts; ask the batch that the tokenizer's call gave.")
+        if not -len(self.encodings) <= batch_index < len(self.encodings):
+            raise IndexError(f"row {batch_index} was asked for; the batch has {len(self.encodings)} rows.")
+        return self.encodings[batch_index]
+
+    def _place(self, batch_or_item: int, item: int | None) -> tuple[Encoding, int]:
+        """The row and the index within it; a lone index is one of row 0."""
+        return (self._encoding(0), batch_or_item) if item is None else (self._encoding(batch_or_item), item)
+
+
+def _from_end(index: int, length: int) -> int:
+    """A negative index counted from the end, as in a list."""
+    place = index + length if index < 0 else index
+    if not 0 <= place < length:
+        raise IndexError(f"token {index} was asked for; the row has {length} tokens.")
+    return place
+
+
+def check_tensor_type(tensor_type: str | None) -> None:
+    """Refuse what is no tensor type.
+
+    Raises:
+        ValueError: it is none of None, "pt" and "np".
+    """
+    if tensor_type not in (None, "pt", "np"):
+        raise ValueError(f"return_tensors is {tensor_type!r}; this library gives None (lists), 'pt' (torch) or 'np' (numpy).")
+
+
+def check_side(side: str, name: str) -> None:
+    """Refuse what is no side of a row.
+
+    Raises:
+        ValueError: it is neither "right" nor "left".
+    """
+    if side not in ("right", "left"):
+        raise ValueError(f"{name} is {side!r}; it must be 'right' or 'left'.")
+
+
+def as_tensor(name: str, value: Any, tensor_type: str) -> Any:
+    """`value` as a torch tensor or a numpy array; integers are 64 bits wide.
+
+    Raises:
+        ValueError: rows have different lengths, or an entry is no number.
+    """
+    is_array, convert = _KINDS[tensor_type]
+    if is_array(value):
+        return value
+    try:
+        return convert(value)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the entries of {name} make no tensor: rows of different lengths, or no numbers. Pass padding=True "
+                         "(and truncation=True to cut), or pad or leave out this feature.") from error  # fmt: skip
+
+
+def _array(value: Any) -> np.ndarray[Any, Any]:
+    array = np.asarray(value)
+    if array.dtype == object:
+        raise ValueError("ragged")
+    return array if array.size else array.astype(np.int64)
+
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
+    "pt": (torch.is_tensor, lambda value: torch.from_numpy(_array(as_lists(value)))),
+    "np": (lambda value: isinstance(value, np.ndarray), lambda value: _array(as_lists(value))),
+}
+
+
+def as_lists(value: Any) -> Any:
+    """Tensors and arrays, alone or as the rows of a list, as plain lists."""
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple) and value and isinstance(value[0], torch.Tensor | np.ndarray | np.generic | list):
+        return [as_lists(row) for row in value]
+    return value
+
+
+def tensor_type_of(value: Any) -> str | None:
+    """What `value`, or the first row of it, is: "pt", "np" or None."""
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+    return "pt" if isinstance(value, torch.Tensor) else "np" if isinstance(value, np.ndarray | np.generic) else None
+
+
+def as_columns(features: Any) -> dict[str, Any]:
+    """A dict of rows from a dict of rows or from a list of dicts, such as a collator gets.
+
+    Raises:
+        ValueError: it is neither, a dict lacks a key of the first, or there are no input_ids.
+    """
+    if isinstance(features, Mapping):
+        columns = dict(features)
+    elif isinstance(features, list | tuple) and all(isinstance(row, Mapping) for row in features):
+        names = list(features[0]) if features else ["input_ids"]
+        for number, row in enumerate(features):
+            if missing := [name for name in names if name not in row]:
+                raise ValueError(
+                    f"feature {number} lacks {', '.join(missing)}, which the first has; give the same keys in each."
+                )
+        columns = {name: [row[name] for row in features] for name in names}
+    else:
+        raise ValueError(f"features are a {type(features).__name__}; give a dict of rows or a list of dicts.")
+    if "input_ids" not in columns:
+        raise ValueError(f"features hold {', '.join(map(str, columns)) or 'nothing'}; padding needs input_ids.")
+    return columns
+
+
+def pad_rows(columns: Mapping[str, Any], width: int, pad_token_id: int, side: str) -> dict[str, Any]:
+    """Rows of ids and of their masks filled up to `width` tokens; other features, labels too, are left alone.
+
+    Raises:
+        ValueError: a mask has another number of rows than the ids, or a row of it another length.
+    """
+    lengths = [len(row) for row in columns["input_ids"]]
+    fill = {"input_ids": pad_token_id, **FILL}
+    for name in sorted(FILL.keys() & columns.keys()):
+        if len(columns[name]) != len(lengths):
+            raise ValueError(f"{name} has {len(columns[name])} rows for {len(lengths)} rows of input_ids; give one for each.")
+        for number, (row, length) in enumerate(zip(columns[name], lengths, strict=True)):
+            if len(row) != length and not (name == "global_attention_mask" and len(row) < length):
+                raise ValueError(f"row {number} of {name} has {len(row)} entries for {length} tokens; give one for each.")
+    return {name: [fill_up(row, width, fill[name], side) for row in rows] if name in fill else rows
+            for name, rows in columns.items()}  # fmt: skip
+
+
+def fill_up(row: Sequence[int], width: int, value: int, side: str) -> list[int]:
+    """`row` with `value` added on `side` up to `width` entries; a longer row stays as it is."""
+    extra = [value] * (width - len(row))
+    return [*extra, *row] if side == "left" else [*row, *extra]
+
+
+def round_up(length: int, multiple: int | None) -> int:
+    """The next multiple that is no less than `length`; `length` itself without one."""
+    return length if multiple is None else -(-length // multiple) * multiple
