@@ -32,6 +32,10 @@ test-parity: $(PARITY_VENV)/.installed
 	@$(PARITY_VENV)/bin/python -c 'import transformers as t; assert t.__version__.startswith("4.57"), t.__version__'
 	$(PARITY_VENV)/bin/python -m pytest tests/led/v4
 
+# The API reference, from the docstrings: site/led.html.
+docs: $(VENV)/.installed-test
+	$(BIN)/pdoc --docformat google --output-directory site led
+
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

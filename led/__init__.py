@@ -26,7 +26,7 @@ from led.outputs import (
     LEDSeq2SeqSequenceClassifierOutput,
 )
 from led.packing import PackedBatch, pack_documents
-from led.pipelines import pipeline
+from led.pipelines import QuestionAnsweringPipeline, Text2TextPipeline, TextClassificationPipeline, pipeline
 from led.pretrained import LEDPreTrainedModel
 from led.tokenizer import LEDTokenizer, LEDTokenizerFast
 
@@ -53,6 +53,9 @@ __all__ = [
     "LEDTokenizer",
     "LEDTokenizerFast",
     "PackedBatch",
+    "QuestionAnsweringPipeline",
+    "Text2TextPipeline",
+    "TextClassificationPipeline",
     "generate",
     "pack_documents",
     "pipeline",
