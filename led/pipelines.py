@@ -138,7 +138,7 @@ class TextClassificationPipeline(Pipeline):
         return ranked[0] if isinstance(texts, str) else ranked
 
     def logits(self, texts: Sequence[str]) -> Tensor:
-        """(texts, labels) the scores of each text, pooled over its windows."""
+        """(B, C) the scores of B texts, pooled over their windows."""
         config, tokenizer = self.model.config, self.tokenizer
         limit = min(config.max_encoder_position_embeddings, config.max_decoder_position_embeddings)
         before, after = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
