@@ -103,18 +103,18 @@ class BatchEncoding(dict[str, Any]):
 
     def token_to_sequence(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
         """The text of a pair that holds a token; with one index, the token of row 0."""
-        row, token = self._place(batch_or_token_index, token_index)
-        return row.token_to_sequence(_from_end(token, len(row)))
+        row, token = self._token(batch_or_token_index, token_index)
+        return row.token_to_sequence(token)
 
     def token_to_word(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
         """The number of the word that holds a token; with one index, the token of row 0."""
-        row, token = self._place(batch_or_token_index, token_index)
-        return row.token_to_word(_from_end(token, len(row)))
+        row, token = self._token(batch_or_token_index, token_index)
+        return row.token_to_word(token)
 
     def token_to_chars(self, batch_or_token_index: int, token_index: int | None = None) -> CharSpan | None:
         """The characters of a token, None for a token of the format; with one index, the token of row 0."""
-        row, token = self._place(batch_or_token_index, token_index)
-        span = row.token_to_chars(_from_end(token, len(row)))
+        row, token = self._token(batch_or_token_index, token_index)
+        span = row.token_to_chars(token)
         return None if span is None else CharSpan(*span)
 
     def char_to_token(self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0) -> int | None:
@@ -151,16 +151,19 @@ class BatchEncoding(dict[str, Any]):
         return self.encodings[batch_index]
 
     def _place(self, batch_or_item: int, item: int | None) -> tuple[Encoding, int]:
-        """The row and the index within it; a lone index is one of row 0."""
-        return (self._encoding(0), batch_or_item) if item is None else (self._encoding(batch_or_item), item)
+        """The row and the index within it of a character or word; a lone index is one of row 0."""
+        row, place = (0, batch_or_item) if item is None else (batch_or_item, item)
+        if place < 0:
+            raise IndexError(f"character or word {place} was asked for; they are counted from 0.")
+        return self._encoding(row), place
 
-
-def _from_end(index: int, length: int) -> int:
-    """A negative index counted from the end, as in a list."""
-    place = index + length if index < 0 else index
-    if not 0 <= place < length:
-        raise IndexError(f"token {index} was asked for; the row has {length} tokens.")
-    return place
+    def _token(self, batch_or_token: int, token: int | None) -> tuple[Encoding, int]:
+        """The row and the index within it of a token, negative ones counted from the end; a lone index is one of row 0."""
+        encoding, index = self._encoding(0 if token is None else batch_or_token), batch_or_token if token is None else token
+        place = index + len(encoding) if index < 0 else index
+        if not 0 <= place < len(encoding):
+            raise IndexError(f"token {index} was asked for; the row has {len(encoding)} tokens.")
+        return encoding, place
 
 
 def check_tensor_type(tensor_type: str | None) -> None:

@@ -34,7 +34,7 @@ class TextBatch:
 @dataclass(frozen=True)
 class Limits:
     """How one call cuts and pads: `truncation` None, "longest_first", "only_first" or "only_second"; `padding` None,
-    "longest" or "max_length"; `max_length` None only where neither needs it."""
+    "longest" or "max_length"; `max_length` None only where neither needs it; `windows` where the rest of a text follows."""
 
     padding: str | None
     truncation: str | None
@@ -43,6 +43,7 @@ class Limits:
     pad_to_multiple_of: int | None
     padding_side: str
     truncation_side: str
+    windows: bool = False
 
     def width(self, longest: int) -> int | None:
         """The number of columns for a batch whose longest row has `longest` tokens; None where nothing is padded."""
@@ -53,7 +54,7 @@ class Limits:
 
 
 def read_limits(*, padding: Any, truncation: Any, max_length: Any, stride: Any, pad_to_multiple_of: Any, padding_side: str,
-                truncation_side: str, model_max_length: int) -> Limits:  # fmt: skip
+                truncation_side: str, model_max_length: int, windows: bool = False) -> Limits:  # fmt: skip
     """The limits of a call from its arguments and the tokenizer's own limit.
 
     Raises:
@@ -80,7 +81,7 @@ def read_limits(*, padding: Any, truncation: Any, max_length: Any, stride: Any, 
     if pad and cut and pad_to_multiple_of and limit % pad_to_multiple_of:
         raise ValueError(f"texts are cut to max_length={limit}, no multiple of pad_to_multiple_of={pad_to_multiple_of}; "
                          f"pass max_length={round_up(limit, pad_to_multiple_of)}.")  # fmt: skip
-    return Limits(pad, cut, limit, stride or 0, pad_to_multiple_of, padding_side, truncation_side)
+    return Limits(pad, cut, limit, stride or 0, pad_to_multiple_of, padding_side, truncation_side, windows)
 
 
 def _choice(name: str, value: Any, known: Mapping[Any, str | None]) -> str | None:
@@ -195,7 +196,7 @@ def kept_lengths(first: int, second: int | None, room: int, limits: Limits, numb
     gets the odd token, or the first where it was the longer one.
 
     Raises:
-        ValueError: only one text may be cut and it is too short for that, or a window is no longer than the stride.
+        ValueError: only one text may be cut and it is too short for that, or a window is empty or no longer than the stride.
     """
     if limits.truncation == "only_second" and second is None:
         raise ValueError(
@@ -214,7 +215,12 @@ def kept_lengths(first: int, second: int | None, room: int, limits: Limits, numb
                              f"takes {whole} of {room} tokens; pass a larger max_length, or another truncation.")  # fmt: skip
         kept = (room - second, second) if limits.truncation == "only_first" else (first, room - first)
     for length, before in zip(kept, (first, second), strict=True):
-        if length is not None and before is not None and 0 < length < before and length <= limits.stride:
+        if length is None or before is None or length == before:
+            continue
+        if limits.windows and length == 0:
+            raise ValueError(f"the windows of text {number} have no room for its tokens: max_length is {limits.max_length}; "
+                             "pass a larger max_length, or leave out return_overflowing_tokens.")  # fmt: skip
+        if 0 < length <= limits.stride:
             raise ValueError(f"stride is {limits.stride}, and text {number} has windows of {length} tokens; "
                              "the stride must be smaller, or the max_length larger.")  # fmt: skip
     return kept

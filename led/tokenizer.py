@@ -94,7 +94,7 @@ class LEDTokenizer(Vocabulary):
             TypeError: a keyword is unknown.
             ValueError: a file is malformed, or the vocabulary lacks a special token.
         """
-        folder = resolve(str(model), revision, cache_dir=cache_dir, local_files_only=local_files_only).folder
+        folder = resolve(str(model), revision, cache_dir=cache_dir, local_files_only=local_files_only, weights=False).folder
         parts = read_folder(folder, given)
         return cls(parts.backend, split_special_tokens=split_special_tokens, roles=parts.roles,
                    additional_special_tokens=parts.extra, **parts.settings)  # fmt: skip
@@ -201,7 +201,8 @@ class LEDTokenizer(Vocabulary):
             if first is None and second is not None:
                 raise ValueError(f"a second text was given without {name}; pass both.")
         check_tensor_type(return_tensors)
-        limits = self._limits(padding, truncation, max_length, stride, pad_to_multiple_of, padding_side)
+        limits = self._limits(padding, truncation, max_length, stride, pad_to_multiple_of, padding_side,
+                              return_overflowing_tokens)  # fmt: skip
         split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
 
         asked = {
@@ -343,7 +344,7 @@ class LEDTokenizer(Vocabulary):
         return BatchEncoding(columns, tensor_type=kind)
 
     def _limits(self, padding: Any, truncation: Any, max_length: Any, stride: Any, pad_to_multiple_of: Any,
-                padding_side: str | None) -> Limits:  # fmt: skip
+                padding_side: str | None, windows: bool = False) -> Limits:  # fmt: skip
         return read_limits(
             padding=padding,
             truncation=truncation,
@@ -353,6 +354,7 @@ class LEDTokenizer(Vocabulary):
             padding_side=self.padding_side if padding_side is None else padding_side,
             truncation_side=self.truncation_side,
             model_max_length=self.model_max_length,
+            windows=windows,
         )
 
     def _asked(self, name: str, asked: bool | None) -> bool:

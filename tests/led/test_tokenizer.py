@@ -19,6 +19,7 @@ import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, models
 
+from led.hub import Checkpoint
 from led.tokenizer import SPECIAL_TOKENS, LEDTokenizer, LEDTokenizerFast
 
 transformers = pytest.importorskip("transformers", reason="the reference, transformers 5, is not installed")
@@ -240,6 +241,7 @@ def errors(tokenizer: LEDTokenizer) -> Iterator[tuple[Any, str]]:
     yield lambda: tokenizer("a b c d e f", "b c", truncation="only_second", max_length=9), "cannot shorten text 0"
     yield lambda: tokenizer("a", "b c d e f g", truncation="only_first", max_length=9), "cannot shorten text 0"
     yield lambda: tokenizer("a b c", "b c d e f g", truncation="only_second", max_length=11, stride=4), "windows of . tokens"
+    yield lambda: tokenizer("a", truncation=True, max_length=2, return_overflowing_tokens=True), "no room for its tokens"
     yield lambda: tokenizer("a", truncation="longest"), "truncation is 'longest'.*'only_first'"
     yield lambda: tokenizer("a", padding="longest_first"), "padding is 'longest_first'.*'max_length'"
     yield lambda: tokenizer("a", padding=1), "padding is 1"
@@ -427,7 +429,8 @@ def test_a_batch_is_a_dict_with_attributes(ours: LEDTokenizer, reference: Any) -
     assert batch[1].ids == other[1].ids
     assert [row.ids for row in batch[:1]] == [row.ids for row in other[:1]]
     assert ours.pad({"input_ids": [[5], [6]]})[1:] == {"input_ids": [[6]], "attention_mask": [[1]]}
-    for token in (1, 5, -2):
+    assert batch.token_to_chars(1, -2) == batch.token_to_chars(1, len(batch[1]) - 2)
+    for token in (1, 5, 0):
         assert batch.token_to_chars(1, token) == other.token_to_chars(1, token)
         assert batch.token_to_word(1, token) == other.token_to_word(1, token)
         assert batch.token_to_sequence(1, token) == other.token_to_sequence(1, token)
@@ -442,6 +445,8 @@ def test_a_batch_is_a_dict_with_attributes(ours: LEDTokenizer, reference: Any) -
         _ = batch.labels
     with pytest.raises(IndexError, match=r"row 7 .* 2 rows"):
         batch.tokens(7)
+    with pytest.raises(IndexError, match="counted from 0"):
+        batch.char_to_token(0, -1)
     with pytest.raises(IndexError, match="token 99"):
         batch.token_to_chars(0, 99)
 
@@ -679,6 +684,41 @@ def test_malformed_files_are_named(folder: Path, tmp_path: Path, name: str, cont
     with pytest.raises(ValueError, match=message) as caught:
         LEDTokenizer.from_pretrained(tmp_path)
     assert "side" in message or str(tmp_path) in str(caught.value)
+
+
+def test_a_published_name_is_resolved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def resolve(model: str, revision: str | None, **options: Any) -> Checkpoint:
+        asked.append((model, revision, options))
+        return Checkpoint(folder, revision)
+
+    monkeypatch.setattr("led.tokenizer.resolve", resolve)
+    LEDTokenizer.from_pretrained("owner/name", revision="v1", cache_dir="c", local_files_only=True)
+    assert asked == [("owner/name", "v1", {"cache_dir": "c", "local_files_only": True})]
+
+
+def test_any_options_give_a_batch_within_the_limit_or_say_what_is_wrong(ours: LEDTokenizer) -> None:
+    rng, given = random.Random(3), 0
+    choices = {
+        "truncation": [True, None, "only_first", "only_second"],
+        "max_length": [0, 1, 2, 3, 4, 5, 6, 9, 20],
+        "stride": [0, 0, 1, 2, 9],
+        "padding": [False, True, "max_length"],
+        "add_special_tokens": [True, False],
+        "return_overflowing_tokens": [True, False],
+    }
+    for _ in range(2000):
+        options = {name: rng.choice(values) for name, values in choices.items()}
+        texts = rng.choices(PLAIN, k=2)
+        try:
+            batch = ours(texts, rng.choices(PLAIN, k=2) if rng.random() < 0.5 else None, **options)
+        except ValueError:
+            continue
+        given += 1
+        cut = options["truncation"] or not options["padding"]
+        assert not cut or all(len(row) <= options["max_length"] for row in batch["input_ids"])
+    assert given > 500
 
 
 def test_an_unknown_keyword_is_refused_with_the_known_ones(folder: Path) -> None:
