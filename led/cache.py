@@ -19,7 +19,7 @@ from torch import Tensor
 class DocumentMemory:
     """Cross-attention keys and values of one document, a pair of (H, n, D) per decoder layer.
 
-    `mask` (n,) is added to the scores, or None where every token may be attended to.
+    `mask` (n,) is added to the scores, or None where every token may be attended to; where none may, it is true throughout.
     """
 
     layers: list[tuple[Tensor, Tensor]]

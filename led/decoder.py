@@ -123,7 +123,7 @@ class LEDDecoder(LEDStack):
                 mask = torch.zeros_like(hidden, dtype=encoder_TE.dtype)
                 mask = mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
             pairs = [(k[d].contiguous(), v[d].contiguous()) for k, v in layers]
-            memories.append(DocumentMemory(pairs, mask))
+            memories.append(DocumentMemory(pairs, _plain_if_blind(mask)))
         return memories
 
     def forward(
@@ -166,13 +166,12 @@ class LEDDecoder(LEDStack):
             mask = _prefix_mask(longest, T, decoder_attention_mask, x)
             if decoder_attention_mask is not None:
                 mask = _plain_if_blind(mask)
-        hidden = [_plain_if_blind(m.mask) for m in memories]
         for i, layer in enumerate(self.decoder_layers):
             if hidden_states is not None:
                 hidden_states.append(x)
             if self.skips_layer():
                 continue
-            inputs = (cache, [(*m.layers[i], h) for m, h in zip(memories, hidden, strict=True)], mask, i)
+            inputs = (cache, [(*m.layers[i], m.mask) for m in memories], mask, i)
             x = self.through(layer, x, *inputs) if attentions is None else attentions.layer(layer, x, *inputs)
         if hidden_states is not None:
             hidden_states.append(x)

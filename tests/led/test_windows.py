@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ def test_windows_cover_every_token_and_overlap_by_the_stride(length: int, room: 
     stride = data.draw(st.integers(0, room - 1))
     bounds = window_bounds(length, room, stride)
     assert bounds[0][0] == 0 and bounds[-1][1] == length
-    for (_, end), (start, next_end) in zip(bounds, bounds[1:], strict=False):
+    for (_, end), (start, next_end) in pairwise(bounds):
         assert end - start == stride and next_end > end
     assert all(end - start <= room for start, end in bounds)
     assert all(end - start == room for start, end in bounds[:-1])
