@@ -29,6 +29,7 @@ import pytest
 
 from led import hub as led_hub
 from led.checkpoint import WEIGHT_FILES
+from led.config import LEDConfig
 from led.hub import resolve
 from led.tokenizer import LEDTokenizer
 
@@ -279,6 +280,29 @@ def test_a_real_checkpoint_arrives_whole_and_can_be_read(hub: Hub, ask: Ask, mod
     answer = ask()
     assert answer.files() == hub.commits[SECOND] and answer.revision == SECOND
     assert len(LEDTokenizer.from_pretrained(answer.folder)) == len(LEDTokenizer.from_pretrained(model_folder))
+
+
+def test_settings_and_a_tokenizer_come_without_the_weights(hub: Hub, ask: Ask, model_folder: Path) -> None:
+    hub.publish(SECOND, {path.name: path.read_bytes() for path in model_folder.iterdir()})
+    answer = ask(weights=False)
+    assert "config.json" in hub.downloaded() and "model.safetensors" not in hub.downloaded()
+    assert LEDConfig.from_pretrained(answer.folder).d_model > 0
+
+
+def test_models_tokenizers_settings_and_pipelines_take_a_published_name(hub: Hub, model_folder: Path, tmp_path: Path) -> None:
+    hub.publish(SECOND, {path.name: path.read_bytes() for path in model_folder.iterdir()})
+    script = f"""
+from led import GenerationConfig, LEDConfig, LEDForConditionalGeneration, LEDTokenizer, pipeline
+print(pipeline("summarization", model="owner/model", revision={SECOND!r})("the pump failed")[0]["summary_text"] is not None)
+assert LEDConfig.from_pretrained("owner/model") == LEDForConditionalGeneration.from_pretrained("owner/model").config
+assert GenerationConfig.from_pretrained("owner/model").num_beams == 2 and len(LEDTokenizer.from_pretrained("owner/model"))
+"""
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1",
+                "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, **settings})  # fmt: skip
+    assert done.returncode == 0 and done.stdout == "True\n", done.stderr
+    assert len([a for a in hub.asked if a.method == "GET" and a.path.endswith("model.safetensors")]) <= 2  # and its redirect
 
 
 SAFE = {"model.safetensors": b"safe"}
