@@ -16,7 +16,7 @@ Cost per token and layer: 4 * E * (w + 1) operations for the window, 4 * H * g *
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -83,6 +83,8 @@ def window_attention(
 
     The rows of global and of invisible tokens are computed too and mean nothing. `query_THD` is already scaled.
     """
+    if not dropout and not torch.is_grad_enabled():
+        return _window_attention_in_place(query_THD, key_THD, value_THD, documents, one_sided)
     blocks = []
     band = _band(one_sided, query_THD.device)
     lowest = torch.finfo(query_THD.dtype).min
@@ -92,9 +94,7 @@ def window_attention(
         n = doc.end - doc.start
         q, k, v = (x.transpose(0, 1) for x in qkv)
         k_global, v_global = (x[:, doc.globals_] for x in (k, v))
-        for lo in range(0, n, BLOCK):
-            hi = min(lo + BLOCK, n)
-            key_lo, key_hi = max(0, lo - one_sided), min(n, hi + one_sided)
+        for lo, hi, key_lo, key_hi in _blocks(n, one_sided):
             q_block = q[:, lo:hi]
             allowed = band[: hi - lo, key_lo - lo + one_sided : key_hi - lo + one_sided]
             if doc.local_key is not None:
@@ -109,6 +109,52 @@ def window_attention(
                 block = block + p[..., keys:] @ v_global
             blocks.append(block.transpose(0, 1))
     return torch.cat(blocks)
+
+
+def _blocks(n: int, one_sided: int) -> Iterator[tuple[int, int, int, int]]:
+    """The (first query, end, first key, end) of every block of a document of n tokens, ends exclusive."""
+    for lo in range(0, n, BLOCK):
+        hi = min(lo + BLOCK, n)
+        yield lo, hi, max(0, lo - one_sided), min(n, hi + one_sided)
+
+
+def _window_attention_in_place(
+    query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, documents: Sequence[DocumentLayout], one_sided: int
+) -> Tensor:
+    """`window_attention` without gradients: every block uses one buffer of scores, so nothing large is allocated twice."""
+    H, D = query_THD.shape[1:]
+    out_THD = torch.empty_like(query_THD, memory_format=torch.contiguous_format)
+    bias = _band_bias(one_sided, query_THD.dtype, query_THD.device)
+    lowest = torch.finfo(query_THD.dtype).min
+    widest = max(min(doc.end - doc.start, BLOCK + 2 * one_sided) + len(doc.globals_) for doc in documents)
+    scores_buffer, read_buffer = query_THD.new_empty(H * BLOCK * widest), query_THD.new_empty(H, BLOCK, D)
+    for doc in documents:
+        q, k, v = (x[doc.start : doc.end].transpose(0, 1) for x in (query_THD, key_THD, value_THD))
+        n, g = doc.end - doc.start, len(doc.globals_)
+        k_global, v_global = (x[:, doc.globals_] for x in (k, v))
+        hidden = None if doc.local_key is None else torch.zeros(n).to(q).masked_fill_(~doc.local_key, lowest)
+        for lo, hi, key_lo, key_hi in _blocks(n, one_sided):
+            rows, keys = hi - lo, key_hi - key_lo
+            scores = scores_buffer[: H * rows * (keys + g)].view(H, rows, keys + g)
+            near = torch.bmm(q[:, lo:hi], k[:, key_lo:key_hi].transpose(1, 2), out=scores[..., :keys])
+            near += bias[:rows, key_lo - lo + one_sided : key_hi - lo + one_sided]
+            if hidden is not None:
+                near += hidden[key_lo:key_hi]
+            if g:
+                torch.bmm(q[:, lo:hi], k_global.transpose(1, 2), out=scores[..., keys:])
+            torch.softmax(scores, -1, out=scores)
+            read = torch.bmm(scores[..., :keys], v[:, key_lo:key_hi], out=read_buffer[:, :rows])
+            if g:
+                read.baddbmm_(scores[..., keys:], v_global)
+            out_THD[doc.start + lo : doc.start + hi] = read.transpose(0, 1)
+    return out_THD
+
+
+@lru_cache(maxsize=16)
+def _band_bias(one_sided: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`_band` as what is added to scores: 0 or minus infinity."""
+    band = _band(one_sided, device)
+    return torch.zeros(band.shape, dtype=dtype, device=device).masked_fill_(~band, -torch.inf)
 
 
 def global_attention(

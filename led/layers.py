@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from led.config import LEDConfig
+from led.packed_linear import PackedLinear, may_pack
 
 _ACTIVATIONS = {
     "gelu": F.gelu,
@@ -26,6 +27,10 @@ _ACTIVATIONS = {
 }
 
 
+# Rows of the feed-forward block at once: their inner values stay in the processor's cache.
+_ROWS = 1024
+
+
 class LEDLayer(nn.Module):
     """The feed-forward block and dropout of a layer."""
 
@@ -33,13 +38,29 @@ class LEDLayer(nn.Module):
         super().__init__()
         self.activation = _ACTIVATIONS[config.activation_function]
         self.dropout, self.activation_dropout = config.dropout, config.activation_dropout
-        self.fc1, self.fc2 = nn.Linear(config.d_model, ffn_dim), nn.Linear(ffn_dim, config.d_model)
+        self.fc1: nn.Module = nn.Linear(config.d_model, ffn_dim)
+        self.fc2: nn.Module = nn.Linear(ffn_dim, config.d_model)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
+
+    def pack(self) -> None:
+        """Compute the activation within the first product, where the packed layer can."""
+        if self.activation is F.gelu and isinstance(self.fc1, nn.Linear) and may_pack(self.fc1):
+            self.fc1 = PackedLinear(self.fc1, "gelu")
+            self.activation = nn.Identity()
 
     def drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
 
     def feed_forward(self, x: Tensor) -> Tensor:
+        """(..., E) the block's output; without gradients by pieces of rows, so that no inner value is as long as the batch."""
+        if x.dim() != 2 or len(x) <= _ROWS or torch.is_grad_enabled():
+            return self._feed_forward(x)
+        out = torch.empty_like(x)
+        for piece, rows in zip(out.split(_ROWS), x.split(_ROWS), strict=True):
+            piece.copy_(self._feed_forward(rows))
+        return out
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
         inner = F.dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training)
         return self.final_layer_norm(x + self.drop(self.fc2(inner)))
 

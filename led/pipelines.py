@@ -316,7 +316,8 @@ def pipeline(
     """A callable for `task`: "summarization", "text2text-generation", "text-classification" or "question-answering".
 
     `model` is a folder, a hub name or a loaded model (which needs `tokenizer`); the other arguments are those of
-    `from_pretrained`. `limits` bounds what a summarizer holds at once, in documents and tokens.
+    `from_pretrained`. A model that is loaded here is packed for inference. `limits` bounds what a summarizer holds at once,
+    in documents and tokens.
 
     Raises:
         ValueError: the task is not known, or the model is not one for it.
@@ -333,7 +334,7 @@ def pipeline(
         loaded: LEDPreTrainedModel = model
     else:
         how: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        loaded = cls.from_pretrained(model, dtype=dtype, device=device, **how)
+        loaded = cls.from_pretrained(model, dtype=dtype, device=device, **how).pack()
         tokenizer = LEDTokenizer.from_pretrained(model, **how) if tokenizer is None else tokenizer
     if not isinstance(tokenizer, LEDTokenizer):
         tokenizer = LEDTokenizer.from_pretrained(tokenizer)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from led.checkpoint import load_weights, save_weights
 from led.config import LEDConfig
 from led.hub import resolve
-from led.layers import LEDStack
+from led.layers import LEDLayer, LEDStack
+from led.packed_linear import PackedLinear, pack_linears
 
 
 class LEDPreTrainedModel(nn.Module):
@@ -29,6 +30,7 @@ class LEDPreTrainedModel(nn.Module):
     def __init__(self, config: LEDConfig) -> None:
         super().__init__()
         self.config = config
+        self.is_packed = False
 
     @classmethod
     def from_pretrained(
@@ -65,7 +67,13 @@ class LEDPreTrainedModel(nn.Module):
         return loaded.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`, in the layout transformers reads, the shared embedding once."""
+        """Write `config.json` and `model.safetensors`, in the layout transformers reads, the shared embedding once.
+
+        Raises:
+            ValueError: the model was packed for inference and no longer has its weights.
+        """
+        if self.is_packed:
+            raise ValueError("this model was packed for inference and cannot be saved; load the checkpoint again to save it.")
         replace(self.config, extra={**self.config.extra, "architectures": [type(self).__name__]}).save_pretrained(folder)
         save_weights(self.state_dict(), folder)
 
@@ -85,6 +93,19 @@ class LEDPreTrainedModel(nn.Module):
     def num_parameters(self, only_trainable: bool = False) -> int:
         """How many numbers the model holds, shared ones once."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    def pack(self) -> Self:
+        """Lay the weights out for inference on this CPU, in place; afterwards the model can be neither trained nor saved.
+
+        Answers change by rounding only. Costs a copy of the token embedding where there is a language-model head. Does
+        nothing on other devices, for types without such kernels, and where torch has none.
+        """
+        for module in self.modules():
+            if isinstance(module, LEDLayer):
+                module.pack()
+        pack_linears(self, keep=lambda name: name.endswith(("key_global", "value_global")))  # those are folded, not applied
+        self.is_packed = any(isinstance(module, PackedLinear) for module in self.modules())
+        return self.requires_grad_(False)
 
     def gradient_checkpointing_enable(self) -> None:
         """In training, compute each layer again in the backward pass instead of keeping its inner values."""

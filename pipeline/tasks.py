@@ -126,7 +126,7 @@ class LoadedSummarizer:
 
     def __init__(self, task: Summarize, folder: Path) -> None:
         settings = task.settings
-        self.model = LEDForConditionalGeneration.from_pretrained(folder, dtype=settings.dtype)
+        self.model = LEDForConditionalGeneration.from_pretrained(folder, dtype=settings.dtype).pack()
         self.tokenizer = LEDTokenizer.from_pretrained(folder)
         self.generation = task.generation(folder)
         self.limits = DecodingLimits(settings.documents_in_flight, settings.encoder_tokens)

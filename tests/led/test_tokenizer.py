@@ -695,7 +695,7 @@ def test_a_published_name_is_resolved(folder: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("led.tokenizer.resolve", resolve)
     LEDTokenizer.from_pretrained("owner/name", revision="v1", cache_dir="c", local_files_only=True)
-    assert asked == [("owner/name", "v1", {"cache_dir": "c", "local_files_only": True})]
+    assert asked == [("owner/name", "v1", {"cache_dir": "c", "local_files_only": True, "weights": False})]
 
 
 def test_any_options_give_a_batch_within_the_limit_or_say_what_is_wrong(ours: LEDTokenizer) -> None:

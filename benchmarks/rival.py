@@ -1,0 +1,127 @@
+"""What the comparisons with transformers' LED share: two models with the same weights, taking turns, in two environments.
+
+"Stock" is the reference in the default environment; "tuned" the same code under an allocator that keeps its memory, without
+which it spends a third of its time on page faults. Both libraries run in the same process, one thread each, and take turns;
+figures are medians of process CPU seconds, since these machines are shared.
+
+Random weights are spread out so that attention and logits are far from flat and tokens are well determined.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from led import LEDConfig, LEDForConditionalGeneration
+from led.testing import spread_weights
+
+LED_BASE: dict[str, Any] = {
+    "d_model": 768,
+    "encoder_layers": 6,
+    "decoder_layers": 6,
+    "encoder_attention_heads": 12,
+    "decoder_attention_heads": 12,
+    "encoder_ffn_dim": 3072,
+    "decoder_ffn_dim": 3072,
+    "attention_window": [1024] * 6,
+}
+
+TUNED = (
+    "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:"
+    "glibc.malloc.top_pad=268435456:glibc.malloc.hugetlb=1"
+)
+ENVIRONMENTS: dict[str, dict[str, str]] = {"stock": {}, "tuned": {"GLIBC_TUNABLES": TUNED}}
+
+
+def pair(dtype: str) -> tuple[LEDForConditionalGeneration, Any]:
+    """(this library's model packed for inference, the reference), with the same weights in `dtype`, one thread."""
+    import transformers
+
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    reference = transformers.LEDForConditionalGeneration(transformers.LEDConfig(**LED_BASE)).eval()
+    spread_weights(reference, seed=0, scale=2)
+    ours = LEDForConditionalGeneration(LEDConfig(**LED_BASE)).eval()
+    ours.load_state_dict(reference.state_dict())
+    kind = getattr(torch, dtype)
+    return ours.to(kind).pack(), reference.to(kind)
+
+
+def documents(lengths: Sequence[int], seed: int = 0) -> list[torch.Tensor]:
+    """Random documents of these lengths in tokens, special tokens included."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.cat([torch.tensor([0]), torch.randint(5, 50000, (n - 2,), generator=generator), torch.tensor([2])])
+            for n in lengths]  # fmt: skip
+
+
+def padded(rows: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Documents as a padded batch with its masks, `<s>` global."""
+    ids = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=1)
+    mask = (ids != 1).long()
+    globals_ = torch.zeros_like(mask)
+    globals_[:, 0] = 1
+    return {"input_ids": ids, "attention_mask": mask, "global_attention_mask": globals_}
+
+
+def cpu_seconds(call: Callable[[], Any]) -> tuple[float, Any]:
+    """The CPU seconds of this process that `call` takes, and what it returns."""
+    begun = time.process_time()
+    result = call()
+    return time.process_time() - begun, result
+
+
+def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Median CPU seconds of each call, taking turns, and what each returned last."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    results: dict[str, Any] = {}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            seconds, results[name] = cpu_seconds(call)
+            times[name].append(seconds)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}, results
+
+
+def matrix_rate(dtype: str) -> float:
+    """Operations per second of the best product this processor does for the encoder's shapes, one thread."""
+    x, weight = torch.randn(2048, 768).to(getattr(torch, dtype)), torch.randn(3072, 768).to(getattr(torch, dtype))
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+    products: list[Callable[[], Any]] = [
+        lambda: [torch.nn.functional.linear(x, weight) for _ in range(4)],
+        lambda: [torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "none") for _ in range(4)],
+    ]
+    best = min(cpu_seconds(product)[0] / 4 for _ in range(8) for product in products)
+    return 2 * 2048 * weight.numel() / best
+
+
+def machine() -> dict[str, Any]:
+    """Where and what was measured."""
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    return {
+        "processor": model[0].split(":")[1].strip() if model else platform.machine(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "commit": commit,
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def in_both_environments(module: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The last line of `python -m module …` as JSON, for each environment, each in a process of its own."""
+    found = {}
+    for name, settings in ENVIRONMENTS.items():
+        inherited = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+        command = [sys.executable, "-W", "ignore", "-m", module, "--here", *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**inherited, **settings})
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+    return found

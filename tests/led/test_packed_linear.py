@@ -1,0 +1,85 @@
+"""A packed model answers as the plain one, for every type and number of rows, and says what it can no longer do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from led import packed_linear
+from led.model import LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification
+from led.packed_linear import PackedLinear
+from led.packing import pack_documents
+from led.testing import spread_weights, tiny_config, tiny_model
+
+needs_kernels = pytest.mark.skipif(not packed_linear.AVAILABLE, reason="this torch has no packed linear layers for the CPU")
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_layer_is_the_plain_one(dtype: torch.dtype, bias: bool) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(48, 80, bias=bias).to(dtype)
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
+    for shape in ((0, 48), (1, 48), (4, 48), (3, 5, 48), (700, 48)):
+        x = torch.randn(shape).to(dtype)
+        with torch.no_grad():
+            plain = linear(x)
+            torch.testing.assert_close(PackedLinear(linear)(x), plain, atol=tolerance, rtol=tolerance)
+            gelu = nn.functional.gelu(plain)
+            torch.testing.assert_close(PackedLinear(linear, "gelu")(x), gelu, atol=tolerance, rtol=tolerance)
+
+
+@needs_kernels
+@pytest.mark.parametrize("cls", [LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification])
+@pytest.mark.parametrize("activation", ["gelu", "relu", "gelu_new"])
+def test_a_packed_model_answers_as_before(cls: type, activation: str) -> None:
+    plain, packed = (cls(tiny_config(activation_function=activation)).eval() for _ in range(2))
+    spread_weights(plain, seed=1, scale=8)
+    packed.load_state_dict(plain.state_dict())
+    assert packed.pack() is packed and any(isinstance(m, PackedLinear) for m in packed.modules())
+    ids = torch.randint(5, 99, (3, 50), generator=torch.Generator().manual_seed(0))
+    ids[:, -1] = 2
+    masks = {"attention_mask": torch.ones_like(ids), "global_attention_mask": torch.eye(3, 50).long()}
+    with torch.no_grad():
+        for mine, other in zip(packed(ids, **masks), plain(ids, **masks), strict=True):
+            assert mine == other
+        for name, other in plain(ids, **masks, use_cache=False).items():
+            torch.testing.assert_close(packed(ids, **masks, use_cache=False)[name], other, atol=1e-5, rtol=1e-5)
+
+
+@needs_kernels
+def test_a_packed_model_writes_the_same_tokens() -> None:
+    plain, packed = tiny_model(seed=3, scale=8), tiny_model(seed=3, scale=8).pack()
+    ids = torch.randint(5, 99, (6, 40), generator=torch.Generator().manual_seed(0))
+    for settings in ({}, {"num_beams": 4}, {"do_sample": True, "seed": 5}):
+        how = {"max_new_tokens": 20, "return_dict_in_generate": True, **settings}
+        mine, other = packed.generate(ids, **how), plain.generate(ids, **how)
+        assert torch.equal(mine.sequences, other.sequences)
+        torch.testing.assert_close(mine.sequences_scores, other.sequences_scores, atol=1e-4, rtol=1e-5)
+
+
+@needs_kernels
+def test_what_a_packed_model_cannot_do_is_said(tmp_path: Path) -> None:
+    packed = tiny_model().pack()
+    with pytest.raises(ValueError, match="packed for inference and cannot be saved; load the checkpoint again"):
+        packed.save_pretrained(tmp_path)
+    assert not any(p.requires_grad for p in packed.parameters())
+
+
+def test_without_the_kernels_packing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "AVAILABLE", False)
+    model = tiny_model().pack()
+    assert not any(isinstance(m, PackedLinear) for m in model.modules())
+
+
+def test_long_batches_go_through_the_feed_forward_block_by_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(scale=8)
+    batch = pack_documents([range(5, 55), range(9, 40)], [[0], [0, 3]])
+    with torch.no_grad():
+        whole = model.led.encoder.encode(batch)
+        monkeypatch.setattr("led.layers._ROWS", 7)
+        torch.testing.assert_close(model.led.encoder.encode(batch), whole, atol=1e-5, rtol=0)
