@@ -137,7 +137,11 @@ def _window_attention_in_place(
             rows, keys = hi - lo, key_hi - key_lo
             scores = scores_buffer[: H * rows * (keys + g)].view(H, rows, keys + g)
             near = torch.bmm(q[:, lo:hi], k[:, key_lo:key_hi].transpose(1, 2), out=scores[..., :keys])
-            near += bias[:rows, key_lo - lo + one_sided : key_hi - lo + one_sided]
+            # Only the keys before the last row's window and behind the first row's are out of anyone's reach.
+            block_bias = bias[:rows, key_lo - lo + one_sided : key_hi - lo + one_sided]
+            before, behind = max(0, hi - 1 - one_sided - key_lo), lo + one_sided + 1 - key_lo
+            near[..., :before] += block_bias[:, :before]
+            near[..., behind:] += block_bias[:, behind:]
             if hidden is not None:
                 near += hidden[key_lo:key_hi]
             if g:

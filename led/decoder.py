@@ -76,8 +76,8 @@ class LEDDecoderLayer(LEDLayer):
             read, _ = attend(q, k, v, mask, attention.dropout_now)
         else:
             read = decoder_self_attention(q, k, v, mask, attention.dropout_now)
-        x_RTE = self.self_attn_layer_norm(x_RTE + self.drop(attention.merge(read)))
-        x_RTE = self.encoder_attn_layer_norm(x_RTE + self.drop(self._read_memories(x_RTE, memories)))
+        x_RTE = self.self_attn_layer_norm(self.add(x_RTE, attention.merge(read)))
+        x_RTE = self.encoder_attn_layer_norm(self.add(x_RTE, self._read_memories(x_RTE, memories)))
         return self.feed_forward(x_RTE)
 
     def _read_memories(self, x_RTE: Tensor, memories: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:

@@ -46,7 +46,8 @@ class LEDEncoderSelfAttention(nn.Module):
         H, D = self.heads, E // self.heads
         dropout = self.attention_dropout if self.training else 0.0
         q, k, v = (f(x_TE).view(T, H, D) for f in (self.query, self.key, self.value))
-        out_THD = window_attention(q / D**0.5, k, v, documents, self.one_sided, dropout)
+        q = q / D**0.5 if torch.is_grad_enabled() else q.div_(D**0.5)
+        out_THD = window_attention(q, k, v, documents, self.one_sided, dropout)
         replaced, rows = [], []
         for doc, read in zip(documents, self._global_reads(x_TE, documents, dropout), strict=True):
             if read is not None:
@@ -113,7 +114,7 @@ class LEDEncoderLayer(LEDLayer):
 
     def after_attention(self, x_TE: Tensor, read_TE: Tensor) -> Tensor:
         """(T, E) the layer's output for its input and what its attention has read."""
-        x_TE = self.feed_forward(self.self_attn_layer_norm(x_TE + self.drop(read_TE)))
+        x_TE = self.feed_forward(self.self_attn_layer_norm(self.add(x_TE, read_TE)))
         if x_TE.dtype == torch.float16:
             limit = torch.finfo(torch.float16).max - 1000
             x_TE = x_TE.clamp(-limit, limit)

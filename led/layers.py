@@ -51,6 +51,10 @@ class LEDLayer(nn.Module):
     def drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
 
+    def add(self, x: Tensor, read: Tensor) -> Tensor:
+        """(..., E) a block's input plus what it has read, dropout applied; without gradients in the place of `read`."""
+        return x + self.drop(read) if torch.is_grad_enabled() else self.drop(read).add_(x)
+
     def feed_forward(self, x: Tensor) -> Tensor:
         """(..., E) the block's output; without gradients by pieces of rows, so that no inner value is as long as the batch."""
         if x.dim() != 2 or len(x) <= _ROWS or torch.is_grad_enabled():
@@ -62,7 +66,7 @@ class LEDLayer(nn.Module):
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         inner = F.dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training)
-        return self.final_layer_norm(x + self.drop(self.fc2(inner)))
+        return self.final_layer_norm(self.add(x, self.fc2(inner)))
 
 
 class LEDStack(nn.Module):
