@@ -1,6 +1,7 @@
 """A step of decoding with four beams against transformers', and whether both write the same tokens.
 
-The time of a step is that of a long run minus that of a short one, over the steps between, per document.
+A step is the CPU time from one call of the language-model head to the next, the median over a run; what comes before the
+first (encoding, and the memory of the documents) is given apart.
 
     python -m benchmarks.decode --tokens 4096 --documents 1 --dtype float32
 """
@@ -8,38 +9,42 @@ The time of a step is that of a long run minus that of a short one, over the ste
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import statistics
+import time
 from typing import Any
 
 import torch
 
-from benchmarks.rival import documents, in_both_environments, interleaved, machine, padded, pair
+from benchmarks.rival import documents, in_both_environments, machine, padded, pair
 
-SHORT = 4
+
+def write(model: Any, batch: dict[str, torch.Tensor], steps: int) -> tuple[float, float, torch.Tensor]:
+    """(seconds before the first step, median seconds of a step, the tokens) of writing `steps` tokens with four beams."""
+    marks: list[float] = []
+    hook = model.lm_head.register_forward_hook(lambda *_: marks.append(time.process_time()))
+    begun = time.process_time()
+    with torch.inference_mode():
+        written = model.generate(**batch, num_beams=4, max_new_tokens=steps, min_new_tokens=steps)
+    hook.remove()
+    return marks[0] - begun, statistics.median(b - a for a, b in itertools.pairwise(marks)), written
 
 
 def measure(tokens: int, count: int, dtype: str, steps: int, rounds: int) -> dict[str, Any]:
     """Milliseconds per step and document of both, their ratio, the time before steps, and whether the tokens are equal."""
     ours, reference = pair(dtype)
     batch = padded(documents([tokens] * count))
-
-    def write(model: Any, length: int) -> torch.Tensor:
-        return model.generate(**batch, num_beams=4, max_new_tokens=length, min_new_tokens=length)
-
-    calls = {
-        (name, length): (lambda model=model, length=length: write(model, length))
-        for name, model in (("led", ours), ("transformers", reference))
-        for length in (SHORT, SHORT + steps)
-    }
-    with torch.inference_mode():
-        seconds, written = interleaved({f"{name} {length}": call for (name, length), call in calls.items()}, rounds)
+    runs: dict[str, list[tuple[float, float, torch.Tensor]]] = {"led": [], "transformers": []}
+    for _ in range(rounds):
+        runs["led"].append(write(ours, batch, steps))
+        runs["transformers"].append(write(reference, batch, steps))
     row: dict[str, Any] = {}
-    for name in ("led", "transformers"):
-        short, long = seconds[f"{name} {SHORT}"], seconds[f"{name} {SHORT + steps}"]
-        row[f"{name} ms"] = (long - short) / steps / count * 1e3
-        row[f"{name} begin"] = short / count
+    for name, found in runs.items():
+        row[f"{name} begin"] = statistics.median(begin for begin, _, _ in found) / count
+        row[f"{name} ms"] = statistics.median(step for _, step, _ in found) / count * 1e3
     row["ratio"] = row["transformers ms"] / row["led ms"]
-    row["same_tokens"] = torch.equal(written[f"led {SHORT + steps}"], written[f"transformers {SHORT + steps}"])
+    row["same_tokens"] = torch.equal(runs["led"][0][2], runs["transformers"][0][2])
     return row
 
 

@@ -33,6 +33,10 @@ BLOCK = 128
 FOLD_LIMIT = 64
 
 
+# Up to this many queries of one document, plain products over keys that lie in columns beat torch's fused attention (CPU).
+FEW_QUERIES = 32
+
+
 @dataclass(frozen=True)
 class DocumentLayout:
     """One document of a packed batch, as the encoder's attention sees it.
@@ -243,6 +247,9 @@ def cross_attention(
     query_HRD: Tensor, key_HnD: Tensor, value_HnD: Tensor, mask_n: Tensor | None, dropout: float = 0.0
 ) -> Tensor:
     """(H, R, D) all the queries that belong to one document, over its one memory; `mask_n` (n,) is added to the scores."""
+    if query_HRD.shape[1] <= FEW_QUERIES and query_HRD.device.type == "cpu" and not torch.is_grad_enabled():
+        scores = query_HRD @ key_HnD.mT
+        return _softmax(scores if mask_n is None else scores + mask_n, dropout) @ value_HnD
     mask = None if mask_n is None else mask_n.expand(query_HRD.shape[1], -1)
     q, k, v = (x.unsqueeze(0) for x in (query_HRD, key_HnD, value_HnD))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=1.0).squeeze(0)

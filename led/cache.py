@@ -72,11 +72,26 @@ class SelfAttentionCache:
 
     def select(self, rows: Tensor) -> None:
         """Keep the rows at these indices, in this order; an index may repeat."""
-        self._set_lengths(self.lengths[rows.cpu()])
+        rows = rows.cpu()
+        if len(rows) == len(self.lengths):
+            return self._rearrange(rows)
+        self._set_lengths(self.lengths[rows])
         for buffers in (self._keys, self._values):
             for i, x in enumerate(buffers):
                 if x is not None:
                     buffers[i] = x.index_select(0, rows.to(x.device))
+
+    def _rearrange(self, rows: Tensor) -> None:
+        """`select` of as many rows as there are: only those that change are moved, and only what they hold."""
+        moved = (rows != torch.arange(len(rows))).nonzero()[:, 0]
+        if not len(moved):
+            return
+        held = self.longest
+        self._set_lengths(self.lengths[rows])
+        for buffers in (self._keys, self._values):
+            for x in buffers:
+                if x is not None:
+                    x[moved.to(x.device), :, :held] = x[rows[moved].to(x.device), :, :held]
 
     def layer(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """Keys and values of a layer up to the longest row, (R, H, S, D) each; None before the first position."""

@@ -111,19 +111,19 @@ class LEDDecoder(LEDStack):
 
     def remember(self, encoder_TE: Tensor, batch: PackedBatch) -> list[DocumentMemory]:
         """The cross-attention memory of each document of a packed batch."""
-        layers = [
-            [x[0].split(batch.lengths, dim=1) for x in layer.encoder_attn.keys_values(encoder_TE[None])]
-            for layer in self.decoder_layers
-        ]
         memories = []
-        for d, (start, end) in enumerate(batch.spans):
+        for start, end in batch.spans:
             mask = None
             if batch.is_remembered is not None:
                 hidden = ~batch.is_remembered[start:end]
                 mask = torch.zeros_like(hidden, dtype=encoder_TE.dtype)
                 mask = mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
-            pairs = [(k[d].contiguous(), v[d].contiguous()) for k, v in layers]
-            memories.append(DocumentMemory(pairs, _plain_if_blind(mask)))
+            memories.append(DocumentMemory([], _plain_if_blind(mask)))
+        for layer in self.decoder_layers:
+            keys_values = (x[0].split(batch.lengths, dim=1) for x in layer.encoder_attn.keys_values(encoder_TE[None]))
+            for memory, k, v in zip(memories, *keys_values, strict=True):
+                # A column per key: every step multiplies few queries by all of them.
+                memory.layers.append((k.mT.contiguous().mT, v.contiguous()))
         return memories
 
     def forward(
