@@ -23,6 +23,7 @@ from led.cache import DecoderCache
 from led.config import LEDConfig, is_number, is_whole
 from led.hub import resolve
 from led.logits_processors import AllowedTokens, Rows, ScoreFunction, build_processors
+from led.memory import decoding_bytes, free_bytes
 from led.outputs import ModelOutput
 from led.packing import PackedBatch, concatenate, pack
 
@@ -310,21 +311,34 @@ def _check(config: GenerationConfig) -> None:
 
 @dataclass(frozen=True)
 class DecodingLimits:
-    """What may be in flight at once: documents being decoded, and tokens encoded in one packed batch.
+    """What may be in flight at once: documents being decoded, tokens encoded in one packed batch, and bytes they hold.
 
-    A document longer than `encoder_tokens` is encoded alone.
+    A document longer than `encoder_tokens` is encoded alone, and one that needs more than `memory_bytes` is decoded alone.
+    `memory_bytes` counts the documents' memories and their rows' past; None is half of what the device has left when the
+    loop is made, the other half being for encoding and for what else runs there.
+
+    Raises:
+        ValueError: a limit is below 1.
     """
 
     documents: int = 16
     encoder_tokens: int = 16384
+    memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is not None and value < 1:
+                raise ValueError(f"{f.name} is {value}; it must be at least 1.")
 
 
 @dataclass(frozen=True)
 class _Active:
-    """A document being decoded: its number, its encoder ids, its source of chance."""
+    """A document being decoded: its number, its encoder ids, the bytes it may come to hold, its source of chance."""
 
     index: int
     input_ids: Tensor
+    nbytes: int
     generator: torch.Generator | None
 
 
@@ -369,6 +383,8 @@ class DecodingLoop:
         self._processors = build_processors(config, len(self.prompt), max_length, logits_processor, prefix_allowed_tokens_fn)
         self._cache: DecoderCache = model.led.new_cache()
         self._active: list[_Active] = []
+        self._max_length = max_length
+        self._memory_bytes = self.limits.memory_bytes or free_bytes(model.device) // 2
 
     def run(self, documents: Iterable[PackedBatch]) -> Iterator[tuple[int, Result]]:
         """Decode every document; yields (its number in `documents`, Result) as soon as it is done."""
@@ -376,12 +392,10 @@ class DecodingLoop:
         held: tuple[int, PackedBatch] | None = None
         while True:
             newcomers: list[tuple[int, PackedBatch]] = []
-            tokens = 0
             while len(self._active) + len(newcomers) < self.limits.documents:
                 held = held or next(waiting, None)
-                if held is None or (newcomers and tokens + held[1].cu_seqlens[-1] > self.limits.encoder_tokens):
+                if held is None or not self._has_room(newcomers, held):
                     break
-                tokens += held[1].cu_seqlens[-1]
                 newcomers.append(held)
                 held = None
             if newcomers:
@@ -389,6 +403,18 @@ class DecodingLoop:
             if not self._active:
                 return
             yield from self._step()
+
+    def _has_room(self, newcomers: Sequence[tuple[int, PackedBatch]], next_: tuple[int, PackedBatch]) -> bool:
+        """May the next document come in with these newcomers? The first into an empty loop always may."""
+        lengths = [document.cu_seqlens[-1] for _, document in (*newcomers, next_)]
+        if newcomers and sum(lengths) > self.limits.encoder_tokens:
+            return False
+        held = sum(document.nbytes for document in self._active)
+        alone = not newcomers and not self._active
+        return alone or held + sum(map(self._bytes, lengths)) <= self._memory_bytes
+
+    def _bytes(self, tokens: int) -> int:
+        return decoding_bytes(self.model.config, tokens, self._rows, self._max_length, self.model.dtype.itemsize)
 
     @torch.inference_mode()
     def _admit(self, newcomers: Sequence[tuple[int, PackedBatch]]) -> None:
@@ -406,7 +432,7 @@ class DecodingLoop:
             seed = self.config.seed
             generator = None if seed is None else torch.Generator().manual_seed(seed)
             assert document.input_ids is not None
-            self._active.append(_Active(index, document.input_ids.cpu(), generator))
+            self._active.append(_Active(index, document.input_ids.cpu(), self._bytes(document.cu_seqlens[-1]), generator))
 
     @torch.inference_mode()
     def _step(self) -> list[tuple[int, Result]]:

@@ -14,7 +14,18 @@ from typing import Any, Literal
 from pipeline.errors import UsageError
 
 OPERATIONAL = frozenset(
-    {"input", "output", "model", "revision", "actors", "threads", "documents_in_flight", "encoder_tokens", "ray_address"}
+    {
+        "input",
+        "output",
+        "model",
+        "revision",
+        "actors",
+        "threads",
+        "documents_in_flight",
+        "encoder_tokens",
+        "memory_gib",
+        "ray_address",
+    }
 )
 
 
@@ -50,12 +61,16 @@ class RunSettings:
     """Documents decoded together by one model copy."""
     encoder_tokens: int = 16384
     """Tokens encoded together by one model copy."""
+    memory_gib: float | None = None
+    """Memory for the documents that one model copy decodes together; by default a share of what its machine has left."""
     ray_address: str | None = None
     """Cluster to join; by default the one of the job or RAY_ADDRESS, else one started here for the run."""
 
     def __post_init__(self) -> None:
         for name in ("shard_documents", "threads", "documents_in_flight", "encoder_tokens"):
             _rule(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
+        memory = self.memory_gib
+        _rule(memory is None or memory > 0, "memory_gib", memory, "it must be above 0")
         _rule(self.actors >= 0, "actors", self.actors, "it must be 0 (one per CPU) or more")
         _rule(bool(self.input), "input", self.input, "name at least one file or folder")
         once = len(set(self.passthrough)) == len(self.passthrough)

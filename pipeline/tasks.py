@@ -6,6 +6,7 @@ columns come of it; reading, ordering, failing alone and committing are the same
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow as pa
 from led.checkpoint import check_weights
 from led.config import LEDConfig
 from led.generation import DecodingLimits, DecodingLoop, GenerationConfig
+from led.memory import free_bytes
 from led.model import LEDForConditionalGeneration
 from led.packing import pack_documents
 from led.tokenizer import LEDTokenizer
@@ -129,7 +131,10 @@ class LoadedSummarizer:
         self.model = LEDForConditionalGeneration.from_pretrained(folder, dtype=settings.dtype).pack()
         self.tokenizer = LEDTokenizer.from_pretrained(folder)
         self.generation = task.generation(folder)
-        self.limits = DecodingLimits(settings.documents_in_flight, settings.encoder_tokens)
+        # A machine may hold a model copy per CPU, and half of what is left is for encoding.
+        share = free_bytes(self.model.device) // (2 * max(1, (os.cpu_count() or 1) // settings.threads))
+        memory = share if settings.memory_gib is None else int(settings.memory_gib * 2**30)
+        self.limits = DecodingLimits(settings.documents_in_flight, settings.encoder_tokens, max(1, memory))
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
         """The summary of each document as it is finished."""
