@@ -27,7 +27,7 @@ from torch import Tensor
 
 from demo.reports import generate_report
 from led.config import LEDConfig
-from led.generation import GenerationConfig
+from led.generation_config import GenerationConfig
 from led.model import LEDForConditionalGeneration
 from led.packing import PackedBatch, pack_documents
 from led.tokenizer import LEDTokenizer

@@ -10,7 +10,8 @@ from led.batch_encoding import BatchEncoding
 from led.cache import DecoderCache
 from led.checkpoint import CheckpointError
 from led.config import LEDConfig
-from led.generation import DecodingLimits, DecodingLoop, GenerateOutput, GenerationConfig, generate
+from led.generation import DecodingLimits, DecodingLoop, GenerateOutput, generate
+from led.generation_config import GenerationConfig
 from led.model import (
     LEDForConditionalGeneration,
     LEDForQuestionAnswering,

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 if TYPE_CHECKING:
-    from led.generation import GenerationConfig
+    from led.generation_config import GenerationConfig
 
 
 @dataclass(frozen=True)

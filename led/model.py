@@ -24,7 +24,8 @@ from led.cache import DecoderCache, DocumentMemory, SelfAttentionCache
 from led.config import LEDConfig
 from led.decoder import LEDDecoder
 from led.encoder import LEDEncoder
-from led.generation import GenerateOutput, GenerationConfig, generate
+from led.generation import GenerateOutput, generate
+from led.generation_config import GenerationConfig
 from led.layers import choose
 from led.outputs import (
     LEDEncoderBaseModelOutput,

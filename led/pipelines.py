@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from led.answers import best_spans
-from led.generation import DecodingLimits, DecodingLoop, GenerationConfig
+from led.generation import DecodingLimits, DecodingLoop
+from led.generation_config import GenerationConfig
 from led.model import LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification
 from led.packing import pack_documents
 from led.pretrained import LEDPreTrainedModel

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from led.checkpoint import check_weights
 from led.config import LEDConfig
-from led.generation import DecodingLimits, DecodingLoop, GenerationConfig
+from led.generation import DecodingLimits, DecodingLoop
+from led.generation_config import GenerationConfig
 from led.memory import free_bytes
 from led.model import LEDForConditionalGeneration
 from led.packing import pack_documents

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from led.generation import GenerationConfig
+from led.generation_config import GenerationConfig
 from led.testing import tiny_model
 from led.tokenizer import LEDTokenizer
 

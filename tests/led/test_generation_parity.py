@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from led.generation import DecodingLimits, DecodingLoop, GenerationConfig, generate
+from led.generation import DecodingLimits, DecodingLoop, generate
+from led.generation_config import GenerationConfig
 from led.model import LEDForConditionalGeneration
 from led.packing import pack
 from led.testing import TINY, spread_weights, tiny_config

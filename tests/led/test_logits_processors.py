@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from led.generation import GenerationConfig
+from led.generation_config import GenerationConfig
 from led.logits_processors import (
     Rows,
     bad_words,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from led import memory
-from led.generation import DecodingLimits, DecodingLoop, GenerationConfig
+from led.generation import DecodingLimits, DecodingLoop
+from led.generation_config import GenerationConfig
 from led.memory import decoding_bytes, free_bytes
 from led.packing import pack_documents
 from led.testing import tiny_model

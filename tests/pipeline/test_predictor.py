@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from led.generation import GenerationConfig, generate
+from led.generation import generate
+from led.generation_config import GenerationConfig
 from led.model import LEDForConditionalGeneration
 from led.tokenizer import LEDTokenizer
 from pipeline.config import SummarizeSettings
