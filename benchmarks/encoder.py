@@ -45,7 +45,7 @@ def measure(tokens: int, dtype: str, rounds: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "int8"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--here", action="store_true", help="in this process and environment")
     args = parser.parse_args()

@@ -129,7 +129,9 @@ class LoadedSummarizer:
 
     def __init__(self, task: Summarize, folder: Path) -> None:
         settings = task.settings
-        self.model = LEDForConditionalGeneration.from_pretrained(folder, dtype=settings.dtype).pack()
+        int8 = settings.dtype == "int8"
+        model = LEDForConditionalGeneration.from_pretrained(folder, dtype="float32" if int8 else settings.dtype)
+        self.model = model.pack(int8=int8)
         self.tokenizer = LEDTokenizer.from_pretrained(folder)
         self.generation = task.generation(folder)
         # A machine may hold a model copy per CPU, and half of what is left is for encoding.

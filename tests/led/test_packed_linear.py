@@ -10,7 +10,7 @@ from torch import nn
 
 from led import packed_linear
 from led.model import LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification
-from led.packed_linear import PackedLinear
+from led.packed_linear import PackedLinear, QuantizedLinear
 from led.packing import pack_documents
 from led.testing import spread_weights, tiny_config, tiny_model
 
@@ -68,6 +68,22 @@ def test_what_a_packed_model_cannot_do_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="packed for inference and cannot be saved; load the checkpoint again"):
         packed.save_pretrained(tmp_path)
     assert not any(p.requires_grad for p in packed.parameters())
+
+
+def test_in_eight_bits_answers_are_near_and_the_type_must_fit() -> None:
+    linear = nn.Linear(64, 32)
+    x = torch.randn(9, 64)
+    with torch.no_grad():
+        near, exact = QuantizedLinear(linear)(x), linear(x)
+    assert (near - exact).abs().max() < 0.03 * exact.abs().max() and not torch.equal(near, exact)
+    plain, quick = tiny_model(seed=3), tiny_model(seed=3).pack(int8=True)
+    ids = torch.randint(5, 99, (4, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        mine, other = quick(ids, labels=ids).logits, plain(ids, labels=ids).logits
+    assert (mine - other).abs().mean() < 0.1 * other.abs().mean()
+    assert quick.generate(ids, num_beams=3, max_new_tokens=9).shape[1] <= 10
+    with pytest.raises(ValueError, match=r"int8 is for float32 weights on a CPU .* these are torch.bfloat16 on cpu"):
+        tiny_model().to(torch.bfloat16).pack(int8=True)
 
 
 def test_without_the_kernels_packing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
