@@ -31,7 +31,7 @@ from pipeline.run import build_plan, find_checkpoint
 from pipeline.tasks import Summarize
 
 MODEL = "demo/checkpoints/led-reports-summary"
-SHARD = 32
+SHARD = 64  # the default
 
 
 def predict(task: Summarize, tables: list[Any], ready: Any, times: Any) -> None:
