@@ -42,8 +42,7 @@ class RunSettings:
     revision: str | None = None
     """Branch, tag or commit of a published checkpoint."""
     dtype: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Arithmetic of the model. float32 gives the reference's answers. int8, on CPUs, is about twice as fast and less exact, and a
-    row may depend a little on what is computed with it."""
+    """Arithmetic of the model. float32 gives the reference's answers; int8 (CPUs) is faster and less exact."""
     text_column: str = "text"
     """Column that holds the document."""
     id_column: str | None = "doc_id"
