@@ -88,8 +88,9 @@ def test_a_document_that_breaks_inference_fails_alone(
     assert rows[1]["stage"] == "predict" and "not enough memory" in rows[1]["reason"]
 
 
-def test_half_the_bits_give_rows_too(model_folder: Path, write_corpus: Callable[..., Path]) -> None:
-    rows = predict(model_folder, write_corpus([words(n, n) for n in (3, 60, 9)]) / "000.parquet", 3, dtype="bfloat16")
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_fewer_bits_give_rows_too(dtype: str, model_folder: Path, write_corpus: Callable[..., Path]) -> None:
+    rows = predict(model_folder, write_corpus([words(n, n) for n in (3, 60, 9)]) / "000.parquet", 3, dtype=dtype)
     assert all(row["status"] == "ok" and row["summary"] is not None for row in rows)
 
 
