@@ -16,15 +16,15 @@ Cost per token and layer: 4 * E * (w + 1) operations for the window, 4 * H * g *
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from led.packing import PackedBatch
+from led import gpu_attention
+from led.layout import Layout
 
 # Queries per block. Small blocks waste less work at the window's edges, large ones make better matrix products.
 BLOCK = 128
@@ -35,35 +35,6 @@ FOLD_LIMIT = 64
 
 # Up to this many queries of one document, plain products over keys that lie in columns beat torch's fused attention (CPU).
 FEW_QUERIES = 32
-
-
-@dataclass(frozen=True)
-class DocumentLayout:
-    """One document of a packed batch, as the encoder's attention sees it.
-
-    `start`, `end` its tokens, end exclusive; `globals_` (g,) places of its global tokens within it; `visible` (n,) bool or
-    None for all; `local_key` (n,) bool or None for all: what a window may contain.
-    """
-
-    start: int
-    end: int
-    globals_: Tensor
-    visible: Tensor | None
-    local_key: Tensor | None
-
-
-def layouts(batch: PackedBatch) -> list[DocumentLayout]:
-    """The layout of every document, computed once for all layers."""
-    result = []
-    for start, end in batch.spans:
-        is_global = batch.is_global[start:end]
-        globals_ = is_global.nonzero()[:, 0]
-        visible = None if batch.is_visible is None else batch.is_visible[start:end]
-        local_key = visible
-        if len(globals_):
-            local_key = ~is_global if visible is None else visible & ~is_global
-        result.append(DocumentLayout(start, end, globals_, visible, local_key))
-    return result
 
 
 @lru_cache(maxsize=16)
@@ -79,21 +50,21 @@ def window_attention(
     query_THD: Tensor,
     key_THD: Tensor,
     value_THD: Tensor,
-    documents: Sequence[DocumentLayout],
+    layout: Layout,
     one_sided: int,
     dropout: float = 0.0,
 ) -> Tensor:
-    """(T, H, D) what every token reads from its window and from the global tokens, by blocks of queries.
+    """(T, H, D) what every token reads from its window and from the global tokens, by the kernel of the device.
 
     The rows of global and of invisible tokens are computed too and mean nothing. `query_THD` is already scaled.
     """
     if not dropout and not torch.is_grad_enabled():
-        return _window_attention_in_place(query_THD, key_THD, value_THD, documents, one_sided)
+        kernel = gpu_attention.window_kernel(query_THD.dtype, layout) if query_THD.is_cuda else _window_attention_in_place
+        return kernel(query_THD, key_THD, value_THD, layout, one_sided)
     blocks = []
     band = _band(one_sided, query_THD.device)
     lowest = torch.finfo(query_THD.dtype).min
-    lengths = [doc.end - doc.start for doc in documents]
-    split = zip(documents, *(x.split(lengths) for x in (query_THD, key_THD, value_THD)), strict=True)
+    split = zip(layout.documents, *(x.split(layout.lengths) for x in (query_THD, key_THD, value_THD)), strict=True)
     for doc, *qkv in split:
         n = doc.end - doc.start
         q, k, v = (x.transpose(0, 1) for x in qkv)
@@ -122,17 +93,15 @@ def _blocks(n: int, one_sided: int) -> Iterator[tuple[int, int, int, int]]:
         yield lo, hi, max(0, lo - one_sided), min(n, hi + one_sided)
 
 
-def _window_attention_in_place(
-    query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, documents: Sequence[DocumentLayout], one_sided: int
-) -> Tensor:
-    """`window_attention` without gradients: every block uses one buffer of scores, so nothing large is allocated twice."""
+def _window_attention_in_place(query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, layout: Layout, one_sided: int) -> Tensor:
+    """`window_attention` on the CPU without gradients: blocks share one buffer of scores, so nothing large is made twice."""
     H, D = query_THD.shape[1:]
     out_THD = torch.empty_like(query_THD, memory_format=torch.contiguous_format)
     bias = _band_bias(one_sided, query_THD.dtype, query_THD.device)
     lowest = torch.finfo(query_THD.dtype).min
-    widest = max(min(doc.end - doc.start, BLOCK + 2 * one_sided) + len(doc.globals_) for doc in documents)
+    widest = max(min(doc.end - doc.start, BLOCK + 2 * one_sided) + len(doc.globals_) for doc in layout.documents)
     scores_buffer, read_buffer = query_THD.new_empty(H * BLOCK * widest), query_THD.new_empty(H, BLOCK, D)
-    for doc in documents:
+    for doc in layout.documents:
         q, k, v = (x[doc.start : doc.end].transpose(0, 1) for x in (query_THD, key_THD, value_THD))
         n, g = doc.end - doc.start, len(doc.globals_)
         k_global, v_global = (x[:, doc.globals_] for x in (k, v))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -65,6 +65,10 @@ class _Documents:
         for f in fields(self):  # type: ignore[arg-type]
             setattr(self, f.name, getattr(self, f.name)[documents])
 
+    def to(self, device: torch.device | str) -> Self:
+        """The same documents on `device`."""
+        return type(self)(*(getattr(self, f.name).to(device) for f in fields(self)))  # type: ignore[arg-type]
+
     def add(self, other: _Documents) -> None:
         """Append the documents of `other`."""
         for f in fields(self):  # type: ignore[arg-type]
@@ -88,9 +92,9 @@ class _Beams(_Documents):
 class _Search(Generic[State]):
     """What both searches share: documents that come and go, each with `rows` rows."""
 
-    def __init__(self, rules: SearchRules, rows: int) -> None:
-        self.rules, self.rows = rules, rows
-        self._state = self._start([])
+    def __init__(self, rules: SearchRules, rows: int, device: torch.device | str) -> None:
+        self.rules, self.rows, self.device = rules, rows, device
+        self._state = self._start([]).to(device)
 
     @property
     def sequences(self) -> Tensor:
@@ -104,11 +108,11 @@ class _Search(Generic[State]):
 
     def admit(self, prompts: Sequence[Sequence[int]]) -> None:
         """Add documents at the end, each with its decoder prompt."""
-        self._state.add(self._start(prompts))
+        self._state.add(self._start(prompts).to(self.device))
 
     def retain(self, documents: Sequence[int]) -> None:
         """Keep these documents, in this order."""
-        self._state.keep(torch.tensor(documents, dtype=torch.long))
+        self._state.keep(torch.tensor(documents, dtype=torch.long, device=self.device))
 
     def _start(self, prompts: Sequence[Sequence[int]]) -> State:
         """The state of these documents before their first step."""
@@ -124,8 +128,8 @@ class BeamSearch(_Search[_Beams]):
     `early_stopping` estimates it; when `early_stopping` is True, as soon as nb have finished; or at `max_length`.
     """
 
-    def __init__(self, rules: SearchRules) -> None:
-        super().__init__(rules, rules.num_beams)
+    def __init__(self, rules: SearchRules, device: torch.device | str = "cpu") -> None:
+        super().__init__(rules, rules.num_beams, device)
 
     def step(self, scores_RV: Tensor, generators: Sequence[torch.Generator | None]) -> Choice:
         """Take one step for every document; `scores_RV` are processed log-probabilities."""
@@ -152,7 +156,7 @@ class BeamSearch(_Search[_Beams]):
         state.lengths = lengths
         self._finish(candidates, scores, ends)
 
-        first = torch.arange(len(beams))[:, None] * nb
+        first = torch.arange(len(beams), device=self.device)[:, None] * nb
         parents, chosen = (beams.gather(1, best) + first).flatten(), tokens.gather(1, best).flatten()
         return Choice(parents, chosen, self._done(ends))
 
@@ -180,7 +184,7 @@ class BeamSearch(_Search[_Beams]):
         """Merge the candidates that ended into the finished rows and keep the best."""
         rules, state = self.rules, self._state
         nb = rules.num_beams
-        ended = ends & (torch.arange(ends.shape[1]) < nb)
+        ended = ends & (torch.arange(ends.shape[1], device=self.device) < nb)
         new = scores / ((state.lengths - rules.prompt_length)[:, None] ** rules.length_penalty)
         if rules.early_stopping is True:
             new = new + state.is_finished.all(1, keepdim=True) * UNREACHABLE
@@ -220,8 +224,8 @@ class _SampledRows(_Documents):
 class GreedySearch(_Search[_SampledRows]):
     """The best token at every step, or one drawn at random; `num_return_sequences` rows of a document are independent."""
 
-    def __init__(self, rules: SearchRules) -> None:
-        super().__init__(rules, rules.num_return_sequences)
+    def __init__(self, rules: SearchRules, device: torch.device | str = "cpu") -> None:
+        super().__init__(rules, rules.num_return_sequences, device)
 
     def step(self, scores_RV: Tensor, generators: Sequence[torch.Generator | None]) -> Choice:
         """Take one step for every document; `scores_RV` are processed logits."""
@@ -241,7 +245,7 @@ class GreedySearch(_Search[_SampledRows]):
         state.lengths += 1
         state.is_finished |= _is_in(tokens, rules.eos_token_ids)
         done = state.is_finished.all(1) | (state.lengths >= rules.max_length)
-        return Choice(torch.arange(len(scores_RV)), tokens.flatten(), done)
+        return Choice(torch.arange(len(scores_RV), device=self.device), tokens.flatten(), done)
 
     def result(self, document: int) -> Result:
         """What document number `document` would return now, in the order drawn."""

@@ -10,9 +10,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from led.attention import cross_attention
+from led.plain import attend
+
+
+class Past(Protocol):
+    """What each row has decoded: see `SelfAttentionCache`."""
+
+    @property
+    def lengths(self) -> Tensor: ...
+
+    @property
+    def longest(self) -> int: ...
+
+    def append(self, layer: int, key_RHTD: Tensor, value_RHTD: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def advance(self, positions: int) -> None: ...
+
+    def mask(self, dtype: torch.dtype, device: torch.device) -> Tensor | None: ...
+
+
+class Memories(Protocol):
+    """What the encoder made of the documents being decoded."""
+
+    def read(self, layer: int, query_RHTD: Tensor, dropout: float) -> Tensor:
+        """(R, H, T, D) what the rows read; those of a document follow one another and are as many for each."""
+
+
+class DecoderState(Protocol):
+    """The state of a decoder between steps."""
+
+    @property
+    def past(self) -> Past: ...
+
+    @property
+    def memories(self) -> Memories: ...
 
 
 @dataclass
@@ -29,6 +66,23 @@ class DocumentMemory:
     def nbytes(self) -> int:
         """Bytes held."""
         return sum(k.nbytes + v.nbytes for k, v in self.layers)
+
+
+class DocumentMemories(list[DocumentMemory]):
+    """The memories of documents, one after the other, each read by itself."""
+
+    def read(self, layer: int, query_RHTD: Tensor, dropout: float) -> Tensor:
+        """(R, H, T, D) what the rows read: those of a document, all positions and beams together, are one query."""
+        per_document = len(query_RHTD) // len(self)
+        reads = []
+        for q, memory in zip(query_RHTD.split(per_document), self, strict=True):
+            k, v = memory.layers[layer]
+            if memory.mask is not None and memory.mask.dtype == torch.bool:
+                reads.append(attend(q, k, v, memory.mask, dropout)[0])
+                continue
+            read_HRD = cross_attention(q.transpose(0, 1).flatten(1, 2), k, v, memory.mask, dropout)
+            reads.append(read_HRD.unflatten(1, q.shape[0::2]).transpose(0, 1))
+        return torch.cat(reads)
 
 
 class SelfAttentionCache:
@@ -164,7 +218,7 @@ class DecoderCache:
     """
 
     past: SelfAttentionCache
-    memories: list[DocumentMemory] = field(default_factory=list)
+    memories: DocumentMemories = field(default_factory=DocumentMemories)
 
     def get_seq_length(self) -> int:
         """Positions of the longest row."""
@@ -192,5 +246,5 @@ class DecoderCache:
 
     def retain(self, documents: Sequence[int], rows: Tensor) -> None:
         """Keep these documents with `rows` (R,), indices of rows in their documents' order; free the other memories."""
-        self.memories = [self.memories[d] for d in documents]
+        self.memories = DocumentMemories(self.memories[d] for d in documents)
         self.past.select(rows)

@@ -9,13 +9,11 @@ one document; E = d_model, H heads, D head size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from led.attention import causal_mask, cross_attention, decoder_self_attention
-from led.cache import DecoderCache, DocumentMemory
+from led.attention import causal_mask, decoder_self_attention
+from led.cache import DecoderState, DocumentMemories, DocumentMemory, Memories
 from led.config import LEDConfig
 from led.layers import LEDLayer, LEDStack
 from led.packing import PackedBatch
@@ -65,8 +63,7 @@ class LEDDecoderLayer(LEDLayer):
         self.encoder_attn = LEDDecoderAttention(config)
         self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model)
 
-    def forward(self, x_RTE: Tensor, cache: DecoderCache | None, memories: Sequence[tuple[Tensor, Tensor, Tensor | None]],
-                mask: Tensor | None, layer: int) -> Tensor:  # fmt: skip
+    def forward(self, x_RTE: Tensor, cache: DecoderState | None, memories: Memories, mask: Tensor | None, layer: int) -> Tensor:
         attention = self.self_attn
         k, v = attention.keys_values(x_RTE)
         if cache is not None:
@@ -77,24 +74,10 @@ class LEDDecoderLayer(LEDLayer):
         else:
             read = decoder_self_attention(q, k, v, mask, attention.dropout_now)
         x_RTE = self.self_attn_layer_norm(self.add(x_RTE, attention.merge(read)))
-        x_RTE = self.encoder_attn_layer_norm(self.add(x_RTE, self._read_memories(x_RTE, memories)))
+        cross = self.encoder_attn
+        read = memories.read(layer, cross.queries(x_RTE), cross.dropout_now)
+        x_RTE = self.encoder_attn_layer_norm(self.add(x_RTE, cross.merge(read)))
         return self.feed_forward(x_RTE)
-
-    def _read_memories(self, x_RTE: Tensor, memories: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
-        """Cross-attention: the rows of each document, all positions and beams together, are one query of its memory."""
-        attention = self.encoder_attn
-        R, T, _ = x_RTE.shape
-        per_document = R // len(memories)
-        q_RHTD = attention.queries(x_RTE)
-        reads = []
-        for q, (k, v, mask) in zip(q_RHTD.split(per_document), memories, strict=True):
-            if mask is not None and mask.dtype == torch.bool:
-                reads.append(attend(q, k, v, mask, attention.dropout_now)[0])
-                continue
-            q_HRD = q.transpose(0, 1).flatten(1, 2)
-            read_HRD = cross_attention(q_HRD, k, v, mask, attention.dropout_now)
-            reads.append(read_HRD.unflatten(1, (per_document, T)).transpose(0, 1))
-        return attention.merge(torch.cat(reads))
 
 
 class LEDDecoder(LEDStack):
@@ -109,9 +92,9 @@ class LEDDecoder(LEDStack):
         """The layers, as what they are."""
         return [layer for layer in self.layers if isinstance(layer, LEDDecoderLayer)]
 
-    def remember(self, encoder_TE: Tensor, batch: PackedBatch) -> list[DocumentMemory]:
+    def remember(self, encoder_TE: Tensor, batch: PackedBatch) -> DocumentMemories:
         """The cross-attention memory of each document of a packed batch."""
-        memories = []
+        memories = DocumentMemories()
         for start, end in batch.spans:
             mask = None
             if batch.is_remembered is not None:
@@ -129,8 +112,8 @@ class LEDDecoder(LEDStack):
     def forward(
         self,
         input_ids: Tensor | None,
-        memories: Sequence[DocumentMemory],
-        cache: DecoderCache | None = None,
+        memories: Memories,
+        cache: DecoderState | None = None,
         decoder_attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         hidden_states: list[Tensor] | None = None,
@@ -171,8 +154,11 @@ class LEDDecoder(LEDStack):
                 hidden_states.append(x)
             if self.skips_layer():
                 continue
-            inputs = (cache, [(*m.layers[i], m.mask) for m in memories], mask, i)
-            x = self.through(layer, x, *inputs) if attentions is None else attentions.layer(layer, x, *inputs)
+            if attentions is None:
+                x = self.through(layer, x, cache, memories, mask, i)
+            else:
+                assert isinstance(memories, DocumentMemories)
+                x = attentions.layer(layer, x, cache, memories, mask, i)
         if hidden_states is not None:
             hidden_states.append(x)
         if cache is not None:

@@ -8,7 +8,6 @@ batch, L layers. The layers know no padding; `forward` packs at its edge.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,14 +15,13 @@ from torch import Tensor, nn
 
 from led.attention import (
     FOLD_LIMIT,
-    DocumentLayout,
     folded_global_attention,
     global_attention,
-    layouts,
     window_attention,
 )
 from led.config import LEDConfig
 from led.layers import LEDLayer, LEDStack, choose
+from led.layout import Layout
 from led.outputs import LEDEncoderBaseModelOutput
 from led.packing import PackedBatch, pack, unpack
 from led.plain import EncoderAttentions
@@ -41,15 +39,15 @@ class LEDEncoderSelfAttention(nn.Module):
         self.query, self.key, self.value = (nn.Linear(E, E) for _ in range(3))
         self.query_global, self.key_global, self.value_global = (nn.Linear(E, E) for _ in range(3))
 
-    def forward(self, x_TE: Tensor, documents: Sequence[DocumentLayout]) -> Tensor:
+    def forward(self, x_TE: Tensor, layout: Layout) -> Tensor:
         T, E = x_TE.shape
         H, D = self.heads, E // self.heads
         dropout = self.attention_dropout if self.training else 0.0
         q, k, v = (f(x_TE).view(T, H, D) for f in (self.query, self.key, self.value))
         q = q / D**0.5 if torch.is_grad_enabled() else q.div_(D**0.5)
-        out_THD = window_attention(q, k, v, documents, self.one_sided, dropout)
+        out_THD = window_attention(q, k, v, layout, self.one_sided, dropout)
         replaced, rows = [], []
-        for doc, read in zip(documents, self._global_reads(x_TE, documents, dropout), strict=True):
+        for doc, read in zip(layout.documents, self._global_reads(x_TE, layout, dropout), strict=True):
             if read is not None:
                 replaced.append(doc.start + doc.globals_)
                 rows.append(read)
@@ -61,15 +59,14 @@ class LEDEncoderSelfAttention(nn.Module):
             out_THD = out_THD.index_copy(0, torch.cat(replaced), torch.cat(rows))
         return out_THD.reshape(T, E)
 
-    def _global_reads(self, x_TE: Tensor, documents: Sequence[DocumentLayout], dropout: float) -> list[Tensor | None]:
+    def _global_reads(self, x_TE: Tensor, layout: Layout, dropout: float) -> list[Tensor | None]:
         """What each document's global tokens read, (g, H, D), or None where it has none."""
+        documents, lengths = layout.documents, layout.lengths
         counts = [len(doc.globals_) for doc in documents]
         if not any(counts):
             return [None] * len(documents)
         H, D = self.heads, x_TE.shape[1] // self.heads
-        lengths = [doc.end - doc.start for doc in documents]
-        places = torch.cat([doc.start + doc.globals_ for doc in documents])
-        queries = (self.query_global(x_TE[places]).view(-1, H, D) / D**0.5).split(counts)
+        queries = (self.query_global(x_TE[layout.globals_]).view(-1, H, D) / D**0.5).split(counts)
         # One product over all documents: many small ones would each leave a gradient to add. Folding knows no dropout.
         if torch.is_grad_enabled() or dropout:
             projected = (f(x_TE).view(-1, H, D).split(lengths) for f in (self.key_global, self.value_global))
@@ -97,8 +94,8 @@ class LEDEncoderAttention(nn.Module):
         self.longformer_self_attn = LEDEncoderSelfAttention(config, window)
         self.output = nn.Linear(config.d_model, config.d_model)
 
-    def forward(self, x_TE: Tensor, documents: Sequence[DocumentLayout]) -> Tensor:
-        return self.output(self.longformer_self_attn(x_TE, documents))
+    def forward(self, x_TE: Tensor, layout: Layout) -> Tensor:
+        return self.output(self.longformer_self_attn(x_TE, layout))
 
 
 class LEDEncoderLayer(LEDLayer):
@@ -109,8 +106,8 @@ class LEDEncoderLayer(LEDLayer):
         self.self_attn = LEDEncoderAttention(config, window)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
 
-    def forward(self, x_TE: Tensor, documents: Sequence[DocumentLayout]) -> Tensor:
-        return self.after_attention(x_TE, self.self_attn(x_TE, documents))
+    def forward(self, x_TE: Tensor, layout: Layout) -> Tensor:
+        return self.after_attention(x_TE, self.self_attn(x_TE, layout))
 
     def after_attention(self, x_TE: Tensor, read_TE: Tensor) -> Tensor:
         """(T, E) the layer's output for its input and what its attention has read."""
@@ -155,13 +152,13 @@ class LEDEncoder(LEDStack):
                 "(max_encoder_position_embeddings): truncate it or split it into windows."
             )
         x = self.embed(batch.input_ids, inputs_embeds, batch.position_ids)
-        documents = layouts(batch)
+        layout = Layout.of(batch)
         for i, layer in enumerate(self.encoder_layers):
             if hidden_states is not None:
                 hidden_states.append(x)
             if self.skips_layer():
                 continue
-            x = self.through(layer, x, documents) if attentions is None else attentions.layer(layer, x, documents, i)
+            x = self.through(layer, x, layout) if attentions is None else attentions.layer(layer, x, layout, i)
         if hidden_states is not None:
             hidden_states.append(x)
         return x

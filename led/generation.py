@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from led.beam_search import BeamSearch, GreedySearch, Result, SearchRules
-from led.cache import DecoderCache
 from led.generation_config import GenerationConfig
 from led.logits_processors import AllowedTokens, Rows, ScoreFunction, build_processors
-from led.memory import decoding_bytes, free_bytes
+from led.memory import free_bytes
 from led.outputs import ModelOutput
 from led.packing import PackedBatch, concatenate, pack
+from led.paged import GraphStepper
+from led.stepper import EagerStepper, Stepper
 
 if TYPE_CHECKING:
     from led.model import LEDForConditionalGeneration
@@ -30,15 +31,16 @@ class DecodingLimits:
     """What may be in flight at once: documents being decoded, tokens encoded in one packed batch, and bytes they hold.
 
     A document longer than `encoder_tokens` is encoded alone, and one that needs more than `memory_bytes` is decoded alone.
-    `memory_bytes` counts the documents' memories and their rows' past; None is half of what the device has left when the
-    loop is made, the other half being for encoding and for what else runs there.
+    `memory_bytes` counts the documents' memories and their rows' past. What is None the device decides: documents and
+    tokens by its kind, and half of the memory it has left when the loop is made, the other half being for encoding and for
+    what else runs there.
 
     Raises:
         ValueError: a limit is below 1.
     """
 
-    documents: int = 16
-    encoder_tokens: int = 16384
+    documents: int | None = None
+    encoder_tokens: int | None = None
     memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
@@ -47,14 +49,18 @@ class DecodingLimits:
             if value is not None and value < 1:
                 raise ValueError(f"{f.name} is {value}; it must be at least 1.")
 
+    def on(self, device: torch.device) -> tuple[int, int, int]:
+        """The limits in force on `device`: documents, tokens, bytes."""
+        documents, tokens = (64, 131072) if device.type == "cuda" else (16, 16384)
+        return self.documents or documents, self.encoder_tokens or tokens, self.memory_bytes or free_bytes(device) // 2
+
 
 @dataclass(frozen=True)
 class _Active:
-    """A document being decoded: its number, its encoder ids, the bytes it may come to hold, its source of chance."""
+    """A document being decoded: its number, its encoder ids, its source of chance."""
 
     index: int
     input_ids: Tensor
-    nbytes: int
     generator: torch.Generator | None
 
 
@@ -78,7 +84,8 @@ class DecodingLoop:
         logits_processor: Sequence[ScoreFunction] = (),
         prefix_allowed_tokens_fn: AllowedTokens | None = None,
     ) -> None:
-        self.model, self.config, self.limits = model, config, limits or DecodingLimits()
+        self.model, self.config = model, config
+        self._documents, self._encoder_tokens, memory_bytes = (limits or DecodingLimits()).on(model.device)
         self.prompt = list(prompt) if prompt is not None else [config.decoder_start_token_id]
         max_length = config.longest(model.config, len(self.prompt))
         rules = SearchRules(
@@ -95,12 +102,14 @@ class DecodingLoop:
         beams = config.num_beams > 1
         self._log_probabilities = beams
         self._rows = config.num_beams if beams else config.num_return_sequences
-        self._search: BeamSearch | GreedySearch = BeamSearch(rules) if beams else GreedySearch(rules)
+        self._search: BeamSearch | GreedySearch = (BeamSearch if beams else GreedySearch)(rules, model.device)
         self._processors = build_processors(config, len(self.prompt), max_length, logits_processor, prefix_allowed_tokens_fn)
-        self._cache: DecoderCache = model.led.new_cache()
         self._active: list[_Active] = []
-        self._max_length = max_length
-        self._memory_bytes = self.limits.memory_bytes or free_bytes(model.device) // 2
+        self._stepper: Stepper = (
+            GraphStepper(model, self._documents, self._rows, max_length, memory_bytes)
+            if model.device.type == "cuda"
+            else EagerStepper(model, self._rows, max_length, memory_bytes)
+        )
 
     def run(self, documents: Iterable[PackedBatch]) -> Iterator[tuple[int, Result]]:
         """Decode every document; yields (its number in `documents`, Result) as soon as it is done."""
@@ -108,7 +117,7 @@ class DecodingLoop:
         held: tuple[int, PackedBatch] | None = None
         while True:
             newcomers: list[tuple[int, PackedBatch]] = []
-            while len(self._active) + len(newcomers) < self.limits.documents:
+            while len(self._active) + len(newcomers) < self._documents:
                 held = held or next(waiting, None)
                 if held is None or not self._has_room(newcomers, held):
                     break
@@ -123,40 +132,30 @@ class DecodingLoop:
     def _has_room(self, newcomers: Sequence[tuple[int, PackedBatch]], next_: tuple[int, PackedBatch]) -> bool:
         """May the next document come in with these newcomers? The first into an empty loop always may."""
         lengths = [document.cu_seqlens[-1] for _, document in (*newcomers, next_)]
-        if newcomers and sum(lengths) > self.limits.encoder_tokens:
+        if newcomers and sum(lengths) > self._encoder_tokens:
             return False
-        held = sum(document.nbytes for document in self._active)
         alone = not newcomers and not self._active
-        return alone or held + sum(map(self._bytes, lengths)) <= self._memory_bytes
-
-    def _bytes(self, tokens: int) -> int:
-        return decoding_bytes(self.model.config, tokens, self._rows, self._max_length, self.model.dtype.itemsize)
+        return alone or self._stepper.has_room(lengths)
 
     @torch.inference_mode()
     def _admit(self, newcomers: Sequence[tuple[int, PackedBatch]]) -> None:
         """Encode the newcomers in one packed batch and give them their rows."""
-        led = self.model.led
-        batch = concatenate([document for _, document in newcomers]).to(self.model.device)
-        joined = led.new_cache(led.decoder.remember(led.encoder.encode(batch), batch), self._rows)
-        rows = len(newcomers) * self._rows
-        if len(self.prompt) > 1:
-            before = torch.tensor([self.prompt[:-1]] * rows, device=self.model.device)
-            led.decoder(before, joined.memories, joined)
-        self._cache.join(joined)
+        device = self.model.device
+        batch = concatenate([document for _, document in newcomers]).to(device)
+        self._stepper.admit(batch, self.model.led.encoder.encode(batch), self.prompt)
         self._search.admit([self.prompt] * len(newcomers))
         for index, document in newcomers:
             seed = self.config.seed
-            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            generator = None if seed is None else torch.Generator(device).manual_seed(seed)
             assert document.input_ids is not None
-            self._active.append(_Active(index, document.input_ids.cpu(), self._bytes(document.cu_seqlens[-1]), generator))
+            self._active.append(_Active(index, document.input_ids.to(device), generator))
 
     @torch.inference_mode()
     def _step(self) -> list[tuple[int, Result]]:
         """Decode one token of every row, let the search choose, and retire the documents that are done."""
-        search, model = self._search, self.model
+        search = self._search
         rows = Rows(search.sequences, search.lengths, [a.input_ids for a in self._active], [a.index for a in self._active])
-        states = model.led.decoder(rows.last(1).to(model.device), self._cache.memories, self._cache)
-        scores = model.logits(states[:, -1]).float().cpu()
+        scores = self._stepper.step(rows.last(1))
         if self._log_probabilities:
             scores = scores.log_softmax(-1)
         for process in self._processors:
@@ -165,12 +164,12 @@ class DecodingLoop:
         done = choice.done.tolist()
         results = [(a.index, search.result(d)) for d, a in enumerate(self._active) if done[d]]
         if not results:
-            self._cache.past.select(choice.parents)
+            self._stepper.keep(range(len(done)), choice.parents)
             return results
         stay = [d for d in range(len(done)) if not done[d]]
         self._active = [self._active[d] for d in stay]
         search.retain(stay)
-        self._cache.retain(stay, choice.parents.view(-1, self._rows)[stay].flatten())
+        self._stepper.keep(stay, choice.parents.view(-1, self._rows)[stay].flatten())
         return results
 
 

@@ -11,7 +11,7 @@ Shapes: B documents, N encoder columns, T decoder positions, E = d_model, V = vo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, Unpack
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from led.cache import DecoderCache, DocumentMemory, SelfAttentionCache
+from led.cache import DecoderCache, DocumentMemories, DocumentMemory, SelfAttentionCache
 from led.config import LEDConfig
 from led.decoder import LEDDecoder
 from led.encoder import LEDEncoder
@@ -144,11 +144,12 @@ class LEDModel(LEDPreTrainedModel):
         )  # fmt: skip
         return out if choose(return_dict, config.return_dict) else out.to_tuple()
 
-    def new_cache(self, memories: Sequence[DocumentMemory] = (), rows: int = 1) -> DecoderCache:
+    def new_cache(self, memories: Iterable[DocumentMemory] = (), rows: int = 1) -> DecoderCache:
         """A cache for these documents, with `rows` empty rows each."""
+        held = DocumentMemories(memories)
         past = SelfAttentionCache(self.config.decoder_layers)
-        past.extend(len(memories) * rows)
-        return DecoderCache(past, list(memories))
+        past.extend(len(held) * rows)
+        return DecoderCache(past, held)
 
     def read(self, batch: PackedBatch) -> list[Tensor]:
         """The decoder's states over each document itself, shifted right, (n, E) per document of a packed batch.
@@ -172,7 +173,7 @@ class LEDModel(LEDPreTrainedModel):
         """The encoder, which reads padded batches by itself."""
         return self.encoder
 
-    def _remember(self, states_BNE: Tensor, attention_mask: Tensor | None) -> list[DocumentMemory]:
+    def _remember(self, states_BNE: Tensor, attention_mask: Tensor | None) -> DocumentMemories:
         batch = pack(None, attention_mask, None, (states_BNE.shape[0], states_BNE.shape[1]), states_BNE.device)
         return self.decoder.remember(states_BNE.flatten(0, 1), batch)
 

@@ -48,18 +48,16 @@ class PackedBatch:
         return torch.cat([torch.arange(n) for n in self.lengths]).to(self.is_global.device)
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        """The same batch on `device`."""
+        """The same batch on `device`; to a GPU the copy goes on while the caller does."""
+        to_gpu = torch.device(device).type == "cuda" and not self.is_global.is_cuda
 
-        def move(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.to(device)
+        def move(x: Tensor) -> Tensor:
+            return (x.pin_memory() if to_gpu else x).to(device, non_blocking=to_gpu)
 
-        return PackedBatch(
-            move(self.input_ids),
-            self.cu_seqlens,
-            self.is_global.to(device),
-            move(self.is_visible),
-            move(self.is_remembered),
-        )
+        hidden = (None if x is None else move(x) for x in (self.is_visible, self.is_remembered))
+        ids = None if self.input_ids is None else move(self.input_ids)
+
+        return PackedBatch(ids, self.cu_seqlens, move(self.is_global), *hidden)
 
     def documents(self) -> list[PackedBatch]:
         """Each document as a batch of its own."""

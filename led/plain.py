@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from led.attention import DocumentLayout
+from led.layout import DocumentLayout, Layout
 from led.packing import PackedBatch
 
 if TYPE_CHECKING:
-    from led.cache import DecoderCache
+    from led.cache import DecoderState, DocumentMemories
     from led.decoder import LEDDecoderLayer
     from led.encoder import LEDEncoderLayer
 
@@ -50,23 +50,22 @@ class EncoderAttentions:
         self.local: list[Tensor] = []
         self.global_: list[Tensor] = []
 
-    def layer(self, layer: LEDEncoderLayer, x_TE: Tensor, documents: Sequence[DocumentLayout], number: int) -> Tensor:
+    def layer(self, layer: LEDEncoderLayer, x_TE: Tensor, layout: Layout, number: int) -> Tensor:
         """(T, E) what `layer` makes of (T, E)."""
         attention = layer.self_attn.longformer_self_attn
         T, E = x_TE.shape
         H, D = attention.heads, E // attention.heads
-        lengths = [doc.end - doc.start for doc in documents]
         scale = x_TE.new_ones(H) if self.head_mask is None else self.head_mask[number].to(x_TE)
         dropout = attention.attention_dropout if layer.training else 0.0
 
         def project(*linears: torch.nn.Linear) -> list[Projected]:
             q, k, v = (f(x_TE).view(T, H, D) for f in linears)
-            return list(zip(*(x.split(lengths) for x in (q / D**0.5, k, v)), strict=True))
+            return list(zip(*(x.split(layout.lengths) for x in (q / D**0.5, k, v)), strict=True))
 
         near = project(attention.query, attention.key, attention.value)
         far = project(attention.query_global, attention.key_global, attention.value_global)
         reads, local, global_ = [], [], []
-        for doc, local_qkv, global_qkv in zip(documents, near, far, strict=True):
+        for doc, local_qkv, global_qkv in zip(layout.documents, near, far, strict=True):
             read, p = self._document(local_qkv, doc, attention.one_sided, scale, dropout)
             if self.slots:
                 replaced, p_global = self._globals(global_qkv, doc, scale, dropout)
@@ -132,8 +131,8 @@ class DecoderAttentions:
         self,
         layer: LEDDecoderLayer,
         x_RTE: Tensor,
-        cache: DecoderCache | None,
-        memories: Sequence[tuple[Tensor, Tensor, Tensor | None]],
+        cache: DecoderState | None,
+        memories: DocumentMemories,
         mask: Tensor | None,
         number: int,
     ) -> Tensor:
@@ -147,7 +146,10 @@ class DecoderAttentions:
         x_RTE = layer.self_attn_layer_norm(x_RTE + layer.drop(own.merge(read)))
         queries = cross.queries(x_RTE).split(len(x_RTE) // len(memories))
         scale = _row(self.cross_head_mask, number)
-        reads = [attend(q, k, v, mask, cross.dropout_now, scale) for q, (k, v, mask) in zip(queries, memories, strict=True)]
+        reads = [
+            attend(q, *memory.layers[number], memory.mask, cross.dropout_now, scale)
+            for q, memory in zip(queries, memories, strict=True)
+        ]
         self.cross.append(torch.cat([p for _, p in reads]))
         read = torch.cat([read for read, _ in reads])
         x_RTE = layer.encoder_attn_layer_norm(x_RTE + layer.drop(cross.merge(read)))

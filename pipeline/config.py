@@ -21,6 +21,7 @@ OPERATIONAL = frozenset(
         "revision",
         "actors",
         "threads",
+        "gpus",
         "documents_in_flight",
         "encoder_tokens",
         "memory_gib",
@@ -41,8 +42,9 @@ class RunSettings:
     """A model folder, or the name of a published checkpoint such as allenai/led-large-16384-arxiv."""
     revision: str | None = None
     """Branch, tag or commit of a published checkpoint."""
-    dtype: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Arithmetic of the model. float32 gives the reference's answers; int8 (CPUs) is faster and less exact."""
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] | None = None
+    """Arithmetic of the model: by default float32, which gives the reference's answers, and float16 on GPUs. int8 (CPUs) is
+    faster and less exact."""
     text_column: str = "text"
     """Column that holds the document."""
     id_column: str | None = "doc_id"
@@ -54,13 +56,15 @@ class RunSettings:
     shard_documents: int = 64
     """Documents of one shard: the unit of work, of loss when a machine dies, and of an output file."""
     actors: int = 0
-    """Model copies working side by side; 0 takes one per CPU."""
+    """Model copies working side by side; 0 takes one per CPU, or as many as the GPUs hold."""
     threads: int = 1
     """CPU threads of each model copy."""
-    documents_in_flight: int = 16
-    """Documents decoded together by one model copy."""
-    encoder_tokens: int = 16384
-    """Tokens encoded together by one model copy."""
+    gpus: float = 0.0
+    """GPUs of each model copy; a part of 1 lets copies share one."""
+    documents_in_flight: int | None = None
+    """Documents decoded together by one model copy; by default 16, on a GPU 64."""
+    encoder_tokens: int | None = None
+    """Tokens encoded together by one model copy; by default 16,384, on a GPU 131,072."""
     memory_gib: float | None = None
     """Memory for the documents that one model copy decodes together; by default a share of what its machine has left."""
     ray_address: str | None = None
@@ -68,7 +72,11 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         for name in ("shard_documents", "threads", "documents_in_flight", "encoder_tokens"):
-            _rule(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
+            value = getattr(self, name)
+            _rule(value is None or value >= 1, name, value, "it must be at least 1")
+        _rule(0 <= self.gpus <= 1, "gpus", self.gpus, "it must be between 0 and 1")
+        _rule(not self.gpus or self.dtype != "int8", "dtype", self.dtype, "8 bits are for CPUs: leave it or --gpus away")
+        _rule(bool(self.gpus) or self.dtype != "float16", "dtype", self.dtype, "float16 is for GPUs: give --gpus 1")
         memory = self.memory_gib
         _rule(memory is None or memory > 0, "memory_gib", memory, "it must be above 0")
         _rule(self.actors >= 0, "actors", self.actors, "it must be 0 (one per CPU) or more")
@@ -82,7 +90,13 @@ class RunSettings:
 
     def identity(self) -> dict[str, Any]:
         """The settings that can change a row."""
-        return {name: value for name, value in asdict(self).items() if name not in OPERATIONAL}
+        values = asdict(self) | {"dtype": self.precision}
+        return {name: value for name, value in values.items() if name not in OPERATIONAL}
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic in force."""
+        return self.dtype or ("float16" if self.gpus else "float32")
 
 
 @dataclass(frozen=True, kw_only=True)

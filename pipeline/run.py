@@ -162,6 +162,7 @@ def _execute(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Sh
             zero_copy_batch=True,
             compute=ActorPoolStrategy(size=actors),
             num_cpus=cpus,
+            num_gpus=settings.gpus or None,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads), "GLIBC_TUNABLES": _KEEP_MEMORY}},
         )
         rows.write_datasink(sink, ray_remote_args={"num_cpus": _IO_CPUS})
@@ -198,8 +199,12 @@ def _share_cpus(settings: RunSettings, shards: int) -> tuple[int, float]:
     Raises:
         UsageError: the cluster can never hold them.
     """
-    cpus = ray.cluster_resources().get("CPU", 0.0)
-    actors = min(settings.actors or max(1, int(cpus // settings.threads)), shards)
+    cpus, gpus = (ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU"))
+    most = int(gpus / settings.gpus) if settings.gpus else max(1, int(cpus // settings.threads))
+    if not most or (settings.gpus and settings.actors > most):
+        raise UsageError(f"--gpus is {settings.gpus:g} for each of {settings.actors or 'the'} model copies; the cluster has "
+                         f"{gpus:g} GPUs.")  # fmt: skip
+    actors = min(settings.actors or most, shards)
     each = min(float(settings.threads), round((cpus - 4 * _IO_CPUS) / actors, 2))
     if each < 0.1:
         raise UsageError(f"--actors is {settings.actors}; the cluster has {cpus:g} CPUs, room for {int(cpus)} at most.")

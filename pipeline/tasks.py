@@ -129,13 +129,15 @@ class LoadedSummarizer:
 
     def __init__(self, task: Summarize, folder: Path) -> None:
         settings = task.settings
-        int8 = settings.dtype == "int8"
-        model = LEDForConditionalGeneration.from_pretrained(folder, dtype="float32" if int8 else settings.dtype)
+        int8 = settings.precision == "int8"
+        dtype = "float32" if int8 else settings.precision
+        model = LEDForConditionalGeneration.from_pretrained(folder, dtype=dtype, device="cuda" if settings.gpus else "cpu")
         self.model = model.pack(int8=int8)
         self.tokenizer = LEDTokenizer.from_pretrained(folder)
         self.generation = task.generation(folder)
-        # A machine may hold a model copy per CPU, and half of what is left is for encoding.
-        share = free_bytes(self.model.device) // (2 * max(1, (os.cpu_count() or 1) // settings.threads))
+        # A machine may hold a model copy per CPU, a GPU as many as share it; half of what is left is for encoding.
+        copies = 1 / settings.gpus if settings.gpus else max(1, (os.cpu_count() or 1) // settings.threads)
+        share = int(free_bytes(self.model.device) / (2 * copies))
         memory = share if settings.memory_gib is None else int(settings.memory_gib * 2**30)
         self.limits = DecodingLimits(settings.documents_in_flight, settings.encoder_tokens, max(1, memory))
 

@@ -18,10 +18,10 @@ from led.attention import (
     dense_encoder_attention,
     folded_global_attention,
     global_attention,
-    layouts,
     window_attention,
 )
 from led.encoder import LEDEncoderSelfAttention
+from led.layout import Layout
 from led.packing import PackedBatch, concatenate, cumulative
 from led.testing import spread_weights, tiny_config
 
@@ -88,7 +88,7 @@ def dense(module: LEDEncoderSelfAttention, x_TE: Tensor, batch: PackedBatch) -> 
 def test_ragged_documents_equal_the_dense_mask(window: int, globals_: Spread, hidden: float) -> None:
     batch, module = packed(LENGTHS, globals_, hidden), attention(window)
     x = states(batch)
-    torch.testing.assert_close(module(x, layouts(batch)), dense(module, x, batch), atol=1e-5, rtol=0)
+    torch.testing.assert_close(module(x, Layout.of(batch)), dense(module, x, batch), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("n", [*LENGTHS, 2 * BLOCK, 2 * BLOCK + 1])
@@ -97,14 +97,14 @@ def test_one_document_equals_the_dense_mask(n: int) -> None:
     for window in (2, 128, 512):
         batch, module = packed([n], GLOBALS["one global"]), attention(window)
         x = states(batch)
-        torch.testing.assert_close(module(x, layouts(batch)), dense(module, x, batch), atol=1e-5, rtol=0)
+        torch.testing.assert_close(module(x, Layout.of(batch)), dense(module, x, batch), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_a_window_wider_than_the_document_reads_all_of_it() -> None:
     batch = packed([100], GLOBALS["no global"])
     x = states(batch)
-    torch.testing.assert_close(attention(512)(x, layouts(batch)), attention(200)(x, layouts(batch)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(attention(512)(x, Layout.of(batch)), attention(200)(x, Layout.of(batch)), atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
@@ -112,7 +112,7 @@ def test_a_document_of_invisible_tokens_reads_nothing() -> None:
     visible = torch.ones(30, dtype=torch.bool)
     visible[10:20] = False
     batch = PackedBatch(None, (0, 10, 20, 30), torch.zeros(30, dtype=torch.bool), visible)
-    out = attention(8)(states(batch), layouts(batch))
+    out = attention(8)(states(batch), Layout.of(batch))
     assert torch.equal(out[10:20], torch.zeros(10, E))
     assert out.isfinite().all() and out[:10].abs().min() > 0
 
@@ -121,9 +121,9 @@ def test_a_document_of_invisible_tokens_reads_nothing() -> None:
 def test_a_token_sees_half_a_window_on_each_side_and_no_further() -> None:
     batch, module = packed([400], GLOBALS["no global"]), attention(8)
     x = states(batch)
-    before = module(x, layouts(batch))
+    before = module(x, Layout.of(batch))
     x[200] += 1.0
-    changed = (module(x, layouts(batch)) != before).any(1).nonzero()[:, 0]
+    changed = (module(x, Layout.of(batch)) != before).any(1).nonzero()[:, 0]
     assert changed.tolist() == list(range(196, 205))
 
 
@@ -132,14 +132,14 @@ def test_a_token_sees_half_a_window_on_each_side_and_no_further() -> None:
 def test_a_document_does_not_depend_on_its_neighbours(globals_: Spread) -> None:
     batch, module = packed(LENGTHS, globals_, hidden=0.1), attention(128).double()
     x = states(batch).double()
-    together = module(x, layouts(batch)).split(batch.lengths)
+    together = module(x, Layout.of(batch)).split(batch.lengths)
     documents = list(zip(batch.documents(), x.split(batch.lengths), together, strict=True))
     for document, own, expected in documents:
         # One neighbour with FOLD_LIMIT globals makes every document project its keys, which rounds another way.
-        torch.testing.assert_close(module(own, layouts(document)), expected, atol=5e-6, rtol=0)
+        torch.testing.assert_close(module(own, Layout.of(document)), expected, atol=5e-6, rtol=0)
     documents.reverse()
     backwards = concatenate([document for document, *_ in documents])
-    out = module(torch.cat([own for _, own, _ in documents]), layouts(backwards))
+    out = module(torch.cat([own for _, own, _ in documents]), Layout.of(backwards))
     torch.testing.assert_close(out, torch.cat([expected for *_, expected in documents]), atol=1e-6, rtol=0)
 
 
@@ -159,9 +159,9 @@ def test_folded_projections_equal_projected_keys_and_values(g: int, hidden: floa
 def test_the_folded_and_the_projected_path_of_the_module_agree() -> None:
     batch, module = packed([300, 40], GLOBALS["few globals"]), attention(8)
     x = states(batch)
-    projected = module(x, layouts(batch)).detach()  # gradients are on: keys and values are projected
+    projected = module(x, Layout.of(batch)).detach()  # gradients are on: keys and values are projected
     with torch.no_grad():
-        torch.testing.assert_close(module(x, layouts(batch)), projected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(module(x, Layout.of(batch)), projected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
@@ -175,7 +175,7 @@ def test_gradients_equal_those_of_the_dense_mask(globals_: Spread, hidden: float
         inputs = [x, *module.parameters()]
         return list(torch.autograd.grad((run(x) * target).sum(), inputs, allow_unused=True, materialize_grads=True))
 
-    mine = gradients(lambda x: module(x, layouts(batch)))
+    mine = gradients(lambda x: module(x, Layout.of(batch)))
     other = gradients(lambda x: dense(module, x, batch))
     for got, expected in zip(mine, other, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
@@ -188,7 +188,7 @@ def test_window_attention_alone_has_the_gradients_of_the_dense_mask() -> None:
     target = torch.randn(257, HEADS, SIZE, generator=generator, dtype=torch.float64)
     seen = torch.ones(257, dtype=torch.bool)
     q, k, v = qkv
-    fast = window_attention(q, k, v, layouts(batch), one_sided=20)
+    fast = window_attention(q, k, v, Layout.of(batch), one_sided=20)
     slow = dense_encoder_attention((q, k, v), (q, k, v), ~seen, seen, one_sided=20)
     for got, expected in zip(*(torch.autograd.grad((out * target).sum(), qkv) for out in (fast, slow)), strict=True):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)  # the softmax is in fp32

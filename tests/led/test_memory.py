@@ -12,6 +12,7 @@ from led.generation import DecodingLimits, DecodingLoop
 from led.generation_config import GenerationConfig
 from led.memory import decoding_bytes, free_bytes
 from led.packing import pack_documents
+from led.stepper import EagerStepper
 from led.testing import tiny_model
 
 LENGTHS = (50, 3, 120, 40, 7, 90, 11)
@@ -53,8 +54,10 @@ def test_a_document_holds_what_it_is_said_to_hold() -> None:
     loop._admit([(0, pack_documents([range(5, 60)], [[0]]))])
     for _ in range(5):
         loop._step()
-    held = sum(memory.nbytes for memory in loop._cache.memories)
-    rows = sum(x.nbytes for pair in (loop._cache.past.layer(i) for i in range(2)) for x in pair or ())
+    assert isinstance(loop._stepper, EagerStepper)
+    cache = loop._stepper._cache
+    held = sum(memory.nbytes for memory in cache.memories)
+    rows = sum(x.nbytes for pair in (cache.past.layer(i) for i in range(2)) for x in pair or ())
     assert held + rows == decoding_bytes(loop.model.config, 55, rows=3, max_length=5, bytes_per_number=4)
 
 

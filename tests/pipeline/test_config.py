@@ -21,6 +21,8 @@ GOOD = SummarizeSettings(input=("in",), output="out", model="m")
         ("input", ()),
         ("max_input_tokens", 2),
         ("passthrough", ("a", "a")),
+        ("gpus", 2.0),
+        ("documents_in_flight", 0),
     ],
 )
 def test_a_wrong_value_is_named_with_its_flag_and_its_rule(name: str, value: object) -> None:
@@ -37,3 +39,12 @@ def test_operational_settings_are_settings_and_do_not_count() -> None:
 @pytest.mark.parametrize("change", [{"num_beams": 5}, {"text_column": "body"}, {"dtype": "bfloat16"}, {"seed": 1}])
 def test_settings_that_change_rows_count(change: dict[str, object]) -> None:
     assert fingerprint(replace(GOOD, **change).identity()) != fingerprint(GOOD.identity())
+
+
+def test_float16_is_what_a_gpu_computes_in_unless_told_otherwise() -> None:
+    assert (GOOD.precision, replace(GOOD, gpus=0.5).precision) == ("float32", "float16")
+    assert replace(GOOD, gpus=1, dtype="float32").identity() == GOOD.identity() == replace(GOOD, dtype="float32").identity()
+    assert replace(GOOD, gpus=1).identity() != GOOD.identity()
+    for settings, advice in (({"gpus": 1, "dtype": "int8"}, "leave it"), ({"dtype": "float16"}, "--gpus 1")):
+        with pytest.raises(UsageError, match=f"--dtype is .*{advice}"):
+            replace(GOOD, **settings)

@@ -1,0 +1,162 @@
+"""The kernels for GPUs read what the dense mask says; here on the CPU, and on a GPU where there is one.
+
+FlashAttention has no CPU kernel: its part is played by a plain window that returns the log-sum-exp, so that the joining of
+global tokens is tested everywhere. On a GPU the kernel itself is tested.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from led.attention import dense_encoder_attention
+from led.gpu_attention import (
+    PAGE,
+    WindowKernel,
+    flash_pages,
+    flash_window,
+    flex_window,
+    gathered_pages,
+    needed_blocks,
+    page_kernel,
+    strided_window,
+    window_kernel,
+)
+from led.layout import Layout
+from led.packing import PackedBatch, cumulative
+
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+HEADS, SIZE = 2, 16
+LENGTHS = [1, 127, 128, 129, 300, 2]
+GLOBALS = {"none": [], "first": [0], "several": [0, 1, 64, 290]}
+
+
+def batch_of(lengths: list[int], globals_: list[int], hidden: float = 0.0) -> PackedBatch:
+    generator = torch.Generator().manual_seed(5)
+    is_global = torch.zeros(sum(lengths), dtype=torch.bool)
+    for start, n in zip(cumulative(lengths), lengths, strict=False):
+        is_global[[start + place for place in globals_ if place < n]] = True
+    is_visible = None
+    if hidden:
+        is_visible = (torch.rand(len(is_global), generator=generator) >= hidden) | is_global
+    return PackedBatch(torch.zeros(len(is_global), dtype=torch.long), cumulative(lengths), is_global, is_visible)
+
+
+def drawn(batch: PackedBatch) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randn(batch.cu_seqlens[-1], HEADS, SIZE, generator=generator) for _ in range(3)]
+
+
+def plain_window(q: Tensor, k: Tensor, v: Tensor, layout: Layout, one_sided: int) -> tuple[Tensor, Tensor]:
+    """What FlashAttention gives: every token near a query counts, global or not."""
+    place = torch.arange(len(q))
+    near = (place[:, None] - place).abs() <= one_sided
+    mask = near & (layout.document_ids[:, None] == layout.document_ids)
+    scores = torch.einsum("ihd,jhd->hij", q, k).masked_fill(~mask, -torch.inf)
+    return torch.einsum("hij,jhd->ihd", scores.softmax(-1), v), scores.logsumexp(-1)
+
+
+def flash(q: Tensor, k: Tensor, v: Tensor, layout: Layout, one_sided: int) -> Tensor:
+    return flash_window(q, k, v, layout, one_sided, plain_window)
+
+
+def check(kernel: WindowKernel, batch: PackedBatch, one_sided: int, tolerance: float, device: str, dtype: torch.dtype) -> None:
+    """The rows of local, visible tokens equal the dense mask's; the others mean nothing."""
+    qkv = drawn(batch)
+    given = [x.to(device, dtype) for x in qkv]
+    out = kernel(*given, Layout.of(batch.to(device)), one_sided).float().cpu()
+    assert out.shape == qkv[0].shape
+    for start, end in batch.spans:
+        is_global = batch.is_global[start:end]
+        visible = torch.ones(end - start, dtype=torch.bool) if batch.is_visible is None else batch.is_visible[start:end]
+        local = (qkv[0][start:end], qkv[1][start:end], qkv[2][start:end])
+        truth = dense_encoder_attention(local, local, is_global, visible, one_sided)
+        rows = ~is_global & visible
+        torch.testing.assert_close(out[start:end][rows], truth[rows], atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("one_sided", [4, 64, 512])
+@pytest.mark.parametrize("globals_", GLOBALS.values(), ids=GLOBALS.keys())
+@pytest.mark.parametrize("kernel", [flash, flex_window, strided_window])
+def test_a_kernel_equals_the_dense_mask(kernel: WindowKernel, globals_: list[int], one_sided: int) -> None:
+    check(kernel, batch_of(LENGTHS, globals_), one_sided, 1e-5, "cpu", torch.float32)
+
+
+@pytest.mark.parametrize("kernel", [flex_window, strided_window])
+def test_hidden_tokens_are_read_by_nobody(kernel: WindowKernel) -> None:
+    check(kernel, batch_of(LENGTHS, [0, 64], hidden=0.3), 64, 1e-5, "cpu", torch.float32)
+
+
+@pytest.mark.parametrize("kernel", [flash, flex_window, strided_window])
+def test_one_document_of_one_token(kernel: WindowKernel) -> None:
+    check(kernel, batch_of([1], []), 512, 1e-5, "cpu", torch.float32)
+
+
+@pytest.mark.parametrize("one_sided", [4, 64, 512])
+def test_the_blocks_named_to_flex_attention_hold_all_that_may_be_read(one_sided: int) -> None:
+    batch = batch_of(LENGTHS, [0, 290])
+    layout = Layout.of(batch)
+    place = torch.arange(batch.cu_seqlens[-1])
+    same = layout.document_ids[:, None] == layout.document_ids
+    may = same & (((place[:, None] - place).abs() <= one_sided) | batch.is_global)
+    blocks = needed_blocks(layout, one_sided)
+    queries, keys = may.nonzero(as_tuple=True)
+    for q, k in {(q // 128, k // 128) for q, k in zip(queries.tolist(), keys.tolist(), strict=True)}:
+        assert k in blocks[q]
+    assert sum(map(len, blocks)) < len(blocks) ** 2
+
+
+def test_half_precision_takes_flash_attention_unless_tokens_are_hidden() -> None:
+    whole, holes = (Layout.of(batch_of([300], [0], hidden)) for hidden in (0.0, 0.5))
+    assert window_kernel(torch.float32, whole) is strided_window
+    assert window_kernel(torch.float16, holes) is flex_window
+    assert window_kernel(torch.float16, whole) in (flash_window, flex_window)
+    assert page_kernel(torch.device("cpu"), torch.float16) is gathered_pages
+
+
+def pages(lengths: list[int], device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+    """Keys, values, table, lengths of documents scattered over pages, and each document's keys and values in order."""
+    generator = torch.Generator().manual_seed(3)
+    each = [-(-n // PAGE) for n in lengths]
+    order = torch.randperm(sum(each) + 2, generator=generator).tolist()
+    keys, values = (torch.randn(len(order), PAGE, HEADS, SIZE, generator=generator) for _ in range(2))
+    table = torch.zeros(len(lengths), max(each), dtype=torch.int32)
+    documents = []
+    for row, (n, count) in enumerate(zip(lengths, each, strict=True)):
+        mine, order = order[:count], order[count:]
+        table[row, :count] = torch.tensor(mine, dtype=torch.int32)
+        documents.append(torch.stack([x[mine].flatten(0, 1)[:n] for x in (keys, values)]))
+    tokens = torch.tensor(lengths, dtype=torch.int32)
+    return keys.to(device, dtype), values.to(device, dtype), table.to(device), tokens.to(device), documents
+
+
+def check_pages(kernel: object, device: str, dtype: torch.dtype, tolerance: float) -> None:
+    keys, values, table, tokens, documents = pages([1, PAGE, PAGE + 1, 3 * PAGE - 5], device, dtype)
+    query = torch.randn(16, HEADS, SIZE, generator=torch.Generator().manual_seed(1))
+    read = kernel(query.to(device, dtype), keys, values, table, tokens).float().cpu()  # type: ignore[operator]
+    for mine, q, (k, v) in zip(read.split(4), query.split(4), documents, strict=True):
+        p = torch.einsum("rhd,nhd->hrn", q, k).softmax(-1)
+        torch.testing.assert_close(mine, torch.einsum("hrn,nhd->rhd", p, v), atol=tolerance, rtol=0)
+
+
+def test_rows_read_the_pages_of_their_document() -> None:
+    check_pages(gathered_pages, "cpu", torch.float32, 1e-5)
+
+
+@ON_GPU
+@pytest.mark.parametrize("kernel", [flash_window, flex_window, strided_window])
+@pytest.mark.parametrize("globals_", GLOBALS.values(), ids=GLOBALS.keys())
+def test_a_kernel_equals_the_dense_mask_on_a_gpu(kernel: WindowKernel, globals_: list[int]) -> None:
+    check(kernel, batch_of(LENGTHS, globals_), 64, 2e-2, "cuda", torch.float16)
+
+
+@ON_GPU
+def test_float32_is_exact_on_a_gpu() -> None:
+    check(strided_window, batch_of(LENGTHS, [0, 64]), 64, 1e-5, "cuda", torch.float32)
+    check_pages(gathered_pages, "cuda", torch.float32, 1e-5)
+
+
+@ON_GPU
+def test_rows_read_the_pages_of_their_document_on_a_gpu() -> None:
+    check_pages(flash_pages, "cuda", torch.float16, 2e-2)

@@ -1,0 +1,105 @@
+"""Steps over pages and fixed rows give what steps over a growing cache give; recorded as CUDA graphs where there is a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from led.generation import DecodingLimits, DecodingLoop
+from led.generation_config import GenerationConfig
+from led.memory import decoding_bytes
+from led.model import LEDForConditionalGeneration
+from led.packing import PackedBatch, pack_documents
+from led.paged import GraphStepper, pages_of
+from led.testing import tiny_model
+
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+LENGTHS = [300, 1, 700, 256, 257, 40, 512, 3, 600, 90]
+MODES: dict[str, dict[str, Any]] = {
+    "beams": {"num_beams": 4, "max_new_tokens": 40},
+    "greedy": {"max_new_tokens": 40},
+    "sampling": {"do_sample": True, "num_return_sequences": 3, "seed": 5, "max_new_tokens": 12},
+    "longer than a bucket": {"num_beams": 2, "max_new_tokens": 100, "min_new_tokens": 70},
+    "rules": {"num_beams": 3, "max_new_tokens": 20, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3},
+}
+
+
+def documents() -> list[PackedBatch]:
+    generator = torch.Generator().manual_seed(2)
+    ids = [[0, *torch.randint(3, 99, (n,), generator=generator).tolist()][:n] for n in LENGTHS]
+    return [pack_documents([one], [[0]]) for one in ids]
+
+
+def model() -> LEDForConditionalGeneration:
+    return tiny_model(max_encoder_position_embeddings=1024, max_decoder_position_embeddings=128)
+
+
+def generated(loop: DecodingLoop, stepper: GraphStepper | None = None) -> dict[int, list[list[int]]]:
+    if stepper is not None:
+        loop._stepper = stepper
+    return {number: result.sequences for number, result in loop.run(documents())}
+
+
+def loop_and_stepper(
+    settings: dict[str, Any], in_flight: int, memory_bytes: int = 2**30, prompt: list[int] | None = None
+) -> tuple[DecodingLoop, GraphStepper]:
+    loop = DecodingLoop(model(), GenerationConfig().updated(**settings), DecodingLimits(documents=in_flight), prompt)
+    rows = max(settings.get("num_beams", 1), settings.get("num_return_sequences", 1))
+    longest = len(loop.prompt) + settings["max_new_tokens"]
+    return loop, GraphStepper(loop.model, in_flight, rows, longest, memory_bytes)
+
+
+@pytest.mark.parametrize("in_flight", [1, 3, 10])
+@pytest.mark.parametrize("settings", MODES.values(), ids=MODES.keys())
+def test_pages_give_what_a_growing_cache_gives(settings: dict[str, Any], in_flight: int) -> None:
+    loop, stepper = loop_and_stepper(settings, in_flight)
+    expected = generated(DecodingLoop(model(), loop.config, DecodingLimits(documents=3)))
+    assert generated(loop, stepper) == expected
+
+
+def test_a_prompt_is_written_before_the_first_step() -> None:
+    prompt = [2, 7, 11]
+    loop, stepper = loop_and_stepper(MODES["beams"], 3, prompt=prompt)
+    expected = generated(DecodingLoop(model(), loop.config, DecodingLimits(documents=3), prompt))
+    assert generated(loop, stepper) == expected
+    assert all(row[:3] == prompt for rows in expected.values() for row in rows)
+
+
+def test_hidden_tokens_take_no_page_and_a_document_of_them_is_read_evenly() -> None:
+    hidden = torch.ones(600, dtype=torch.bool)
+    hidden[10:500] = False
+    ids = torch.randint(3, 99, (600,), generator=torch.Generator().manual_seed(2))
+    nothing = torch.zeros(600, dtype=torch.bool)
+    batches = [PackedBatch(ids, (0, 600), nothing, shown, shown) for shown in (hidden, nothing)]
+    loop, stepper = loop_and_stepper(MODES["beams"], 2)
+    expected = {n: r.sequences for n, r in DecodingLoop(model(), loop.config).run(batches)}
+    loop._stepper = stepper
+    assert {n: r.sequences for n, r in loop.run(batches)} == expected
+
+
+def test_pages_come_back_and_bound_what_is_held() -> None:
+    """A pool of the longest document's pages decodes everything, and is whole again at the end."""
+    loop, stepper = loop_and_stepper(MODES["beams"], 10, memory_bytes=1)
+    pool = stepper._memories
+    assert len(pool._free) == pages_of(1024) == 4
+    assert stepper.has_room([700, 1]) and not stepper.has_room([700, 300])
+    expected = generated(DecodingLoop(model(), loop.config))
+    assert generated(loop, stepper) == expected
+    assert sorted(pool._free) == [0, 1, 2, 3]
+
+
+def test_the_pool_takes_the_memory_it_is_given() -> None:
+    loop, _ = loop_and_stepper(MODES["beams"], 10)
+    given = decoding_bytes(loop.model.config, 12 * 256, 0, 0, 4) + 10 * decoding_bytes(loop.model.config, 0, 4, 41, 4)
+    assert len(GraphStepper(loop.model, 10, 4, 41, given)._memories._free) == 12
+    assert len(GraphStepper(loop.model, 10, 4, 41, 2**40)._memories._free) == 10 * 4
+
+
+@ON_GPU
+@pytest.mark.parametrize("settings", [MODES["beams"], MODES["longer than a bucket"]])
+def test_recorded_steps_give_the_cpu_s_tokens(settings: dict[str, Any]) -> None:
+    config = GenerationConfig().updated(**settings)
+    expected = generated(DecodingLoop(model(), config))
+    assert generated(DecodingLoop(model().to("cuda"), config, DecodingLimits(documents=3))) == expected
