@@ -94,18 +94,20 @@ def _blocks(n: int, one_sided: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _window_attention_in_place(query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, layout: Layout, one_sided: int) -> Tensor:
-    """`window_attention` on the CPU without gradients: blocks share one buffer of scores, so nothing large is made twice."""
-    H, D = query_THD.shape[1:]
+    """`window_attention` on the CPU without gradients; blocks share one buffer of scores, so nothing large is made twice."""
+    H = query_THD.shape[1]
     out_THD = torch.empty_like(query_THD, memory_format=torch.contiguous_format)
     bias = _band_bias(one_sided, query_THD.dtype, query_THD.device)
     lowest = torch.finfo(query_THD.dtype).min
     widest = max(min(doc.end - doc.start, BLOCK + 2 * one_sided) + len(doc.globals_) for doc in layout.documents)
-    scores_buffer, read_buffer = query_THD.new_empty(H * BLOCK * widest), query_THD.new_empty(H, BLOCK, D)
+    scores_buffer = query_THD.new_empty(H * BLOCK * widest)
     for doc in layout.documents:
         q, k, v = (x[doc.start : doc.end].transpose(0, 1) for x in (query_THD, key_THD, value_THD))
         n, g = doc.end - doc.start, len(doc.globals_)
         k_global, v_global = (x[:, doc.globals_] for x in (k, v))
-        hidden = None if doc.local_key is None else torch.zeros(n).to(q).masked_fill_(~doc.local_key, lowest)
+        hidden = None if doc.visible is None else torch.zeros(n).to(q).masked_fill_(~doc.visible, lowest)
+        # A window counts the global tokens in it as it counts any other; each query reads the rest of them beside it.
+        near_global = (torch.arange(n, device=q.device)[:, None] - doc.globals_).abs() <= one_sided
         for lo, hi, key_lo, key_hi in _blocks(n, one_sided):
             rows, keys = hi - lo, key_hi - key_lo
             scores = scores_buffer[: H * rows * (keys + g)].view(H, rows, keys + g)
@@ -118,12 +120,13 @@ def _window_attention_in_place(query_THD: Tensor, key_THD: Tensor, value_THD: Te
             if hidden is not None:
                 near += hidden[key_lo:key_hi]
             if g:
-                torch.bmm(q[:, lo:hi], k_global.transpose(1, 2), out=scores[..., keys:])
+                far = torch.bmm(q[:, lo:hi], k_global.transpose(1, 2), out=scores[..., keys:])
+                far.masked_fill_(near_global[lo:hi], lowest)
             torch.softmax(scores, -1, out=scores)
-            read = torch.bmm(scores[..., :keys], v[:, key_lo:key_hi], out=read_buffer[:, :rows])
+            read = out_THD[doc.start + lo : doc.start + hi].transpose(0, 1)
+            torch.bmm(scores[..., :keys], v[:, key_lo:key_hi], out=read)
             if g:
                 read.baddbmm_(scores[..., keys:], v_global)
-            out_THD[doc.start + lo : doc.start + hi] = read.transpose(0, 1)
     return out_THD
 
 

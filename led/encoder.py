@@ -43,8 +43,7 @@ class LEDEncoderSelfAttention(nn.Module):
         T, E = x_TE.shape
         H, D = self.heads, E // self.heads
         dropout = self.attention_dropout if self.training else 0.0
-        q, k, v = (f(x_TE).view(T, H, D) for f in (self.query, self.key, self.value))
-        q = q / D**0.5 if torch.is_grad_enabled() else q.div_(D**0.5)
+        q, k, v = (x.unflatten(1, (H, D)) for x in self._project(x_TE))
         out_THD = window_attention(q, k, v, layout, self.one_sided, dropout)
         replaced, rows = [], []
         for doc, read in zip(layout.documents, self._global_reads(x_TE, layout, dropout), strict=True):
@@ -56,8 +55,23 @@ class LEDEncoderSelfAttention(nn.Module):
                 replaced.append(doc.start + hidden)
                 rows.append(out_THD.new_zeros(len(hidden), H, D))
         if replaced:
-            out_THD = out_THD.index_copy(0, torch.cat(replaced), torch.cat(rows))
+            places, reads = torch.cat(replaced), torch.cat(rows)
+            kept = torch.is_grad_enabled()
+            out_THD = out_THD.index_copy(0, places, reads) if kept else out_THD.index_copy_(0, places, reads)
         return out_THD.reshape(T, E)
+
+    def _project(self, x_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(T, E) each: queries, scaled, keys and values.
+
+        Without gradients keys are stored by columns, since every product reads them so, and have no bias: it is the same
+        for every key and leaves the softmax unchanged.
+        """
+        scale = (x_TE.shape[1] // self.heads) ** -0.5
+        query, key = self.query, self.key
+        if torch.is_grad_enabled() or not (isinstance(query, nn.Linear) and isinstance(key, nn.Linear)):
+            return query(x_TE) * scale, key(x_TE), self.value(x_TE)
+        q_TE = torch.addmm(query.bias * scale, x_TE, query.weight.T, alpha=scale)
+        return q_TE, torch.mm(key.weight, x_TE.T).T, self.value(x_TE)
 
     def _global_reads(self, x_TE: Tensor, layout: Layout, dropout: float) -> list[Tensor | None]:
         """What each document's global tokens read, (g, H, D), or None where it has none."""

@@ -18,6 +18,11 @@ from led.hub import resolve
 from led.layers import LEDLayer, LEDStack
 from led.packed_linear import PackedLinear, QuantizedLinear, pack_linears
 
+# Linear layers that stay as they are when a model is packed: those whose weights are folded into queries, and those that
+# multiply all tokens of a batch at once, where torch's own product is as fast, and faster over more than 10,000 rows.
+_FOLDED = ("key_global", "value_global")
+_OVER_ALL_TOKENS = tuple(f"longformer_self_attn.{name}" for name in ("query", "key", "value")) + ("self_attn.output",)
+
 
 class LEDPreTrainedModel(nn.Module):
     """What every LED model shares: configuration, initialisation, device and dtype, loading and saving.
@@ -107,7 +112,8 @@ class LEDPreTrainedModel(nn.Module):
         for module in self.modules():
             if isinstance(module, LEDLayer) and not int8:
                 module.pack()
-        pack_linears(self, lambda name: name.endswith(("key_global", "value_global")), int8)  # those are folded, not applied
+        plain = _FOLDED if int8 or self.dtype != torch.float32 else _FOLDED + _OVER_ALL_TOKENS
+        pack_linears(self, lambda name: name.endswith(plain), int8)
         packed = QuantizedLinear if int8 else PackedLinear
         self.is_packed = any(isinstance(module, packed) for module in self.modules())
         if int8 and not self.is_packed:
