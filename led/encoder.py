@@ -55,9 +55,9 @@ class LEDEncoderSelfAttention(nn.Module):
                 replaced.append(doc.start + hidden)
                 rows.append(out_THD.new_zeros(len(hidden), H, D))
         if replaced:
-            places, reads = torch.cat(replaced), torch.cat(rows)
-            kept = torch.is_grad_enabled()
-            out_THD = out_THD.index_copy(0, places, reads) if kept else out_THD.index_copy_(0, places, reads)
+            places, reads = torch.cat(replaced), torch.cat(rows).to(out_THD.dtype)
+            put = out_THD.index_copy if torch.is_grad_enabled() else out_THD.index_copy_
+            out_THD = put(0, places, reads)
         return out_THD.reshape(T, E)
 
     def _project(self, x_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,7 +21,7 @@ from led.packed_linear import PackedLinear, QuantizedLinear, pack_linears
 # Linear layers that stay as they are when a model is packed: those whose weights are folded into queries, and those that
 # multiply all tokens of a batch at once, where torch's own product is as fast, and faster over more than 10,000 rows.
 _FOLDED = ("key_global", "value_global")
-_OVER_ALL_TOKENS = tuple(f"longformer_self_attn.{name}" for name in ("query", "key", "value")) + ("self_attn.output",)
+_OVER_ALL_TOKENS = ("self_attn.query", "self_attn.key", "self_attn.value", "self_attn.output")
 
 
 class LEDPreTrainedModel(nn.Module):
