@@ -43,15 +43,15 @@ TUNED = (
 ENVIRONMENTS: dict[str, dict[str, str]] = {"stock": {}, "tuned": {"GLIBC_TUNABLES": TUNED}}
 
 
-def pair(dtype: str) -> tuple[LEDForConditionalGeneration, Any]:
+def pair(dtype: str, shape: dict[str, Any] = LED_BASE) -> tuple[LEDForConditionalGeneration, Any]:
     """(this library's model packed for inference, the reference), with the same weights in `dtype`, one thread."""
     import transformers
 
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    reference = transformers.LEDForConditionalGeneration(transformers.LEDConfig(**LED_BASE)).eval()
+    reference = transformers.LEDForConditionalGeneration(transformers.LEDConfig(**shape)).eval()
     spread_weights(reference, seed=0, scale=2)
-    ours = LEDForConditionalGeneration(LEDConfig(**LED_BASE)).eval()
+    ours = LEDForConditionalGeneration(LEDConfig(**shape)).eval()
     ours.load_state_dict(reference.state_dict())
     if dtype == "int8":  # against the reference in float32; it has no such kind
         return ours.pack(int8=True), reference

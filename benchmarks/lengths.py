@@ -1,0 +1,87 @@
+"""Lengths of documents as corpora have them, and how much of what an encoder computes is of use.
+
+Log-normal lengths by median and 90th percentile, in tokens, cut at 16,384. arXiv and PubMed as published with LongT5
+(arXiv:2112.07916, table 1); GovReport and BookSum chapters after published means (9,400 words; 5,100 tokens) with the spread
+of arXiv. Counted is what the encoders really multiply: the rows that reach the feed-forward block of a small model with the
+published window of 1,024.
+
+    python -m benchmarks.lengths --documents 16
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from benchmarks.rival import documents, machine, padded
+from led import LEDConfig, LEDForConditionalGeneration, pack_documents
+from led.testing import TINY
+
+LONGEST = 16384
+CORPORA = {"arXiv": (8519, 20170), "PubMed": (3883, 8883), "GovReport": (10500, 24900), "BookSum": (5100, 12100)}
+SMALL = {**TINY, "vocab_size": 50265, "attention_window": 1024, "max_encoder_position_embeddings": LONGEST}
+
+
+def drawn(corpus: str, count: int, seed: int = 0) -> list[int]:
+    """Lengths of `count` documents of a corpus."""
+    median, p90 = CORPORA[corpus]
+    spread = math.log(p90 / median) / 1.2816
+    noise = torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return [min(LONGEST, max(16, round(median * math.exp(spread * z)))) for z in noise.tolist()]
+
+
+def rows_of(first: torch.nn.Module, call: Callable[[], Any]) -> int:
+    """Rows that `first`, a feed-forward layer, is given during `call`."""
+    rows = 0
+
+    def count(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal rows
+        rows += inputs[0].shape[:-1].numel()
+
+    hook = first.register_forward_pre_hook(count)
+    with torch.inference_mode():
+        call()
+    hook.remove()
+    return rows
+
+
+def useful(lengths: Sequence[int], reference_batch: int) -> dict[str, float]:
+    """Useful over computed tokens of both encoders; the reference's documents are padded in batches, in their order."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    rows = documents(lengths)
+    ours = LEDForConditionalGeneration(LEDConfig(**SMALL)).eval()
+    packed = pack_documents([row.tolist() for row in rows], [[0]] * len(rows))
+    theirs = transformers.LEDForConditionalGeneration(transformers.LEDConfig(**SMALL)).eval().led.encoder
+    batches = [padded(rows[i : i + reference_batch]) for i in range(0, len(rows), reference_batch)]
+    computed = {
+        "led": rows_of(ours.led.encoder.encoder_layers[0].fc1, lambda: ours.led.encoder.encode(packed)),
+        "transformers": rows_of(theirs.layers[0].fc1, lambda: [theirs(**batch) for batch in batches]),
+    }
+    return {name: sum(lengths) / count for name, count in computed.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=16)
+    parser.add_argument("--reference-batch", type=int, default=8)
+    parser.add_argument("--corpora", nargs="+", default=list(CORPORA), choices=list(CORPORA))
+    args = parser.parse_args(argv)
+    found = {}
+    for corpus in args.corpora:
+        lengths = drawn(corpus, args.documents)
+        found[corpus] = useful(lengths, args.reference_batch)
+        print(f"{corpus}: {len(lengths)} documents of {min(lengths)} to {max(lengths)} tokens; useful of computed tokens: "
+              f"led {found[corpus]['led']:.3f}, transformers in batches of {args.reference_batch} "
+              f"{found[corpus]['transformers']:.3f}", flush=True)  # fmt: skip
+    print(json.dumps({"machine": machine(), "documents": args.documents, **found}))
+
+
+if __name__ == "__main__":
+    main()

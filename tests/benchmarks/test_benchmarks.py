@@ -1,0 +1,41 @@
+"""The benchmarks run in miniature, and their last line is what they found, as JSON."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers", reason="the reference, transformers, is not installed")
+
+
+def last_line(capsys: pytest.CaptureFixture[str], name: str, *arguments: str) -> dict[str, Any]:
+    importlib.import_module(f"benchmarks.{name}").main(list(arguments))
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_identity_counts_documents_written_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    found = last_line(capsys, "identity", "--tiny", "--documents", "6", "--longest", "300", "--new-tokens", "6")
+    assert found["documents"] == found["float32"]["same"] == 6
+    assert found["float32"]["first difference"] is None
+    assert set(found) >= {"machine", "bfloat16", "int8"}
+
+
+def test_packing_computes_no_padding(capsys: pytest.CaptureFixture[str]) -> None:
+    found = last_line(capsys, "lengths", "--documents", "3", "--corpora", "PubMed", "--reference-batch", "3")
+    assert found["PubMed"]["led"] == 1.0 > found["PubMed"]["transformers"]
+
+
+def test_end_to_end_writes_the_same_summaries(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--tiny", "--tokens", "100", "--new-tokens", "5", "--documents", "3", "--dtypes", "float32", "--here")
+    found = last_line(capsys, "end_to_end", *small)
+    assert found["same"] == {"float32": 3}
+    assert set(found["seconds"]) == {"float32", "transformers"}
+
+
+def test_ctranslate2_writes_as_many_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed")
+    small = ("--tiny", "--tokens", "40", "--documents", "2", "--steps", "3", "--rounds", "1")
+    assert last_line(capsys, "ctranslate2_bart", *small)["documents"] == 2
