@@ -10,7 +10,8 @@ import hashlib
 import io
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ from pipeline.columns import INTERNAL, SECONDS
 from pipeline.errors import CorruptOutput, PipelineError
 from pipeline.shards import MANIFEST, SUCCESS, Plan, Shard
 from pipeline.store import Outcome, Store
+
+# Footers read at once.
+_READERS = 32
 
 _RECEIPT, _FACTS = b"led.receipt", b"led.facts"
 
@@ -79,10 +83,21 @@ def read_receipt(store: Store, name: str) -> Receipt:
         CorruptOutput: it is no file of this system.
     """
     try:
-        metadata = pq.read_schema(io.BytesIO(store.read(name))).metadata or {}
+        with store.open(name) as file:
+            metadata = pq.read_schema(file).metadata or {}
         return Receipt(**json.loads(metadata[_RECEIPT]))
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise CorruptOutput(f"{store.url}/{name} is no result of this system ({error!r}); choose another folder.") from error
+
+
+def read_receipts(store: Store, shards: Sequence[Shard]) -> dict[str, Receipt]:
+    """The receipts of these shards by shard id, many read at once since each is a wait for the store.
+
+    Raises:
+        CorruptOutput: one is no file of this system.
+    """
+    with ThreadPoolExecutor(_READERS) as pool:
+        return {receipt.shard_id: receipt for receipt in pool.map(lambda shard: read_receipt(store, shard.part), shards)}
 
 
 def finish(store: Store, plan: Plan, receipts: Mapping[str, Receipt]) -> dict[str, Any]:

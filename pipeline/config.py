@@ -26,6 +26,7 @@ OPERATIONAL = frozenset(
         "encoder_tokens",
         "memory_gib",
         "ray_address",
+        "accept_unsafe_store",
     }
 )
 
@@ -37,7 +38,7 @@ class RunSettings:
     input: tuple[str, ...]
     """Parquet files, folders of them, or globs."""
     output: str
-    """Folder for the results. Of a run that was interrupted: the run goes on where it was."""
+    """Folder for the results, a path or s3://bucket/folder. Of a run that was interrupted: the run goes on where it was."""
     model: str
     """A model folder, or the name of a published checkpoint such as allenai/led-large-16384-arxiv."""
     revision: str | None = None
@@ -67,6 +68,8 @@ class RunSettings:
     """Tokens encoded together by one model copy; by default 16,384, on a GPU 131,072."""
     memory_gib: float | None = None
     """Memory for the documents that one model copy decodes together; by default a share of what its machine has left."""
+    accept_unsafe_store: bool = False
+    """Go on where the output's store writes over what exists. Then never let two runs write to one folder."""
     ray_address: str | None = None
     """Cluster to join; by default the one of the job or RAY_ADDRESS, else one started here for the run."""
 

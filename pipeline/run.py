@@ -21,7 +21,7 @@ from led.hub import Checkpoint, resolve
 from led.tokenizer import LEDTokenizer
 from pipeline import __version__
 from pipeline.columns import output_columns
-from pipeline.commit import Receipt, finish, read_receipt
+from pipeline.commit import Receipt, finish, read_receipts
 from pipeline.config import RunSettings
 from pipeline.errors import PipelineError, PlanMismatch, UsageError
 from pipeline.inputs import InputFile, check_columns, check_same_types, describe, find_files
@@ -32,7 +32,7 @@ from pipeline.report import write_report
 from pipeline.shards import PLAN, REPORT, Plan, Shard, differences, make_plan, remaining
 from pipeline.sink import CommitSink
 from pipeline.source import ShardSource
-from pipeline.store import Store, open_store
+from pipeline.store import Store, open_store, probe
 from pipeline.tasks import Task
 
 # Reading and committing wait for disks, not for processors.
@@ -62,9 +62,13 @@ def run(task: Task, progress_every: float = 30.0) -> RunResult:
     settings = task.settings
     store = open_store(settings.output)
     checkpoint = find_checkpoint(settings)
-    plan = freeze_plan(store, build_plan(task, checkpoint, _known_files(store)))
+    plan = build_plan(task, checkpoint, _known_files(store))
+    if not settings.accept_unsafe_store:
+        probe(store)
+    plan = freeze_plan(store, plan)
     left = remaining(plan, store.names())
-    receipts = _committed(store, plan, left)
+    missing = {shard.shard_id for shard in left}
+    receipts = read_receipts(store, [shard for shard in plan.shards if shard.shard_id not in missing])
     if left:
         before = plan.documents - sum(shard.documents for shard in left)
         with Progress(plan, store, before, progress_every):
@@ -209,12 +213,6 @@ def _share_cpus(settings: RunSettings, shards: int) -> tuple[int, float]:
     if each < 0.1:
         raise UsageError(f"--actors is {settings.actors}; the cluster has {cpus:g} CPUs, room for {int(cpus)} at most.")
     return actors, each
-
-
-def _committed(store: Store, plan: Plan, left: Sequence[Shard]) -> dict[str, Receipt]:
-    missing = {shard.shard_id for shard in left}
-    done = [shard for shard in plan.shards if shard.shard_id not in missing]
-    return {shard.shard_id: read_receipt(store, shard.part) for shard in done}
 
 
 def _known_files(store: Store) -> dict[str, InputFile]:

@@ -12,8 +12,8 @@ import pytest
 from pipeline.commit import commit, finish, read_receipt
 from pipeline.errors import CorruptOutput, PipelineError
 from pipeline.inputs import InputFile
+from pipeline.local_store import LocalStore
 from pipeline.shards import MANIFEST, SUCCESS, make_plan
-from pipeline.store import LocalStore
 
 PLAN = make_plan([InputFile("/in", 1, 5, "h", 1)], {"weights_sha256": "w"}, 3)
 

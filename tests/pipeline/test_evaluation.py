@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.evaluation import evaluate_summaries
-from pipeline.store import LocalStore
+from pipeline.local_store import LocalStore
 
 
 def output(folder: Path, summaries: list[str | None]) -> LocalStore:

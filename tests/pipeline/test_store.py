@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import CorruptOutput, UsageError
-from pipeline.store import LocalStore, Outcome, open_store
+from pipeline.local_store import LocalStore
+from pipeline.store import PROBE, Outcome, open_store, probe
 
 
 def test_the_first_write_stands(tmp_path: Path) -> None:
@@ -69,7 +70,29 @@ def test_reports_may_be_replaced_and_absent_names_are_an_error(tmp_path: Path) -
 
 def test_addresses_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for url, says in [("s3://bucket/out", "on s3"), (str(tmp_path / "file"), "is a file")]:
+    for url, says in [
+        ("nowhere://bucket/out", "take one of s3://"),
+        ("gs://bucket/out", "gs:// cannot be used"),
+        ("s3://bucket", "whole bucket"),
+        (str(tmp_path / "file"), "is a file"),
+    ]:
         with pytest.raises(UsageError, match=says):
             open_store(url)
     assert open_store(f"file://{tmp_path}/out").url == f"{tmp_path}/out"
+
+
+def test_a_store_is_probed_again_and_again(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    for _ in range(3):
+        probe(store)
+    assert store.names() == {PROBE}
+
+
+def test_a_disk_without_hard_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refused)
+    with pytest.raises(UsageError, match="takes no hard links"):
+        LocalStore(tmp_path).create("a", b"x")
+    assert os.listdir(tmp_path) == []

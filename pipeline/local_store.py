@@ -1,0 +1,82 @@
+"""The output folder on a disk.
+
+A file is written under a hidden name in the same folder, flushed, and linked to its name; the link fails where the name
+exists, so of two rivals one wins and nobody sees a part of a file. A writer that is killed may leave its hidden file behind;
+it is in nobody's way.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.errors import CorruptOutput, UsageError
+from pipeline.store import Outcome, plain_name
+
+
+class LocalStore:
+    """A folder on a disk of this machine, or one that every machine mounts."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).absolute()
+        self.url = str(self.folder)
+        if self.folder.is_file():
+            raise UsageError(f"the output {folder} is a file; name a folder.")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"the output folder {self.folder} cannot be made ({error.strerror}); choose another.") from error
+
+    def names(self) -> set[str]:
+        return {entry.name for entry in os.scandir(self.folder) if entry.is_file() and not entry.name.startswith(".")}
+
+    def create(self, name: str, data: bytes) -> Outcome:
+        hidden = self._write_hidden(name, data)
+        try:
+            os.link(hidden, self.folder / name)
+        except FileExistsError:
+            return Outcome.EXISTS
+        except OSError as error:
+            raise UsageError(
+                f"the output folder {self.folder} takes no hard links ({error.strerror}), which keep a name from being written "
+                "twice; choose a folder on another disk, or s3://."
+            ) from error
+        finally:
+            hidden.unlink()
+        self._sync_folder()
+        return Outcome.CREATED
+
+    def read(self, name: str) -> bytes:
+        with self.open(name) as file:
+            return file.read()
+
+    def open(self, name: str) -> BinaryIO:
+        try:
+            return open(self.folder / name, "rb")
+        except FileNotFoundError as error:
+            raise CorruptOutput(f"{self.folder / name} does not exist.") from error
+
+    def replace(self, name: str, data: bytes) -> None:
+        self._write_hidden(name, data).replace(self.folder / name)
+        self._sync_folder()
+
+    def _write_hidden(self, name: str, data: bytes) -> Path:
+        hidden = self.folder / f".{plain_name(name)}.{uuid.uuid4().hex}"
+        try:
+            with open(hidden, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            hidden.unlink(missing_ok=True)
+            raise
+        return hidden
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,175 @@
+"""S3 servers for tests: moto's always, Ceph's radosgw where it is installed; and a proxy before them that breaks things."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).parents[2]
+
+KEYS = {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "SK", "AWS_DEFAULT_REGION": "us-east-1"}
+
+# What stands in the way of radosgw here; None where it can be started.
+NO_RADOSGW = None if shutil.which("radosgw") else "radosgw is not installed (apt: radosgw ceph-mon ceph-osd)"
+
+
+@contextmanager
+def moto_server() -> Iterator[str]:
+    """The address of an S3 server in this process."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@contextmanager
+def radosgw_server(folder: Path) -> Iterator[str]:
+    """The address of a real S3 server."""
+    script, port = ROOT / "infra" / "s3-server.sh", _free_ports(3)
+    subprocess.run([script, folder, str(port)], check=True)
+    yield f"http://127.0.0.1:{port}"
+    subprocess.run([script, folder, "stop"], check=True)
+
+
+def _free_ports(count: int) -> int:
+    """The first of so many free ports in a row."""
+    for first in range(20000, 30000, 10):
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise RuntimeError("no free ports")
+
+
+class Proxy:
+    """An HTTP proxy that does to the n-th mutating request (PUT, POST, DELETE; from 0) what `fault(n)` says.
+
+    "before": cut the connection, do not forward; "lost": forward, cut without a reply; "after": forward and reply.
+    Each of the three calls `on_fault` at its moment. "503", "409": answer so, do not forward; "503 reads" all requests
+    alike; "412 after": forward, answer 412; "reset": forward half of the body's promise and cut; "slow": wait a second.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self.upstream = urlsplit(upstream).netloc
+        self.fault: Callable[[int], str] = lambda n: ""
+        self.on_fault: Callable[[], None] = lambda: None
+        self.mutations: list[str] = []
+        self._lock = threading.Lock()
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one_request(self) -> None:
+                try:
+                    super().handle_one_request()
+                except (ConnectionError, TimeoutError):
+                    self.close_connection = True
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                proxy._handle(self)
+
+            do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def reset(self, fault: Callable[[int], str] = lambda n: "", on_fault: Callable[[], None] = lambda: None) -> None:
+        """Begin to count anew."""
+        with self._lock:
+            self.fault, self.on_fault, self.mutations = fault, on_fault, []
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handle(self, request: BaseHTTPRequestHandler) -> None:
+        action = ""
+        if request.command in ("PUT", "POST", "DELETE"):
+            with self._lock:
+                action = self.fault(len(self.mutations))
+                self.mutations.append(request.path)
+        body = self._body(request)
+        if action == "slow":
+            time.sleep(1.0)
+        if action in ("503", "409"):
+            return self._answer(request, int(action), {"Content-Type": "application/xml"}, _error(action))
+        if action in ("before", "reset"):
+            self.on_fault()
+            return self._cut(request)
+        status, headers, content = self._forward(request, body)
+        if action == "lost":
+            self.on_fault()
+            return self._cut(request)
+        if action == "412 after":
+            return self._answer(request, 412, {"Content-Type": "application/xml"}, _error("412"))
+        self._answer(request, status, headers, content)
+        if action == "after":
+            request.wfile.flush()
+            self.on_fault()
+
+    @staticmethod
+    def _body(request: BaseHTTPRequestHandler) -> bytes:
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            request.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if request.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(request.rfile.readline().split(b";")[0], 16):
+            body += request.rfile.read(size)
+            request.rfile.readline()
+        request.rfile.readline()
+        return body
+
+    def _forward(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        upstream = http.client.HTTPConnection(self.upstream, timeout=60)
+        headers = {k: v for k, v in request.headers.items() if k.lower() not in ("expect", "transfer-encoding", "connection")}
+        upstream.request(request.command, request.path, body=body, headers={**headers, "Content-Length": str(len(body))})
+        reply = upstream.getresponse()
+        content = reply.read()
+        found = {k: v for k, v in reply.getheaders() if k.lower() not in ("transfer-encoding", "connection", "content-length")}
+        if request.command == "HEAD":
+            found["Content-Length"] = reply.getheader("Content-Length", "0")
+        upstream.close()
+        return reply.status, found, content
+
+    @staticmethod
+    def _answer(request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], content: bytes) -> None:
+        request.send_response_only(status)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        if request.command != "HEAD" and status not in (204, 304):
+            request.send_header("Content-Length", str(len(content)))
+        request.end_headers()
+        if request.command != "HEAD":
+            request.wfile.write(content)
+
+    @staticmethod
+    def _cut(request: BaseHTTPRequestHandler) -> None:
+        request.close_connection = True
+        request.connection.shutdown(socket.SHUT_RDWR)
+
+
+def _error(status: str) -> bytes:
+    code = {"503": "SlowDown", "409": "ConditionalRequestConflict", "412": "PreconditionFailed"}[status]
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
