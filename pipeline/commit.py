@@ -84,10 +84,19 @@ def read_receipt(store: Store, name: str) -> Receipt:
     """
     try:
         with store.open(name) as file:
-            metadata = pq.read_schema(file).metadata or {}
-        return Receipt(**json.loads(metadata[_RECEIPT]))
+            return receipt_of(pq.read_schema(file).metadata or {})
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise CorruptOutput(f"{store.url}/{name} is no result of this system ({error!r}); choose another folder.") from error
+
+
+def receipt_of(metadata: Mapping[bytes, bytes]) -> Receipt:
+    """The receipt in a footer's metadata; raises what a lookup, JSON and a dataclass raise where it is none."""
+    return Receipt(**json.loads(metadata[_RECEIPT]))
+
+
+def facts_of(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """The run's facts in a footer's metadata; raises what a lookup and JSON raise where there are none."""
+    return dict(json.loads(metadata[_FACTS]))
 
 
 def read_receipts(store: Store, shards: Sequence[Shard]) -> dict[str, Receipt]:
@@ -109,7 +118,17 @@ def finish(store: Store, plan: Plan, receipts: Mapping[str, Receipt]) -> dict[st
     wrong = [s.part for s in plan.shards if s.shard_id not in receipts or receipts[s.shard_id].rows != s.documents]
     if wrong:
         raise PipelineError(f"{len(wrong)} of {len(plan.shards)} shards are not committed as planned: {', '.join(wrong[:5])}.")
-    manifest = {
+    manifest = manifest_of(plan, receipts)
+    store.create(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    written = store.read(MANIFEST)
+    mark = {"manifest_sha256": hashlib.sha256(written).hexdigest(), "documents": plan.documents}
+    store.create(SUCCESS, (json.dumps(mark) + "\n").encode())
+    return json.loads(written)
+
+
+def manifest_of(plan: Plan, receipts: Mapping[str, Receipt]) -> dict[str, Any]:
+    """What a finished run holds: its counts in all and by shard."""
+    return {
         "version": 1,
         "plan": plan.fingerprint,
         "documents": plan.documents,
@@ -117,11 +136,6 @@ def finish(store: Store, plan: Plan, receipts: Mapping[str, Receipt]) -> dict[st
            for name in ("ok", "failed", "truncated", "input_tokens", "output_tokens")},
         "shards": {s.part: asdict(receipts[s.shard_id]) for s in plan.shards},
     }  # fmt: skip
-    store.create(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-    written = store.read(MANIFEST)
-    mark = {"manifest_sha256": hashlib.sha256(written).hexdigest(), "documents": plan.documents}
-    store.create(SUCCESS, (json.dumps(mark) + "\n").encode())
-    return json.loads(written)
 
 
 def _total(column: pa.ChunkedArray) -> int:

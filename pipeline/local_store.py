@@ -24,13 +24,12 @@ class LocalStore:
         self.url = str(self.folder)
         if self.folder.is_file():
             raise UsageError(f"the output {folder} is a file; name a folder.")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"the output folder {self.folder} cannot be made ({error.strerror}); choose another.") from error
 
     def names(self) -> set[str]:
-        return {entry.name for entry in os.scandir(self.folder) if entry.is_file() and not entry.name.startswith(".")}
+        try:
+            return {entry.name for entry in os.scandir(self.folder) if entry.is_file() and not entry.name.startswith(".")}
+        except FileNotFoundError:
+            return set()
 
     def create(self, name: str, data: bytes) -> Outcome:
         hidden = self._write_hidden(name, data)
@@ -64,6 +63,10 @@ class LocalStore:
 
     def _write_hidden(self, name: str, data: bytes) -> Path:
         hidden = self.folder / f".{plain_name(name)}.{uuid.uuid4().hex}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"the output folder {self.folder} cannot be made ({error.strerror}); choose another.") from error
         try:
             with open(hidden, "xb") as file:
                 file.write(data)
