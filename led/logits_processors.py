@@ -213,8 +213,10 @@ def bad_words(rows: Rows, scores: Tensor, words: Sequence[Sequence[int]]) -> Ten
 
 def min_length(rows: Rows, scores: Tensor, shortest: int, eos: Sequence[int]) -> Tensor:
     """Forbid the end of sequence in rows of fewer than `shortest` tokens, the start token counted."""
-    short = (rows.lengths < shortest)[:, None] & _one_hot(eos, scores)
-    return scores.masked_fill(short, -torch.inf)
+    ends = list(eos)
+    changed = scores.clone()
+    changed[:, ends] = scores[:, ends].masked_fill((rows.lengths < shortest)[:, None], -torch.inf)
+    return changed
 
 
 def prefix_allowed_tokens(rows: Rows, scores: Tensor, allowed: AllowedTokens, beams: bool) -> Tensor:
