@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import read_output, words
+from tests.pipeline.s3 import KEYS, moto_server
 
 ROOT = Path(__file__).parents[2]
 
@@ -243,3 +245,32 @@ def test_pyarrow_reads_the_folder_as_one_table(corpus: Path, model_folder: Path,
     assert summarize("--input", corpus, "--output", out, "--model", model_folder, "--shard-documents", 2).returncode == 0
     table = pq.read_table(out)
     assert len(table) == 6 and table.schema.field("summary").type == pa.string()
+
+
+def test_from_s3_to_s3_and_killed_in_the_middle(write_corpus: Callable[..., Path], model_folder: Path) -> None:
+    """The corpus and the results are on a store; nothing of its credentials is in what is written there."""
+    texts = [words(3 + n % 50, n) for n in range(120)]
+    folder = write_corpus(texts[:50], texts[50:])
+    with moto_server() as url, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**KEYS, "AWS_SECRET_ACCESS_KEY": "very-secret", "AWS_ENDPOINT_URL": url}.items():
+            patch.setenv(name, value)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        s3 = fsspec.filesystem("s3", use_listings_cache=False)
+        s3.mkdir("nightly")
+        s3.put(f"{folder}/", "nightly/corpus/", recursive=True)
+        run = command("--input", "s3://nightly/corpus", "--output", "s3://nightly/out", "--model", model_folder,
+                      "--shard-documents", 5, "--max-new-tokens", 30, "--min-new-tokens", 30)  # fmt: skip
+        driver = subprocess.Popen(run, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while driver.poll() is None and not s3.glob("nightly/out/part-*"):
+            time.sleep(0.1)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        final = subprocess.run(run, env=environment(), capture_output=True, text=True, timeout=300)
+        assert final.returncode == 0, final.stderr
+        assert "120 documents: 120 ok" in final.stdout and "rows: s3://nightly/out/part-*.parquet" in final.stdout
+        check = [sys.executable, str(ROOT / "jobs" / "verify_output.py"), "--output", "s3://nightly/out"]
+        verified = subprocess.run(check, env=environment(), capture_output=True, text=True)
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+        assert "120/120 documents, 24/24 shards committed; finished" in verified.stdout
+        written = b"".join(s3.cat(s3.find("nightly/out")).values())
+        assert b"very-secret" not in written and b"very-secret" not in (final.stdout + final.stderr).encode()

@@ -1,7 +1,8 @@
 """A small job without Ray that can be killed anywhere, in a process forked from one that has everything imported.
 
 The composition is the real one (`pipeline.run.run`: plan, listing, receipts, commit, manifest, end mark, report) over the real
-reader and store; only Ray and the model are left out: shards are done one after the other, and a summary is its document's tokens backwards.
+reader and store; only Ray and the model are left out: shards are done one after the other, and a summary is its document's
+tokens backwards.
 """
 
 from __future__ import annotations
@@ -49,9 +50,7 @@ def reverse(table: pa.Table, task: Task) -> pa.Table:
     return out.append_column(SECONDS, pa.array([0.0] * len(out), SECONDS.type))
 
 
-def one_by_one(
-    task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], settings: RunSettings
-) -> list[Receipt]:
+def one_by_one(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], settings: RunSettings) -> list[Receipt]:
     store = open_store(settings.output)
     reader = ShardReader(task, settings.model, None, plan.facts["max_input_tokens"])
     facts = {**plan.facts, "plan": plan.fingerprint}

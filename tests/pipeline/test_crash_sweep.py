@@ -76,8 +76,8 @@ def test_a_death_at_every_request_loses_and_repeats_nothing(
 def test_dying_again_and_again_it_ends(machine: Machine, proxy: Proxy, fresh: Callable[[], ObjectStore]) -> None:
     store, rng = fresh(), random.Random(3)
     for _ in range(12):
-        way = rng.choice(WAYS)
-        proxy.reset(lambda i, n=rng.randrange(3), way=way: way if i == n else "", machine.kill)
+        way, n = rng.choice(WAYS), rng.randrange(3)
+        proxy.reset(lambda i, n=n, way=way: way if i == n else "", machine.kill)
         machine.run(store.url)
     proxy.reset()
     assert machine.run(store.url) == 0
