@@ -1,0 +1,74 @@
+"""Draws docs/figures/ from benchmarks/results.jsonl, the last lines of the benchmarks.
+
+python -m benchmarks.plot
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+RESULTS, FIGURES = Path("benchmarks/results.jsonl"), Path("docs/figures")
+COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2")
+WIDTH, ROW, LEFT, TOP = 640, 20, 190, 46
+
+Bars = list[tuple[str, list[tuple[str, float]]]]
+
+
+def bar_chart(title: str, unit: str, groups: Bars) -> str:
+    """Horizontal bars in groups, each with its value; grey text that reads on light and on dark."""
+    names = list(dict.fromkeys(name for _, bars in groups for name, _ in bars))
+    most = max(value for _, bars in groups for _, value in bars)
+    y, parts = TOP, []
+    for label, bars in groups:
+        middle = y + ROW * len(bars) / 2 + 4
+        parts.append(f'<text x="{LEFT - 10}" y="{middle}" text-anchor="end">{escape(label)}</text>')
+        for name, value in bars:
+            width = (WIDTH - LEFT - 70) * value / most
+            colour = COLOURS[names.index(name)]
+            parts.append(f'<rect x="{LEFT}" y="{y + 2}" width="{width:.1f}" height="{ROW - 5}" fill="{colour}"/>')
+            parts.append(f'<text x="{LEFT + width + 5:.1f}" y="{y + ROW - 6}">{value:.3g} {escape(unit)}</text>')
+            y += ROW
+        y += ROW // 2
+    for i, name in enumerate(names):
+        x = LEFT + 130 * i
+        parts.append(f'<rect x="{x}" y="26" width="10" height="10" fill="{COLOURS[i]}"/>')
+        parts.append(f'<text x="{x + 15}" y="35">{escape(name)}</text>')
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" font-family="sans-serif" font-size="12"'
+    return f'{head} fill="#808080"><text x="{LEFT}" y="16" font-size="14">{escape(title)}</text>{"".join(parts)}</svg>\n'
+
+
+def against(found: Sequence[dict[str, Any]], what: str, label: str) -> Bars:
+    """How many times as fast as the reference, in both environments."""
+    return [
+        (label.format(**row), [(f"against {name}", row[name]["ratio"]) for name in ("stock", "tuned")])
+        for row in found
+        if row["benchmark"] == what
+    ]
+
+
+def main() -> None:
+    found = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    encoders = against(found, "encoder", "{tokens} tokens, {dtype}")
+    decoders = against(found, "decode", "{documents} x {tokens} tokens, {dtype}")
+    steps = [
+        ("{documents} x {tokens} tokens, {dtype}".format(**row),
+         [("led", row["stock"]["led ms"]), ("transformers, tuned", row["tuned"]["transformers ms"])])
+        for row in found if row["benchmark"] == "decode"
+    ]  # fmt: skip
+    charts = {
+        "encoder": bar_chart("Encoder: times as fast as transformers", "x", encoders),
+        "decoding": bar_chart("A step of decoding, 4 beams: times as fast as transformers", "x", decoders),
+        "steps": bar_chart("Milliseconds per step and document", "ms", steps),
+    }
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for name, chart in charts.items():
+        (FIGURES / f"{name}.svg").write_text(chart)
+        print(FIGURES / f"{name}.svg")
+
+
+if __name__ == "__main__":
+    main()
