@@ -24,6 +24,9 @@ OPERATIONAL = frozenset(
         "documents_in_flight",
         "encoder_tokens",
         "memory_gib",
+        "on_bad_shard",
+        "on_duplicate_id",
+        "max_failed",
         "ray_address",
     }
 )
@@ -31,10 +34,10 @@ OPERATIONAL = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What every job needs to know. Paths are local; lengths are in tokens."""
+    """What every job needs to know. Lengths are in tokens."""
 
     input: tuple[str, ...]
-    """Parquet files, folders of them, or globs."""
+    """Files, folders or globs on disks, s3:// or hf://: Parquet, JSON lines (.jsonl, .gz, .zst) or texts (.txt)."""
     output: str
     """Folder for the results. Of a run that was interrupted: the run goes on where it was."""
     model: str
@@ -44,13 +47,22 @@ class RunSettings:
     dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     """Arithmetic of the model. float32 gives the reference's answers; int8 (CPUs) is faster and less exact."""
     text_column: str = "text"
-    """Column that holds the document."""
+    """Column that holds the document, as text or as bytes of UTF-8."""
     id_column: str | None = "doc_id"
-    """Column that names the document; without one (None), names are made from file and row."""
+    """Column that names the document; without one (None), names are made from the file's name, its content and the row."""
     passthrough: tuple[str, ...] = ()
-    """Input columns to carry over into the output."""
+    """Input columns to carry over into the output; folders called year=2024 are columns too."""
     max_input_tokens: int | None = None
     """Longest input, special tokens included; the model's own limit where not set. What is cut is counted in the row."""
+    max_document_bytes: int = 16 << 20
+    """Longest text in bytes of UTF-8; a longer one is a failed row. 16 MiB is some forty times what the model reads, and takes
+    about 2 GB to tokenize."""
+    on_bad_shard: Literal["fail", "skip"] = "fail"
+    """What a file or shard that cannot be read does: end the run, or give rows with status skipped and the reason."""
+    on_duplicate_id: Literal["fail", "keep"] = "fail"
+    """What two documents of one name do when a run is planned: end it, or be kept. To look takes a pass over the id columns."""
+    max_failed: float | None = None
+    """Failed documents that end the run with exit code 3: a number, or below 1 a share of all; committed rows stay."""
     shard_documents: int = 64
     """Documents of one shard: the unit of work, of loss when a machine dies, and of an output file."""
     actors: int = 0
@@ -67,12 +79,15 @@ class RunSettings:
     """Cluster to join; by default the one of the job or RAY_ADDRESS, else one started here for the run."""
 
     def __post_init__(self) -> None:
-        for name in ("shard_documents", "threads", "documents_in_flight", "encoder_tokens"):
+        for name in ("shard_documents", "threads", "documents_in_flight", "encoder_tokens", "max_document_bytes"):
             _rule(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
         memory = self.memory_gib
         _rule(memory is None or memory > 0, "memory_gib", memory, "it must be above 0")
         _rule(self.actors >= 0, "actors", self.actors, "it must be 0 (one per CPU) or more")
         _rule(bool(self.input), "input", self.input, "name at least one file or folder")
+        failed = self.max_failed
+        right = failed is None or 0 <= failed < 1 or (failed >= 1 and failed == int(failed))
+        _rule(right, "max_failed", failed, "it must be a whole number, or a share from 0 to below 1")
         once = len(set(self.passthrough)) == len(self.passthrough)
         _rule(once, "passthrough", self.passthrough, "it must name each column once")
         limit = self.max_input_tokens

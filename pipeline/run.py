@@ -8,10 +8,12 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError, RayTaskError
@@ -23,8 +25,11 @@ from pipeline import __version__
 from pipeline.columns import output_columns
 from pipeline.commit import Receipt, finish, read_receipt
 from pipeline.config import RunSettings
+from pipeline.cuts import Cut
+from pipeline.doc_ids import check_ids
 from pipeline.errors import PipelineError, PlanMismatch, UsageError
-from pipeline.inputs import InputFile, check_columns, check_same_types, describe, find_files
+from pipeline.files import Found, find_files
+from pipeline.inputs import Input, check_columns, check_same_types, describe
 from pipeline.predictor import Predictor
 from pipeline.progress import Progress
 from pipeline.reader import ShardReader
@@ -37,6 +42,8 @@ from pipeline.tasks import Task
 
 # Reading and committing wait for disks, not for processors.
 _IO_CPUS = 0.2
+
+_FILES_AT_ONCE = 16
 
 # glibc gives freed memory back to the system and faults it in again; a predictor allocates the same shapes all day.
 _KEEP_MEMORY = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
@@ -62,7 +69,7 @@ def run(task: Task, progress_every: float = 30.0) -> RunResult:
     settings = task.settings
     store = open_store(settings.output)
     checkpoint = find_checkpoint(settings)
-    plan = freeze_plan(store, build_plan(task, checkpoint, _known_files(store)))
+    plan = freeze_plan(store, build_plan(task, checkpoint, _frozen(store)))
     left = remaining(plan, store.names())
     receipts = _committed(store, plan, left)
     if left:
@@ -88,23 +95,23 @@ def find_checkpoint(settings: RunSettings) -> Checkpoint:
         raise UsageError(f"--model: {error}") from error
 
 
-def build_plan(task: Task, checkpoint: Checkpoint, known: dict[str, InputFile]) -> Plan:
-    """The plan of `task` over what its input is now; nothing is written.
+def build_plan(task: Task, checkpoint: Checkpoint, before: Plan | None) -> Plan:
+    """The plan of `task` over what its input is now; nothing is written. Files that are as they were `before` are not opened.
 
     Raises:
-        UsageError: the input has no documents or not the columns asked for, or the settings do not fit the checkpoint.
+        UsageError: the input has no documents, lacks columns or has an id twice, or the settings do not fit the checkpoint.
+        CorruptInput: a file cannot be read, and the settings do not say to skip it.
     """
     settings = task.settings
     taken = set(output_columns(task.columns))
     clash = [name for name in settings.passthrough if name in taken]
     if clash:
         raise UsageError(f"--passthrough {', '.join(clash)}: the output has columns of that name; rename the input's.")
-    files, schemas = [], {}
-    for path in find_files(settings.input):
-        file, schemas[path] = describe(path, known)
-        check_columns(path, schemas[path], settings.text_column, settings.id_column, settings.passthrough)
-        files.append(file)
-    check_same_types(schemas, settings.passthrough)
+    inputs = _describe_all(find_files(settings.input), settings, before)
+    schemas = {i.file.path: i.schema for i in inputs if i.schema is not None}
+    for path, schema in schemas.items():
+        check_columns(path, schema, settings.text_column, settings.id_column, settings.passthrough)
+    types = check_same_types(schemas, settings.passthrough) if schemas else before.passthrough if before else pa.schema([])
     try:
         facts = {
             "code_version": __version__,
@@ -117,9 +124,12 @@ def build_plan(task: Task, checkpoint: Checkpoint, known: dict[str, InputFile]) 
         }
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(f"--model {settings.model}: {error}") from error
-    plan = make_plan(files, facts, settings.shard_documents)
+    cuts = {i.file.path: i.cuts for i in inputs}
+    plan = make_plan([i.file for i in inputs], facts, settings.shard_documents, cuts, types)
     if not plan.documents:
-        raise UsageError(f"the input has no documents: {len(files)} Parquet files without a row.")
+        raise UsageError(f"the input has no documents: {len(inputs)} files, {len(plan.skipped)} of them unreadable.")
+    if settings.on_duplicate_id == "fail" and before is None:
+        check_ids(plan, settings)
     return plan
 
 
@@ -151,7 +161,7 @@ def _execute(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Sh
         context.enable_progress_bars = False
         context.target_max_block_size = 1 << 50  # a shard is one block, however large
         model = settings.model if checkpoint.revision else str(checkpoint.folder)
-        reader = ShardReader(task, model, checkpoint.revision, plan.facts["max_input_tokens"])
+        reader = ShardReader(task, model, checkpoint.revision, plan.facts["max_input_tokens"], plan.passthrough)
         sink = CommitSink(settings.output, {**plan.facts, "model": settings.model, "plan": plan.fingerprint})
         documents = ray.data.read_datasource(ShardSource(shards, reader), num_cpus=_IO_CPUS, override_num_blocks=len(shards))
         rows = documents.map_batches(
@@ -212,10 +222,19 @@ def _committed(store: Store, plan: Plan, left: Sequence[Shard]) -> dict[str, Rec
     return {shard.shard_id: read_receipt(store, shard.part) for shard in done}
 
 
-def _known_files(store: Store) -> dict[str, InputFile]:
-    if PLAN not in store.names():
-        return {}
-    return {f.path: f for f in Plan.from_json(store.read(PLAN)).inputs}
+def _frozen(store: Store) -> Plan | None:
+    return Plan.from_json(store.read(PLAN)) if PLAN in store.names() else None
+
+
+def _describe_all(files: Sequence[Found], settings: RunSettings, before: Plan | None) -> list[Input]:
+    """Every file with its cuts, several at a time, since what they take is mostly waiting for a store."""
+    cuts: dict[str, list[Cut]] = {}
+    for shard in before.shards if before else ():
+        cuts.setdefault(shard.path, []).append(shard.cut)
+    known = {f.path: Input(f, tuple(cuts.get(f.path, ()))) for f in (before.inputs if before else ())}
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        skip_bad = settings.on_bad_shard == "skip"
+        return list(pool.map(lambda found: describe(found, settings.shard_documents, known, skip_bad=skip_bad), files))
 
 
 def _sha256(paths: Sequence[Path]) -> str:

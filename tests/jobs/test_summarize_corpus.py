@@ -116,11 +116,11 @@ def limit_over_the_models(corpus: Path, model: Path) -> list[object]:
     ("damage", "code", "says"),
     [
         (missing_input, 2, "error: the input .*corpus does not exist"),
-        (no_files, 2, "error: the input .*corpus holds no .parquet file"),
+        (no_files, 2, "error: the input .*corpus holds no file that can be read"),
         (no_documents, 2, "error: the input has no documents"),
         (no_such_column, 2, "error: .*000.parquet has no column 'body'; it has doc_id, text, number"),
         (wrong_type, 2, "error: column 'number' of .*000.parquet holds int64, not text"),
-        (corrupt_file, 1, "error: .*111.parquet is not a readable Parquet file"),
+        (corrupt_file, 1, "error: .*111.parquet cannot be read"),
         (no_weights, 2, "error: --model: .*model has no weights; looked for model.safetensors"),
         (broken_weights, 2, "error: --model .*model.safetensors cannot be read as weights"),
         (no_tokenizer, 2, "error: --model .*has neither tokenizer.json nor vocab.json"),
