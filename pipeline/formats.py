@@ -25,6 +25,7 @@ from pipeline.cuts import Cut, cut_groups, cut_rows
 from pipeline.files import COMPRESSED, PARQUET, Found, kind_of, open_file, partitions
 
 _CHUNK = 1 << 20
+_PIECE = 4 << 20  # of a column: large enough that the wait for an answer is small beside the transfer
 _ROWS_AT_ONCE = 256
 _LINES_LOOKED_AT = 100
 _LINE_OVER_TEXT = 8  # a line of JSON may be this many times as long as the longest text: escapes, and the other columns
@@ -77,8 +78,9 @@ class Parquet:
 
     def stream(self, path: str, cut: Cut, text: str, columns: Sequence[str], longest: int) -> Iterator[Rows]:
         """Row groups that hold rows of the cut, from their beginning to its end."""
-        # A buffer makes pyarrow fetch a column chunk piece by piece, so that what lies behind the cut stays where it is.
-        with open_file(path, exact=True) as opened, pq.ParquetFile(opened, buffer_size=_CHUNK) as file:
+        # So pyarrow fetches a column piece by piece, and what lies behind the cut stays where it is.
+        piecewise = {"pre_buffer": False, "buffer_size": _PIECE, "page_checksum_verification": True}
+        with open_file(path, exact=True) as opened, pq.ParquetFile(opened, **piecewise) as file:
             groups, row, first = [], 0, None
             for i in range(file.num_row_groups):
                 stop = row + file.metadata.row_group(i).num_rows

@@ -8,12 +8,10 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError, RayTaskError
@@ -25,16 +23,15 @@ from pipeline import __version__
 from pipeline.columns import output_columns
 from pipeline.commit import Receipt, finish, read_receipt
 from pipeline.config import RunSettings
-from pipeline.cuts import Cut
-from pipeline.doc_ids import check_ids
 from pipeline.errors import PipelineError, PlanMismatch, UsageError
-from pipeline.files import Found, find_files
-from pipeline.inputs import Input, check_columns, check_same_types, describe
+from pipeline.failures import FailureWatch, check_failures
+from pipeline.inputs import InputFile
+from pipeline.planning import describe_inputs, plan_inputs
 from pipeline.predictor import Predictor
 from pipeline.progress import Progress
 from pipeline.reader import ShardReader
 from pipeline.report import write_report
-from pipeline.shards import PLAN, REPORT, Plan, Shard, differences, make_plan, remaining
+from pipeline.shards import PLAN, REPORT, Plan, Shard, differences, remaining
 from pipeline.sink import CommitSink
 from pipeline.source import ShardSource
 from pipeline.store import Store, open_store
@@ -43,20 +40,22 @@ from pipeline.tasks import Task
 # Reading and committing wait for disks, not for processors.
 _IO_CPUS = 0.2
 
-_FILES_AT_ONCE = 16
-
 # glibc gives freed memory back to the system and faults it in again; a predictor allocates the same shapes all day.
 _KEEP_MEMORY = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its manifest, where its rows are, how many shards this run did itself, and its report."""
+    """A finished run: its manifest, where its rows are, how many shards this run did itself, its report.
+
+    `files_skipped` are the files that could not be planned, with the reason of each.
+    """
 
     manifest: dict[str, Any]
     output: str
     shards_done: int
     report: str
+    files_skipped: list[InputFile]
 
 
 def run(task: Task, progress_every: float = 30.0) -> RunResult:
@@ -64,6 +63,7 @@ def run(task: Task, progress_every: float = 30.0) -> RunResult:
 
     Raises:
         UsageError: settings, input, model and output do not fit together; nothing was run.
+        TooManyFailures: more documents failed than the settings allow.
         PipelineError: the run failed; what is committed stays.
     """
     settings = task.settings
@@ -74,11 +74,13 @@ def run(task: Task, progress_every: float = 30.0) -> RunResult:
     receipts = _committed(store, plan, left)
     if left:
         before = plan.documents - sum(shard.documents for shard in left)
-        with Progress(plan, store, before, progress_every):
+        watch = FailureWatch(plan, store, receipts.values(), settings.max_failed)
+        with watch, Progress(plan, store, before, progress_every):
             receipts |= {r.shard_id: r for r in _execute(task, checkpoint, plan, left, settings)}
     manifest = finish(store, plan, receipts)
     write_report(store, plan, manifest)
-    return RunResult(manifest, store.url, len(left), f"{store.url}/{REPORT}")
+    check_failures(manifest["failed"], settings.max_failed, plan.documents)
+    return RunResult(manifest, store.url, len(left), f"{store.url}/{REPORT}", plan.skipped)
 
 
 def find_checkpoint(settings: RunSettings) -> Checkpoint:
@@ -107,11 +109,7 @@ def build_plan(task: Task, checkpoint: Checkpoint, before: Plan | None) -> Plan:
     clash = [name for name in settings.passthrough if name in taken]
     if clash:
         raise UsageError(f"--passthrough {', '.join(clash)}: the output has columns of that name; rename the input's.")
-    inputs = _describe_all(find_files(settings.input), settings, before)
-    schemas = {i.file.path: i.schema for i in inputs if i.schema is not None}
-    for path, schema in schemas.items():
-        check_columns(path, schema, settings.text_column, settings.id_column, settings.passthrough)
-    types = check_same_types(schemas, settings.passthrough) if schemas else before.passthrough if before else pa.schema([])
+    inputs = describe_inputs(settings, before)
     try:
         facts = {
             "code_version": __version__,
@@ -124,13 +122,7 @@ def build_plan(task: Task, checkpoint: Checkpoint, before: Plan | None) -> Plan:
         }
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(f"--model {settings.model}: {error}") from error
-    cuts = {i.file.path: i.cuts for i in inputs}
-    plan = make_plan([i.file for i in inputs], facts, settings.shard_documents, cuts, types)
-    if not plan.documents:
-        raise UsageError(f"the input has no documents: {len(inputs)} files, {len(plan.skipped)} of them unreadable.")
-    if settings.on_duplicate_id == "fail" and before is None:
-        check_ids(plan, settings)
-    return plan
+    return plan_inputs(inputs, facts, settings, before)
 
 
 def freeze_plan(store: Store, plan: Plan) -> Plan:
@@ -224,17 +216,6 @@ def _committed(store: Store, plan: Plan, left: Sequence[Shard]) -> dict[str, Rec
 
 def _frozen(store: Store) -> Plan | None:
     return Plan.from_json(store.read(PLAN)) if PLAN in store.names() else None
-
-
-def _describe_all(files: Sequence[Found], settings: RunSettings, before: Plan | None) -> list[Input]:
-    """Every file with its cuts, several at a time, since what they take is mostly waiting for a store."""
-    cuts: dict[str, list[Cut]] = {}
-    for shard in before.shards if before else ():
-        cuts.setdefault(shard.path, []).append(shard.cut)
-    known = {f.path: Input(f, tuple(cuts.get(f.path, ()))) for f in (before.inputs if before else ())}
-    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        skip_bad = settings.on_bad_shard == "skip"
-        return list(pool.map(lambda found: describe(found, settings.shard_documents, known, skip_bad=skip_bad), files))
 
 
 def _sha256(paths: Sequence[Path]) -> str:

@@ -59,7 +59,9 @@ def test_two_documents_of_one_name_are_refused_with_examples(write_corpus: Calla
     check_ids(planned(folder), SETTINGS)
     table = pq.read_table(folder / "001.parquet")
     pq.write_table(table.set_column(0, "doc_id", pa.array(["d1", "d6", "d9", None])), folder / "001.parquet")
-    with pytest.raises(UsageError, match="2 doc_ids stand for more than one document, such as d1, d6; .*--on-duplicate-id keep"):
+    with pytest.raises(
+        UsageError, match=r"2 doc_ids stand for more than one document, such as d1, d6; .*--on-duplicate-id keep"
+    ):
         check_ids(planned(folder), SETTINGS)
     check_ids(planned(folder), replace(SETTINGS, id_column=None))
 
@@ -83,5 +85,5 @@ def test_names_around_a_bad_place_are_compared(write_corpus: Callable[..., Path]
     path.write_bytes(data)
     with pytest.raises(CorruptInput, match=r"rows 0 to 20 of .*000\.parquet cannot be read"):
         check_ids(planned(folder), SETTINGS)
-    with pytest.raises(UsageError, match="1 doc_ids .* such as d1;"):
+    with pytest.raises(UsageError, match=r"1 doc_ids .* such as d1;"):
         check_ids(planned(folder), replace(SETTINGS, on_bad_shard="skip"))

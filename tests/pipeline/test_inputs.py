@@ -87,7 +87,7 @@ def test_missing_and_mistyped_columns_are_named(columns: tuple[str, str, list[st
 
 
 def test_a_column_of_the_file_and_of_its_path_is_refused() -> None:
-    with pytest.raises(UsageError, match="'text' of .* is in the file and in its path; rename the folder"):
+    with pytest.raises(UsageError, match=r"'text' of .* is in the file and in its path; rename the folder"):
         check_columns("/in/text=2/file", pa.schema({"text": pa.string()}), "text", None, [])
 
 

@@ -41,7 +41,13 @@ def test_what_is_too_much_together_is_done_in_parts() -> None:
             raise MemoryError
         yield from enumerate(group)
 
-    assert isolate([1, 2, 3, 4, 50], work, between=lambda: between.append(1)) == [1, 2, 3, 4, Failed("MemoryError: MemoryError")]
+    assert isolate([1, 2, 3, 4, 50], work, between=lambda: between.append(1)) == [
+        1,
+        2,
+        3,
+        4,
+        Failed("MemoryError: MemoryError"),
+    ]
     assert sizes == [5, 3, 2, 1, 1] and len(between) == 2
 
 
