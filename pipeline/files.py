@@ -24,7 +24,7 @@ from urllib.parse import unquote
 import fsspec
 import pyarrow as pa
 
-from pipeline.errors import CorruptInput, PipelineError, Unreachable, UsageError, one_line
+from pipeline.errors import CorruptInput, PipelineError, PlanMismatch, Unreachable, UsageError, one_line
 from pipeline.retry import retrying
 
 REMOTE = ("s3", "s3a", "hf")
@@ -114,6 +114,22 @@ def content_of(found: Found) -> str:
         return f"etag:{found.stamp}"
     with reading(found.path), open(found.path, "rb") as opened:
         return "sha256:" + hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def check_unchanged(path: str, content: str) -> None:
+    """See that a remote file is still the one that was planned. Of local files and folders of texts, only planning sees it.
+
+    Raises:
+        PlanMismatch: it has another etag.
+        Unreachable: its store does not answer.
+    """
+    if not content.startswith("etag:"):
+        return
+    with reading(path):
+        fs, name = fsspec.core.url_to_fs(path)
+        now = content_of(_found(fs, retrying(lambda: fs.info(name, refresh=True))))
+    if now != content:
+        raise PlanMismatch(f"{path} was changed after it was planned; choose another --output to read it as it is now.")
 
 
 def partitions(path: str) -> dict[str, str | None]:

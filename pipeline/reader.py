@@ -18,6 +18,7 @@ from pipeline.batching import by_length
 from pipeline.columns import COUNTS, DOC_ID, INPUT, SHARD, STATE
 from pipeline.doc_ids import doc_ids
 from pipeline.errors import CorruptInput
+from pipeline.files import check_unchanged
 from pipeline.inputs import read_rows
 from pipeline.isolation import Failed, isolate
 from pipeline.shards import Shard
@@ -52,8 +53,10 @@ class ShardReader:
         Raises:
             CorruptInput: the shard's rows cannot be read from the file, and the settings do not say to skip them.
             Unreachable: the file cannot be fetched.
+            PlanMismatch: the file is another than was planned.
         """
         settings = self.task.settings
+        check_unchanged(shard.path, shard.content)
         wanted = [settings.text_column, *([settings.id_column] if settings.id_column else []), *settings.passthrough]
         try:
             rows = read_rows(shard.path, shard.cut, settings.text_column, wanted, settings.max_document_bytes)

@@ -31,7 +31,7 @@ PLAN, MANIFEST, SUCCESS, REPORT = "_plan.json", "_manifest.json", "_SUCCESS", "_
 class Shard:
     """Rows `start` to `stop`, end exclusive, of the file at `path`; `offset` and `members` are those of the cut.
 
-    `source` is the file in short, its name and a piece of what it is: documents without an id are named by it and their row.
+    `content` is the file's, as it was planned.
     """
 
     shard_id: str
@@ -40,7 +40,7 @@ class Shard:
     stop: int
     offset: int = 0
     members: tuple[str, ...] = ()
-    source: str = ""
+    content: str = ""
 
     @property
     def documents(self) -> int:
@@ -51,6 +51,11 @@ class Shard:
     def cut(self) -> Cut:
         """Its place in the file."""
         return Cut(self.start, self.stop, self.offset, self.members)
+
+    @property
+    def source(self) -> str:
+        """The file in short, by which documents without an id are named: equal only for files of one name and one content."""
+        return f"{PurePosixPath(self.path).name}-{hashlib.sha256(self.content.encode()).hexdigest()[:12]}"
 
     @property
     def part(self) -> str:
@@ -166,14 +171,9 @@ def differences(before: Plan, now: Plan) -> list[str]:
     return lines
 
 
-def source_name(file: InputFile) -> str:
-    """A file in short: its name and 12 digits of what it is, wherever it lies. Equal only for copies of one another."""
-    return f"{PurePosixPath(file.path).name}-{hashlib.sha256(file.content.encode()).hexdigest()[:12]}"
-
-
 def _shard(file: InputFile, cut: Cut, facts: str) -> Shard:
     what = {"file": file.content, "path": file.path, "rows": [cut.start, cut.stop], "facts": facts}
-    return Shard(fingerprint(what), file.path, cut.start, cut.stop, cut.offset, cut.members, source_name(file))
+    return Shard(fingerprint(what), file.path, cut.start, cut.stop, cut.offset, cut.members, file.content)
 
 
 def _digest(values: dict[str, Any]) -> str:

@@ -24,13 +24,16 @@ class BrittleSummarize(Summarize):
 class _Brittle:
     def __init__(self, loaded: LoadedSummarizer) -> None:
         self.loaded = loaded
-        self.breaks, self.too_large = (tuple(loaded.tokenizer.encode(text))[1:4] for text in (BREAKS, TOO_LARGE))
+        self.breaks, self.too_large = (loaded.tokenizer.encode(text)[1:-1] for text in (BREAKS, TOO_LARGE))
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
-        begins = [tuple(d.input_ids[1:4]) for d in documents]
-        if self.too_large in begins:
+        if any(_begins(document, self.too_large) for document in documents):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         for i, row in self.loaded.predict(documents):
-            if begins[i] == self.breaks:
+            if _begins(documents[i], self.breaks):
                 raise KeyError("position 7")
             yield i, row
+
+
+def _begins(document: ModelInput, tokens: list[int]) -> bool:
+    return list(document.input_ids[1 : 1 + len(tokens)]) == tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cuts import Cut
-from pipeline.errors import Unreachable, UsageError, one_line
-from pipeline.files import REMOTE, Found, content_of, find_files, kind_of, partitions
+from pipeline.errors import PlanMismatch, Unreachable, UsageError, one_line
+from pipeline.files import REMOTE, Found, check_unchanged, content_of, find_files, kind_of, partitions
 from pipeline.inputs import describe, read_rows
 
 
@@ -116,6 +117,34 @@ def test_s3_is_listed_read_and_known_by_etag(s3_bucket: str) -> None:
     put(expected[0], parquet(doc_id=["a", "b"], text=["one", "2wo"]))
     changed = find_files(expected)[0]
     assert changed.size == first.size and content_of(changed) != described.file.content
+
+
+def test_a_file_on_s3_that_changes_while_the_run_goes_on_is_noticed(s3_bucket: str) -> None:
+    address = f"{s3_bucket}/a.parquet"
+    put(address, parquet(text=["one"]))
+    content = content_of(find_files([address])[0])
+    check_unchanged(address, content)
+    put(address, parquet(text=["two"]))
+    with pytest.raises(PlanMismatch, match=r"a\.parquet was changed after it was planned"):
+        check_unchanged(address, content)
+
+
+def test_a_busy_store_is_asked_again(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    put(f"{s3_bucket}/a.parquet", parquet(text=["one"]))
+    faults = [OSError(errno.EBUSY, "SlowDown"), ConnectionResetError("by peer")]
+    fetch = s3fs.core.S3File._fetch_range
+
+    def busy(self: Any, start: int, end: int) -> bytes:
+        if faults:
+            raise faults.pop()
+        return fetch(self, start, end)
+
+    monkeypatch.setattr(s3fs.core.S3File, "_fetch_range", busy)
+    monkeypatch.setattr("pipeline.retry.FIRST_PAUSE_S", 0.01)
+    assert len(read_rows(f"{s3_bucket}/a.parquet", Cut(0, 1), "text", ["text"], 100).table) == 1
+    assert not faults
 
 
 def test_of_s3_only_the_columns_and_row_groups_asked_for_are_fetched(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from tests.conftest import words
 def predict(model_folder: Path, path: Path, rows: int, **settings: Any) -> list[dict[str, Any]]:
     task = Summarize(SummarizeSettings(input=(str(path),), output="", model=str(model_folder), **settings))
     limit = task.max_input_tokens(model_folder)
-    table = ShardReader(task, str(model_folder), None, limit)(Shard("s", str(path), 0, rows, source=f"{path.name}-1f3a"))
+    table = ShardReader(task, str(model_folder), None, limit)(Shard("s", str(path), 0, rows, content="sha256:1f3a"))
     return Predictor(task, str(model_folder), None)(table).to_pylist()
 
 
@@ -106,4 +106,7 @@ def test_samples_depend_on_the_seed_and_not_on_the_neighbours(model_folder: Path
 
 def test_without_an_id_column_names_come_from_file_and_row(model_folder: Path, write_corpus: Callable[..., Path]) -> None:
     rows = predict(model_folder, write_corpus(["a", "b"]) / "000.parquet", 2, id_column=None, passthrough=("number",))
-    assert [(row["doc_id"], row["number"]) for row in rows] == [("000.parquet-1f3a:0", 0), ("000.parquet-1f3a:1", 1)]
+    assert [(row["doc_id"], row["number"]) for row in rows] == [
+        ("000.parquet-d7fb47c884a1:0", 0),
+        ("000.parquet-d7fb47c884a1:1", 1),
+    ]
