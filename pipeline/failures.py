@@ -16,8 +16,6 @@ from pipeline.errors import TooManyFailures
 from pipeline.shards import Plan
 from pipeline.store import Store
 
-EVERY_S = 5.0
-
 
 def allowed_failures(max_failed: float | None, documents: int) -> int | None:
     """How many of so many documents may fail: a number as it is, below 1 a share; None for all."""
@@ -43,12 +41,10 @@ def check_failures(failed: int, max_failed: float | None, documents: int) -> Non
 class FailureWatch:
     """Interrupts the block, in the main thread, when more documents failed than allowed: then it raises TooManyFailures.
 
-    It reads the receipt of every shard that is committed while it watches, so it watches only where there is a limit.
+    Every `every` seconds it reads the receipts of the shards committed since, so it watches only where there is a limit.
     """
 
-    def __init__(
-        self, plan: Plan, store: Store, known: Iterable[Receipt], max_failed: float | None, every: float = EVERY_S
-    ) -> None:
+    def __init__(self, plan: Plan, store: Store, known: Iterable[Receipt], max_failed: float | None, every: float) -> None:
         self._plan, self._store, self._max_failed, self._every = plan, store, max_failed, every
         known = list(known)
         self._seen = {receipt.shard_id for receipt in known}

@@ -160,12 +160,12 @@ def column_type(path: str, schema: pa.Schema, column: str) -> pa.DataType:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Does a type hold text, or bytes that may be text?"""
+    """Does a type hold text, bytes that may be text, or nothing at all?"""
     types = pa.types
     if types.is_dictionary(kind):
         kind = kind.value_type
     return any(
         check(kind)
-        for check in (types.is_string, types.is_large_string, types.is_string_view,
+        for check in (types.is_null, types.is_string, types.is_large_string, types.is_string_view,
                       types.is_binary, types.is_large_binary, types.is_binary_view)
     )  # fmt: skip

@@ -17,7 +17,7 @@ _PASSING = frozenset(
     {
         errno.EBUSY,  # how s3fs names 503 and SlowDown
         errno.EIO,  # and an answer it has no name for
-        errno.EREMOTEIO,  # and 500
+        getattr(errno, "EREMOTEIO", errno.EIO),  # and 500; not every system has the number
         errno.EAGAIN,
         errno.ETIMEDOUT,
         errno.ENETUNREACH,

@@ -74,7 +74,7 @@ def run(task: Task, progress_every: float = 30.0) -> RunResult:
     receipts = _committed(store, plan, left)
     if left:
         before = plan.documents - sum(shard.documents for shard in left)
-        watch = FailureWatch(plan, store, receipts.values(), settings.max_failed)
+        watch = FailureWatch(plan, store, receipts.values(), settings.max_failed, progress_every)
         with watch, Progress(plan, store, before, progress_every):
             receipts |= {r.shard_id: r for r in _execute(task, checkpoint, plan, left, settings)}
     manifest = finish(store, plan, receipts)

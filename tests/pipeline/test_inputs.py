@@ -130,7 +130,7 @@ def test_json_lines_are_cut_by_lines_and_read_back(ending: str, tmp_path: Path) 
 def test_lines_that_are_no_documents_have_a_reason_and_keep_their_place(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     lines = [b'{"text": "a"}', b"{", b"[1]", b'{"text": 3}', b'{"text": null}', b"[" * 100_000, b"\xff\xfe", b'{"text": "b"}',
-             b'{"text": "' + b"x" * 900 + b'"}', b'{"text": "half \\ud800"}']  # fmt: skip
+             b'{"text": "' + b"x" * 900 + b'"}', b'{"text": "half \\ud800"}', b'{"text": NaN}']  # fmt: skip
     path.write_bytes(b"\n".join(lines))
     [cut] = described(path, 100).cuts
     rows = read_rows(str(path), cut, "text", ["text"], 100)
@@ -141,6 +141,7 @@ def test_lines_that_are_no_documents_have_a_reason_and_keep_their_place(tmp_path
         5: "the line is too long for --max-document-bytes",
         6: "the line is not JSON",
         8: "the line is too long for --max-document-bytes",
+        10: "the text is a number, not a string",
     }
     texts = rows.table["text"].to_pylist()
     assert (texts[0], texts[4], texts[7], texts[9]) == (b"a", None, b"b", b"half \\ud800")

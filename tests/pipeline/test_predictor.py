@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from led.model import LEDForConditionalGeneration
 from led.tokenizer import LEDTokenizer
 from pipeline.config import SummarizeSettings
 from pipeline.predictor import Predictor
-from pipeline.reader import ShardReader
+from pipeline.reader import ShardReader, read_texts
 from pipeline.shards import Shard
 from pipeline.tasks import Summarize
 from tests.conftest import words
@@ -110,3 +111,27 @@ def test_without_an_id_column_names_come_from_file_and_row(model_folder: Path, w
         ("000.parquet-d7fb47c884a1:0", 0),
         ("000.parquet-d7fb47c884a1:1", 1),
     ]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.string_view(), pa.binary_view(),
+     pa.dictionary(pa.int32(), pa.string())],
+    ids=str,
+)  # fmt: skip
+def test_texts_are_read_from_every_type_that_holds_them(kind: pa.DataType) -> None:
+    column = pa.chunked_array([pa.array(["é", None, " ", "x" * 9], pa.string()).cast(kind)])
+    assert read_texts(column, 8) == (
+        ["é", None, None, None],
+        {1: "the text is null", 2: "the text is empty", 3: "the text has more than the 8 bytes of --max-document-bytes"},
+    )
+
+
+def test_bytes_that_are_not_utf_8_fail_alone_even_where_the_file_promises_text() -> None:
+    raw = pa.array([b"good", b"ab\xff", b"\xc3"], pa.binary())
+    promised = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    for column in (raw, promised):
+        texts, reasons = read_texts(pa.chunked_array([column]), 100)
+        assert texts[0] == "good"
+        assert reasons == {1: "the text is not UTF-8 (byte 0xff at 2)", 2: "the text is not UTF-8 (byte 0xc3 at 0)"}
+    assert read_texts(pa.chunked_array([pa.nulls(1)]), 9) == ([None], {0: "the text is null"})

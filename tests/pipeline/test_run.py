@@ -162,13 +162,12 @@ def test_documents_that_break_the_model_fail_alone_and_disturb_no_other(
 
 
 def test_too_many_failures_end_the_run_and_what_is_committed_stays(
-    model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("pipeline.failures.EVERY_S", 0.1)
     corpus = write_corpus([None if n < 8 else words(60, n) for n in range(200)])
     task = job(model_folder, corpus, tmp_path / "out", max_failed=0.02, min_new_tokens=40, max_new_tokens=40)
     with pytest.raises(TooManyFailures, match=r"\d of 200 documents failed; --max-failed is 0.02"):
-        run(task)
+        run(task, progress_every=0.2)
     assert list((tmp_path / "out").glob("part-*")) and not (tmp_path / "out" / SUCCESS).exists()
     assert (
         run(job(model_folder, corpus, tmp_path / "out", max_failed=8, min_new_tokens=40, max_new_tokens=40)).manifest["ok"]
