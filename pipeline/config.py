@@ -55,8 +55,7 @@ class RunSettings:
     max_input_tokens: int | None = None
     """Longest input, special tokens included; the model's own limit where not set. What is cut is counted in the row."""
     max_document_bytes: int = 16 << 20
-    """Longest text in bytes of UTF-8; a longer one is a failed row. 16 MiB is some forty times what the model reads, and takes
-    about 2 GB to tokenize."""
+    """Longest text in bytes of UTF-8; a longer one is a failed row. To tokenize 16 MiB takes 17 seconds and up to 3 GB."""
     on_bad_shard: Literal["fail", "skip"] = "fail"
     """What a file or shard that cannot be read does: end the run, or give rows with status skipped and the reason."""
     on_duplicate_id: Literal["fail", "keep"] = "fail"

@@ -24,8 +24,8 @@ from pipeline.isolation import Failed, isolate
 from pipeline.shards import Shard
 from pipeline.tasks import ModelInput, Task
 
-# Characters tokenized together: what the tokenizer holds of a text is about a hundred times the text.
-_TOGETHER = 4 << 20
+# Characters tokenized together: what the tokenizer holds of a text is a hundred to two hundred times the text.
+_TOGETHER = 1 << 20
 
 
 @lru_cache(maxsize=2)

@@ -135,3 +135,15 @@ def test_bytes_that_are_not_utf_8_fail_alone_even_where_the_file_promises_text()
         assert texts[0] == "good"
         assert reasons == {1: "the text is not UTF-8 (byte 0xff at 2)", 2: "the text is not UTF-8 (byte 0xc3 at 0)"}
     assert read_texts(pa.chunked_array([pa.nulls(1)]), 9) == ([None], {0: "the text is null"})
+
+
+def test_the_document_itself_can_be_carried_over(model_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"doc_id": "a", "text": "a pump", "n": 1}\n{"doc_id": "b", "text": ""}\n')
+    given = SummarizeSettings(input=(str(path),), output="", model=str(model_folder), passthrough=("n", "text"))
+    types = pa.schema({"n": pa.string(), "text": pa.string()})
+    table = ShardReader(Summarize(given), str(model_folder), None, 128, types)(Shard("s", str(path), 0, 2))
+    assert table.select(["n", "text", "status"]).to_pylist() == [
+        {"n": "1", "text": "a pump", "status": "ok"},
+        {"n": None, "text": None, "status": "failed"},
+    ]
