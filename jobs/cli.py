@@ -1,6 +1,7 @@
 """What the jobs share: settings from flags over a YAML file, plain error messages, exit codes.
 
-Exit codes: 0 done · 1 the run failed, the same command goes on · 2 the command must change · 130 interrupted, resumable.
+Exit codes: 0 done · 1 the run failed, the same command goes on · 2 the command must change · 3 more documents failed than
+--max-failed allows · 130 interrupted, resumable.
 """
 
 from __future__ import annotations

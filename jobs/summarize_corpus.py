@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Summarise every document of a corpus of Parquet files, exactly once.
+"""Summarise every document of a corpus of Parquet, JSON lines or text files, exactly once.
 
 python jobs/summarize_corpus.py --input corpus/ --output out/ --model MODEL
 """
@@ -20,9 +20,11 @@ def main() -> None:
 
     result = run(Summarize(settings))
     counts = result.manifest
-    print(
-        f"{counts['documents']} documents: {counts['ok']} ok, {counts['failed']} failed, {counts['truncated']} cut at the limit"
-    )
+    skipped = counts["documents"] - counts["ok"] - counts["failed"]
+    done = f"{counts['ok']} ok, {counts['failed']} failed, {skipped} skipped"
+    print(f"{counts['documents']} documents: {done}; {counts['truncated']} cut at the limit")
+    for file in result.files_skipped:
+        print(f"skipped: {file.skipped}")
     print(f"rows: {result.output}/part-*.parquet\nreport: {result.report}")
 
 

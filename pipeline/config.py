@@ -25,6 +25,9 @@ OPERATIONAL = frozenset(
         "documents_in_flight",
         "encoder_tokens",
         "memory_gib",
+        "on_bad_shard",
+        "on_duplicate_id",
+        "max_failed",
         "ray_address",
         "accept_unsafe_store",
     }
@@ -33,10 +36,10 @@ OPERATIONAL = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What every job needs to know. Paths are local; lengths are in tokens."""
+    """What every job needs to know. Lengths are in tokens."""
 
     input: tuple[str, ...]
-    """Parquet files, folders of them, or globs."""
+    """Files, folders or globs on disks, s3:// or hf://: Parquet, JSON lines (.jsonl, .gz, .zst) or texts (.txt)."""
     output: str
     """Folder for the results, a path or s3://bucket/folder. Of a run that was interrupted: the run goes on where it was."""
     model: str
@@ -47,13 +50,21 @@ class RunSettings:
     """Arithmetic of the model: by default float32, which gives the reference's answers, and float16 on GPUs. int8 (CPUs) is
     faster and less exact."""
     text_column: str = "text"
-    """Column that holds the document."""
+    """Column that holds the document, as text or as bytes of UTF-8."""
     id_column: str | None = "doc_id"
-    """Column that names the document; without one (None), names are made from file and row."""
+    """Column that names the document; without one (None), names are made from the file's name, its content and the row."""
     passthrough: tuple[str, ...] = ()
-    """Input columns to carry over into the output."""
+    """Input columns to carry over into the output; folders called year=2024 are columns too."""
     max_input_tokens: int | None = None
     """Longest input, special tokens included; the model's own limit where not set. What is cut is counted in the row."""
+    max_document_bytes: int = 16 << 20
+    """Longest text in bytes of UTF-8; a longer one is a failed row. To tokenize 16 MiB takes 17 seconds and up to 3 GB."""
+    on_bad_shard: Literal["fail", "skip"] = "fail"
+    """What a file or shard that cannot be read does: end the run, or give rows with status skipped and the reason."""
+    on_duplicate_id: Literal["fail", "keep"] = "fail"
+    """What two documents of one name do when a run is planned: end it, or be kept. To look takes a pass over the id columns."""
+    max_failed: float | None = None
+    """Failed documents that end the run with exit code 3: a number, or below 1 a share of all; committed rows stay."""
     shard_documents: int = 64
     """Documents of one shard: the unit of work, of loss when a machine dies, and of an output file."""
     actors: int = 0
@@ -74,7 +85,7 @@ class RunSettings:
     """Cluster to join; by default the one of the job or RAY_ADDRESS, else one started here for the run."""
 
     def __post_init__(self) -> None:
-        for name in ("shard_documents", "threads", "documents_in_flight", "encoder_tokens"):
+        for name in ("shard_documents", "threads", "documents_in_flight", "encoder_tokens", "max_document_bytes"):
             value = getattr(self, name)
             _rule(value is None or value >= 1, name, value, "it must be at least 1")
         _rule(0 <= self.gpus <= 1, "gpus", self.gpus, "it must be between 0 and 1")
@@ -84,6 +95,9 @@ class RunSettings:
         _rule(memory is None or memory > 0, "memory_gib", memory, "it must be above 0")
         _rule(self.actors >= 0, "actors", self.actors, "it must be 0 (one per CPU) or more")
         _rule(bool(self.input), "input", self.input, "name at least one file or folder")
+        failed = self.max_failed
+        right = failed is None or 0 <= failed < 1 or (failed >= 1 and failed == int(failed))
+        _rule(right, "max_failed", failed, "it must be a whole number, or a share from 0 to below 1")
         once = len(set(self.passthrough)) == len(self.passthrough)
         _rule(once, "passthrough", self.passthrough, "it must name each column once")
         limit = self.max_input_tokens

@@ -9,12 +9,14 @@ Never in several parts: some stores ignore the condition when parts are put toge
 
 from __future__ import annotations
 
-from typing import Any, BinaryIO, cast
+from collections.abc import Callable
+from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
+from botocore.exceptions import NoCredentialsError
 
-from pipeline.errors import CorruptOutput, PipelineError, UsageError
-from pipeline.retry import TRANSIENT, first_line, retrying
+from pipeline.errors import CorruptOutput, PipelineError, UsageError, one_line
+from pipeline.retry import retrying
 from pipeline.store import Outcome, plain_name
 
 # The most that S3 takes in one request.
@@ -24,10 +26,15 @@ LARGEST = 5 * 2**30
 # others what they do.
 _CREATE_ONLY = ("s3", "gs", "abfs")
 
+# A request is tried so often, over a minute: a store that answers 503 for longer has trouble of its own.
+ATTEMPTS = 8
+
 # Retries are `retry.py`'s; those of the libraries below would multiply with them.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"config_kwargs": {"retries": {"max_attempts": 0}, "connect_timeout": 10, "read_timeout": 60}},
 }
+
+Result = TypeVar("Result")
 
 
 class ObjectStore:
@@ -56,7 +63,7 @@ class ObjectStore:
             except FileNotFoundError:
                 return []
 
-        found = (path.rsplit("/", 1)[1] for path in retrying(f"listing {self.url}", listing) if not path.endswith("/"))
+        found = (path.rsplit("/", 1)[1] for path in self._asking("list", "", listing) if not path.endswith("/"))
         return {name for name in found if not name.startswith(".")}
 
     def create(self, name: str, data: bytes) -> Outcome:
@@ -69,21 +76,21 @@ class ObjectStore:
             try:
                 self._fs.pipe_file(path, data, mode="create", chunksize=LARGEST)
                 return Outcome.CREATED
-            except PermissionError:
+            except (PermissionError, NoCredentialsError):
                 raise
             except FileNotFoundError as error:
                 raise UsageError(f"the output {self.url}: the bucket does not exist; make it, or name another.") from error
-            except TRANSIENT as error:
+            except Exception as error:
                 standing = self._standing(path)
                 if standing is None:
-                    raise OSError(first_line(error)) from error
+                    raise ConnectionError(one_line(error)) from error
                 return Outcome.CREATED if standing == data else Outcome.EXISTS
 
-        return retrying(f"writing {self.url}/{name}", attempt)
+        return self._asking("write", name, attempt)
 
     def read(self, name: str) -> bytes:
         try:
-            return cast(bytes, retrying(f"reading {self.url}/{name}", lambda: self._fs.cat_file(self._path(name))))
+            return cast(bytes, self._asking("read", name, lambda: self._fs.cat_file(self._path(name))))
         except FileNotFoundError as error:
             raise CorruptOutput(f"{self.url}/{name} does not exist.") from error
 
@@ -92,12 +99,12 @@ class ObjectStore:
             return cast(BinaryIO, self._fs.open(self._path(name), "rb", block_size=2**16))
 
         try:
-            return retrying(f"opening {self.url}/{name}", opened)
+            return self._asking("open", name, opened)
         except FileNotFoundError as error:
             raise CorruptOutput(f"{self.url}/{name} does not exist.") from error
 
     def replace(self, name: str, data: bytes) -> None:
-        retrying(f"writing {self.url}/{name}", lambda: self._fs.pipe_file(self._path(name), data))
+        self._asking("write", name, lambda: self._fs.pipe_file(self._path(name), data))
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{plain_name(name)}"
@@ -110,6 +117,27 @@ class ObjectStore:
         except FileNotFoundError:
             return None
 
+    def _asking(self, verb: str, name: str, work: Callable[[], Result]) -> Result:
+        """What `work` returns, tried again while the fault may pass.
+
+        Raises:
+            FileNotFoundError: there is no such name.
+            UsageError: the store knows no such user, or forbids it.
+            PipelineError: it failed to the last.
+        """
+        what = f"to {verb} {self.url}/{name}".rstrip("/")
+        try:
+            return retrying(work, ATTEMPTS)
+        except (PipelineError, FileNotFoundError):
+            raise
+        except (PermissionError, NoCredentialsError) as error:
+            raise UsageError(f"{what} was refused ({one_line(error)}); check the credentials and what they may do.") from error
+        except Exception as error:
+            raise PipelineError(
+                f"{what} failed {ATTEMPTS} times, last {type(error).__name__}: {one_line(error)}. The same command goes on "
+                "from here once the store answers."
+            ) from error
+
 
 def file_system(scheme: str) -> Any:
     """fsspec's file system of a scheme, without memory of listings and without retries of its own.
@@ -120,7 +148,7 @@ def file_system(scheme: str) -> Any:
     try:
         found = fsspec.filesystem(scheme, use_listings_cache=False, **_OPTIONS.get(scheme, {}))
     except (ValueError, ImportError) as error:
-        raise UsageError(f"{scheme}:// cannot be used: {first_line(error)}") from error
+        raise UsageError(f"{scheme}:// cannot be used: {one_line(error)}") from error
     if hasattr(found, "retries"):
         found.retries = 1
     return found

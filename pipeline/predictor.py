@@ -5,9 +5,9 @@ It becomes the actor; it knows no Ray, and a test may call it as it is.
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
-from collections.abc import Sequence
 
 import pyarrow as pa
 import torch
@@ -15,9 +15,13 @@ import torch
 from led.hub import resolve
 from pipeline.batching import longest_first
 from pipeline.columns import COUNTS, INPUT, SECONDS, STATE
+from pipeline.isolation import Failed, isolate
 from pipeline.tasks import ModelInput, Row, Task
 
 logger = logging.getLogger(__name__)
+
+# After an error of the accelerator itself nothing runs in this process any more: it is no document's fault.
+_FATAL: tuple[type[Exception], ...] = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
 
 
 class Predictor:
@@ -40,9 +44,10 @@ class Predictor:
             for c in (columns[i] for i in order)
         ]
         results: list[Row] = [{} for _ in state]
-        for i, outcome in zip(order, self._predict(documents), strict=True):
-            if isinstance(outcome, str):
-                state[i] = {"status": "failed", "stage": "predict", "reason": outcome}
+        for i, outcome in zip(order, isolate(documents, self.loaded.predict, fatal=_FATAL, between=_make_room), strict=True):
+            if isinstance(outcome, Failed):
+                logger.warning("a document failed: %s", outcome.reason)
+                state[i] = {"status": "failed", "stage": "predict", "reason": outcome.reason}
             else:
                 results[i] = outcome
         made = pa.Table.from_pylist(results, self.task.columns)
@@ -55,24 +60,9 @@ class Predictor:
         seconds = pa.array([time.monotonic() - begun] * len(out), SECONDS.type)
         return out.append_column(SECONDS, seconds)
 
-    def _predict(self, documents: Sequence[ModelInput]) -> list[Row | str]:
-        """For each document its columns, or why it failed. What fails together is tried again one by one."""
-        outcomes: dict[int, Row | str] = {}
-        try:
-            outcomes.update(self.loaded.predict(documents))
-        except (RuntimeError, ValueError, MemoryError, IndexError) as error:
-            logger.warning("a batch failed (%s); its documents are tried one by one", _reason(error))
-            for i, document in enumerate(documents):
-                if i not in outcomes:
-                    outcomes[i] = self._alone(document)
-        return [outcomes[i] for i in range(len(documents))]
 
-    def _alone(self, document: ModelInput) -> Row | str:
-        try:
-            return next(iter(self.loaded.predict([document])))[1]
-        except (RuntimeError, ValueError, MemoryError, IndexError) as error:
-            return _reason(error)
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+def _make_room() -> None:
+    """Give back what a failed batch held, before a part of it is tried."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -47,7 +47,7 @@ class Findings:
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
         """Count these rows; every written row has the same chance to be a sample."""
         for row in rows:
-            if row["status"] == "failed":
+            if row["status"] != "ok":
                 self.failures[row["stage"], row["reason"]] += 1
                 continue
             self.input_tokens[row["input_tokens"]] += 1
@@ -74,6 +74,8 @@ def render(plan: Plan, manifest: dict[str, Any], findings: Findings) -> str:
         ("documents", manifest["documents"]),
         ("ok", manifest["ok"]),
         ("failed", manifest["failed"]),
+        ("skipped", manifest["documents"] - manifest["ok"] - manifest["failed"]),
+        ("files skipped", len(plan.skipped)),
         ("cut at the input limit", manifest["truncated"]),
         ("input tokens", manifest["input_tokens"]),
         ("output tokens", manifest["output_tokens"]),
@@ -93,7 +95,9 @@ def render(plan: Plan, manifest: dict[str, Any], findings: Findings) -> str:
         histogram(findings.output_tokens),
     ]
     if failures:
-        parts += ["<h2>Failures</h2>", _table(("stage", "reason", "documents"), failures)]
+        parts += ["<h2>Failed and skipped</h2>", _table(("stage", "reason", "documents"), failures)]
+    if plan.skipped:
+        parts += ["<h2>Files skipped</h2>", _table(("file", "reason"), [(f.path, f.skipped) for f in plan.skipped])]
     parts += ["<h2>Samples</h2>", *map(_sample, findings.samples)]
     body = "\n".join(parts)
     return (

@@ -1,61 +1,59 @@
-"""Trying again what may pass: one place that says how often and how long, and what is not worth it."""
+"""Trying again: what a moment later may well work is tried a few times, with growing pauses; all else is raised at once."""
 
 from __future__ import annotations
 
-import logging
+import errno
 import random
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+T = TypeVar("T")
 
-from pipeline.errors import PipelineError, UsageError
+ATTEMPTS = 5
+FIRST_PAUSE_S = 0.5
 
-logger = logging.getLogger(__name__)
+_PASSING = frozenset(
+    {
+        errno.EBUSY,  # how s3fs names 503 and SlowDown
+        errno.EIO,  # and an answer it has no name for
+        getattr(errno, "EREMOTEIO", errno.EIO),  # and 500; not every system has the number
+        errno.EAGAIN,
+        errno.ETIMEDOUT,
+        errno.ENETUNREACH,
+        errno.EHOSTUNREACH,
+        errno.ESTALE,
+    }
+)
+# Errors of these libraries are named, so that they need not be installed or imported to be known.
+_NETWORK = {"aiohttp", "botocore", "aiobotocore", "httpx", "httpcore", "urllib3", "requests"}
+_NETWORK_WORDS = ("Connect", "Timeout", "Disconnected", "Protocol", "Payload", "ReadError", "WriteError", "IncompleteRead")
 
-# About a minute in all: a store that answers 503 for longer has trouble of its own.
-ATTEMPTS = 8
-_FIRST_WAIT, _LONGEST_WAIT = 0.25, 16.0
 
-# What a store raises: s3fs turns most answers into OSError and lets some of botocore's errors and of its client's through.
-TRANSIENT = (OSError, TimeoutError, BotoCoreError, ClientError, ConnectionError)
-
-Result = TypeVar("Result")
-
-
-def waits() -> list[float]:
-    """Seconds to wait before each further attempt: doubled each time, and drawn, so that many clients do not come back at
-    once."""
-    return [min(_LONGEST_WAIT, _FIRST_WAIT * 2**n) * random.uniform(0.5, 1.0) for n in range(ATTEMPTS - 1)]
+def is_transient(error: BaseException) -> bool:
+    """Is it a fault of the network or of a busy server, which may be gone a moment later?"""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    if isinstance(error, OSError) and error.errno in _PASSING:
+        return True
+    kind = type(error)
+    return kind.__module__.split(".")[0] in _NETWORK and any(word in kind.__name__ for word in _NETWORK_WORDS)
 
 
-def retrying(what: str, call: Callable[[], Result], sleep: Callable[[float], None] = time.sleep) -> Result:
-    """What `call` returns, tried again after a transient error; `what` says in a message what it does.
+def retrying(work: Callable[[], T], attempts: int = ATTEMPTS, sleep: Callable[[float], object] = time.sleep) -> T:
+    """What `work` returns; a transient fault is met with another try, up to `attempts` in all.
+
+    The pauses double from half a second, each drawn between half and the whole of it, so that many workers do not come
+    back at once: five attempts take at most 7.5 seconds more.
 
     Raises:
-        FileNotFoundError: there is no such name; trying again does not help.
-        UsageError: the store knows no such user, or forbids it.
-        PipelineError: it failed to the last.
+        Exception: whatever `work` raises that is not transient, or the last transient fault.
     """
-    for wait in [*waits(), None]:
+    for attempt in range(1, attempts + 1):
         try:
-            return call()
-        except (FileNotFoundError, FileExistsError):
-            raise
-        except (PermissionError, NoCredentialsError) as error:
-            raise UsageError(f"{what}: refused ({first_line(error)}); check the credentials and what they may do.") from error
-        except TRANSIENT as error:
-            if wait is None:
-                raise PipelineError(
-                    f"{what}: failed {ATTEMPTS} times, last {first_line(error)}. The same command goes on from here."
-                ) from error
-            logger.warning("%s: %s; again in %.1f s", what, first_line(error), wait)
-            sleep(wait)
-    raise AssertionError("unreachable")
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in a line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+            return work()
+        except Exception as error:
+            if attempt == attempts or not is_transient(error):
+                raise
+        sleep(FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1))
+    raise AssertionError("the loop returns or raises")

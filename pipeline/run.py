@@ -24,12 +24,14 @@ from pipeline.columns import output_columns
 from pipeline.commit import Receipt, finish, read_receipts
 from pipeline.config import RunSettings
 from pipeline.errors import PipelineError, PlanMismatch, UsageError
-from pipeline.inputs import InputFile, check_columns, check_same_types, describe, find_files
+from pipeline.failures import FailureWatch, check_failures
+from pipeline.inputs import InputFile
+from pipeline.planning import describe_inputs, plan_inputs
 from pipeline.predictor import Predictor
 from pipeline.progress import Progress
 from pipeline.reader import ShardReader
 from pipeline.report import write_report
-from pipeline.shards import PLAN, REPORT, Plan, Shard, differences, make_plan, remaining
+from pipeline.shards import PLAN, REPORT, Plan, Shard, differences, remaining
 from pipeline.sink import CommitSink
 from pipeline.source import ShardSource
 from pipeline.store import Store, open_store, probe
@@ -44,12 +46,16 @@ _KEEP_MEMORY = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_thresho
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its manifest, where its rows are, how many shards this run did itself, and its report."""
+    """A finished run: its manifest, where its rows are, how many shards this run did itself, its report.
+
+    `files_skipped` are the files that could not be planned, with the reason of each.
+    """
 
     manifest: dict[str, Any]
     output: str
     shards_done: int
     report: str
+    files_skipped: list[InputFile]
 
 
 def run(task: Task, progress_every: float = 30.0) -> RunResult:
@@ -57,12 +63,13 @@ def run(task: Task, progress_every: float = 30.0) -> RunResult:
 
     Raises:
         UsageError: settings, input, model and output do not fit together; nothing was run.
+        TooManyFailures: more documents failed than the settings allow.
         PipelineError: the run failed; what is committed stays.
     """
     settings = task.settings
     store = open_store(settings.output)
     checkpoint = find_checkpoint(settings)
-    plan = build_plan(task, checkpoint, _known_files(store))
+    plan = build_plan(task, checkpoint, _frozen(store))
     if not settings.accept_unsafe_store:
         probe(store)
     plan = freeze_plan(store, plan)
@@ -71,11 +78,13 @@ def run(task: Task, progress_every: float = 30.0) -> RunResult:
     receipts = read_receipts(store, [shard for shard in plan.shards if shard.shard_id not in missing])
     if left:
         before = plan.documents - sum(shard.documents for shard in left)
-        with Progress(plan, store, before, progress_every):
+        watch = FailureWatch(plan, store, receipts.values(), settings.max_failed, progress_every)
+        with watch, Progress(plan, store, before, progress_every):
             receipts |= {r.shard_id: r for r in _execute(task, checkpoint, plan, left, settings)}
     manifest = finish(store, plan, receipts)
     write_report(store, plan, manifest)
-    return RunResult(manifest, store.url, len(left), f"{store.url}/{REPORT}")
+    check_failures(manifest["failed"], settings.max_failed, plan.documents)
+    return RunResult(manifest, store.url, len(left), f"{store.url}/{REPORT}", plan.skipped)
 
 
 def find_checkpoint(settings: RunSettings) -> Checkpoint:
@@ -92,23 +101,19 @@ def find_checkpoint(settings: RunSettings) -> Checkpoint:
         raise UsageError(f"--model: {error}") from error
 
 
-def build_plan(task: Task, checkpoint: Checkpoint, known: dict[str, InputFile]) -> Plan:
-    """The plan of `task` over what its input is now; nothing is written.
+def build_plan(task: Task, checkpoint: Checkpoint, before: Plan | None) -> Plan:
+    """The plan of `task` over what its input is now; nothing is written. Files that are as they were `before` are not opened.
 
     Raises:
-        UsageError: the input has no documents or not the columns asked for, or the settings do not fit the checkpoint.
+        UsageError: the input has no documents, lacks columns or has an id twice, or the settings do not fit the checkpoint.
+        CorruptInput: a file cannot be read, and the settings do not say to skip it.
     """
     settings = task.settings
     taken = set(output_columns(task.columns))
     clash = [name for name in settings.passthrough if name in taken]
     if clash:
         raise UsageError(f"--passthrough {', '.join(clash)}: the output has columns of that name; rename the input's.")
-    files, schemas = [], {}
-    for path in find_files(settings.input):
-        file, schemas[path] = describe(path, known)
-        check_columns(path, schemas[path], settings.text_column, settings.id_column, settings.passthrough)
-        files.append(file)
-    check_same_types(schemas, settings.passthrough)
+    inputs = describe_inputs(settings, before)
     try:
         facts = {
             "code_version": __version__,
@@ -121,10 +126,7 @@ def build_plan(task: Task, checkpoint: Checkpoint, known: dict[str, InputFile]) 
         }
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(f"--model {settings.model}: {error}") from error
-    plan = make_plan(files, facts, settings.shard_documents)
-    if not plan.documents:
-        raise UsageError(f"the input has no documents: {len(files)} Parquet files without a row.")
-    return plan
+    return plan_inputs(inputs, facts, settings, before)
 
 
 def freeze_plan(store: Store, plan: Plan) -> Plan:
@@ -155,7 +157,7 @@ def _execute(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Sh
         context.enable_progress_bars = False
         context.target_max_block_size = 1 << 50  # a shard is one block, however large
         model = settings.model if checkpoint.revision else str(checkpoint.folder)
-        reader = ShardReader(task, model, checkpoint.revision, plan.facts["max_input_tokens"])
+        reader = ShardReader(task, model, checkpoint.revision, plan.facts["max_input_tokens"], plan.passthrough)
         sink = CommitSink(settings.output, {**plan.facts, "model": settings.model, "plan": plan.fingerprint})
         documents = ray.data.read_datasource(ShardSource(shards, reader), num_cpus=_IO_CPUS, override_num_blocks=len(shards))
         rows = documents.map_batches(
@@ -215,10 +217,8 @@ def _share_cpus(settings: RunSettings, shards: int) -> tuple[int, float]:
     return actors, each
 
 
-def _known_files(store: Store) -> dict[str, InputFile]:
-    if PLAN not in store.names():
-        return {}
-    return {f.path: f for f in Plan.from_json(store.read(PLAN)).inputs}
+def _frozen(store: Store) -> Plan | None:
+    return Plan.from_json(store.read(PLAN)) if PLAN in store.names() else None
 
 
 def _sha256(paths: Sequence[Path]) -> str:

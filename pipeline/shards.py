@@ -1,17 +1,26 @@
 """The plan: inputs cut into shards, frozen before anything runs, and what is left to do. Pure functions.
 
-A shard is a range of rows of one file. It is named by what it is (the file's bytes, the range, the settings and the
-model), never by its place in a list, and its result has one name: `part-<shard id>.parquet`.
+A shard is a range of rows of one file, or some files of a folder of texts. It is named by what it is (the file's bytes, the
+range, the settings and the model), never by its place in a list, and its result has one name: `part-<shard id>.parquet`.
+
+A plan takes memory by files and shards, not by documents; texts of one file each are the exception, since their names are
+the plan.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.config import fingerprint
+from pipeline.cuts import Cut, cut_rows
 from pipeline.errors import CorruptOutput
 from pipeline.inputs import InputFile
 
@@ -20,17 +29,33 @@ PLAN, MANIFEST, SUCCESS, REPORT = "_plan.json", "_manifest.json", "_SUCCESS", "_
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows `start` to `stop`, end exclusive, of the file at `path`."""
+    """Rows `start` to `stop`, end exclusive, of the file at `path`; `offset` and `members` are those of the cut.
+
+    `content` is the file's, as it was planned.
+    """
 
     shard_id: str
     path: str
     start: int
     stop: int
+    offset: int = 0
+    members: tuple[str, ...] = ()
+    content: str = ""
 
     @property
     def documents(self) -> int:
         """Rows of the shard."""
         return self.stop - self.start
+
+    @property
+    def cut(self) -> Cut:
+        """Its place in the file."""
+        return Cut(self.start, self.stop, self.offset, self.members)
+
+    @property
+    def source(self) -> str:
+        """The file in short, by which documents without an id are named: equal only for files of one name and one content."""
+        return f"{PurePosixPath(self.path).name}-{hashlib.sha256(self.content.encode()).hexdigest()[:12]}"
 
     @property
     def part(self) -> str:
@@ -40,11 +65,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run reads, with what, cut how. `facts` are what the rows depend on besides the input: settings, model, code."""
+    """What a run reads, with what, cut how. `facts` are what the rows depend on besides the input: settings, model, code.
+
+    `passthrough` are the types of the columns carried over, so that rows that cannot be read have them too.
+    """
 
     inputs: tuple[InputFile, ...]
     facts: dict[str, Any]
     shards: tuple[Shard, ...]
+    passthrough: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
     @property
     def documents(self) -> int:
@@ -56,11 +85,21 @@ class Plan:
         """The name of `facts`."""
         return fingerprint(self.facts)
 
+    @property
+    def skipped(self) -> list[InputFile]:
+        """The files of which nothing is read, each with its reason."""
+        return [file for file in self.inputs if file.skipped is not None]
+
     def to_json(self) -> bytes:
-        """The content of `_plan.json`."""
-        values = {"version": 1, "facts": self.facts, "inputs": [asdict(f) for f in self.inputs],
-                  "shards": [asdict(s) for s in self.shards]}  # fmt: skip
-        return (json.dumps(values, indent=1) + "\n").encode()
+        """The content of `_plan.json`; `sha256` is of all the rest, so that a plan that was changed is none."""
+        values = {
+            "version": 2,
+            "facts": self.facts,
+            "inputs": [asdict(f) for f in self.inputs],
+            "shards": [asdict(s) for s in self.shards],
+            "passthrough": base64.b64encode(self.passthrough.serialize()).decode(),
+        }
+        return (json.dumps(values | {"sha256": _digest(values)}, indent=1) + "\n").encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Plan:
@@ -71,24 +110,35 @@ class Plan:
         """
         try:
             values = json.loads(data)
-            if values["version"] != 1:
+            if values["version"] != 2:
                 raise ValueError(f"version {values['version']}")
+            if values.pop("sha256") != _digest(values):
+                raise ValueError("it was changed after it was written")
             inputs = tuple(InputFile(**f) for f in values["inputs"])
-            return cls(inputs, dict(values["facts"]), tuple(Shard(**s) for s in values["shards"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            shards = tuple(Shard(**s | {"members": tuple(s["members"])}) for s in values["shards"])
+            passthrough = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["passthrough"])))
+            return cls(inputs, values["facts"], shards, passthrough)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
             raise CorruptOutput(f"{PLAN} is not a plan of this system ({error!r}); choose another output folder.") from error
 
 
-def make_plan(inputs: Sequence[InputFile], facts: dict[str, Any], shard_documents: int) -> Plan:
-    """Cut every file into shards of `shard_documents` rows, the last one shorter."""
+def make_plan(
+    inputs: Sequence[InputFile],
+    facts: dict[str, Any],
+    shard_documents: int,
+    cuts: Mapping[str, Sequence[Cut]] | None = None,
+    passthrough: pa.Schema | None = None,
+) -> Plan:
+    """Every file as shards: by the `cuts` of its path, else of `shard_documents` rows, the last one shorter."""
     facts = json.loads(json.dumps(facts, default=str))
     name = fingerprint(facts)
+    cuts = cuts or {}
     shards = [
-        _shard(file, start, min(start + shard_documents, file.rows), name)
+        _shard(file, cut, name)
         for file in inputs
-        for start in range(0, file.rows, shard_documents)
+        for cut in (cuts[file.path] if file.path in cuts else cut_rows(file.rows, shard_documents))
     ]
-    return Plan(tuple(inputs), facts, tuple(shards))
+    return Plan(tuple(inputs), facts, tuple(shards), passthrough or pa.schema([]))
 
 
 def remaining(plan: Plan, names: Iterable[str]) -> list[Shard]:
@@ -113,11 +163,18 @@ def differences(before: Plan, now: Plan) -> list[str]:
     old, new = ({f.path: f for f in plan.inputs} for plan in (before, now))
     lines += [f"input removed: {path}" for path in sorted(old.keys() - new.keys())]
     lines += [f"input added: {path}" for path in sorted(new.keys() - old.keys())]
-    lines += [f"input changed: {p}" for p in sorted(old.keys() & new.keys()) if not old[p].same_content(new[p])]
+    for path in sorted(old.keys() & new.keys()):
+        if not old[path].same_content(new[path]):
+            lines.append(f"input changed: {path}")
+        elif old[path].skipped and not new[path].skipped:
+            lines.append(f"input skipped before, readable now: {path}")
     return lines
 
 
-def _shard(file: InputFile, start: int, stop: int, facts: str) -> Shard:
-    return Shard(
-        fingerprint({"file": file.sha256, "path": file.path, "rows": [start, stop], "facts": facts}), file.path, start, stop
-    )
+def _shard(file: InputFile, cut: Cut, facts: str) -> Shard:
+    what = {"file": file.content, "path": file.path, "rows": [cut.start, cut.stop], "facts": facts}
+    return Shard(fingerprint(what), file.path, cut.start, cut.stop, cut.offset, cut.members, file.content)
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -118,11 +118,11 @@ def limit_over_the_models(corpus: Path, model: Path) -> list[object]:
     ("damage", "code", "says"),
     [
         (missing_input, 2, "error: the input .*corpus does not exist"),
-        (no_files, 2, "error: the input .*corpus holds no .parquet file"),
+        (no_files, 2, "error: the input .*corpus holds no file that can be read"),
         (no_documents, 2, "error: the input has no documents"),
         (no_such_column, 2, "error: .*000.parquet has no column 'body'; it has doc_id, text, number"),
         (wrong_type, 2, "error: column 'number' of .*000.parquet holds int64, not text"),
-        (corrupt_file, 1, "error: .*111.parquet is not a readable Parquet file"),
+        (corrupt_file, 1, "error: .*111.parquet cannot be read"),
         (no_weights, 2, "error: --model: .*model has no weights; looked for model.safetensors"),
         (broken_weights, 2, "error: --model .*model.safetensors cannot be read as weights"),
         (no_tokenizer, 2, "error: --model .*has neither tokenizer.json nor vocab.json"),
@@ -161,6 +161,62 @@ def test_strange_documents_are_rows_and_the_run_ends_well(
     assert all(rows[f"d{i}"]["status"] == "ok" for i in range(2, 9))
     assert rows["d2"]["input_tokens"] == 3 and rows["d7"]["truncated_tokens"] > 0
     assert "9 documents: 7 ok, 2 failed" in done.stdout and (out / "_report.html").is_file()
+
+
+def test_a_twentieth_of_the_corpus_is_poison_and_all_else_is_done(model_folder: Path, tmp_path: Path) -> None:
+    """Null, empty, not UTF-8, too long, rotten pages, not JSON, a footer that is none: each a row or a line with its reason."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    texts: list[bytes | None] = [words(3 + n * 7 % 40, n).encode() for n in range(200)]
+    reasons = {
+        20: "the text is null",
+        60: "the text is empty",
+        90: "the text is not UTF-8 (byte 0xff at 2)",
+        130: "the text has more",
+    }
+    texts[20], texts[60], texts[90], texts[130] = None, b" \n", b"ab\xff", b"a " * 3000
+    table = pa.table({"doc_id": [f"d{n}" for n in range(200)], "text": texts})
+    path = corpus / "a.parquet"
+    pq.write_table(table, path, row_group_size=5, compression="none", use_dictionary=False)
+    page = pq.ParquetFile(path).metadata.row_group(8).column(1).data_page_offset  # rows 40 to 45
+    data = bytearray(path.read_bytes())
+    data[page : page + 20] = bytes(20)
+    path.write_bytes(data)
+    (corpus / "b.parquet").write_bytes(data[:-50])
+    good = [json.dumps({"doc_id": f"j{n}", "text": words(4, n)}) for n in range(20)]
+    lines = corpus / "c.jsonl"
+    lines.write_text("\n".join(['{"text": 7', *good[1:]]))
+
+    arguments = ["--input", path, corpus / "b.parquet", lines, "--output", tmp_path / "out", "--model", model_folder,
+                 "--max-new-tokens", 4, "--shard-documents", 20, "--max-document-bytes", 5000]  # fmt: skip
+    refused = summarize(*arguments)
+    assert refused.returncode == 1 and "b.parquet cannot be read" in refused.stderr and "--on-bad-shard skip" in refused.stderr
+    done = summarize(*arguments, "--on-bad-shard", "skip", "--max-failed", 0.03)
+    assert done.returncode == 0, done.stderr
+    assert "220 documents: 195 ok, 5 failed, 20 skipped; 0 cut at the limit" in done.stdout
+    assert re.search(r"skipped: .*b\.parquet cannot be read", done.stdout)
+    rows = {row["doc_id"]: row for row in read_output(tmp_path / "out")}
+    assert len(rows) == 220
+    lost = {row["doc_id"].split(":")[1]: row for row in rows.values() if row["status"] == "skipped"}
+    assert sorted(map(int, lost)) == list(range(40, 60))
+    assert all(row["stage"] == "read" and "a.parquet cannot be read" in row["reason"] for row in lost.values())
+    failed = {name: row["reason"] for name, row in rows.items() if row["status"] == "failed"}
+    assert {name: reason[: len(reasons[int(name[1:])])] for name, reason in failed.items() if name[0] == "d"} == {
+        f"d{n}": reason for n, reason in reasons.items()
+    }
+    assert [reason for name, reason in failed.items() if name.startswith("c.jsonl-") and "not JSON" in reason]
+    assert all(row["summary"] is not None for row in rows.values() if row["status"] == "ok")
+    assert summarize(*arguments, "--on-bad-shard", "skip", "--max-failed", 2).returncode == 3
+
+
+def test_two_documents_of_one_id_are_refused_or_kept(corpus: Path, model_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(corpus / "000.parquet", corpus / "copy.parquet")
+    base = ["--input", corpus, "--output", tmp_path / "out", "--model", model_folder, "--max-new-tokens", 3]
+    done = summarize(*base)
+    assert done.returncode == 2 and "6 doc_ids stand for more than one document, such as d0, d1" in done.stderr
+    assert not (tmp_path / "out" / "_plan.json").exists()
+    assert summarize(*base, "--on-duplicate-id", "keep").returncode == 0
+    assert len(read_output(tmp_path / "out")) == 12
 
 
 def test_another_runs_folder_is_refused_with_the_difference(corpus: Path, model_folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pipeline.inputs import InputFile
 from pipeline.local_store import LocalStore
 from pipeline.shards import MANIFEST, SUCCESS, make_plan
 
-PLAN = make_plan([InputFile("/in", 1, 5, "h", 1)], {"weights_sha256": "w"}, 3)
+PLAN = make_plan([InputFile("/in", 1, 5, "h", "1")], {"weights_sha256": "w"}, 3)
 
 
 def block(shard_id: str, rows: int, expected: int, first: int = 0) -> pa.Table:

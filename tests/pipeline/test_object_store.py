@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import object_store, retry
 from pipeline.errors import CorruptOutput, PipelineError, UsageError
-from pipeline.object_store import ObjectStore
+from pipeline.object_store import ATTEMPTS, ObjectStore
 from pipeline.store import PROBE, Outcome, open_store, probe
 from tests.pipeline.s3 import KEYS, NO_RADOSGW, Proxy, moto_server, radosgw_server
 
@@ -39,7 +39,7 @@ def proxy(proxied: Proxy, monkeypatch: pytest.MonkeyPatch) -> Proxy:
     """The proxy, at rest; S3 is reached through it by the ordinary variables."""
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": proxied.url}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(retry, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.01)
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     proxied.reset()
     return proxied
@@ -97,12 +97,12 @@ def test_another_writers_name_stays_its_own_whatever_happens(fault: str, store: 
 
 
 def test_a_burst_of_refusals_is_survived_and_an_outage_named(store: ObjectStore, proxy: Proxy) -> None:
-    proxy.reset(lambda n: "503" if n < retry.ATTEMPTS - 1 else "")
+    proxy.reset(lambda n: "503" if n < ATTEMPTS - 1 else "")
     assert store.create("a", b"mine") is Outcome.CREATED
     proxy.reset(lambda n: "503")
-    with pytest.raises(PipelineError, match=rf"writing {store.url}/b: failed {retry.ATTEMPTS} times, .*goes on from here"):
+    with pytest.raises(PipelineError, match=rf"to write {store.url}/b failed {ATTEMPTS} times, .*goes on from here"):
         store.create("b", b"mine")
-    assert len(proxy.mutations) == retry.ATTEMPTS  # no retries of the libraries below
+    assert len(proxy.mutations) == ATTEMPTS  # no retries of the libraries below
 
 
 def test_reports_may_be_replaced_and_absent_names_are_an_error(store: ObjectStore) -> None:
@@ -145,5 +145,5 @@ def test_no_credentials_is_said_at_once(proxy: Proxy, monkeypatch: pytest.Monkey
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    with pytest.raises(UsageError, match=r"refused .*check the credentials"):
+    with pytest.raises(UsageError, match=r"was refused .*check the credentials"):
         open_store("s3://bucket/out").create("a", b"x")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from led.model import LEDForConditionalGeneration
 from led.tokenizer import LEDTokenizer
 from pipeline.config import SummarizeSettings
 from pipeline.predictor import Predictor
-from pipeline.reader import ShardReader
+from pipeline.reader import ShardReader, read_texts
 from pipeline.shards import Shard
 from pipeline.tasks import Summarize
 from tests.conftest import words
@@ -24,7 +25,7 @@ from tests.conftest import words
 def predict(model_folder: Path, path: Path, rows: int, **settings: Any) -> list[dict[str, Any]]:
     task = Summarize(SummarizeSettings(input=(str(path),), output="", model=str(model_folder), **settings))
     limit = task.max_input_tokens(model_folder)
-    table = ShardReader(task, str(model_folder), None, limit)(Shard("s", str(path), 0, rows))
+    table = ShardReader(task, str(model_folder), None, limit)(Shard("s", str(path), 0, rows, content="sha256:1f3a"))
     return Predictor(task, str(model_folder), None)(table).to_pylist()
 
 
@@ -106,4 +107,43 @@ def test_samples_depend_on_the_seed_and_not_on_the_neighbours(model_folder: Path
 
 def test_without_an_id_column_names_come_from_file_and_row(model_folder: Path, write_corpus: Callable[..., Path]) -> None:
     rows = predict(model_folder, write_corpus(["a", "b"]) / "000.parquet", 2, id_column=None, passthrough=("number",))
-    assert [(row["doc_id"], row["number"]) for row in rows] == [("000.parquet:0", 0), ("000.parquet:1", 1)]
+    assert [(row["doc_id"], row["number"]) for row in rows] == [
+        ("000.parquet-d7fb47c884a1:0", 0),
+        ("000.parquet-d7fb47c884a1:1", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.string_view(), pa.binary_view(),
+     pa.dictionary(pa.int32(), pa.string())],
+    ids=str,
+)  # fmt: skip
+def test_texts_are_read_from_every_type_that_holds_them(kind: pa.DataType) -> None:
+    column = pa.chunked_array([pa.array(["é", None, " ", "x" * 9], pa.string()).cast(kind)])
+    assert read_texts(column, 8) == (
+        ["é", None, None, None],
+        {1: "the text is null", 2: "the text is empty", 3: "the text has more than the 8 bytes of --max-document-bytes"},
+    )
+
+
+def test_bytes_that_are_not_utf_8_fail_alone_even_where_the_file_promises_text() -> None:
+    raw = pa.array([b"good", b"ab\xff", b"\xc3"], pa.binary())
+    promised = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    for column in (raw, promised):
+        texts, reasons = read_texts(pa.chunked_array([column]), 100)
+        assert texts[0] == "good"
+        assert reasons == {1: "the text is not UTF-8 (byte 0xff at 2)", 2: "the text is not UTF-8 (byte 0xc3 at 0)"}
+    assert read_texts(pa.chunked_array([pa.nulls(1)]), 9) == ([None], {0: "the text is null"})
+
+
+def test_the_document_itself_can_be_carried_over(model_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"doc_id": "a", "text": "a pump", "n": 1}\n{"doc_id": "b", "text": ""}\n')
+    given = SummarizeSettings(input=(str(path),), output="", model=str(model_folder), passthrough=("n", "text"))
+    types = pa.schema({"n": pa.string(), "text": pa.string()})
+    table = ShardReader(Summarize(given), str(model_folder), None, 128, types)(Shard("s", str(path), 0, 2))
+    assert table.select(["n", "text", "status"]).to_pylist() == [
+        {"n": "1", "text": "a pump", "status": "ok"},
+        {"n": None, "text": None, "status": "failed"},
+    ]

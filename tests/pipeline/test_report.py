@@ -9,7 +9,7 @@ from pipeline.inputs import InputFile
 from pipeline.report import SAMPLES, Findings, histogram, render
 from pipeline.shards import make_plan
 
-PLAN = make_plan([InputFile("/in", 1, 2, "h", 1)], {"weights_sha256": "w" * 64}, 3)
+PLAN = make_plan([InputFile("/in", 1, 2, "h", "1")], {"weights_sha256": "w" * 64}, 3)
 
 
 def row(**changes: Any) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,17 +17,18 @@ import ray
 from ray.cluster_utils import Cluster
 
 from pipeline.config import SummarizeSettings
-from pipeline.errors import CorruptInput, PlanMismatch, UsageError
+from pipeline.errors import CorruptInput, PlanMismatch, TooManyFailures, UsageError
 from pipeline.predictor import Predictor
 from pipeline.reader import ShardReader
 from pipeline.run import run
 from pipeline.shards import MANIFEST, PLAN, SUCCESS, Shard
 from pipeline.tasks import Summarize
 from tests.conftest import read_output, words
+from tests.pipeline.poison import BREAKS, TOO_LARGE, BrittleSummarize
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[Cluster]:
+def cluster(s3_server: str) -> Iterator[Cluster]:
     """Three raylets of one CPU each."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     for _ in range(2):
@@ -51,7 +54,7 @@ def test_every_document_is_one_row_equal_to_the_bare_predictors(
     result = run(task)
 
     rows = {row["doc_id"]: row for row in read_output(tmp_path / "out")}
-    assert sorted(rows) == sorted(f"d{i}" for i in range(21)) and result.shards_done == 6
+    assert sorted(rows) == sorted(f"d{i}" for i in range(21)) and result.shards_done == 8
     assert {row["doc_id"] for row in rows.values() if row["status"] == "failed"} == {"d5", "d17"}
     reader, predictor = ShardReader(task, str(model_folder), None, 128), Predictor(task, str(model_folder), None)
     for path, count in (("000.parquet", 13), ("001.parquet", 8)):
@@ -121,11 +124,71 @@ def test_rows_that_rot_after_the_plan_name_their_file(
     corpus = write_corpus([words(50, n) for n in range(8)])
     path = corpus / "000.parquet"
     data = bytearray(path.read_bytes())
-    data[8:200] = bytes(192)  # the pages of the first column; the footer stays whole
+    page = pq.ParquetFile(path).metadata.row_group(0).column(1).dictionary_page_offset
+    data[page : page + 192] = bytes(192)  # of the texts of the first five rows; the footer and the ids stay whole
     path.write_bytes(data)
-    with pytest.raises(CorruptInput, match=r"rows 0 to 4 of .*000\.parquet cannot be read"):
+    with pytest.raises(CorruptInput, match=r"rows [04] to [45] of .*000\.parquet cannot be read"):
         run(job(model_folder, corpus, tmp_path / "out"))
     assert SUCCESS not in {p.name for p in (tmp_path / "out").iterdir()}
+    result = run(job(model_folder, corpus, tmp_path / "out", on_bad_shard="skip"))
+    rows = read_output(tmp_path / "out")
+    assert [row["status"] for row in rows].count("skipped") == 5 == result.manifest["documents"] - result.manifest["ok"]
+    for row in (row for row in rows if row["status"] == "skipped"):
+        assert row["stage"] == "read" and row["number"] is None and "cannot be read" in row["reason"]
+        assert re.fullmatch(r"000\.parquet-[0-9a-f]{12}:[0-4]", row["doc_id"])
+
+
+def test_documents_that_break_the_model_fail_alone_and_disturb_no_other(
+    model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    texts = [words(3 + n * 7 % 60, n) for n in range(60)]
+    poison = {7: "KeyError", 8: "RuntimeError", 40: "RuntimeError"}
+    for n, kind in poison.items():
+        texts[n] = (BREAKS if kind == "KeyError" else TOO_LARGE) + " " + texts[n]
+    corpus = write_corpus(texts, row_group=20)
+    settings = job(model_folder, corpus, tmp_path / "out", shard_documents=20).settings
+    result = run(BrittleSummarize(settings))
+    assert (result.manifest["documents"], result.manifest["ok"], result.manifest["failed"]) == (60, 57, 3)
+    run(job(model_folder, corpus, tmp_path / "calm", shard_documents=20))
+    calm = {row["doc_id"]: row for row in read_output(tmp_path / "calm")}
+    for row in read_output(tmp_path / "out"):
+        n = int(row["doc_id"][1:])
+        if n in poison:
+            assert (row["status"], row["stage"]) == ("failed", "predict") and row["reason"].startswith(poison[n])
+        else:
+            expected = calm[row["doc_id"]]
+            assert row["score"] == pytest.approx(expected.pop("score"), abs=1e-5)
+            assert {k: v for k, v in row.items() if k != "score"} == expected
+
+
+def test_too_many_failures_end_the_run_and_what_is_committed_stays(
+    model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    corpus = write_corpus([None if n < 8 else words(60, n) for n in range(200)])
+    task = job(model_folder, corpus, tmp_path / "out", max_failed=0.02, min_new_tokens=40, max_new_tokens=40)
+    with pytest.raises(TooManyFailures, match=r"\d of 200 documents failed; --max-failed is 0.02"):
+        run(task, progress_every=0.2)
+    assert list((tmp_path / "out").glob("part-*")) and not (tmp_path / "out" / SUCCESS).exists()
+    assert (
+        run(job(model_folder, corpus, tmp_path / "out", max_failed=8, min_new_tokens=40, max_new_tokens=40)).manifest["ok"]
+        == 192
+    )
+
+
+def test_a_run_reads_from_s3(model_folder: Path, s3_server: str, s3_bucket: str, tmp_path: Path) -> None:
+    texts = [words(9, n) for n in range(12)]
+    with fsspec.open(f"{s3_bucket}/in/lang=en/a.parquet", "wb") as file:
+        pq.write_table(pa.table({"doc_id": [f"a{i}" for i in range(6)], "text": [t.encode() for t in texts[:6]]}), file)
+    with fsspec.open(f"{s3_bucket}/in/lang=fr/b.parquet", "wb") as file:
+        pq.write_table(pa.table({"doc_id": [f"b{i}" for i in range(6)], "text": [t.encode() for t in texts[6:]]}), file)
+    task = Summarize(SummarizeSettings(input=(f"{s3_bucket}/in",), output=str(tmp_path / "out"), model=str(model_folder),
+                                       shard_documents=4, passthrough=("lang",)))  # fmt: skip
+    assert run(task).manifest["ok"] == 12
+    rows = {row["doc_id"]: row["lang"] for row in read_output(tmp_path / "out")}
+    assert rows == {f"{f}{i}": {"a": "en", "b": "fr"}[f] for f in "ab" for i in range(6)}
+    plan = (tmp_path / "out" / PLAN).read_text()
+    assert "etag:" in plan and "keep-this-secret" not in plan and "who" not in plan
+    assert run(task).shards_done == 0
 
 
 def test_a_cluster_that_can_never_hold_the_actors_is_refused_at_once(

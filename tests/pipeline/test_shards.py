@@ -14,7 +14,7 @@ from pipeline.shards import Plan, differences, make_plan, remaining
 
 
 def files(*rows: int) -> list[InputFile]:
-    return [InputFile(f"/in/{i}", 10 * n, n, f"hash{i}", 5) for i, n in enumerate(rows)]
+    return [InputFile(f"/in/{i}", 10 * n, n, f"hash{i}", "5") for i, n in enumerate(rows)]
 
 
 @given(st.lists(st.integers(0, 50), max_size=6), st.integers(1, 20))
@@ -40,18 +40,18 @@ def test_a_shard_is_named_by_bytes_range_settings_and_model() -> None:
     others = [
         make_plan(files(10), {"weights_sha256": "b"}, 5),
         make_plan(files(10), {"weights_sha256": "a"}, 6),
-        make_plan([replace(files(10)[0], sha256="other")], {"weights_sha256": "a"}, 5),
+        make_plan([replace(files(10)[0], content="other")], {"weights_sha256": "a"}, 5),
     ]
     for other in others:
         assert not {s.shard_id for s in plan.shards} & {s.shard_id for s in other.shards}
-    touched = make_plan([replace(files(10)[0], mtime_ns=99)], {"weights_sha256": "a"}, 5)
+    touched = make_plan([replace(files(10)[0], stamp="99")], {"weights_sha256": "a"}, 5)
     assert touched.shards == plan.shards
 
 
 def test_differences_name_what_was_and_what_is() -> None:
     before = make_plan(files(3, 4), {"settings": {"num_beams": 2, "dtype": "float32"}, "code_version": "1"}, 2)
     now = make_plan(
-        [replace(files(3)[0], sha256="new"), InputFile("/in/9", 1, 1, "h", 1)],
+        [replace(files(3)[0], content="new"), InputFile("/in/9", 1, 1, "h", "1")],
         {"settings": {"num_beams": 4, "dtype": "float32"}, "code_version": "1"},
         2,
     )
@@ -65,7 +65,7 @@ def test_differences_name_what_was_and_what_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"[]", b"{}", b'{"version": 2}', b'{"version": 1, "facts": {}, "inputs": [1], "shards": []}']
+    "data", [b"", b"[]", b"{}", b'{"version": 1}', b'{"version": 2, "sha256": "", "facts": {}, "inputs": [1], "shards": []}']
 )
 def test_a_plan_that_is_none_is_refused(data: bytes) -> None:
     with pytest.raises(CorruptOutput, match="is not a plan of this system"):

@@ -1,0 +1,39 @@
+"""A summarizer for tests that breaks on some documents: by an error, by running out of memory, alone or in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.tasks import LoadedSummarizer, LoadedTask, ModelInput, Row, Summarize
+
+BREAKS = "rose rose rose rose"
+TOO_LARGE = "seven seven seven seven"
+
+
+@dataclass(frozen=True)
+class BrittleSummarize(Summarize):
+    """Raises inside the model on texts that begin with `BREAKS`, and is out of memory on those with `TOO_LARGE`."""
+
+    def load(self, folder: Path) -> LoadedTask:
+        """The summarizer, made brittle."""
+        return _Brittle(super().load(folder))
+
+
+class _Brittle:
+    def __init__(self, loaded: LoadedSummarizer) -> None:
+        self.loaded = loaded
+        self.breaks, self.too_large = (loaded.tokenizer.encode(text)[1:-1] for text in (BREAKS, TOO_LARGE))
+
+    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
+        if any(_begins(document, self.too_large) for document in documents):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        for i, row in self.loaded.predict(documents):
+            if _begins(documents[i], self.breaks):
+                raise KeyError("position 7")
+            yield i, row
+
+
+def _begins(document: ModelInput, tokens: list[int]) -> bool:
+    return list(document.input_ids[1 : 1 + len(tokens)]) == tokens
