@@ -35,6 +35,8 @@ COMPRESSED = (".gz", ".zst")
 PARQUET = ".parquet"
 
 _ENDINGS = "these are .parquet, .jsonl, .ndjson and .json (also .gz and .zst) and .txt"
+_S3_ADVICE = "check its address, the endpoint (AWS_ENDPOINT_URL) and the credentials"
+_ADVICE = {"s3": _S3_ADVICE, "s3a": _S3_ADVICE, "hf": "check its address, the network and HF_TOKEN"}
 _READ_AHEAD = 8 << 20
 _AT_ONCE = 32  # requests to a store in flight while files are found
 
@@ -190,9 +192,9 @@ def _find(given: str) -> tuple[str, list[Found]]:
     except UsageError:
         raise
     except Exception as error:
-        advice = "check its address, the endpoint (AWS_ENDPOINT_URL) and the credentials" if scheme else "check its permissions"
+        says = f"{type(error).__name__}: {one_line(error)}"
         raise UsageError(
-            f"the input {given} cannot be listed ({type(error).__name__}: {one_line(error)}); {advice}."
+            f"the input {given} cannot be listed ({says}); {_ADVICE.get(scheme, 'check its permissions')}."
         ) from error
 
 
