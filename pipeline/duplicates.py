@@ -1,6 +1,6 @@
 """Two documents of one name: found while planning, from the id columns alone.
 
-An id is hashed to 8 bytes, so ten million documents take 160 MB while they are compared; where hashes meet, a second pass
+An id is hashed to 8 bytes, so ten million documents take 200 MB while they are compared; where hashes meet, a second pass
 looks at the ids themselves, so that a chance meeting refuses nothing. It costs about 1.5 µs an id, and reading: of Parquet the
 id column alone, of JSON lines the file once more.
 """

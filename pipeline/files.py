@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +34,9 @@ JSON_LINES = (".jsonl", ".ndjson", ".json")
 COMPRESSED = (".gz", ".zst")
 PARQUET = ".parquet"
 
+_ENDINGS = "these are .parquet, .jsonl, .ndjson and .json (also .gz and .zst) and .txt"
+_S3_ADVICE = "check its address, the endpoint (AWS_ENDPOINT_URL) and the credentials"
+_ADVICE = {"s3": _S3_ADVICE, "s3a": _S3_ADVICE, "hf": "check its address, the network and HF_TOKEN"}
 _READ_AHEAD = 8 << 20
 _AT_ONCE = 32  # requests to a store in flight while files are found
 
@@ -59,11 +62,10 @@ class Found:
 
 def kind_of(path: str) -> str | None:
     """`.parquet`, `.jsonl` or `.txt` by the name's ending, a compression left out; None for any other file."""
-    name = PurePosixPath(path)
-    bare = PurePosixPath(name.stem) if name.suffix in COMPRESSED else name
-    if bare.suffix in JSON_LINES:
+    suffix = PurePosixPath(path).suffix
+    if _uncompressed(path) in JSON_LINES:
         return JSON_LINES[0]
-    return name.suffix if name.suffix in (PARQUET, TEXT) else None
+    return suffix if suffix in (PARQUET, TEXT) else None
 
 
 def find_files(inputs: Sequence[str]) -> list[Found]:
@@ -93,10 +95,8 @@ def text_folder(root: str, texts: Sequence[Found]) -> Found:
     """The texts under `root` as one input: one document per file, in the order of their names."""
     root = root.rstrip("/") + "/"
     members = tuple(sorted((Found(t.path.removeprefix(root), t.size, t.stamp) for t in texts), key=lambda member: member.path))
-    listing = "\n".join(f"{m.path}\t{m.size}\t{m.stamp}" for m in members)
-    return Found(
-        root, sum(m.size for m in members), hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest(), members
-    )
+    stamp = _hash_listing(f"{m.path}\t{m.size}\t{m.stamp}" for m in members)
+    return Found(root, sum(m.size for m in members), stamp, members)
 
 
 def content_of(found: Found) -> str:
@@ -108,8 +108,8 @@ def content_of(found: Found) -> str:
     if found.members:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             contents = pool.map(content_of, [Found(found.path + m.path, m.size, m.stamp) for m in found.members])
-            listing = "\n".join(f"{m.path}\t{m.size}\t{c}" for m, c in zip(found.members, contents, strict=True))
-        return "sha256:" + hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
+            listing = [f"{m.path}\t{m.size}\t{c}" for m, c in zip(found.members, contents, strict=True)]
+        return "sha256:" + _hash_listing(listing)
     if found.remote:
         return f"etag:{found.stamp}"
     with reading(found.path), open(found.path, "rb") as opened:
@@ -192,9 +192,9 @@ def _find(given: str) -> tuple[str, list[Found]]:
     except UsageError:
         raise
     except Exception as error:
-        advice = "check its address, the endpoint (AWS_ENDPOINT_URL) and the credentials" if scheme else "check its permissions"
+        says = f"{type(error).__name__}: {one_line(error)}"
         raise UsageError(
-            f"the input {given} cannot be listed ({type(error).__name__}: {one_line(error)}); {advice}."
+            f"the input {given} cannot be listed ({says}); {_ADVICE.get(scheme, 'check its permissions')}."
         ) from error
 
 
@@ -222,16 +222,12 @@ def _list(fs: Any, path: str, given: str) -> tuple[str, list[Found]]:
     return _address(fs, root), [_found(fs, info) for info in inside]
 
 
-_ENDINGS = "these are .parquet, .jsonl, .ndjson and .json (also .gz and .zst) and .txt"
-
-
 def _one_kind(fs: Any, root: str, given: str) -> list[Mapping[str, Any]]:
     """The files under a folder, all of one kind."""
     kinds: dict[str, list[Mapping[str, Any]]] = {}
     for name, info in fs.find(root, detail=True).items():
         kind = kind_of(name)
-        description = PurePosixPath(name).suffixes[:1] == [".json"]
-        if kind and not _hidden(name, root) and not description:
+        if kind and not _hidden(name, root) and _uncompressed(name) != ".json":
             kinds.setdefault(kind, []).append(info)
     if len(kinds) > 1:
         counts = " and ".join(f"{len(infos)} {kind}" for kind, infos in sorted(kinds.items()))
@@ -239,6 +235,16 @@ def _one_kind(fs: Any, root: str, given: str) -> list[Mapping[str, Any]]:
             f"the folder {given} holds {counts} files; name those you mean with a glob such as {given}/**/*{min(kinds)}."
         )
     return next(iter(kinds.values()), [])
+
+
+def _uncompressed(path: str) -> str:
+    """The ending of a file's name, that of its compression left out."""
+    name = PurePosixPath(path)
+    return PurePosixPath(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
+
+
+def _hash_listing(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _hidden(name: str, root: str) -> bool:

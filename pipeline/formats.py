@@ -107,15 +107,20 @@ class JsonLines:
         seekable = not found.path.endswith(COMPRESSED)
         cuts: list[Cut] = []
         keys: dict[str, None] = {}
-        rows = 0
+        rows = objects = 0
         with _lines(found.path, 0) as lines:
             for offset, line in lines:
                 if rows < _LINES_LOOKED_AT:
-                    value, _ = _parse(line)
+                    value, reason = _parse(line)
                     keys |= dict.fromkeys(value)
+                    objects += reason is None
                 if rows % documents == 0:
                     cuts.append(Cut(rows, rows, offset if seekable else 0))
                 rows += 1
+        if rows and not objects:
+            raise ValueError(
+                f"none of its first {min(rows, _LINES_LOOKED_AT)} lines is a JSON object; there must be one in a line"
+            )
         ends = [cut.start for cut in cuts[1:]] + [rows]
         ended = tuple(Cut(cut.start, stop, cut.offset) for cut, stop in zip(cuts, ends, strict=True))
         return Measured(rows, ended, pa.schema([pa.field(_utf8(key), pa.string()) for key in keys]))

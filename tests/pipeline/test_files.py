@@ -29,9 +29,12 @@ def test_folders_globs_and_files_name_each_file_once(write_corpus: Callable[...,
     (folder / ".hidden").mkdir()
     (folder / ".hidden" / "x.parquet").write_bytes(b"")
     (folder / "dataset_info.json").write_text("{}")
-    expected = [str(folder / "000.parquet"), str(folder / "001.parquet")]
+    (folder / "001.parquet").rename(folder / "001.json.parquet")
+    expected = [str(folder / "000.parquet"), str(folder / "001.json.parquet")]
     assert paths(folder) == expected
-    assert paths(f"{folder}/*1.parquet", folder, expected[0], f"file://{expected[0]}", f"{folder}/**/*.parquet") == expected
+    assert (
+        paths(f"{folder}/*1.json.parquet", folder, expected[0], f"file://{expected[0]}", f"{folder}/**/*.parquet") == expected
+    )
 
 
 def test_relative_paths_are_made_absolute(write_corpus: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

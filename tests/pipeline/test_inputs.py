@@ -46,6 +46,13 @@ def test_a_truncated_gzip_is_corrupt(tmp_path: Path) -> None:
         described(path)
 
 
+def test_json_that_is_no_lines_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"text": "a"}, {"text": "b"}], indent=1))
+    with pytest.raises(CorruptInput, match=r"a\.json cannot be read \(none of its first 8 lines is a JSON object"):
+        described(path)
+
+
 def test_a_file_is_known_by_its_bytes_and_not_opened_again_while_its_stat_is_the_same(
     write_corpus: Callable[..., Path],
 ) -> None:
