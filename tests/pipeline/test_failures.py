@@ -13,8 +13,8 @@ from pipeline.commit import Receipt
 from pipeline.errors import TooManyFailures
 from pipeline.failures import FailureWatch, allowed_failures, check_failures
 from pipeline.inputs import InputFile
+from pipeline.local_store import LocalStore
 from pipeline.shards import make_plan
-from pipeline.store import LocalStore
 
 PLAN = make_plan([InputFile("/in", 1, 40, "h", "1")], {}, 10)
 
