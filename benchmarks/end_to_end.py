@@ -64,7 +64,7 @@ def our_job(corpus: Path, model: Path, output: Path, dtype: str, tokens: int, ne
     settings = SummarizeSettings(input=(str(corpus),), output=str(output), model=str(model), dtype=dtype,  # type: ignore[arg-type]
                                  max_input_tokens=tokens, num_beams=4, max_new_tokens=new, min_new_tokens=new)  # fmt: skip
     task = Summarize(settings)
-    plan = build_plan(task, find_checkpoint(settings), {})
+    plan = build_plan(task, find_checkpoint(settings), None)
     predictor = Predictor(task, settings.model, None)
     reader = ShardReader(task, settings.model, None, tokens)
 
