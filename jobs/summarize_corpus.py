@@ -20,9 +20,15 @@ def main() -> None:
 
     result = run(Summarize(settings))
     counts = result.manifest
-    skipped = counts["documents"] - counts["ok"] - counts["failed"]
-    done = f"{counts['ok']} ok, {counts['failed']} failed, {skipped} skipped"
-    print(f"{counts['documents']} documents: {done}; {counts['truncated']} cut at the limit")
+    done = f"{counts['ok']} ok + {counts['failed']} failed + {counts['skipped']} skipped"
+    print(f"{counts['documents']} documents = {done}; {counts['truncated']} cut at the limit")
+    if counts["since"]:
+        because = (
+            "; all were done again: " + ", ".join(counts["since"]["redone_because"])
+            if counts["since"]["redone_because"]
+            else ""
+        )
+        print(f"{counts['carried']} of them carried over from {counts['since']['output']}{because}")
     for file in result.files_skipped:
         print(f"skipped: {file.skipped}")
     print(f"rows: {result.output}/part-*.parquet\nreport: {result.report}")

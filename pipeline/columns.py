@@ -12,12 +12,17 @@ INTERNAL = [*SHARD.names, SECONDS.name]
 # The model input, from the reader to the predictor.
 INPUT = pa.schema([pa.field("input_ids", pa.list_(pa.int32())), pa.field("global_tokens", pa.int32())])
 
+STATUSES = ("ok", "failed", "skipped")
+
 # Every row of every task.
 DOC_ID = pa.field("doc_id", pa.string())
 STATE = pa.schema([pa.field(name, pa.string()) for name in ("status", "stage", "reason")])
 COUNTS = pa.schema([pa.field(name, pa.int32()) for name in ("input_tokens", "truncated_tokens", "windows")])
 
+# What the text was, and where the row was made if not in this run: `<plan>/<file>` of the run that made it.
+PROVENANCE = pa.schema([pa.field("text_hash", pa.string()), pa.field("origin", pa.string())])
+
 
 def output_columns(task: pa.Schema) -> list[str]:
     """The names of a result file's columns, those of the passthrough left out."""
-    return [DOC_ID.name, *STATE.names, *COUNTS.names, *task.names]
+    return [DOC_ID.name, *STATE.names, *COUNTS.names, *PROVENANCE.names, *task.names]

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.columns import INTERNAL, SECONDS
+from pipeline.columns import INTERNAL, SECONDS, STATUSES
 from pipeline.errors import CorruptOutput, PipelineError
 from pipeline.shards import MANIFEST, SUCCESS, Plan, Shard
 from pipeline.store import Outcome, Store
@@ -32,13 +32,18 @@ _RECEIPT, _FACTS = b"led.receipt", b"led.facts"
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a committed shard holds. `attempt` names the write that made it; `seconds` is the predictor's time."""
+    """What a committed shard holds. `attempt` names the write that made it; `seconds` is the predictor's time.
+
+    `carried` rows were made by an earlier run and count among the others too.
+    """
 
     shard_id: str
     attempt: str
     rows: int
     ok: int
     failed: int
+    skipped: int
+    carried: int
     input_tokens: int
     truncated: int
     output_tokens: int
@@ -59,8 +64,8 @@ def commit(store: Store, block: pa.Table, facts: Mapping[str, Any]) -> Receipt:
         shard_id=shard_ids[0],
         attempt=uuid.uuid4().hex,
         rows=len(block),
-        ok=_total(pc.equal(block["status"], "ok")),
-        failed=_total(pc.equal(block["status"], "failed")),
+        **{name: _total(pc.equal(block["status"], name)) for name in STATUSES},
+        carried=len(block) - block["origin"].null_count,
         input_tokens=_total(block["input_tokens"]),
         truncated=_total(pc.greater(block["truncated_tokens"], 0)),
         output_tokens=_total(block["output_tokens"]) if "output_tokens" in block.column_names else 0,
@@ -133,7 +138,8 @@ def manifest_of(plan: Plan, receipts: Mapping[str, Receipt]) -> dict[str, Any]:
         "plan": plan.fingerprint,
         "documents": plan.documents,
         **{name: sum(getattr(r, name) for r in receipts.values())
-           for name in ("ok", "failed", "truncated", "input_tokens", "output_tokens")},
+           for name in (*STATUSES, "carried", "truncated", "input_tokens", "output_tokens")},
+        "since": plan.facts.get("since"),
         "shards": {s.part: asdict(receipts[s.shard_id]) for s in plan.shards},
     }  # fmt: skip
 

@@ -28,6 +28,9 @@ OPERATIONAL = frozenset(
         "on_bad_shard",
         "on_duplicate_id",
         "max_failed",
+        "since",
+        "retry_failed",
+        "on_changed_settings",
         "ray_address",
         "accept_unsafe_store",
     }
@@ -65,6 +68,13 @@ class RunSettings:
     """What two documents of one name do when a run is planned: end it, or be kept. To look takes a pass over the id columns."""
     max_failed: float | None = None
     """Failed documents that end the run with exit code 3: a number, or below 1 a share of all; committed rows stay."""
+    since: str | None = None
+    """Folder of an earlier, finished run: documents that stand there with the same doc_id and text are not done again; their
+    rows are carried over."""
+    retry_failed: bool = False
+    """Of --since, do documents again that failed."""
+    on_changed_settings: Literal["redo", "keep"] = "redo"
+    """What to do with the rows of --since where model or settings were others than now: all documents again, or carry over."""
     shard_documents: int = 64
     """Documents of one shard: the unit of work, of loss when a machine dies, and of an output file."""
     actors: int = 0
@@ -98,6 +108,12 @@ class RunSettings:
         failed = self.max_failed
         right = failed is None or 0 <= failed < 1 or (failed >= 1 and failed == int(failed))
         _rule(right, "max_failed", failed, "it must be a whole number, or a share from 0 to below 1")
+        _rule(
+            self.since is not None or not self.retry_failed,
+            "retry_failed",
+            True,
+            "it needs --since, the run that they failed in",
+        )
         once = len(set(self.passthrough)) == len(self.passthrough)
         _rule(once, "passthrough", self.passthrough, "it must name each column once")
         limit = self.max_input_tokens

@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import CorruptOutput, UsageError
+from pipeline.errors import CorruptOutput, PipelineError, UsageError
 from pipeline.store import Outcome, plain_name
 
 
@@ -72,9 +72,11 @@ class LocalStore:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError:
+        except OSError as error:
             hidden.unlink(missing_ok=True)
-            raise
+            raise PipelineError(
+                f"{self.folder / name} cannot be written ({error.strerror}); make room, and the same command goes on from here."
+            ) from error
         return hidden
 
     def _sync_folder(self) -> None:

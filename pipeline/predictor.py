@@ -14,7 +14,7 @@ import torch
 
 from led.hub import resolve
 from pipeline.batching import longest_first
-from pipeline.columns import COUNTS, INPUT, SECONDS, STATE
+from pipeline.columns import COUNTS, INPUT, PROVENANCE, SECONDS, STATE
 from pipeline.isolation import Failed, isolate
 from pipeline.tasks import ModelInput, Row, Task
 
@@ -33,17 +33,17 @@ class Predictor:
         self.loaded = task.load(resolve(model, revision).folder)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The shard's rows in their order: the model input gone, the task's columns and the seconds spent added."""
+        """The shard's rows in their order: the model input gone, the task's columns filled, the seconds spent added."""
         begun = time.monotonic()
         state = table.select(STATE.names).to_pylist()
-        columns = table.select([*INPUT.names, *COUNTS.names]).to_pylist()
-        alive = [i for i, row in enumerate(state) if row["status"] == "ok"]
+        columns = table.select([*INPUT.names, *COUNTS.names, *PROVENANCE.names]).to_pylist()
+        alive = [i for i, row in enumerate(state) if row["status"] == "ok" and columns[i]["origin"] is None]
         order = [alive[i] for i in longest_first([columns[i]["input_tokens"] for i in alive])]
         documents = [
             ModelInput(c["input_ids"], c["global_tokens"], c["truncated_tokens"], c["windows"])
             for c in (columns[i] for i in order)
         ]
-        results: list[Row] = [{} for _ in state]
+        results: list[Row] = table.select(self.task.columns.names).to_pylist()
         for i, outcome in zip(order, isolate(documents, self.loaded.predict, fatal=_FATAL, between=_make_room), strict=True):
             if isinstance(outcome, Failed):
                 logger.warning("a document failed: %s", outcome.reason)
@@ -53,10 +53,9 @@ class Predictor:
         made = pa.Table.from_pylist(results, self.task.columns)
         new_state = pa.Table.from_pylist(state, STATE)
         out = table.drop_columns(INPUT.names)
-        for field in STATE:
-            out = out.set_column(out.schema.get_field_index(field.name), field, new_state[field.name])
-        for field in self.task.columns:
-            out = out.append_column(field, made[field.name])
+        for columns_of in (new_state, made):
+            for field in columns_of.schema:
+                out = out.set_column(out.schema.get_field_index(field.name), field, columns_of[field.name])
         seconds = pa.array([time.monotonic() - begun] * len(out), SECONDS.type)
         return out.append_column(SECONDS, seconds)
 

@@ -28,6 +28,7 @@ from pipeline.failures import FailureWatch, check_failures
 from pipeline.inputs import InputFile
 from pipeline.planning import describe_inputs, plan_inputs
 from pipeline.predictor import Predictor
+from pipeline.previous import read_previous, since_facts
 from pipeline.progress import Progress
 from pipeline.reader import ShardReader
 from pipeline.report import write_report
@@ -126,6 +127,9 @@ def build_plan(task: Task, checkpoint: Checkpoint, before: Plan | None) -> Plan:
         }
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(f"--model {settings.model}: {error}") from error
+    since = since_facts(settings, facts)
+    if since is not None:
+        facts["since"] = since
     return plan_inputs(inputs, facts, settings, before)
 
 
@@ -158,8 +162,12 @@ def _execute(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Sh
         context.target_max_block_size = 1 << 50  # a shard is one block, however large
         model = settings.model if checkpoint.revision else str(checkpoint.folder)
         reader = ShardReader(task, model, checkpoint.revision, plan.facts["max_input_tokens"], plan.passthrough)
+        since = plan.facts.get("since")
+        previous = read_previous(since, task.columns) if since else None
         sink = CommitSink(settings.output, {**plan.facts, "model": settings.model, "plan": plan.fingerprint})
-        documents = ray.data.read_datasource(ShardSource(shards, reader), num_cpus=_IO_CPUS, override_num_blocks=len(shards))
+        documents = ray.data.read_datasource(
+            ShardSource(shards, reader, previous), num_cpus=_IO_CPUS, override_num_blocks=len(shards)
+        )
         rows = documents.map_batches(
             Predictor,
             fn_constructor_args=(task, model, checkpoint.revision),

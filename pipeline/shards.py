@@ -149,17 +149,7 @@ def remaining(plan: Plan, names: Iterable[str]) -> list[Shard]:
 
 def differences(before: Plan, now: Plan) -> list[str]:
     """What keeps `now` from going on with the work of `before`, a line each; empty where nothing does."""
-    lines = []
-    for name in sorted({*before.facts, *now.facts}):
-        was, is_ = before.facts.get(name), now.facts.get(name)
-        if isinstance(was, dict) and isinstance(is_, dict):
-            lines += [
-                f"{name}.{key}: was {was.get(key)!r}, is {is_.get(key)!r}"
-                for key in sorted({*was, *is_})
-                if was.get(key) != is_.get(key)
-            ]
-        elif was != is_:
-            lines.append(f"{name}: was {was!r}, is {is_!r}")
+    lines = fact_differences(before.facts, now.facts)
     old, new = ({f.path: f for f in plan.inputs} for plan in (before, now))
     lines += [f"input removed: {path}" for path in sorted(old.keys() - new.keys())]
     lines += [f"input added: {path}" for path in sorted(new.keys() - old.keys())]
@@ -168,6 +158,22 @@ def differences(before: Plan, now: Plan) -> list[str]:
             lines.append(f"input changed: {path}")
         elif old[path].skipped and not new[path].skipped:
             lines.append(f"input skipped before, readable now: {path}")
+    return lines
+
+
+def fact_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What rows depended on before and depend on now, where it differs, a line each."""
+    lines = []
+    for name in sorted({*before, *now}):
+        was, is_ = before.get(name), now.get(name)
+        if isinstance(was, dict) and isinstance(is_, dict):
+            lines += [
+                f"{name}.{key}: was {was.get(key)!r}, is {is_.get(key)!r}"
+                for key in sorted({*was, *is_})
+                if was.get(key) != is_.get(key)
+            ]
+        elif was != is_:
+            lines.append(f"{name}: was {was!r}, is {is_!r}")
     return lines
 
 

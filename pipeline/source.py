@@ -7,27 +7,30 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from pipeline.previous import Previous
 from pipeline.reader import ShardReader
 from pipeline.shards import Shard
 
 
 class ShardSource(Datasource):
-    """Shards, each read and tokenized by a task of its own."""
+    """Shards, each read and tokenized by a task of its own; the index of the run before is one object that all of them read."""
 
-    def __init__(self, shards: Sequence[Shard], reader: ShardReader) -> None:
+    def __init__(self, shards: Sequence[Shard], reader: ShardReader, previous: Previous | None = None) -> None:
         super().__init__()
         self._shards, self._reader = shards, reader
+        self._previous = None if previous is None else ray.put(previous)
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
 
     def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
-        return [ReadTask(partial(_read, self._reader, shard), BlockMetadata(shard.documents, None, None, None))
+        return [ReadTask(partial(_read, self._reader, shard, self._previous), BlockMetadata(shard.documents, None, None, None))
                 for shard in self._shards]  # fmt: skip
 
 
-def _read(reader: ShardReader, shard: Shard) -> Iterable[pa.Table]:
-    yield reader(shard)
+def _read(reader: ShardReader, shard: Shard, previous: Any) -> Iterable[pa.Table]:
+    yield reader(shard, None if previous is None else ray.get(previous))

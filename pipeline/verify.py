@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.columns import STATUSES
 from pipeline.commit import Receipt, facts_of, manifest_of, receipt_of
 from pipeline.errors import CorruptOutput, UsageError
 from pipeline.shards import MANIFEST, PLAN, SUCCESS, Plan, Shard, remaining
@@ -46,7 +46,7 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        text = f"{self.rows.total()} rows = " + " + ".join(f"{self.rows[name]} {name}" for name in ("ok", "failed", "skipped"))
+        text = f"{self.rows.total()} rows = " + " + ".join(f"{self.rows[name]} {name}" for name in STATUSES)
         if not self.repeated_ids:
             return text
         return f"{text}; {len(self.repeated_ids)} rows have the doc_id of another, such as {', '.join(self.repeated_ids[:3])}"
@@ -135,9 +135,9 @@ def _read(store: Store, shard: Shard, plan: Plan) -> tuple[pa.Table, Receipt]:
         raise CorruptOutput(f"{where} was written for another plan or shard")
     if not len(table) == receipt.rows == shard.documents:
         raise CorruptOutput(f"{where} has {len(table)} rows; its receipt says {receipt.rows}, the plan {shard.documents}")
-    counted = {name: pc.sum(pc.equal(table["status"], name)).as_py() or 0 for name in ("ok", "failed")}
-    if counted != {"ok": receipt.ok, "failed": receipt.failed}:
-        raise CorruptOutput(f"{where} has {counted} rows by status; its receipt says {receipt.ok} ok, {receipt.failed} failed")
+    counted, stated = Counter(table["status"].to_pylist()), Counter({name: getattr(receipt, name) for name in STATUSES})
+    if counted != stated:
+        raise CorruptOutput(f"{where} has rows by status {dict(counted)}; its receipt says {dict(stated)}")
     return table, receipt
 
 

@@ -160,7 +160,7 @@ def test_strange_documents_are_rows_and_the_run_ends_well(
     assert [rows[f"d{i}"]["reason"] for i in (0, 1)] == ["the text is null", "the text is empty"]
     assert all(rows[f"d{i}"]["status"] == "ok" for i in range(2, 9))
     assert rows["d2"]["input_tokens"] == 3 and rows["d7"]["truncated_tokens"] > 0
-    assert "9 documents: 7 ok, 2 failed" in done.stdout and (out / "_report.html").is_file()
+    assert "9 documents = 7 ok + 2 failed + 0 skipped" in done.stdout and (out / "_report.html").is_file()
 
 
 def test_a_twentieth_of_the_corpus_is_poison_and_all_else_is_done(model_folder: Path, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_twentieth_of_the_corpus_is_poison_and_all_else_is_done(model_folder: 
     assert refused.returncode == 1 and "b.parquet cannot be read" in refused.stderr and "--on-bad-shard skip" in refused.stderr
     done = summarize(*arguments, "--on-bad-shard", "skip", "--max-failed", 0.03)
     assert done.returncode == 0, done.stderr
-    assert "220 documents: 195 ok, 5 failed, 20 skipped; 0 cut at the limit" in done.stdout
+    assert "220 documents = 195 ok + 5 failed + 20 skipped; 0 cut at the limit" in done.stdout
     assert re.search(r"skipped: .*b\.parquet cannot be read", done.stdout)
     rows = {row["doc_id"]: row for row in read_output(tmp_path / "out")}
     assert len(rows) == 220
@@ -323,7 +323,7 @@ def test_from_s3_to_s3_and_killed_in_the_middle(write_corpus: Callable[..., Path
         driver.wait()
         final = subprocess.run(run, env=environment(), capture_output=True, text=True, timeout=300)
         assert final.returncode == 0, final.stderr
-        assert "120 documents: 120 ok" in final.stdout and "rows: s3://nightly/out/part-*.parquet" in final.stdout
+        assert "120 documents = 120 ok" in final.stdout and "rows: s3://nightly/out/part-*.parquet" in final.stdout
         check = [sys.executable, str(ROOT / "jobs" / "verify_output.py"), "--output", "s3://nightly/out"]
         verified = subprocess.run(check, env=environment(), capture_output=True, text=True)
         assert verified.returncode == 0, verified.stdout + verified.stderr

@@ -8,12 +8,14 @@ tokens backwards.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,52 +23,114 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import s3fs  # noqa: F401 # imported here, it is not imported again by every process that is to be killed
 
+from jobs.cli import exit_code
 from led.hub import Checkpoint
 from pipeline import run as composition
-from pipeline.columns import COUNTS, INPUT, SECONDS
+from pipeline.columns import INPUT, SECONDS
 from pipeline.commit import Receipt, commit
 from pipeline.config import RunSettings, SummarizeSettings
+from pipeline.local_store import LocalStore
+from pipeline.object_store import ObjectStore
+from pipeline.previous import read_previous
 from pipeline.reader import ShardReader
 from pipeline.shards import Plan, Shard
 from pipeline.store import Store, open_store
 from pipeline.tasks import Summarize, Task
 
 
-def task_of(corpus: Path, model: Path, output: str) -> Summarize:
-    return Summarize(SummarizeSettings(input=(str(corpus),), output=output, model=str(model), shard_documents=2))
+def task_of(corpus: Path, model: Path, output: str, changes: dict[str, Any]) -> Summarize:
+    given = {"input": (str(corpus),), "output": output, "model": str(model), "shard_documents": 2}
+    return Summarize(SummarizeSettings(**given | changes))
 
 
 def reverse(table: pa.Table, task: Task) -> pa.Table:
     """What the predictor makes of a shard, without a model: the token ids backwards."""
-    rows = [
-        {"summary": str(ids[::-1]), "output_tokens": len(ids), "finish_reason": "stop", "score": 0.0} if ids else {}
-        for ids in table["input_ids"].to_pylist()
-    ]
+    rows = table.select(task.columns.names).to_pylist()
+    for row, ids in zip(rows, table["input_ids"].to_pylist(), strict=True):
+        if ids:
+            row |= {"summary": str(ids[::-1]), "output_tokens": len(ids), "finish_reason": "stop", "score": 0.0}
     made = pa.Table.from_pylist(rows, task.columns)
     out = table.drop_columns(INPUT.names)
     for field in task.columns:
-        out = out.append_column(field, made[field.name])
-    assert set(COUNTS.names) <= set(out.column_names)
+        out = out.set_column(out.schema.get_field_index(field.name), field, made[field.name])
     return out.append_column(SECONDS, pa.array([0.0] * len(out), SECONDS.type))
 
 
 def one_by_one(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], settings: RunSettings) -> list[Receipt]:
     store = open_store(settings.output)
     reader = ShardReader(task, settings.model, None, plan.facts["max_input_tokens"])
-    facts = {**plan.facts, "plan": plan.fingerprint}
-    return [commit(store, reverse(reader(shard), task), facts) for shard in shards]
+    facts, since = {**plan.facts, "plan": plan.fingerprint}, plan.facts.get("since")
+    previous = read_previous(since, task.columns) if since else None
+    return [commit(store, reverse(reader(shard, previous), task), facts) for shard in shards]
 
 
-def job(corpus: Path, model: Path, output: str, environment: dict[str, str]) -> None:
-    """Run to the end or be killed; whatever is raised is told and ends with exit code 1."""
+def job(corpus: Path, model: Path, output: str, environment: dict[str, str], death: str, changes: dict[str, Any]) -> None:
+    """Run to the end, with the exit code of the jobs, or be killed."""
     os.environ.update(environment)
     composition._execute = one_by_one
+    if death:
+        prepare_death(death)
     try:
-        composition.run(task_of(corpus, model, output), progress_every=1e9)
+        os._exit(exit_code(lambda: composition.run(task_of(corpus, model, output, changes), progress_every=1e9)))
     except BaseException:
         traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+        os._exit(99)
+
+
+def prepare_death(death: str) -> None:
+    """Have this process killed `before` or `after` the request for a name that begins so, `in reading` or `in predicting`, `in
+    body` of a file on disk; or stopped, for another to continue it: `stop before link`. Of parts it is always the second.
+    """
+    when, _, what = death.partition(" ")
+    if death in ("in reading", "in predicting"):
+        owner, name = (ShardReader, "__call__") if what == "reading" else (sys.modules[__name__], "reverse")
+        _patch(owner, name, before=lambda *_: True, times=2)
+    elif death == "in body":
+        _patch(os, "fsync", before=_is_part, times=2, blow=_die_with_half)
+    elif death == "stop before link":
+        _patch(os, "link", before=lambda *args: "part-" in str(args[0]), times=2, blow=_stop)
+    else:
+        for store in (LocalStore, ObjectStore):
+            _patch(store, "create", **{when: lambda _, name, __: name.startswith(what)}, times=2 if what == "part" else 1)
+
+
+def _is_part(descriptor: int) -> bool:
+    return "/.part-" in os.readlink(f"/proc/self/fd/{descriptor}")
+
+
+def _die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stop(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _die_with_half(descriptor: int) -> None:
+    os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+    _die()
+
+
+def _patch(
+    owner: Any,
+    name: str,
+    before: Callable[..., bool] = lambda *_: False,
+    after: Callable[..., bool] = lambda *_: False,
+    times: int = 1,
+    blow: Callable[..., None] = _die,
+) -> None:
+    """Strike at the n-th call of a function of which `before` or `after` says that it is meant."""
+    inner, met = getattr(owner, name), itertools.count(1)
+
+    def struck(*args: Any) -> Any:
+        if before(*args) and next(met) == times:
+            blow(*args)
+        result = inner(*args)
+        if after(*args) and next(met) == times:
+            blow(*args)
+        return result
+
+    setattr(owner, name, struck)
 
 
 class Machine:
@@ -79,16 +143,18 @@ class Machine:
         self._context.set_forkserver_preload(["tests.pipeline.crash"])
         self._running: list[Any] = []
 
-    def start(self, output: str) -> Any:
-        process = self._context.Process(target=job, args=(*self._arguments, output, self._environment), daemon=True)
+    def start(self, output: str, death: str = "", **changes: Any) -> Any:
+        """A run on its way; `prepare_death` says what may kill it, `changes` are settings other than the usual."""
+        arguments = (*self._arguments, output, self._environment, death, changes)
+        process = self._context.Process(target=job, args=arguments, daemon=True)
         process.start()
         self._running.append(process)
         return process
 
-    def run(self, output: str, seconds: float = 60.0) -> int | None:
-        """The exit code of one run, negative where a signal ended it; None where it did not end in time."""
-        process = self.start(output)
-        process.join(seconds)
+    def run(self, output: str, death: str = "", **changes: Any) -> int | None:
+        """The exit code of one run, negative where a signal ended it; None where it did not end in a minute."""
+        process = self.start(output, death, **changes)
+        process.join(60)
         self._running.remove(process)
         return process.exitcode  # type: ignore[no-any-return]
 

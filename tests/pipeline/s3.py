@@ -59,16 +59,23 @@ def _free_ports(count: int) -> int:
 class Proxy:
     """An HTTP proxy that does to the n-th mutating request (PUT, POST, DELETE; from 0) what `fault(n)` says.
 
+    To the n-th listing it does what `listing_fault(n)` says, where `page` is set with so many names a page.
+
     "before": cut the connection, do not forward; "lost": forward, cut without a reply; "after": forward and reply.
-    Each of the three calls `on_fault` at its moment. "503", "409": answer so, do not forward; "503 reads" all requests
-    alike; "412 after": forward, answer 412; "reset": forward half of the body's promise and cut; "slow": wait a second.
+    "body": forward half of the body, then cut both; "late": keep it, cut, and `land` forwards it later. Each of the five
+    calls `on_fault` at its moment. "503", "409": answer so, do not forward; "412 after": forward, answer 412; "slow": wait a
+    second.
     """
 
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.fault: Callable[[int], str] = lambda n: ""
         self.on_fault: Callable[[], None] = lambda: None
+        self.listing_fault: Callable[[int], str] = lambda n: ""
+        self.page: int | None = None
         self.mutations: list[str] = []
+        self.listings = 0
+        self._late: list[tuple[BaseHTTPRequestHandler, bytes]] = []
         self._lock = threading.Lock()
         proxy = self
 
@@ -98,6 +105,7 @@ class Proxy:
         """Begin to count anew."""
         with self._lock:
             self.fault, self.on_fault, self.mutations = fault, on_fault, []
+            self.listing_fault, self.page, self.listings = (lambda n: ""), None, 0
 
     def close(self) -> None:
         self._server.shutdown()
@@ -109,12 +117,20 @@ class Proxy:
             with self._lock:
                 action = self.fault(len(self.mutations))
                 self.mutations.append(request.path)
+        elif "list-type=2" in request.path:
+            action = self.listing_fault(self.listings)
+            self.listings += 1
+            request.path += f"&max-keys={self.page}" if self.page else ""
         body = self._body(request)
         if action == "slow":
             time.sleep(1.0)
         if action in ("503", "409"):
             return self._answer(request, int(action), {"Content-Type": "application/xml"}, _error(action))
-        if action in ("before", "reset"):
+        if action in ("before", "body", "late"):
+            if action == "body":
+                self._forward_half(request, body)
+            elif action == "late":
+                self._late.append((request, body))
             self.on_fault()
             return self._cut(request)
         status, headers, content = self._forward(request, body)
@@ -140,6 +156,18 @@ class Proxy:
             request.rfile.readline()
         request.rfile.readline()
         return body
+
+    def land(self) -> list[int]:
+        """Forward what was kept as late; the answers that nobody waits for."""
+        late, self._late = self._late, []
+        return [self._forward(request, body)[0] for request, body in late]
+
+    def _forward_half(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
+        upstream = socket.create_connection(self.upstream.split(":"))  # type: ignore[arg-type]
+        headers = {k: v for k, v in request.headers.items() if k.lower() not in ("expect", "transfer-encoding")}
+        head = "".join(f"{k}: {v}\r\n" for k, v in {**headers, "Content-Length": str(len(body))}.items())
+        upstream.sendall(f"{request.command} {request.path} HTTP/1.1\r\n{head}\r\n".encode() + body[: len(body) // 2])
+        upstream.close()
 
     def _forward(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, dict[str, str], bytes]:
         upstream = http.client.HTTPConnection(self.upstream, timeout=60)

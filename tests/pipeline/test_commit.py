@@ -27,6 +27,7 @@ def block(shard_id: str, rows: int, expected: int, first: int = 0) -> pa.Table:
             "status": ["failed" if i == 0 else "ok" for i in range(rows)],
             "input_tokens": [None if i == 0 else 10 for i in range(rows)],
             "truncated_tokens": [None if i == 0 else i for i in range(rows)],
+            "origin": pa.nulls(rows, pa.string()),
             "output_tokens": [None if i == 0 else 2 for i in range(rows)],
             "_seconds": [1.5] * rows,
         }
@@ -43,7 +44,7 @@ def test_a_second_commit_leaves_the_first_and_gives_its_receipt(tmp_path: Path) 
     assert (tmp_path / shard.part).read_bytes() == data
     assert (first.rows, first.ok, first.failed, first.input_tokens, first.truncated, first.output_tokens) == (3, 2, 1, 20, 2, 4)
     table = pq.read_table(tmp_path / shard.part)
-    assert table.column_names == ["doc_id", "status", "input_tokens", "truncated_tokens", "output_tokens"]
+    assert table.column_names == ["doc_id", "status", "input_tokens", "truncated_tokens", "origin", "output_tokens"]
     assert json.loads(table.schema.metadata[b"led.facts"]) == {"model": "m"}
 
 

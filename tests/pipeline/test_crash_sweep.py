@@ -98,7 +98,7 @@ def test_two_drivers_at_once_and_one_dies(machine: Machine, proxy: Proxy, fresh:
         assert verify(store).problems == [] and len(rows_of(store)) == 7
 
 
-@pytest.mark.parametrize("fault", ["503", "409", "lost", "412 after", "reset"])
+@pytest.mark.parametrize("fault", ["503", "409", "lost", "412 after", "body"])
 def test_a_store_that_fails_every_third_time_is_survived(
     fault: str, machine: Machine, proxy: Proxy, fresh: Callable[[], ObjectStore]
 ) -> None:

@@ -68,7 +68,7 @@ def everything(path: Path) -> list[Any]:
     rows = []
     for cut in described.cuts:
         found = read_rows(str(path), cut, "text", ["text", "doc_id"], 1 << 16)
-        texts, _ = read_texts(found.table["text"], 1 << 16)
+        texts = [text.text for text in read_texts(found.table["text"], 1 << 16)]
         rows += [None if i in found.reasons else text for i, text in enumerate(texts)]
     assert len(rows) == described.file.rows
     return rows

@@ -81,7 +81,7 @@ def test_of_rivals_exactly_one_wins_each_name(store: ObjectStore) -> None:
         assert store.read(name) == b"%d" % outcomes.index(Outcome.CREATED)
 
 
-@pytest.mark.parametrize("fault", ["before", "lost", "reset", "503", "409", "412 after", "slow"])
+@pytest.mark.parametrize("fault", ["before", "lost", "body", "503", "409", "412 after", "slow"])
 def test_a_write_is_this_writers_whatever_happens_to_its_request(fault: str, store: ObjectStore, proxy: Proxy) -> None:
     proxy.reset(lambda n: fault if n == 0 else "")
     assert store.create("a", b"mine") is Outcome.CREATED

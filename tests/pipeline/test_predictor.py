@@ -121,20 +121,24 @@ def test_without_an_id_column_names_come_from_file_and_row(model_folder: Path, w
 )  # fmt: skip
 def test_texts_are_read_from_every_type_that_holds_them(kind: pa.DataType) -> None:
     column = pa.chunked_array([pa.array(["é", None, " ", "x" * 9], pa.string()).cast(kind)])
-    assert read_texts(column, 8) == (
-        ["é", None, None, None],
-        {1: "the text is null", 2: "the text is empty", 3: "the text has more than the 8 bytes of --max-document-bytes"},
-    )
+    texts = read_texts(column, 8)
+    assert [text.text for text in texts] == ["é", None, None, None]
+    assert [text.reason for text in texts] == [
+        None, "the text is null", "the text is empty", "the text has more than the 8 bytes of --max-document-bytes"
+    ]  # fmt: skip
+    assert [text.text_hash is None for text in texts] == [False, True, False, False]
 
 
 def test_bytes_that_are_not_utf_8_fail_alone_even_where_the_file_promises_text() -> None:
     raw = pa.array([b"good", b"ab\xff", b"\xc3"], pa.binary())
     promised = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
     for column in (raw, promised):
-        texts, reasons = read_texts(pa.chunked_array([column]), 100)
-        assert texts[0] == "good"
-        assert reasons == {1: "the text is not UTF-8 (byte 0xff at 2)", 2: "the text is not UTF-8 (byte 0xc3 at 0)"}
-    assert read_texts(pa.chunked_array([pa.nulls(1)]), 9) == ([None], {0: "the text is null"})
+        texts = read_texts(pa.chunked_array([column]), 100)
+        assert texts[0].text == "good"
+        assert [text.reason for text in texts] == [
+            None, "the text is not UTF-8 (byte 0xff at 2)", "the text is not UTF-8 (byte 0xc3 at 0)"
+        ]  # fmt: skip
+    assert read_texts(pa.chunked_array([pa.nulls(1)]), 9) == [(None, "the text is null", None)]
 
 
 def test_the_document_itself_can_be_carried_over(model_folder: Path, tmp_path: Path) -> None:

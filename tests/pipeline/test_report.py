@@ -18,7 +18,16 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def page(*rows: dict[str, Any]) -> str:
-    manifest = {"documents": len(rows), "ok": 1, "failed": 1, "truncated": 0, "input_tokens": 9, "output_tokens": 4}
+    manifest = {
+        "documents": len(rows),
+        "ok": 1,
+        "failed": 1,
+        "skipped": 0,
+        "carried": 0,
+        "truncated": 0,
+        "input_tokens": 9,
+        "output_tokens": 4,
+    }
     findings = Findings("seed")
     findings.add(rows)
     return render(PLAN, {**manifest, "shards": {"part": {"seconds": 2.0}}}, findings)

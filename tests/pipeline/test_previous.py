@@ -1,0 +1,138 @@
+"""Only what is new, changed or failed is done; all else stands in the new output as it stood, and says where it is from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import previous
+from pipeline import run as composition
+from pipeline.config import SummarizeSettings
+from pipeline.errors import UsageError
+from pipeline.local_store import LocalStore
+from pipeline.previous import read_previous
+from pipeline.shards import Plan
+from pipeline.tasks import Summarize
+from pipeline.verify import verify
+from tests.conftest import read_output, words
+from tests.pipeline.crash import one_by_one
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(composition, "_execute", one_by_one)
+
+
+@pytest.fixture
+def first(tmp_path: Path, model_folder: Path, write_corpus: Callable[..., Path]) -> SummarizeSettings:
+    """The settings of a night that is done: seven documents, of which one is empty and one null."""
+    texts = [words(3 + n, n) for n in range(5)]
+    corpus = write_corpus([*texts[:3], ""], [None, *texts[3:]])
+    settings = SummarizeSettings(input=(str(corpus),), output=str(tmp_path / "one"), model=str(model_folder), shard_documents=2)
+    composition.run(Summarize(settings))
+    return settings
+
+
+def night(settings: SummarizeSettings, name: str, **changes: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The manifest and the rows, by id, of the next night, which is verified."""
+    output = Path(settings.output).with_name(name)
+    changes = {"since": settings.output, **changes}
+    manifest = composition.run(Summarize(replace(settings, output=str(output), **changes))).manifest
+    findings = verify(LocalStore(output))
+    assert findings.problems == [] and findings.rows.total() == manifest["documents"]
+    return manifest, {row["doc_id"]: row for row in read_output(output)}
+
+
+def rewrite(corpus: Path, name: str, **texts: str) -> None:
+    """Put other texts into a file, by id; ids that are not there are added."""
+    table = pq.read_table(corpus / name)
+    rows = {row["doc_id"]: row for row in table.to_pylist()}
+    for doc_id, text in texts.items():
+        rows[doc_id] = {"doc_id": doc_id, "text": text, "number": 0}
+    pq.write_table(pa.Table.from_pylist(list(rows.values()), table.schema), corpus / name)
+
+
+def test_what_is_as_it_was_is_carried_over_and_says_from_where(first: SummarizeSettings) -> None:
+    before = {row["doc_id"]: row for row in read_output(Path(first.output))}
+    rewrite(Path(first.input[0]), "000.parquet", d1=words(9, 99), new=words(6, 6))
+    manifest, rows = night(first, "two")
+    assert (manifest["documents"], manifest["ok"], manifest["failed"], manifest["carried"]) == (8, 6, 2, 5)
+    assert manifest["since"]["output"] == first.output and manifest["since"]["redone_because"] == []
+    done = {name for name, row in rows.items() if row["origin"] is None}
+    assert done == {"d1", "new", "d4"}  # of a null text nothing shows that it is as it was
+    plan = Plan.from_json((Path(first.output) / "_plan.json").read_bytes())
+    parts = {shard.part for shard in plan.shards}
+    for name in rows.keys() - done:
+        whence, part = rows[name].pop("origin").split("/")
+        assert whence == plan.fingerprint and part in parts
+        assert rows[name] == {k: v for k, v in before[name].items() if k != "origin"}
+
+
+def test_the_origin_is_that_of_the_run_that_made_the_row(first: SummarizeSettings) -> None:
+    _, two = night(first, "two")
+    manifest, three = night(replace(first, output=str(Path(first.output).with_name("two"))), "three")
+    assert manifest["carried"] == 6
+    assert {n: row["origin"] for n, row in three.items()} == {n: row["origin"] for n, row in two.items()}
+
+
+def test_what_failed_is_done_again_where_asked(first: SummarizeSettings) -> None:
+    manifest, rows = night(first, "two", retry_failed=True)
+    assert manifest["carried"] == 5 and {n for n, row in rows.items() if row["origin"] is None} == {"d3", "d4"}
+    assert rows["d3"]["status"] == "failed" and rows["d3"]["reason"] == "the text is empty"
+
+
+def test_with_other_settings_all_is_done_again_or_carried_as_asked(first: SummarizeSettings) -> None:
+    manifest, rows = night(first, "two", num_beams=1)
+    assert manifest["carried"] == 0 and "settings.num_beams: was None, is 1" in manifest["since"]["redone_because"]
+    assert all(row["origin"] is None for row in rows.values())
+    manifest, _ = night(first, "three", num_beams=1, on_changed_settings="keep")
+    assert manifest["carried"] == 6
+
+
+def test_a_row_is_found_by_what_it_is_though_hashes_meet(first: SummarizeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(previous, "_key", lambda doc_id, text_hash: 5)
+    manifest, rows = night(first, "two")
+    before = {row["doc_id"]: row for row in read_output(Path(first.output))}
+    assert manifest["carried"] == 6 and all(rows[n]["summary"] == before[n]["summary"] for n in rows)
+
+
+def test_the_index_takes_16_bytes_a_document(first: SummarizeSettings) -> None:
+    task = Summarize(replace(first, output=first.output + "-2", since=first.output))
+    checkpoint = composition.find_checkpoint(first)
+    index = read_previous(composition.build_plan(task, checkpoint, None).facts["since"], task.columns)
+    assert index is not None and np.all(np.diff(index.keys) >= 0)
+    assert sum(part.nbytes for part in (index.keys, index.files, index.rows)) == 16 * 6
+
+
+def test_what_cannot_be_carried_from_is_refused(first: SummarizeSettings, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--since and --output are both"):
+        night(first, Path(first.output).name)
+    with pytest.raises(UsageError, match="holds no run"):
+        night(first, "two", since=str(tmp_path))
+    with pytest.raises(UsageError, match="--retry-failed is True; it needs --since"):
+        replace(first, retry_failed=True)
+    (Path(first.output) / "_SUCCESS").unlink()
+    with pytest.raises(UsageError, match="is not finished"):
+        night(first, "two")
+
+
+def test_another_run_in_the_folder_since_is_noticed(first: SummarizeSettings) -> None:
+    task = Summarize(replace(first, output=first.output + "-2", since=first.output))
+    since = composition.build_plan(task, composition.find_checkpoint(first), None).facts["since"]
+    manifest = Path(first.output) / "_manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"documents": 8}))
+    with pytest.raises(UsageError, match="is another run than when this one was planned"):
+        read_previous(since, task.columns)
+    with pytest.raises(UsageError, match="have no label"):
+        read_previous(
+            {**since, "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest()}, pa.schema({"label": pa.string()})
+        )
