@@ -41,6 +41,8 @@ from pipeline.tasks import Task
 # Reading and committing wait for disks, not for processors.
 _IO_CPUS = 0.2
 
+_LONGEST_SHARD_S = 24 * 3600
+
 # glibc gives freed memory back to the system and faults it in again; a predictor allocates the same shapes all day.
 _KEEP_MEMORY = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
 
@@ -160,6 +162,8 @@ def _execute(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Sh
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.target_max_block_size = 1 << 50  # a shard is one block, however large
+        # A shard of long documents on a slow machine takes hours, and nothing moves meanwhile.
+        context.execution_no_progress_timeout_s = max(context.execution_no_progress_timeout_s, _LONGEST_SHARD_S)
         model = settings.model if checkpoint.revision else str(checkpoint.folder)
         reader = ShardReader(task, model, checkpoint.revision, plan.facts["max_input_tokens"], plan.passthrough)
         since = plan.facts.get("since")

@@ -28,8 +28,12 @@ def words(count: int, seed: int) -> str:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete checkpoint folder, made once."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+def make_checkpoint(folder: Path) -> Path:
     """A complete checkpoint folder: tiny random weights, a tokenizer, generation settings."""
-    folder = tmp_path_factory.mktemp("checkpoint")
     tokenizer = LEDTokenizer.learn([words(200, 0)], vocab_size=320, model_max_length=128)
     model = tiny_model(seed=3, vocab_size=len(tokenizer))
     with torch.no_grad():
