@@ -86,27 +86,36 @@ class LEDDecoder(LEDStack):
     def __init__(self, config: LEDConfig, embed_tokens: nn.Embedding) -> None:
         super().__init__(config, embed_tokens, config.max_decoder_position_embeddings, config.decoder_layerdrop)
         self.layers = nn.ModuleList(LEDDecoderLayer(config) for _ in range(config.decoder_layers))
+        self.reads_float32 = False
 
     @property
     def decoder_layers(self) -> list[LEDDecoderLayer]:
         """The layers, as what they are."""
         return [layer for layer in self.layers if isinstance(layer, LEDDecoderLayer)]
 
+    def read_in_float32(self) -> None:
+        self.reads_float32 = True
+        for layer in self.decoder_layers:
+            layer.encoder_attn.k_proj.float()
+            layer.encoder_attn.v_proj.float()
+
     def remember(self, encoder_TE: Tensor, batch: PackedBatch) -> DocumentMemories:
         """The cross-attention memory of each document of a packed batch."""
-        memories = DocumentMemories()
+        memories, dtype = DocumentMemories(), self.layernorm_embedding.weight.dtype
+        if self.reads_float32:
+            encoder_TE = encoder_TE.float()
         for start, end in batch.spans:
             mask = None
             if batch.is_remembered is not None:
                 hidden = ~batch.is_remembered[start:end]
-                mask = torch.zeros_like(hidden, dtype=encoder_TE.dtype)
+                mask = torch.zeros_like(hidden, dtype=dtype)
                 mask = mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
             memories.append(DocumentMemory([], _plain_if_blind(mask)))
         for layer in self.decoder_layers:
             keys_values = (x[0].split(batch.lengths, dim=1) for x in layer.encoder_attn.keys_values(encoder_TE[None]))
             for memory, k, v in zip(memories, *keys_values, strict=True):
                 # A column per key: every step multiplies few queries by all of them.
-                memory.layers.append((k.mT.contiguous().mT, v.contiguous()))
+                memory.layers.append((k.mT.to(dtype).contiguous().mT, v.to(dtype).contiguous()))
         return memories
 
     def forward(

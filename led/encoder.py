@@ -8,6 +8,7 @@ batch, L layers. The layers know no padding; `forward` packs at its edge.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -143,6 +144,10 @@ class LEDEncoder(LEDStack):
     def encoder_layers(self) -> list[LEDEncoderLayer]:
         """The layers, as what they are."""
         return [layer for layer in self.layers if isinstance(layer, LEDEncoderLayer)]
+
+    def read_in_float32(self) -> None:
+        self.embed_tokens = copy.deepcopy(self.embed_tokens)  # the decoder's stays as it is
+        self.float()
 
     def encode(
         self,

@@ -88,6 +88,9 @@ class LEDStack(nn.Module):
         x = self.layernorm_embedding(x + self.embed_positions(positions))
         return F.dropout(x, self.config.dropout, self.training)
 
+    def read_in_float32(self) -> None:
+        """Compute what reads the document in float32, whatever the weights' type is; the rest stays as it is."""
+
     def skips_layer(self) -> bool:
         """Is a layer left out this time? Only in training, at the rate of the configuration (arXiv:1909.11556)."""
         return self.training and self.layerdrop > 0 and bool(torch.rand(()) < self.layerdrop)

@@ -16,7 +16,7 @@ from led.checkpoint import load_weights, save_weights
 from led.config import LEDConfig
 from led.hub import resolve
 from led.layers import LEDLayer, LEDStack
-from led.packed_linear import PackedLinear, QuantizedLinear, pack_linears
+from led.packed_linear import AVAILABLE, PackedLinear, QuantizedLinear, bfloat16_is_slower, pack_linears
 
 # Linear layers that stay as they are when a model is packed: those whose weights are folded into queries, and those that
 # multiply all tokens of a batch at once, where torch's own product is as fast, and faster over more than 10,000 rows.
@@ -103,16 +103,23 @@ class LEDPreTrainedModel(nn.Module):
         """Lay the weights out for inference on this CPU, in place; afterwards the model can be neither trained nor saved.
 
         Answers change by rounding only. Costs a copy of the token embedding where there is a language-model head. Does
-        nothing on other devices, for types without such kernels, and where torch has none. With `int8` the linear layers
-        compute in 8 bits: several times as fast, and answers differ; docs/performance.md says by how much.
+        nothing on other devices, for types without such kernels, and where torch has none. Where this processor multiplies
+        bfloat16 more slowly than float32, a bfloat16 model reads documents in float32 and writes in bfloat16. With `int8` the
+        linear layers compute in 8 bits: several times as fast, and answers differ; docs/performance.md says by how much.
 
         Raises:
             ValueError: 8 bits are asked for where this torch, this device or the weights' type have none.
         """
+        in_float32 = self.dtype == torch.float32
+        if self.dtype == torch.bfloat16 and self.device.type == "cpu" and not int8 and AVAILABLE and bfloat16_is_slower():
+            in_float32 = True
+            for module in list(self.modules()):
+                if isinstance(module, LEDStack):
+                    module.read_in_float32()
         for module in self.modules():
             if isinstance(module, LEDLayer) and not int8:
                 module.pack()
-        plain = _FOLDED if int8 or self.dtype != torch.float32 else _FOLDED + _OVER_ALL_TOKENS
+        plain = _FOLDED if int8 or not in_float32 else _FOLDED + _OVER_ALL_TOKENS
         pack_linears(self, lambda name: name.endswith(plain), int8)
         packed = QuantizedLinear if int8 else PackedLinear
         self.is_packed = any(isinstance(module, packed) for module in self.modules())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from led import packed_linear
+from led import packed_linear, pretrained
 from led.model import LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification
+from led.outputs import LEDEncoderBaseModelOutput
 from led.packed_linear import PackedLinear, QuantizedLinear
 from led.packing import pack_documents
 from led.testing import spread_weights, tiny_config, tiny_model
@@ -49,6 +51,34 @@ def test_a_packed_model_answers_as_before(cls: type, activation: str) -> None:
             assert mine == other
         for name, other in plain(ids, **masks, use_cache=False).items():
             torch.testing.assert_close(packed(ids, **masks, use_cache=False)[name], other, atol=1e-5, rtol=1e-5)
+
+
+@needs_kernels
+@pytest.mark.parametrize("slower", [True, False])
+def test_bfloat16_reads_in_float32_where_that_is_faster(slower: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "bfloat16_is_slower", lambda: slower)
+    rounded = tiny_model(seed=3, scale=8).bfloat16()
+    exact, packed = copy.deepcopy(rounded).float(), copy.deepcopy(rounded).pack()
+    ids = torch.randint(5, 99, (3, 60), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        states = packed.led.encoder(ids).last_hidden_state
+        assert states.dtype == (torch.float32 if slower else torch.bfloat16)
+        off = (states - exact.led.encoder(ids).last_hidden_state).abs().max()
+        assert off < 1e-4 if slower else 1e-4 < off < 0.2
+        answers = packed(ids, decoder_input_ids=ids[:, :5])
+        assert answers.logits.dtype == torch.bfloat16
+        scale = exact(ids, decoder_input_ids=ids[:, :5]).logits
+        assert (answers.logits - scale).abs().max() < 0.05 * scale.abs().max()
+        given = LEDEncoderBaseModelOutput(states.bfloat16())
+        torch.testing.assert_close(
+            packed(encoder_outputs=given, decoder_input_ids=ids[:, :5]).logits, answers.logits, atol=1, rtol=0.1
+        )
+    assert packed.generate(ids, num_beams=3, max_new_tokens=9).shape[0] == 3
+
+
+@needs_kernels
+def test_the_processor_is_measured_once() -> None:
+    assert packed_linear.bfloat16_is_slower() is packed_linear.bfloat16_is_slower()
 
 
 @needs_kernels
