@@ -74,7 +74,7 @@ def commit(store: Store, block: pa.Table, facts: Mapping[str, Any]) -> Receipt:
     table = block.drop_columns(INTERNAL)
     metadata = {_RECEIPT: json.dumps(asdict(receipt)), _FACTS: json.dumps(dict(facts))}
     buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
+    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd", write_page_checksum=True)
     name = Shard(receipt.shard_id, "", 0, 0).part
     if store.create(name, buffer.getvalue()) is Outcome.CREATED:
         return receipt
@@ -126,9 +126,29 @@ def finish(store: Store, plan: Plan, receipts: Mapping[str, Receipt]) -> dict[st
     manifest = manifest_of(plan, receipts)
     store.create(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     written = store.read(MANIFEST)
-    mark = {"manifest_sha256": hashlib.sha256(written).hexdigest(), "documents": plan.documents}
-    store.create(SUCCESS, (json.dumps(mark) + "\n").encode())
-    return json.loads(written)
+    manifest = as_values(written, f"{store.url}/{MANIFEST}")
+    store.create(SUCCESS, (json.dumps(mark_of(plan, written)) + "\n").encode())
+    return manifest
+
+
+def mark_of(plan: Plan, manifest: bytes) -> dict[str, Any]:
+    """What the end mark says: of which manifest it is the end."""
+    return {"manifest_sha256": hashlib.sha256(manifest).hexdigest(), "documents": plan.documents}
+
+
+def as_values(data: bytes, what: str) -> dict[str, Any]:
+    """The values of a manifest or an end mark.
+
+    Raises:
+        CorruptOutput: it is neither.
+    """
+    try:
+        values = json.loads(data)
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}")
+        return values
+    except (ValueError, RecursionError) as error:
+        raise CorruptOutput(f"{what} is not what this system wrote ({error!r}); choose another folder.") from error
 
 
 def manifest_of(plan: Plan, receipts: Mapping[str, Receipt]) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections.abc import Sequence
 
 import pyarrow as pa
 import torch
 
 from led.hub import resolve
+from pipeline.attempts import CAREFUL_AFTER, REASON, Attempts
 from pipeline.batching import longest_first
 from pipeline.columns import COUNTS, INPUT, PROVENANCE, SECONDS, STATE
 from pipeline.isolation import Failed, isolate
@@ -25,11 +27,14 @@ _FATAL: tuple[type[Exception], ...] = (torch.AcceleratorError,) if hasattr(torch
 
 
 class Predictor:
-    """A task with its model in memory, from a table of one shard to the rows of that shard."""
+    """A task with its model in memory, from a table of one shard to the rows of that shard.
 
-    def __init__(self, task: Task, model: str, revision: str | None) -> None:
+    `run` names the run whose deaths are noted (attempts.py); without it, and outside a cluster, none are.
+    """
+
+    def __init__(self, task: Task, model: str, revision: str | None, run: str | None = None) -> None:
         torch.set_num_threads(task.settings.threads)
-        self.task = task
+        self.task, self.run = task, run
         self.loaded = task.load(resolve(model, revision).folder)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -44,7 +49,7 @@ class Predictor:
             for c in (columns[i] for i in order)
         ]
         results: list[Row] = table.select(self.task.columns.names).to_pylist()
-        for i, outcome in zip(order, isolate(documents, self.loaded.predict, fatal=_FATAL, between=_make_room), strict=True):
+        for i, outcome in zip(order, self._outcomes(table["_shard"][0].as_py(), documents), strict=True):
             if isinstance(outcome, Failed):
                 logger.warning("a document failed: %s", outcome.reason)
                 state[i] = {"status": "failed", "stage": "predict", "reason": outcome.reason}
@@ -58,6 +63,27 @@ class Predictor:
                 out = out.set_column(out.schema.get_field_index(field.name), field, columns_of[field.name])
         seconds = pa.array([time.monotonic() - begun] * len(out), SECONDS.type)
         return out.append_column(SECONDS, seconds)
+
+    def _outcomes(self, shard_id: str, documents: Sequence[ModelInput]) -> list[Row | Failed]:
+        """What comes of each document: of all together, or of each alone where this process's predecessors died of them."""
+        attempts = Attempts(self.run, shard_id) if self.run else None
+        deaths, given_up = attempts.begin() if attempts else (0, set[int]())
+        if attempts and deaths >= CAREFUL_AFTER:
+            outcomes: list[Row | Failed] = []
+            for i, document in enumerate(documents):
+                if i in given_up:
+                    outcomes.append(Failed(REASON))
+                    continue
+                attempts.alone(i)
+                outcomes += self._isolated([document])
+        else:
+            outcomes = self._isolated(documents)
+        if attempts:
+            attempts.end()
+        return outcomes
+
+    def _isolated(self, documents: Sequence[ModelInput]) -> list[Row | Failed]:
+        return isolate(documents, self.loaded.predict, fatal=_FATAL, between=_make_room)
 
 
 def _make_room() -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import COUNTS, DOC_ID, PROVENANCE, STATE
+from pipeline.commit import as_values
 from pipeline.config import RunSettings
 from pipeline.errors import UsageError
 from pipeline.shards import MANIFEST, SUCCESS, fact_differences
@@ -101,7 +102,9 @@ def read_previous(since: Mapping[str, Any], columns: pa.Schema) -> Previous | No
     manifest = store.read(MANIFEST)
     if hashlib.sha256(manifest).hexdigest() != since["manifest_sha256"]:
         raise UsageError(f"--since {since['output']} is another run than when this one was planned; choose another --output.")
-    parts = sorted(json.loads(manifest)["shards"])
+    parts = sorted(as_values(manifest, f"{store.url}/{MANIFEST}").get("shards", ()))
+    if not parts:
+        raise UsageError(f"--since {since['output']} has a {MANIFEST} without shards; verify that run.")
     with store.open(parts[0]) as file:
         missing = {*PROVENANCE.names, *columns.names} - {*pq.read_schema(file).names}
     if missing:

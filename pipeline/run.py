@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +167,7 @@ def _execute(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Sh
         context.execution_no_progress_timeout_s = max(context.execution_no_progress_timeout_s, _LONGEST_SHARD_S)
         model = settings.model if checkpoint.revision else str(checkpoint.folder)
         reader = ShardReader(task, model, checkpoint.revision, plan.facts["max_input_tokens"], plan.passthrough)
+        this_run = uuid.uuid4().hex
         since = plan.facts.get("since")
         previous = read_previous(since, task.columns) if since else None
         sink = CommitSink(settings.output, {**plan.facts, "model": settings.model, "plan": plan.fingerprint})
@@ -174,7 +176,7 @@ def _execute(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Sh
         )
         rows = documents.map_batches(
             Predictor,
-            fn_constructor_args=(task, model, checkpoint.revision),
+            fn_constructor_args=(task, model, checkpoint.revision, this_run),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import STATUSES
-from pipeline.commit import Receipt, facts_of, manifest_of, receipt_of
+from pipeline.commit import Receipt, as_values, facts_of, manifest_of, mark_of, receipt_of
 from pipeline.errors import CorruptOutput, UsageError
 from pipeline.shards import MANIFEST, PLAN, SUCCESS, Plan, Shard, remaining
 from pipeline.store import Store
@@ -104,16 +104,23 @@ def verify(store: Store) -> Findings:
         findings.rows.update(table["status"].to_pylist())
         findings.repeated_ids += _seen_before(keys, table["doc_id"].to_pylist())
     whole = len(receipts) == len(plan.shards)
-    if MANIFEST in names and whole and json.loads(store.read(MANIFEST)) != manifest_of(plan, receipts):
+    if MANIFEST in names and whole and _values(store, MANIFEST, findings) != manifest_of(plan, receipts):
         findings.problems.append(f"{MANIFEST} says other than the files")
     if SUCCESS in names:
-        stated = json.loads(store.read(SUCCESS)).get("manifest_sha256")
-        found = hashlib.sha256(store.read(MANIFEST)).hexdigest() if MANIFEST in names else None
-        if stated != found:
+        manifest = store.read(MANIFEST) if MANIFEST in names else b""
+        if _values(store, SUCCESS, findings) != mark_of(plan, manifest):
             findings.problems.append(f"{SUCCESS} is not of this {MANIFEST}")
         if findings.rows.total() != plan.documents:
             findings.problems.append(f"{findings.rows.total()} rows for {plan.documents} planned documents")
     return findings
+
+
+def _values(store: Store, name: str, findings: Findings) -> dict[str, Any]:
+    try:
+        return as_values(store.read(name), name)
+    except CorruptOutput as error:
+        findings.problems.append(str(error))
+        return {}
 
 
 def _read(store: Store, shard: Shard, plan: Plan) -> tuple[pa.Table, Receipt]:
@@ -125,9 +132,9 @@ def _read(store: Store, shard: Shard, plan: Plan) -> tuple[pa.Table, Receipt]:
     where = f"{store.url}/{shard.part}"
     try:
         with store.open(shard.part) as file:
-            parquet = pq.ParquetFile(file)
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
             metadata = parquet.schema_arrow.metadata or {}
-            table = parquet.read(columns=["doc_id", "status"])
+            table = parquet.read().select(["doc_id", "status"])
         receipt, facts = receipt_of(metadata), facts_of(metadata)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise CorruptOutput(f"{where} cannot be read ({error!r})") from error

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.tasks import LoadedSummarizer, LoadedTask, ModelInput, Row, Summarize
 
+KILLS = "gallery gallery gallery"
 BREAKS = "rose rose rose rose"
 TOO_LARGE = "seven seven seven seven"
 
 
 @dataclass(frozen=True)
 class BrittleSummarize(Summarize):
-    """Raises inside the model on texts that begin with `BREAKS`, and is out of memory on those with `TOO_LARGE`."""
+    """Raises inside the model on texts that begin with `BREAKS`, is out of memory on those with `TOO_LARGE`; those with
+    `KILLS` have its process killed, as the kernel does it.
+    """
 
     def load(self, folder: Path) -> LoadedTask:
         """The summarizer, made brittle."""
@@ -24,9 +29,11 @@ class BrittleSummarize(Summarize):
 class _Brittle:
     def __init__(self, loaded: LoadedSummarizer) -> None:
         self.loaded = loaded
-        self.breaks, self.too_large = (loaded.tokenizer.encode(text)[1:-1] for text in (BREAKS, TOO_LARGE))
+        self.breaks, self.too_large, self.kills = (loaded.tokenizer.encode(text)[1:-1] for text in (BREAKS, TOO_LARGE, KILLS))
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
+        if any(_begins(document, self.kills) for document in documents):
+            os.kill(os.getpid(), signal.SIGKILL)
         if any(_begins(document, self.too_large) for document in documents):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         for i, row in self.loaded.predict(documents):

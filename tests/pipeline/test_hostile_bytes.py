@@ -1,7 +1,8 @@
-"""Whatever bytes are given as an input or as a plan: rows, or an error that names the file; never a crash, never other rows."""
+"""Whatever bytes are an input or stand in an output: rows, or an error that names the file; never a crash, never other rows."""
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from pipeline.errors import CorruptInput, CorruptOutput, PipelineError, UsageErr
 from pipeline.files import find_files
 from pipeline.inputs import InputFile, check_columns, describe, read_rows
 from pipeline.reader import read_texts
-from pipeline.shards import Plan, make_plan
+from pipeline.shards import MANIFEST, SUCCESS, Plan, make_plan
+from pipeline.verify import verify
+from tests.pipeline.test_verify import RUN, committed
 
 TEXTS = [f"text {i} " * 20 for i in range(30)]
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -124,6 +127,23 @@ def test_a_plan_that_was_changed_is_refused_or_is_the_same(data: bytes) -> None:
         assert Plan.from_json(data) == PLAN
     except CorruptOutput as error:
         assert "_plan.json is not a plan of this system" in str(error)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, SUCCESS, RUN.shards[1].part])
+def test_whatever_is_damaged_in_an_output_is_found_or_changes_nothing(name: str, tmp_path: Path) -> None:
+    store = committed(tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    rows = pq.read_table(io.BytesIO(whole)) if name.endswith(".parquet") else None
+
+    @MANY
+    @given(damaged(whole))
+    def attempt(data: bytes) -> None:
+        (tmp_path / name).write_bytes(data)
+        if not verify(store).problems:
+            same = data == whole if rows is None else pq.read_table(io.BytesIO(data)).equals(rows)
+            assert same or (name == SUCCESS and json.loads(data) == json.loads(whole))
+
+    attempt()
 
 
 @MANY

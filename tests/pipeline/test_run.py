@@ -16,6 +16,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from pipeline.attempts import REASON
 from pipeline.config import SummarizeSettings
 from pipeline.errors import CorruptInput, PlanMismatch, TooManyFailures, UsageError
 from pipeline.predictor import Predictor
@@ -24,7 +25,7 @@ from pipeline.run import run
 from pipeline.shards import MANIFEST, PLAN, SUCCESS, Shard
 from pipeline.tasks import Summarize
 from tests.conftest import read_output, words
-from tests.pipeline.poison import BREAKS, TOO_LARGE, BrittleSummarize
+from tests.pipeline.poison import BREAKS, KILLS, TOO_LARGE, BrittleSummarize
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -159,6 +160,23 @@ def test_documents_that_break_the_model_fail_alone_and_disturb_no_other(
             expected = calm[row["doc_id"]]
             assert row["score"] == pytest.approx(expected.pop("score"), abs=1e-5)
             assert {k: v for k, v in row.items() if k != "score"} == expected
+
+
+def test_a_document_that_kills_every_process_is_a_failed_row_in_the_end(
+    model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    texts = [words(3 + n * 7 % 60, n) for n in range(12)]
+    texts[5] = f"{KILLS} {texts[5]}"
+    corpus = write_corpus(texts, row_group=4)
+    result = run(BrittleSummarize(job(model_folder, corpus, tmp_path / "out").settings))
+    assert (result.manifest["documents"], result.manifest["ok"], result.manifest["failed"]) == (12, 11, 1)
+    run(job(model_folder, corpus, tmp_path / "calm"))
+    calm = {row["doc_id"]: row for row in read_output(tmp_path / "calm")}
+    for row in read_output(tmp_path / "out"):
+        if row["doc_id"] == "d5":
+            assert (row["status"], row["stage"], row["reason"]) == ("failed", "predict", REASON)
+        else:
+            assert row["summary"] == calm[row["doc_id"]]["summary"]
 
 
 def test_too_many_failures_end_the_run_and_what_is_committed_stays(

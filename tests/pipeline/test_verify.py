@@ -86,6 +86,14 @@ def other_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest | {"ok": 99}))
 
 
+def rotten(folder: Path) -> None:
+    """A bit of a column that is not counted."""
+    data = bytearray((folder / RUN.shards[1].part).read_bytes())
+    column = pq.ParquetFile(folder / RUN.shards[1].part).metadata.row_group(0).column(2)
+    data[column.data_page_offset + column.total_compressed_size - 8] ^= 1
+    (folder / RUN.shards[1].part).write_bytes(data)
+
+
 def no_manifest(folder: Path) -> None:
     (folder / MANIFEST).unlink()
 
@@ -93,8 +101,9 @@ def no_manifest(folder: Path) -> None:
 HARMS: list[tuple[Callable[[Path], None], str]] = [
     (another_plan, "written for another plan"),
     (fewer_rows, "has 2 rows; its receipt says 3, the plan 3"),
-    (another_status, "rows by status; its receipt says 2 ok, 1 failed"),
+    (another_status, "has rows by status {'ok': 3}; its receipt says {'ok': 2, 'failed': 1"),
     (torn, "cannot be read"),
+    (rotten, "cannot be read"),
     (renamed, "another plan or shard"),
     (lost, "is missing, though"),
     (strange, "part-of-something.parquet is no part of the plan"),
