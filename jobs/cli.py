@@ -64,14 +64,21 @@ def _read_yaml(path: Path, settings: type[RunSettings]) -> dict[str, list[str]]:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}."
             raise UsageError(f"--config {path} has a key {key!r} that is no setting; {hint}")
-    return {
-        "--" + key.replace("_", "-"): [str(v) for v in (value if isinstance(value, list) else [value])]
-        for key, value in values.items()
-    }
+    switches = {f.name for f in fields(settings) if f.type == "bool"}
+    flags: dict[str, list[str]] = {}
+    for key, value in values.items():
+        name = key.replace("_", "-")
+        if key in switches and isinstance(value, bool):
+            flags[f"--{name}" if value else f"--no-{name}"] = []
+        else:
+            flags[f"--{name}"] = [str(v) for v in (value if isinstance(value, list) else [value])]
+    return flags
 
 
 def _has_flag(words: Sequence[str], flag: str) -> bool:
-    return any(word.split("=")[0].replace("_", "-") == flag for word in words)
+    """Is a flag given, or the one that switches it the other way?"""
+    given = (word.split("=")[0].replace("_", "-") for word in words)
+    return any(word.replace("--no-", "--", 1) == flag.replace("--no-", "--", 1) for word in given)
 
 
 def exit_code(job: Callable[[], None]) -> int:

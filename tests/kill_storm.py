@@ -35,6 +35,7 @@ from tests.pipeline.crash import rows_of
 from tests.pipeline.s3 import KEYS, NO_RADOSGW, moto_server, radosgw_server
 
 ROOT = Path(__file__).parents[1]
+KILLS_IN_A_RUN = 12
 KINDS = {"worker": 4, "actor": 4, "driver": 2, "raylet": 1}
 LONGEST_RUN_S, STALLED_S = 600.0, 90.0
 
@@ -106,7 +107,7 @@ class Storm:
         """One job with its `drivers`, killed at random up to `most` times, to its end; then what it wrote is counted."""
         store, first_seen = open_store(output), dict[str, bytes]()
         running = [self.start(output) for _ in range(drivers)]
-        begun = moved = time.monotonic()
+        begun = moved = struck = time.monotonic()
         kills = 0
         while not any(driver.poll() == 0 for driver in running):
             assert time.monotonic() - begun < LONGEST_RUN_S, f"{output} does not end"
@@ -116,16 +117,18 @@ class Storm:
                     if code != -signal.SIGKILL:
                         self.found["runs that gave up and were begun again"] += 1
                     running[i] = self.start(output)
-            time.sleep(self.rng.uniform(0.5, 4.0))
-            if kills < most:
+            time.sleep(self.rng.uniform(0.2, 2.0))
+            # What dies before anything is done teaches little: most kills wait until something was committed.
+            if kills < most and (moved > struck or self.rng.random() < 0.1):
                 kills += self.kill(running)
+                struck = time.monotonic()
             for name in store.names():
                 if name.startswith("part-") and name not in first_seen:
                     first_seen[name] = store.read(name)
                     moved = time.monotonic()
             if time.monotonic() - moved > STALLED_S:  # the cluster may lose an actor of its own that it waits for
                 moved = time.monotonic()
-                self.found["stalls that a kill of the drivers ended"] += 1
+                self.found["stalls that killing the drivers ended"] += 1
                 for driver in running:
                     driver.kill()
         for driver in running:
@@ -181,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             while storm.killed.total() < args.kills:
                 n = storm.found["runs"]
                 output = f"s3://storm/{n}" if n % 2 else f"{folder}/{n}"
-                storm.run(output, 1 + n // 2 % 2, expected, args.kills - storm.killed.total())
+                storm.run(output, 1 + n // 2 % 2, expected, min(KILLS_IN_A_RUN, args.kills - storm.killed.total()))
                 print(f"{output}: {dict(storm.killed)}, {dict(storm.found)}", flush=True)
             storm.raylets.close()
     print(

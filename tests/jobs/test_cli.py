@@ -1,0 +1,32 @@
+"""Settings from a YAML file with flags over them, switches too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import parse
+from pipeline.config import SummarizeSettings
+from pipeline.errors import UsageError
+
+
+def settings(path: Path, text: str, *flags: str) -> SummarizeSettings:
+    path.write_text("input: [a, b]\noutput: o\nmodel: m\n" + text)
+    return parse(SummarizeSettings, "", ["--config", str(path), *flags])
+
+
+def test_switches_are_set_by_file_and_flag(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    on = "since: s\nretry_failed: true\n"
+    assert settings(path, on).retry_failed and settings(path, on).input == ("a", "b")
+    assert not settings(path, on, "--no-retry-failed").retry_failed
+    assert settings(path, "since: s\nretry_failed: false\n", "--retry-failed").retry_failed
+    assert not settings(path, "since: s\nretry_failed: false\n").retry_failed
+
+
+def test_flags_win_and_unknown_keys_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    assert settings(path, "num_beams: 4\n", "--num-beams", "2").num_beams == 2
+    with pytest.raises(UsageError, match=r"num_beam.* is no setting; did you mean num_beams"):
+        settings(path, "num_beam: 4\n")
