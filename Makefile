@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 PARITY_VENV ?= .venv-parity
 BIN = $(VENV)/bin
+KILLS = 100
 DEMO_MODEL = demo/checkpoints/led-reports-summary
 DEMO_ARGUMENTS = --input demo/corpus --model $(DEMO_MODEL) --passthrough kind reference_summary facts
 
-.PHONY: demo quality test test-parity lint check docs clean
+.PHONY: demo quality test test-parity storm lint check docs clean
 
 # Summarise the sample corpus: the whole way from Parquet to Parquet.
 demo: $(VENV)/.installed
@@ -26,6 +27,10 @@ quality: demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+# kill -9 at random on a cluster of three raylets, until KILLS processes died; minutes, so not among the tests.
+storm: $(VENV)/.installed-test
+	$(BIN)/python -m tests.kill_storm --kills $(KILLS)
 
 # What only transformers 4 has (classification, the slow tokenizer, the pipelines), in an environment of its own.
 test-parity: $(PARITY_VENV)/.installed

@@ -225,7 +225,8 @@ def _share_cpus(settings: RunSettings, shards: int) -> tuple[int, float]:
         raise UsageError(f"--gpus is {settings.gpus:g} for each of {settings.actors or 'the'} model copies; the cluster has "
                          f"{gpus:g} GPUs.")  # fmt: skip
     actors = min(settings.actors or most, shards)
-    each = min(float(settings.threads), round((cpus - 4 * _IO_CPUS) / actors, 2))
+    # An actor leaves room on its own machine too: when others are lost, it must not wait for what nobody has a CPU to read.
+    each = min(settings.threads - _IO_CPUS, round((cpus - 4 * _IO_CPUS) / actors, 2))
     if each < 0.1:
         raise UsageError(f"--actors is {settings.actors}; the cluster has {cpus:g} CPUs, room for {int(cpus)} at most.")
     return actors, each

@@ -52,11 +52,15 @@ class Raylets:
         return self._cluster.add_node(num_cpus=1, object_store_memory=200 << 20)
 
     def kill_one(self, rng: random.Random) -> None:
-        """Kill a raylet, not the head's, and put another in its place."""
-        node = self._others.pop(rng.randrange(len(self._others)))
-        os.kill(_raylet(node), signal.SIGKILL)
-        self._cluster.remove_node(node, allow_graceful=False)
-        self._others.append(self._add())
+        """Kill a raylet, not the head's."""
+        os.kill(_raylet(rng.choice(self._others)), signal.SIGKILL)
+
+    def heal(self) -> None:
+        """Put another in the place of every raylet that is dead; the death of an agent of its own is its death too."""
+        for node in [node for node in self._others if node.all_processes["raylet"][0].process.poll() is not None]:
+            self._others.remove(node)
+            self._cluster.remove_node(node, allow_graceful=False)
+            self._others.append(self._add())
 
     def processes(self) -> dict[str, list[int]]:
         """The pids of model actors and of other workers that do something."""
@@ -118,6 +122,7 @@ class Storm:
                         self.found["runs that gave up and were begun again"] += 1
                     running[i] = self.start(output)
             time.sleep(self.rng.uniform(0.2, 2.0))
+            self.raylets.heal()
             # What dies before anything is done teaches little: most kills wait until something was committed.
             if kills < most and (moved > struck or self.rng.random() < 0.1):
                 kills += self.kill(running)
