@@ -207,7 +207,10 @@ def _join_cluster(address: str | None) -> None:
     if not joined:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(address=joined, include_dashboard=None if joined else False, logging_level=logging.ERROR, log_to_driver=False)
+    # Without an address Ray would join whichever cluster was last started on this machine.
+    ray.init(
+        address=joined or "local", include_dashboard=None if joined else False, logging_level=logging.ERROR, log_to_driver=False
+    )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
