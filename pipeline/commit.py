@@ -60,17 +60,8 @@ def commit(store: Store, block: pa.Table, facts: Mapping[str, Any]) -> Receipt:
     expected = block["_documents"][0].as_py()
     if len(shard_ids) != 1 or len(block) != expected:
         raise PipelineError(f"a block of {len(block)} rows of shards {shard_ids} came to the commit; expected one whole shard.")
-    receipt = Receipt(
-        shard_id=shard_ids[0],
-        attempt=uuid.uuid4().hex,
-        rows=len(block),
-        **{name: _total(pc.equal(block["status"], name)) for name in STATUSES},
-        carried=len(block) - block["origin"].null_count,
-        input_tokens=_total(block["input_tokens"]),
-        truncated=_total(pc.greater(block["truncated_tokens"], 0)),
-        output_tokens=_total(block["output_tokens"]) if "output_tokens" in block.column_names else 0,
-        seconds=round(block[SECONDS.name][0].as_py(), 3),
-    )
+    seconds = round(block[SECONDS.name][0].as_py(), 3)
+    receipt = Receipt(shard_id=shard_ids[0], attempt=uuid.uuid4().hex, seconds=seconds, **counts_of(block))
     table = block.drop_columns(INTERNAL)
     metadata = {_RECEIPT: json.dumps(asdict(receipt)), _FACTS: json.dumps(dict(facts))}
     buffer = io.BytesIO()
@@ -79,6 +70,18 @@ def commit(store: Store, block: pa.Table, facts: Mapping[str, Any]) -> Receipt:
     if store.create(name, buffer.getvalue()) is Outcome.CREATED:
         return receipt
     return read_receipt(store, name)
+
+
+def counts_of(rows: pa.Table) -> dict[str, int]:
+    """What a receipt counts, from the rows themselves."""
+    return {
+        "rows": len(rows),
+        **{name: _total(pc.equal(rows["status"], name)) for name in STATUSES},
+        "carried": len(rows) - rows["origin"].null_count,
+        "input_tokens": _total(rows["input_tokens"]),
+        "truncated": _total(pc.greater(rows["truncated_tokens"], 0)),
+        "output_tokens": _total(rows["output_tokens"]) if "output_tokens" in rows.column_names else 0,
+    }
 
 
 def read_receipt(store: Store, name: str) -> Receipt:

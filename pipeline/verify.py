@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import STATUSES
-from pipeline.commit import Receipt, as_values, facts_of, manifest_of, mark_of, receipt_of
+from pipeline.commit import Receipt, as_values, counts_of, facts_of, manifest_of, mark_of, receipt_of
 from pipeline.errors import CorruptOutput, UsageError
 from pipeline.shards import MANIFEST, PLAN, SUCCESS, Plan, Shard, remaining
 from pipeline.store import Store
@@ -124,7 +124,7 @@ def _values(store: Store, name: str, findings: Findings) -> dict[str, Any]:
 
 
 def _read(store: Store, shard: Shard, plan: Plan) -> tuple[pa.Table, Receipt]:
-    """The ids and states of a committed file, and its receipt.
+    """The rows of a committed file, and its receipt.
 
     Raises:
         CorruptOutput: its rows are not what the plan and the receipt say.
@@ -134,17 +134,22 @@ def _read(store: Store, shard: Shard, plan: Plan) -> tuple[pa.Table, Receipt]:
         with store.open(shard.part) as file:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             metadata = parquet.schema_arrow.metadata or {}
-            table = parquet.read().select(["doc_id", "status"])
+            table = parquet.read()
         receipt, facts = receipt_of(metadata), facts_of(metadata)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise CorruptOutput(f"{where} cannot be read ({error!r})") from error
     if facts.get("plan") != plan.fingerprint or receipt.shard_id != shard.shard_id:
         raise CorruptOutput(f"{where} was written for another plan or shard")
-    if not len(table) == receipt.rows == shard.documents:
-        raise CorruptOutput(f"{where} has {len(table)} rows; its receipt says {receipt.rows}, the plan {shard.documents}")
-    counted, stated = Counter(table["status"].to_pylist()), Counter({name: getattr(receipt, name) for name in STATUSES})
-    if counted != stated:
-        raise CorruptOutput(f"{where} has rows by status {dict(counted)}; its receipt says {dict(stated)}")
+    if len(table) != shard.documents:
+        raise CorruptOutput(f"{where} has {len(table)} rows; the plan has {shard.documents}")
+    counted = counts_of(table)
+    if sum(counted[name] for name in STATUSES) != len(table):
+        raise CorruptOutput(f"{where} has rows whose status is none of {', '.join(STATUSES)}")
+    wrong = [
+        f"{name} {counted[name]}, not {getattr(receipt, name)}" for name in counted if counted[name] != getattr(receipt, name)
+    ]
+    if wrong:
+        raise CorruptOutput(f"{where} is not what its receipt says: {', '.join(wrong)}")
     return table, receipt
 
 

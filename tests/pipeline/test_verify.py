@@ -64,6 +64,11 @@ def another_status(folder: Path) -> None:
     pq.write_table(table.set_column(1, "status", [["ok"] * 3]), folder / RUN.shards[1].part)
 
 
+def no_status(folder: Path) -> None:
+    table = pq.read_table(folder / RUN.shards[1].part)
+    pq.write_table(table.set_column(1, "status", [["ok", "fine", "ok"]]), folder / RUN.shards[1].part)
+
+
 def torn(folder: Path) -> None:
     part = folder / RUN.shards[1].part
     part.write_bytes(part.read_bytes()[:-20])
@@ -100,8 +105,9 @@ def no_manifest(folder: Path) -> None:
 
 HARMS: list[tuple[Callable[[Path], None], str]] = [
     (another_plan, "written for another plan"),
-    (fewer_rows, "has 2 rows; its receipt says 3, the plan 3"),
-    (another_status, "has rows by status {'ok': 3}; its receipt says {'ok': 2, 'failed': 1"),
+    (fewer_rows, "has 2 rows; the plan has 3"),
+    (another_status, "is not what its receipt says: ok 3, not 2, failed 0, not 1"),
+    (no_status, "has rows whose status is none of ok, failed, skipped"),
     (torn, "cannot be read"),
     (rotten, "cannot be read"),
     (renamed, "another plan or shard"),
