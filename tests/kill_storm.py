@@ -56,14 +56,16 @@ class Raylets:
         os.kill(_raylet(rng.choice(self._others)), signal.SIGKILL)
 
     def heal(self) -> None:
-        """Put another in the place of every raylet that is dead; the death of an agent of its own is its death too."""
+        """Put another in the place of every raylet that is dead."""
         for node in [node for node in self._others if node.all_processes["raylet"][0].process.poll() is not None]:
             self._others.remove(node)
             self._cluster.remove_node(node, allow_graceful=False)
             self._others.append(self._add())
 
     def processes(self) -> dict[str, list[int]]:
-        """The pids of model actors and of other workers that do something."""
+        """The pids of model actors and of all other workers, Ray's own actors among them; not of the raylets' agents, whose
+        death is the raylet's.
+        """
         raylets = {_raylet(node) for node in [self._cluster.head_node, *self._others]}
         found: dict[str, list[int]] = {"actor": [], "worker": []}
         for entry in Path("/proc").iterdir():
@@ -72,7 +74,7 @@ class Raylets:
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except (OSError, ValueError):
                 continue
-            if parent in raylets and title.startswith("ray::"):
+            if parent in raylets and title.startswith("ray::") and "Agent" not in title:
                 found["actor" if "MapWorker" in title or "Predictor" in title else "worker"].append(int(entry.name))
         return found
 
