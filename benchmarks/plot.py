@@ -59,7 +59,14 @@ def main() -> None:
          [("led", row["stock"]["led ms"]), ("transformers, tuned", row["tuned"]["transformers ms"])])
         for row in found if row["benchmark"] == "decode"
     ]  # fmt: skip
+    runs: Bars = [
+        (f"{row['tokens']} in, {row['new_tokens']} out, {dtype}",
+         [(f"against {e}", row[e]["seconds"]["transformers"] / row[e]["seconds"][dtype]) for e in ("stock", "tuned")])
+        for row in found if row["benchmark"] == "end_to_end"
+        for dtype in row["stock"]["same"]
+    ]  # fmt: skip
     charts = {
+        "whole_runs": bar_chart("Parquet to Parquet: times as fast as transformers", "x", sorted(runs)),
         "encoder": bar_chart("Encoder: times as fast as transformers", "x", encoders),
         "decoding": bar_chart("A step of decoding, 4 beams: times as fast as transformers", "x", decoders),
         "steps": bar_chart("Milliseconds per step and document", "ms", steps),
