@@ -22,13 +22,9 @@ def main() -> None:
     counts = result.manifest
     done = f"{counts['ok']} ok + {counts['failed']} failed + {counts['skipped']} skipped"
     print(f"{counts['documents']} documents = {done}; {counts['truncated']} cut at the limit")
-    if counts["since"]:
-        because = (
-            "; all were done again: " + ", ".join(counts["since"]["redone_because"])
-            if counts["since"]["redone_because"]
-            else ""
-        )
-        print(f"{counts['carried']} of them carried over from {counts['since']['output']}{because}")
+    if since := counts["since"]:
+        why = f"; all were done again: {', '.join(since['redone_because'])}" if since["redone_because"] else ""
+        print(f"{counts['carried']} of them carried over from {since['output']}{why}")
     for file in result.files_skipped:
         print(f"skipped: {file.skipped}")
     print(f"rows: {result.output}/part-*.parquet\nreport: {result.report}")
