@@ -26,7 +26,7 @@ quality: demo
 	@$(BIN)/python jobs/evaluate_summaries.py --output out/demo-512 --facts-column facts
 
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # kill -9 at random on a cluster of three raylets, until KILLS processes died; minutes, so not among the tests.
 storm: $(VENV)/.installed-test

@@ -134,8 +134,8 @@ class ObjectStore:
             raise UsageError(f"{what} was refused ({one_line(error)}); check the credentials and what they may do.") from error
         except Exception as error:
             raise PipelineError(
-                f"{what} failed {ATTEMPTS} times, last {type(error).__name__}: {one_line(error)}. The same command goes on "
-                "from here once the store answers."
+                f"{what} failed after up to {ATTEMPTS} attempts ({type(error).__name__}: {one_line(error)}). The same command "
+                "goes on from here once the store answers."
             ) from error
 
 

@@ -26,6 +26,11 @@ def words(count: int, seed: int) -> str:
     return " ".join(rng.choice(WORDS.split()) for _ in range(count))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for servers and processes goes first, so that the short ones fill the end of a parallel run."""
+    items.sort(key=lambda item: ("/tests/jobs/" not in str(item.path), "/tests/pipeline/" not in str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete checkpoint folder, made once."""
@@ -84,6 +89,7 @@ def s3_bucket(s3_server: str, request: pytest.FixtureRequest) -> str:
     """A new bucket, by its address."""
     import s3fs
 
+    s3fs.S3FileSystem.clear_instance_cache()  # other tests have servers of their own
     name = "b-" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
     s3fs.S3FileSystem().mkdir(name)
     return f"s3://{name}"

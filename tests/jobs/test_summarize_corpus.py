@@ -242,10 +242,10 @@ def test_settings_come_from_yaml_with_flags_over_them(corpus: Path, model_folder
 def test_kill_9_of_the_driver_loses_nothing_repeats_nothing_and_recomputes_nothing(
     write_corpus: Callable[..., Path], model_folder: Path, tmp_path: Path
 ) -> None:
-    texts = [words(3 + n % 100, n) for n in range(600)]
+    texts = [words(3 + n % 100, n) for n in range(240)]
     out = tmp_path / "out"
-    run = command("--input", write_corpus(texts[:250], texts[250:]), "--output", out, "--model", model_folder,
-                  "--shard-documents", 5, "--max-new-tokens", 40, "--min-new-tokens", 40)  # fmt: skip
+    run = command("--input", write_corpus(texts[:100], texts[100:]), "--output", out, "--model", model_folder,
+                  "--shard-documents", 4, "--max-new-tokens", 40, "--min-new-tokens", 40)  # fmt: skip
     rng = random.Random()
     kills = 0
     committed: dict[str, tuple[int, bytes]] = {}
@@ -274,17 +274,17 @@ def test_kill_9_of_the_driver_loses_nothing_repeats_nothing_and_recomputes_nothi
     assert kills >= 1, "the job ended before it could be killed; give it more documents"
     for name, (inode, data) in committed.items():
         assert ((out / name).stat().st_ino, (out / name).read_bytes()) == (inode, data), f"{name} was computed again"
-    assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(600))
+    assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(240))
     planned = json.loads((out / "_plan.json").read_text())["shards"]
     assert {p.name for p in out.glob("part-*")} == {f"part-{s['shard_id']}.parquet" for s in planned}
-    print(f"{kills} kills, {len(committed)} of 120 shards kept from killed runs")
+    print(f"{kills} kills, {len(committed)} of 60 shards kept from killed runs")
 
 
 def test_interrupting_ends_with_130_and_can_be_resumed(
     write_corpus: Callable[..., Path], model_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    run = command("--input", write_corpus([words(60, n) for n in range(400)]), "--output", out, "--model", model_folder,
+    run = command("--input", write_corpus([words(60, n) for n in range(100)]), "--output", out, "--model", model_folder,
                   "--shard-documents", 5, "--max-new-tokens", 40, "--min-new-tokens", 40)  # fmt: skip
     driver = subprocess.Popen(run, env=environment(), stderr=subprocess.PIPE, text=True)
     while not list(out.glob("part-*")) and driver.poll() is None:
@@ -293,7 +293,7 @@ def test_interrupting_ends_with_130_and_can_be_resumed(
     _, stderr = driver.communicate(timeout=60)
     assert driver.returncode == 130 and "the same command goes on" in stderr
     assert subprocess.run(run, env=environment(), timeout=300).returncode == 0
-    assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(400))
+    assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(100))
 
 
 def test_pyarrow_reads_the_folder_as_one_table(corpus: Path, model_folder: Path, tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ class Proxy:
 
     "before": cut the connection, do not forward; "lost": forward, cut without a reply; "after": forward and reply.
     "body": forward half of the body, then cut both; "late": keep it, cut, and `land` forwards it later. Each of the five
-    calls `on_fault` at its moment. "503", "409": answer so, do not forward; "412 after": forward, answer 412; "slow": wait a
+    calls `on_fault` at its moment. "503", "409": answer so, do not forward; "412 after": forward, answer 412 if there was a
+    condition; "slow": wait a
     second.
     """
 
@@ -138,7 +139,7 @@ class Proxy:
         if action == "lost":
             self.on_fault()
             return self._cut(request)
-        if action == "412 after":
+        if action == "412 after" and request.headers.get("If-None-Match"):
             return self._answer(request, 412, {"Content-Type": "application/xml"}, _error("412"))
         self._answer(request, status, headers, content)
         if action == "after":

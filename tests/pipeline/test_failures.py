@@ -32,7 +32,7 @@ def test_a_number_or_a_share(max_failed: float | None, documents: int, allowed: 
 
 
 def receipt(place: int, failed: int) -> Receipt:
-    return Receipt(PLAN.shards[place].shard_id, "a", 10, 10 - failed, failed, 0, 0, 0, 0.0)
+    return Receipt(PLAN.shards[place].shard_id, "a", 10, 10 - failed, failed, 0, 0, 0, 0, 0, 0.0)
 
 
 def test_shards_committed_while_it_watches_end_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,9 @@ def test_a_burst_of_refusals_is_survived_and_an_outage_named(store: ObjectStore,
     proxy.reset(lambda n: "503" if n < ATTEMPTS - 1 else "")
     assert store.create("a", b"mine") is Outcome.CREATED
     proxy.reset(lambda n: "503")
-    with pytest.raises(PipelineError, match=rf"to write {store.url}/b failed {ATTEMPTS} times, .*goes on from here"):
+    with pytest.raises(
+        PipelineError, match=rf"to write {store.url}/b failed after up to {ATTEMPTS} attempts .*goes on from here"
+    ):
         store.create("b", b"mine")
     assert len(proxy.mutations) == ATTEMPTS  # no retries of the libraries below
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import CorruptOutput, UsageError
+from pipeline.errors import CorruptOutput, PipelineError, UsageError
 from pipeline.local_store import LocalStore
 from pipeline.store import PROBE, Outcome, open_store, probe
 
@@ -48,7 +48,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(PipelineError, match=r"a cannot be written \(No space left on device\); make room"):
         store.create("a", b"x")
     assert os.listdir(tmp_path) == []
 
