@@ -10,11 +10,15 @@ import signal
 import threading
 from collections.abc import Iterable
 from types import TracebackType
+from typing import Any
 
 from pipeline.commit import Receipt, read_receipt
 from pipeline.errors import TooManyFailures
 from pipeline.shards import Plan
 from pipeline.store import Store
+
+_ENOUGH = signal.SIGUSR1
+_PATIENCE_S = 2.0
 
 
 def allowed_failures(max_failed: float | None, documents: int) -> int | None:
@@ -38,6 +42,10 @@ def check_failures(failed: int, max_failed: float | None, documents: int) -> Non
         )
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 class FailureWatch:
     """Interrupts the block, in the main thread, when more documents failed than allowed: then it raises TooManyFailures.
 
@@ -51,10 +59,13 @@ class FailureWatch:
         self._failed = sum(receipt.failed for receipt in known)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._handler: Any = None
 
     def __enter__(self) -> FailureWatch:
         check_failures(self._failed, self._max_failed, self._plan.documents)
         if self._max_failed is not None and threading.current_thread() is threading.main_thread():
+            # Not by SIGINT: a command that a script starts in the background is deaf to it.
+            self._handler = signal.signal(_ENOUGH, _interrupt)
             self._thread.start()
         return self
 
@@ -62,6 +73,8 @@ class FailureWatch:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+        if self._handler is not None:
+            signal.signal(_ENOUGH, self._handler)
         if kind is KeyboardInterrupt:
             check_failures(self._failed, self._max_failed, self._plan.documents)
 
@@ -75,5 +88,10 @@ class FailureWatch:
             try:
                 check_failures(self._failed, self._max_failed, self._plan.documents)
             except TooManyFailures:
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-                return
+                self._interrupt_until_it_ends()
+
+    def _interrupt_until_it_ends(self) -> None:
+        """Once is not enough: an exception that is raised within a destructor or a callback is lost."""
+        while not self._stop.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, _ENOUGH)
+            self._stop.wait(_PATIENCE_S)

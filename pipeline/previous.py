@@ -77,11 +77,9 @@ class Previous:
             key = _key(doc_id, text_hash)
             for place in range(*np.searchsorted(self.keys, [key, key + 1])):
                 wanted.setdefault(int(self.files[place]), []).append((int(self.rows[place]), i))
-        store = open_store(self.url) if wanted else None
+        store, names = open_store(self.url), [DOC_ID.name, *STATE.names, *COUNTS.names, *PROVENANCE.names, *columns.names]
         for number, places in wanted.items():
-            assert store is not None
             part = self.parts[number]
-            names = [DOC_ID.name, *STATE.names, *COUNTS.names, *PROVENANCE.names, *columns.names]
             with store.open(part) as file:
                 table = pq.read_table(file, columns=names)
             for row, (_, i) in zip(table.take([place for place, _ in places]).to_pylist(), places, strict=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,12 +37,35 @@ def receipt(place: int, failed: int) -> Receipt:
     return Receipt(PLAN.shards[place].shard_id, "a", 10, 10 - failed, failed, 0, 0, 0, 0, 0, 0.0)
 
 
-def test_shards_committed_while_it_watches_end_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_that_is_lost_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.failures.read_receipt", lambda store, name: receipt(1, 3))
+    monkeypatch.setattr("pipeline.failures._PATIENCE_S", 0.1)
+    store, lost = LocalStore(tmp_path), 0
+    with pytest.raises(TooManyFailures), FailureWatch(PLAN, store, [receipt(0, 2)], 4, 0.02):
+        store.create(PLAN.shards[1].part, b"")
+        while True:
+            try:
+                time.sleep(20)
+            except KeyboardInterrupt:
+                lost += 1
+                if lost == 3:
+                    raise
+    assert lost == 3
+
+
+@pytest.mark.parametrize("interrupts", [signal.default_int_handler, signal.SIG_IGN], ids=["heard", "ignored"])
+def test_shards_committed_while_it_watches_end_the_block(
+    interrupts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = LocalStore(tmp_path)
     monkeypatch.setattr("pipeline.failures.read_receipt", lambda store, name: receipt(1, 3))
-    with pytest.raises(TooManyFailures, match="5 of 40"), FailureWatch(PLAN, store, [receipt(0, 2)], 4, 0.02):
-        store.create(PLAN.shards[1].part, b"")
-        time.sleep(20)
+    before = signal.signal(signal.SIGINT, interrupts)  # a script's background commands ignore them
+    try:
+        with pytest.raises(TooManyFailures, match="5 of 40"), FailureWatch(PLAN, store, [receipt(0, 2)], 4, 0.02):
+            store.create(PLAN.shards[1].part, b"")
+            time.sleep(20)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_interruption_by_the_user_stays_one_and_no_limit_watches_nothing(tmp_path: Path) -> None:

@@ -182,15 +182,31 @@ def test_a_document_that_kills_every_process_is_a_failed_row_in_the_end(
 def test_too_many_failures_end_the_run_and_what_is_committed_stays(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
-    corpus = write_corpus([None if n < 8 else words(60, n) for n in range(100)])
-    task = job(model_folder, corpus, tmp_path / "out", max_failed=0.04, min_new_tokens=40, max_new_tokens=40)
-    with pytest.raises(TooManyFailures, match=r"\d of 100 documents failed; --max-failed is 0.04"):
+    corpus = write_corpus([None if n < 8 else words(60, n) for n in range(160)])
+    task = job(model_folder, corpus, tmp_path / "out", max_failed=0.025, min_new_tokens=40, max_new_tokens=40)
+    with pytest.raises(TooManyFailures, match=r"\d of 160 documents failed; --max-failed is 0.025"):
         run(task, progress_every=0.2)
     assert list((tmp_path / "out").glob("part-*")) and not (tmp_path / "out" / SUCCESS).exists()
     assert (
         run(job(model_folder, corpus, tmp_path / "out", max_failed=8, min_new_tokens=40, max_new_tokens=40)).manifest["ok"]
-        == 92
+        == 152
     )
+
+
+def test_a_night_carries_over_what_the_last_one_did(
+    model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    corpus = write_corpus([words(5 + n, n) for n in range(6)])
+    run(job(model_folder, corpus, tmp_path / "monday"))
+    table = pq.read_table(corpus / "000.parquet")
+    texts = [words(9, 99), *table["text"].to_pylist()[1:]]
+    pq.write_table(table.set_column(1, "text", [texts]), corpus / "000.parquet")
+    manifest = run(job(model_folder, corpus, tmp_path / "tuesday", since=str(tmp_path / "monday"))).manifest
+    assert (manifest["ok"], manifest["carried"]) == (6, 5)
+    before = {row["doc_id"]: row["summary"] for row in read_output(tmp_path / "monday")}
+    for row in read_output(tmp_path / "tuesday"):
+        assert (row["origin"] is None) == (row["doc_id"] == "d0")
+        assert row["doc_id"] == "d0" or row["summary"] == before[row["doc_id"]]
 
 
 def test_a_run_reads_from_s3(model_folder: Path, s3_server: str, s3_bucket: str, tmp_path: Path) -> None:
