@@ -66,20 +66,25 @@ class Predictor:
 
     def _outcomes(self, shard_id: str, documents: Sequence[ModelInput]) -> list[Row | Failed]:
         """What comes of each document: of all together, or of each alone where this process's predecessors died of them."""
-        attempts = Attempts(self.run, shard_id) if self.run else None
-        deaths, given_up = attempts.begin() if attempts else (0, set[int]())
-        if attempts and deaths >= CAREFUL_AFTER:
-            outcomes: list[Row | Failed] = []
-            for i, document in enumerate(documents):
-                if i in given_up:
-                    outcomes.append(Failed(REASON))
-                    continue
+        if self.run is None:
+            return self._isolated(documents)
+        attempts = Attempts(self.run, shard_id)
+        deaths, given_up = attempts.begin()
+        if deaths < CAREFUL_AFTER:
+            outcomes = self._isolated(documents)
+        else:
+            outcomes = self._one_by_one(documents, attempts, given_up)
+        attempts.end()
+        return outcomes
+
+    def _one_by_one(self, documents: Sequence[ModelInput], attempts: Attempts, given_up: set[int]) -> list[Row | Failed]:
+        outcomes: list[Row | Failed] = []
+        for i, document in enumerate(documents):
+            if i in given_up:
+                outcomes.append(Failed(REASON))
+            else:
                 attempts.alone(i)
                 outcomes += self._isolated([document])
-        else:
-            outcomes = self._isolated(documents)
-        if attempts:
-            attempts.end()
         return outcomes
 
     def _isolated(self, documents: Sequence[ModelInput]) -> list[Row | Failed]:

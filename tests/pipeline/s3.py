@@ -15,6 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import fsspec
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "SK", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -42,6 +45,19 @@ def radosgw_server(folder: Path) -> Iterator[str]:
     subprocess.run([script, folder, str(port)], check=True)
     yield f"http://127.0.0.1:{port}"
     subprocess.run([script, folder, "stop"], check=True)
+
+
+@contextmanager
+def proxied(upstream: str, bucket: str) -> Iterator[Proxy]:
+    """A proxy before a server that the environment names as the one to use, with a new bucket."""
+    proxy = Proxy(upstream)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**KEYS, "AWS_ENDPOINT_URL": proxy.url}.items():
+            patch.setenv(name, value)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        fsspec.filesystem("s3").mkdir(bucket)
+        yield proxy
+    proxy.close()
 
 
 def _free_ports(count: int) -> int:

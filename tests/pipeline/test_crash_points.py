@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -29,21 +28,15 @@ from pipeline.store import Store, open_store
 from pipeline.verify import status, verify
 from tests.conftest import words
 from tests.pipeline.crash import Machine, rows_of
-from tests.pipeline.s3 import KEYS, Proxy, moto_server
+from tests.pipeline.s3 import KEYS, Proxy, moto_server, proxied
 
 PLAN_ERROR, RUN_ERROR, KILLED = 2, 1, -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[Proxy]:
-    with moto_server() as url, pytest.MonkeyPatch.context() as patch:
-        proxy = Proxy(url)
-        for name, value in {**KEYS, "AWS_ENDPOINT_URL": proxy.url}.items():
-            patch.setenv(name, value)
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
-        fsspec.filesystem("s3").mkdir("points")
+    with moto_server() as url, proxied(url, "points") as proxy:
         yield proxy
-        proxy.close()
 
 
 @dataclass(frozen=True)

@@ -11,29 +11,22 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from pipeline.object_store import ObjectStore
 from pipeline.verify import status, verify
 from tests.conftest import words
 from tests.pipeline.crash import Machine, rows_of
-from tests.pipeline.s3 import KEYS, NO_RADOSGW, Proxy, moto_server, radosgw_server
+from tests.pipeline.s3 import KEYS, NO_RADOSGW, Proxy, moto_server, proxied, radosgw_server
 
 WAYS = ("before", "lost", "after")
 
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    with moto_server() if NO_RADOSGW else radosgw_server(tmp_path_factory.mktemp("radosgw")) as url:
-        proxy = Proxy(url)
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in {**KEYS, "AWS_ENDPOINT_URL": proxy.url}.items():
-                patch.setenv(name, value)
-            fsspec.get_filesystem_class("s3").clear_instance_cache()
-            fsspec.filesystem("s3").mkdir("sweep")
-            yield proxy
-        proxy.close()
+    server = moto_server() if NO_RADOSGW else radosgw_server(tmp_path_factory.mktemp("radosgw"))
+    with server as url, proxied(url, "sweep") as proxy:
+        yield proxy
 
 
 @pytest.fixture
