@@ -98,6 +98,8 @@ class SelfAttentionCache:
         self._keys: list[Tensor | None] = [None] * layers
         self._values: list[Tensor | None] = [None] * layers
         self.lengths = torch.zeros(0, dtype=torch.long)
+        # (R, capacity) which row wrote a position; rows of one document that name the same writer hold the same there.
+        self._writers = torch.zeros(0, 0, dtype=torch.long)
         self._longest = 0
         self._even = True
 
@@ -114,7 +116,7 @@ class SelfAttentionCache:
     def extend(self, rows: int) -> None:
         """Add empty rows at the end."""
         empty = SelfAttentionCache(len(self._keys))
-        empty.lengths = torch.zeros(rows, dtype=torch.long)
+        empty.lengths, empty._writers = torch.zeros(rows, dtype=torch.long), torch.zeros(rows, 0, dtype=torch.long)
         self.join(empty)
 
     def join(self, other: SelfAttentionCache) -> None:
@@ -122,6 +124,8 @@ class SelfAttentionCache:
         for mine, theirs in ((self._keys, other._keys), (self._values, other._values)):
             for i in range(len(mine)):
                 mine[i] = _stack(mine[i], len(self.lengths), theirs[i], len(other.lengths))
+        both = self._writers, other._writers
+        self._writers = torch.cat([_widened(x, max(table.shape[1] for table in both)) for x in both])
         self._set_lengths(torch.cat([self.lengths, other.lengths]))
 
     def select(self, rows: Tensor) -> None:
@@ -130,22 +134,26 @@ class SelfAttentionCache:
         if len(rows) == len(self.lengths):
             return self._rearrange(rows)
         self._set_lengths(self.lengths[rows])
+        self._writers = self._writers[rows]
         for buffers in (self._keys, self._values):
             for i, x in enumerate(buffers):
                 if x is not None:
                     buffers[i] = x.index_select(0, rows.to(x.device))
 
     def _rearrange(self, rows: Tensor) -> None:
-        """`select` of as many rows as there are: only those that change are moved, and only what they hold."""
+        """`select` of as many rows as there are: only those that change are moved, and only from where they differ."""
         moved = (rows != torch.arange(len(rows))).nonzero()[:, 0]
-        if not len(moved):
+        sources, held = rows[moved], self.longest
+        differ = (self._writers[moved, :held] != self._writers[sources, :held]).any(0).nonzero()
+        if not len(differ):
             return
-        held = self.longest
+        start = int(differ[0])
         self._set_lengths(self.lengths[rows])
+        self._writers = self._writers[rows]
         for buffers in (self._keys, self._values):
             for x in buffers:
                 if x is not None:
-                    x[moved.to(x.device), :, :held] = x[rows[moved].to(x.device), :, :held]
+                    x[moved.to(x.device), :, start:held] = x[sources.to(x.device), :, start:held]
 
     def layer(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """Keys and values of a layer up to the longest row, (R, H, S, D) each; None before the first position."""
@@ -162,6 +170,10 @@ class SelfAttentionCache:
 
     def advance(self, positions: int) -> None:
         """Count `positions` more for every row."""
+        places = self.lengths[:, None] + torch.arange(positions)
+        if self._writers.shape[1] < self.longest + positions:
+            self._writers = _widened(self._writers, self.longest + positions + self.GROWTH)
+        self._writers.scatter_(1, places, torch.arange(len(places))[:, None].expand_as(places))
         self.lengths += positions
         self._longest += positions
 
@@ -194,6 +206,11 @@ class SelfAttentionCache:
             places = self.lengths[:, None] + torch.arange(new)[None, :]
             buffer[torch.arange(rows)[:, None], :, places] = x_RHTD.transpose(1, 2)
         return buffer[:, :, :end]
+
+
+def _widened(table: Tensor, columns: int) -> Tensor:
+    """A table (R, C) with so many columns, zeros in the new ones."""
+    return torch.nn.functional.pad(table, (0, columns - table.shape[1]))
 
 
 def _stack(upper: Tensor | None, upper_rows: int, lower: Tensor | None, lower_rows: int) -> Tensor | None:
