@@ -5,25 +5,41 @@ VENV ?= .venv
 PARITY_VENV ?= .venv-parity
 BIN = $(VENV)/bin
 KILLS = 100
-DEMO_MODEL = demo/checkpoints/led-reports-summary
-DEMO_ARGUMENTS = --input demo/corpus --model $(DEMO_MODEL) --passthrough kind reference_summary facts
+JOBS = $(BIN)/python jobs
+CORPUS = --input demo/corpus
+SUMMARIZE = $(JOBS)/summarize_corpus.py $(CORPUS) --model demo/checkpoints/led-reports-summary \
+	--passthrough kind reference_summary facts
+CLASSIFY = $(JOBS)/classify_corpus.py $(CORPUS) --model demo/checkpoints/led-reports-label --passthrough reference_label
+ANSWER = $(JOBS)/answer_corpus.py $(CORPUS) --model demo/checkpoints/led-reports-answer --question-column questions \
+	--passthrough questions
 
 .PHONY: demo quality test test-parity storm lint check docs clean
 
-# Summarise the sample corpus: the whole way from Parquet to Parquet.
+# Summaries, labels and answers of the sample corpus, from Parquet to Parquet; and how good labels and answers are, of whole
+# reports and of their first 512 tokens.
 demo: $(VENV)/.installed
-	@rm -rf out/demo
-	$(BIN)/python jobs/summarize_corpus.py $(DEMO_ARGUMENTS) --output out/demo
+	@rm -rf out/demo out/demo-labels out/demo-answers out/demo-labels-512 out/demo-answers-512
+	$(SUMMARIZE) --output out/demo
 	@$(BIN)/python -m demo.show --output out/demo
+	$(CLASSIFY) --output out/demo-labels
+	$(ANSWER) --output out/demo-answers
+	$(CLASSIFY) --output out/demo-labels-512 --max-input-tokens 512
+	$(ANSWER) --output out/demo-answers-512 --max-input-tokens 512
+	@echo; echo "labels and answers of whole reports:"
+	@$(JOBS)/evaluate_labels.py --output out/demo-labels --reference-column reference_label
+	@$(JOBS)/evaluate_answers.py --output out/demo-answers --reference-column questions
+	@echo; echo "labels and answers of their first 512 tokens:"
+	@$(JOBS)/evaluate_labels.py --output out/demo-labels-512 --reference-column reference_label
+	@$(JOBS)/evaluate_answers.py --output out/demo-answers-512 --reference-column questions
 
 # How good the demo's summaries are, and how much worse when only the first 512 tokens of each report are read.
 quality: demo
 	@rm -rf out/demo-512
-	$(BIN)/python jobs/summarize_corpus.py $(DEMO_ARGUMENTS) --output out/demo-512 --max-input-tokens 512
+	$(SUMMARIZE) --output out/demo-512 --max-input-tokens 512
 	@echo "whole reports:"
-	@$(BIN)/python jobs/evaluate_summaries.py --output out/demo --facts-column facts
+	@$(JOBS)/evaluate_summaries.py --output out/demo --facts-column facts
 	@echo "first 512 tokens:"
-	@$(BIN)/python jobs/evaluate_summaries.py --output out/demo-512 --facts-column facts
+	@$(JOBS)/evaluate_summaries.py --output out/demo-512 --facts-column facts
 
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder

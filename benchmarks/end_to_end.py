@@ -27,6 +27,7 @@ from led import LEDConfig, LEDForConditionalGeneration, LEDTokenizer
 from led.testing import TINY, spread_weights
 from pipeline.commit import commit
 from pipeline.config import SummarizeSettings
+from pipeline.model_inputs import Reading
 from pipeline.predictor import Predictor
 from pipeline.reader import ShardReader
 from pipeline.run import build_plan, find_checkpoint
@@ -66,7 +67,7 @@ def our_job(corpus: Path, model: Path, output: Path, dtype: str, tokens: int, ne
     task = Summarize(settings)
     plan = build_plan(task, find_checkpoint(settings), None)
     predictor = Predictor(task, settings.model, None)
-    reader = ShardReader(task, settings.model, None, tokens)
+    reader = ShardReader(task, settings.model, None, Reading(tokens, tokens))
 
     def run() -> list[str]:
         shutil.rmtree(output, ignore_errors=True)

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from benchmarks.rival import machine
 from led import LEDTokenizer
 from pipeline.config import SummarizeSettings
+from pipeline.model_inputs import Document, Reading
 from pipeline.tasks import Summarize
 
 MODEL = "demo/checkpoints/led-reports-summary"
@@ -31,7 +32,7 @@ def main() -> None:
     task = Summarize(SummarizeSettings(input=("x",), output="x", model=MODEL))
     calls = {
         "tokenizers": lambda: library.encode_batch(texts),
-        "reader": lambda: task.encode(ours, texts, 8192),
+        "reader": lambda: task.encode(ours, [Document(text, {}) for text in texts], Reading(8192, 8192)),
         "call": lambda: ours(texts, truncation=True, max_length=8192),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}

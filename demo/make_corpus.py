@@ -2,7 +2,8 @@
 
     python -m demo.make_corpus --out demo/corpus
 
-Columns: doc_id, kind, text, reference_summary, facts (strings that a good summary holds verbatim), label, questions.
+Columns: doc_id, kind, text, reference_summary, facts (strings that a good summary holds verbatim), reference_label,
+questions with their answers.
 Lengths are spread evenly on a logarithmic scale, and no report is one that the training could have seen.
 """
 
@@ -25,7 +26,7 @@ SCHEMA = pa.schema(
         pa.field("text", pa.string()),
         pa.field("reference_summary", pa.string()),
         pa.field("facts", pa.list_(pa.string())),
-        pa.field("label", pa.string()),
+        pa.field("reference_label", pa.string()),
         pa.field("questions", pa.list_(pa.struct([pa.field("question", pa.string()), pa.field("answer", pa.string())]))),
     ]
 )
@@ -47,7 +48,7 @@ def make_rows(documents: int, seed: int) -> list[dict[str, object]]:
                 "text": report.text,
                 "reference_summary": report.summary,
                 "facts": list(report.facts.values()),
-                "label": report.label,
+                "reference_label": report.label,
                 "questions": [{"question": q, "answer": a} for q, a in report.questions],
             }
         )

@@ -10,16 +10,19 @@ import argparse
 import difflib
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 import yaml
 
 from pipeline.config import RunSettings
 from pipeline.errors import PipelineError, UsageError
+
+if TYPE_CHECKING:
+    from pipeline.run import RunResult
 
 Settings = TypeVar("Settings", bound=RunSettings)
 
@@ -79,6 +82,26 @@ def _has_flag(words: Sequence[str], flag: str) -> bool:
     """Is a flag given, or the one that switches it the other way?"""
     given = (word.split("=")[0].replace("_", "-") for word in words)
     return any(word.replace("--no-", "--", 1) == flag.replace("--no-", "--", 1) for word in given)
+
+
+def show(result: RunResult) -> None:
+    """Print what a finished run wrote, in a few lines that add up."""
+    counts = result.manifest
+    done = f"{counts['ok']} ok + {counts['failed']} failed + {counts['skipped']} skipped"
+    rows = "" if counts["rows"] == counts["documents"] else f", {counts['rows']} rows"
+    print(f"{counts['documents']} documents{rows} = {done}; {counts['truncated']} cut at the limit")
+    if since := counts["since"]:
+        why = f"; all were done again: {', '.join(since['redone_because'])}" if since["redone_because"] else ""
+        print(f"{counts['carried']} of them carried over from {since['output']}{why}")
+    for file in result.files_skipped:
+        print(f"skipped: {file.skipped}")
+    print(f"rows: {result.output}/part-*.parquet\nreport: {result.report}")
+
+
+def show_scores(scores: Mapping[str, float | int]) -> None:
+    """Print scores, a line each."""
+    for name, value in scores.items():
+        print(f"{name:<14} {value:.4f}" if isinstance(value, float) else f"{name:<14} {value}")
 
 
 def exit_code(job: Callable[[], None]) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from jobs.cli import exit_code
+from jobs.cli import exit_code, show_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,7 @@ def main() -> None:
     scores = evaluate_summaries(
         open_store(settings.output), settings.reference_column, settings.facts_column, stemmer=settings.stemmer
     )
-    for name, value in scores.items():
-        print(f"{name:<14} {value:.4f}" if isinstance(value, float) else f"{name:<14} {value}")
+    show_scores(scores)
 
 
 if __name__ == "__main__":

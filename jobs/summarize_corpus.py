@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from jobs.cli import exit_code, parse
+from jobs.cli import exit_code, parse, show
 from pipeline.config import SummarizeSettings
 
 
@@ -18,16 +18,7 @@ def main() -> None:
     from pipeline.run import run
     from pipeline.tasks import Summarize
 
-    result = run(Summarize(settings))
-    counts = result.manifest
-    done = f"{counts['ok']} ok + {counts['failed']} failed + {counts['skipped']} skipped"
-    print(f"{counts['documents']} documents = {done}; {counts['truncated']} cut at the limit")
-    if since := counts["since"]:
-        why = f"; all were done again: {', '.join(since['redone_because'])}" if since["redone_because"] else ""
-        print(f"{counts['carried']} of them carried over from {since['output']}{why}")
-    for file in result.files_skipped:
-        print(f"skipped: {file.skipped}")
-    print(f"rows: {result.output}/part-*.parquet\nreport: {result.report}")
+    show(run(Summarize(settings)))
 
 
 if __name__ == "__main__":

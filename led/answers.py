@@ -9,9 +9,10 @@ Shapes: W windows of a document, n tokens of one window.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from tokenizers import Encoding
 from torch import Tensor
 
 from led.windows import Window
@@ -24,6 +25,44 @@ class Span:
     first: int
     last: int
     score: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A piece of a document, `answer == text[start:end]` in characters, and its probability."""
+
+    answer: str
+    start: int
+    end: int
+    score: float
+
+
+def best_answers(
+    text: str,
+    encoding: Encoding,
+    windows: Sequence[Window],
+    scores: Sequence[tuple[Tensor, Tensor]],
+    top_k: int,
+    max_answer_tokens: int,
+    *,
+    align_to_words: bool,
+) -> tuple[list[Answer], float]:
+    """At most `top_k` different answers in `text`, best first, and the probability that it holds none.
+
+    `encoding` is of `text` with `<s>` before and `</s>` behind; `scores` are start and end logits (n,) per window.
+    `align_to_words` widens answers to whole words; equal answers from several places count as one, with the sum of their
+    scores.
+    """
+    candidates = 2 * top_k + 10 if align_to_words else top_k  # words of several tokens make equal answers
+    start_logits, end_logits = [start for start, _ in scores], [end for _, end in scores]
+    spans, null = best_spans(windows, start_logits, end_logits, candidates, max_answer_tokens)
+    found: dict[str, Answer] = {}
+    for span in spans:
+        start, end = _characters(encoding, span.first + 1, span.last + 1, align_to_words)
+        new = Answer(text[start:end], start, end, span.score)
+        same = found.get(new.answer.lower())
+        found[new.answer.lower()] = new if same is None else replace(same, score=same.score + span.score)
+    return sorted(found.values(), key=lambda answer: -answer.score)[:top_k], null
 
 
 def best_spans(
@@ -65,3 +104,13 @@ def _top_pairs(start_n: Tensor, end_n: Tensor, count: int, longest: int) -> list
     top = scores.topk(min(count, len(scores)))
     pairs = [(int(i) // width, int(i) // width + int(i) % width, float(s.exp())) for s, i in zip(*top, strict=True)]
     return [pair for pair in pairs if pair[1] < n]
+
+
+def _characters(encoding: Encoding, first: int, last: int, align_to_words: bool) -> tuple[int, int]:
+    """The characters, end exclusive, of tokens `first` to `last` of an encoding."""
+    if align_to_words:
+        words = encoding.token_to_word(first), encoding.token_to_word(last)
+        ends = [None if word is None else encoding.word_to_chars(word) for word in words]
+        if ends[0] is not None and ends[1] is not None:
+            return ends[0][0], ends[1][1]
+    return encoding.offsets[first][0], encoding.offsets[last][1]

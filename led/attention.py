@@ -201,6 +201,11 @@ def decoder_self_attention(
     return F.scaled_dot_product_attention(query_RHTD, key_RHSD, value_RHSD, attn_mask=mask, dropout_p=dropout, scale=1.0)
 
 
+def causal_self_attention(query_RHTD: Tensor, key_RHTD: Tensor, value_RHTD: Tensor, dropout: float = 0.0) -> Tensor:
+    """(R, H, T, D) each row's T queries over its own positions up to theirs; no T x T scores are held."""
+    return F.scaled_dot_product_attention(query_RHTD, key_RHTD, value_RHTD, is_causal=True, dropout_p=dropout, scale=1.0)
+
+
 def causal_mask(queries: int, decoder_attention_mask: Tensor | None, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(R or 1, 1, T, S) the mask of the last T = `queries` of S positions, added to scores.
 

@@ -48,6 +48,10 @@ class LEDConfig:
     "multi_label_classification", or None to tell by the labels. `output_attentions`, `output_hidden_states`, `use_cache`
     and `return_dict` are what a call does that does not say.
 
+    `decoder_prompt` is ours: the token ids that the decoder of a classifier or question answerer reads instead of the
+    document, for checkpoints trained so. Without, it reads the document, as the reference does, and no further than its
+    positions.
+
     Keys of the file that LED does not use are kept in `extra` and written back unchanged; they and the other names of a
     setting (`hidden_size`, …) read as attributes too.
 
@@ -81,6 +85,7 @@ class LEDConfig:
     id2label: Mapping[int, str] | None = None
     num_labels: int = 0
     problem_type: str | None = None
+    decoder_prompt: tuple[int, ...] = ()
     use_cache: bool = True
     output_attentions: bool = False
     output_hidden_states: bool = False
@@ -90,6 +95,8 @@ class LEDConfig:
     def __post_init__(self) -> None:
         if isinstance(self.attention_window, list):
             object.__setattr__(self, "attention_window", tuple(self.attention_window))
+        if isinstance(self.decoder_prompt, list):
+            object.__setattr__(self, "decoder_prompt", tuple(self.decoder_prompt))
         count = self.num_labels or len(self.id2label or {}) or 2
         if self.id2label is None and is_whole(count):
             object.__setattr__(self, "id2label", {i: f"LABEL_{i}" for i in range(count)})
@@ -122,6 +129,13 @@ class LEDConfig:
             return (self.attention_window,) * self.encoder_layers
         return self.attention_window
 
+    @property
+    def longest_read(self) -> int:
+        """The most tokens that a classifier or question answerer reads at once: what encoder and, without a
+        `decoder_prompt`, decoder have positions for."""
+        positions = self.max_encoder_position_embeddings
+        return positions if self.decoder_prompt else min(positions, self.max_decoder_position_embeddings)
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LEDConfig:
         """The configuration in a parsed `config.json`; unknown keys go to `extra`."""
@@ -150,9 +164,11 @@ class LEDConfig:
         values["id2label"] = {str(i): name for i, name in self.labels.items()}
         if isinstance(self.attention_window, tuple):
             values["attention_window"] = list(self.attention_window)
+        prompt = list(values.pop("decoder_prompt"))
         return {
             **extra,
             **values,
+            **({"decoder_prompt": prompt} if prompt else {}),
             **_CONSTANTS,
             "label2id": self.label2id,
             "num_hidden_layers": self.encoder_layers,
@@ -235,6 +251,11 @@ def _check(config: LEDConfig) -> None:
         raise ValueError(f"id2label is {labels!r}; it must name the classes 0 to num_labels - 1 ({config.num_labels - 1}).")
     if config.problem_type not in (None, *PROBLEM_TYPES):
         raise ValueError(f"problem_type is {config.problem_type!r}; known: {', '.join(PROBLEM_TYPES)}.")
+    prompt, longest = config.decoder_prompt, config.max_decoder_position_embeddings
+    tokens = isinstance(prompt, tuple) and all(is_whole(token) and 0 <= token < config.vocab_size for token in prompt)
+    if not tokens or len(prompt) > longest:
+        raise ValueError(f"decoder_prompt is {prompt!r}; it must be a list of at most {longest} token ids below the "
+                         f"vocab_size, {config.vocab_size}.")  # fmt: skip
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
         if not 0 <= getattr(config, name) < config.vocab_size:
             raise ValueError(f"{name} is {getattr(config, name)}; it must lie in [0, vocab_size = {config.vocab_size}).")

@@ -9,10 +9,12 @@ one document; E = d_model, H heads, D head size.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
-from led.attention import causal_mask, decoder_self_attention
+from led.attention import causal_mask, causal_self_attention, decoder_self_attention
 from led.cache import DecoderState, DocumentMemories, DocumentMemory, Memories
 from led.config import LEDConfig
 from led.layers import LEDLayer, LEDStack
@@ -64,19 +66,41 @@ class LEDDecoderLayer(LEDLayer):
         self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model)
 
     def forward(self, x_RTE: Tensor, cache: DecoderState | None, memories: Memories, mask: Tensor | None, layer: int) -> Tensor:
-        attention = self.self_attn
+        dropout = self.self_attn.dropout_now
+
+        def own(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if cache is not None:
+                k, v = cache.past.append(layer, k, v)
+            if mask is not None and mask.dtype == torch.bool:
+                return attend(q, k, v, mask, dropout)[0]
+            return decoder_self_attention(q, k, v, mask, dropout)
+
+        return self._through(x_RTE, own, lambda q: memories.read(layer, q, self.encoder_attn.dropout_now))
+
+    def over_documents(self, x_TE: Tensor, lengths: Sequence[int], memories: DocumentMemories, layer: int) -> Tensor:
+        """(T, E) one row for each document, of these lengths, laid end to end."""
+
+        def own(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            dropout = self.self_attn.dropout_now
+            rows = zip(*(x.split(list(lengths), 2) for x in (q, k, v)), strict=True)
+            return torch.cat([causal_self_attention(q, k, v, dropout) for q, k, v in rows], 2)
+
+        def across(q: Tensor) -> Tensor:
+            dropout = self.encoder_attn.dropout_now
+            rows = zip(memories, q.split(list(lengths), 2), strict=True)
+            return torch.cat([DocumentMemories([memory]).read(layer, row, dropout) for memory, row in rows], 2)
+
+        return self._through(x_TE[None], own, across)[0]
+
+    def _through(
+        self, x_RTE: Tensor, own: Callable[[Tensor, Tensor, Tensor], Tensor], across: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """The layer, given how queries read their row's keys and values, and how they read the document, (R, H, T, D)."""
+        attention, cross = self.self_attn, self.encoder_attn
         k, v = attention.keys_values(x_RTE)
-        if cache is not None:
-            k, v = cache.past.append(layer, k, v)
-        q = attention.queries(x_RTE)
-        if mask is not None and mask.dtype == torch.bool:
-            read, _ = attend(q, k, v, mask, attention.dropout_now)
-        else:
-            read = decoder_self_attention(q, k, v, mask, attention.dropout_now)
+        read = own(attention.queries(x_RTE), k, v)
         x_RTE = self.self_attn_layer_norm(self.add(x_RTE, attention.merge(read)))
-        cross = self.encoder_attn
-        read = memories.read(layer, cross.queries(x_RTE), cross.dropout_now)
-        x_RTE = self.encoder_attn_layer_norm(self.add(x_RTE, cross.merge(read)))
+        x_RTE = self.encoder_attn_layer_norm(self.add(x_RTE, cross.merge(across(cross.queries(x_RTE)))))
         return self.feed_forward(x_RTE)
 
 
@@ -142,11 +166,7 @@ class LEDDecoder(LEDStack):
         assert source is not None
         T = source.shape[1]
         longest = T + (cache.past.longest if cache is not None else 0)
-        limit = self.config.max_decoder_position_embeddings
-        if longest > limit:
-            raise ValueError(
-                f"the decoder was given {longest} positions; this model has {limit} (max_decoder_position_embeddings)."
-            )
+        self._check_positions(longest)
         positions = torch.arange(T, device=source.device)[None, :]
         if cache is not None:
             positions = cache.past.lengths[:, None].to(source.device) + positions
@@ -173,6 +193,29 @@ class LEDDecoder(LEDStack):
         if cache is not None:
             cache.past.advance(T)
         return x
+
+    def over_documents(self, input_ids: Tensor, lengths: Sequence[int], memories: DocumentMemories) -> Tensor:
+        """(T, E) the states of one row for each document, rows of `input_ids` (T,) laid end to end, with these `lengths`.
+
+        Memory grows with the tokens, not with their square.
+
+        Raises:
+            ValueError: a row is longer than the position table.
+        """
+        self._check_positions(max(lengths))
+        positions = torch.cat([torch.arange(n, device=input_ids.device) for n in lengths])
+        x_TE = self.embed(input_ids, None, positions)
+        for i, layer in enumerate(self.decoder_layers):
+            if not self.skips_layer():
+                x_TE = layer.over_documents(x_TE, lengths, memories, i)
+        return x_TE
+
+    def _check_positions(self, longest: int) -> None:
+        limit = self.config.max_decoder_position_embeddings
+        if longest > limit:
+            raise ValueError(
+                f"the decoder was given {longest} positions; this model has {limit} (max_decoder_position_embeddings)."
+            )
 
 
 def _prefix_mask(keys: int, queries: int, decoder_attention_mask: Tensor | None, x: Tensor) -> Tensor:

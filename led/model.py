@@ -164,10 +164,22 @@ class LEDModel(LEDPreTrainedModel):
             shift_tokens_right(ids[None], config.pad_token_id, config.decoder_start_token_id)[0]
             for ids in batch.input_ids.split(batch.lengths)
         ]
-        # What pads a row stands behind it, where no position of the row looks.
-        rows = nn.utils.rnn.pad_sequence(shifted, batch_first=True, padding_value=config.pad_token_id)
-        states_BTE = self.decoder(rows, memories)
-        return [states_TE[:n] for states_TE, n in zip(states_BTE, batch.lengths, strict=True)]
+        return list(self.decoder.over_documents(torch.cat(shifted), batch.lengths, memories).split(batch.lengths))
+
+    def read_with_prompt(self, batch: PackedBatch) -> tuple[list[Tensor], Tensor]:
+        """The encoder's states over each document of a packed batch, (n, E) each, and the decoder's at the last token of the
+        configuration's `decoder_prompt`, (B, E).
+
+        Raises:
+            ValueError: a document is longer than the encoder's positions.
+        """
+        encoder_TE = self.encoder.encode(batch)
+        states_BTE = self.decoder(self.prompts(len(batch.lengths)), self.decoder.remember(encoder_TE, batch))
+        return list(encoder_TE.split(batch.lengths)), states_BTE[:, -1]
+
+    def prompts(self, documents: int) -> Tensor:
+        """(B, T) the configuration's `decoder_prompt` for so many documents."""
+        return torch.tensor([self.config.decoder_prompt] * documents, device=self.device)
 
     def get_encoder(self) -> LEDEncoder:
         """The encoder, which reads padded batches by itself."""
@@ -293,7 +305,8 @@ class LEDClassificationHead(nn.Module):
 class LEDForSequenceClassification(LEDPreTrainedModel):
     """LED that labels: the decoder's state at a document's last `</s>` through a classification head.
 
-    Source: the reference, transformers 4. The decoder reads the document too, so it must fit the decoder's positions.
+    Source: the reference, transformers 4. The decoder reads the document too, so it must fit the decoder's positions. With a
+    `decoder_prompt` in the configuration it reads that, and its last state is labelled.
     """
 
     head = ("classification_head.",)
@@ -323,6 +336,9 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
             raise ValueError("classification reads input_ids to find the last </s>; inputs_embeds alone are not enough.")
         if labels is not None:
             inputs["use_cache"] = False
+        if self.config.decoder_prompt:
+            out = self.led(input_ids, **with_prompt(self.led, input_ids, inputs), return_dict=True)
+            return self._result(out, out.last_hidden_state[:, -1], labels, return_dict)
         ends = input_ids == self.config.eos_token_id
         counts = sorted(set(ends.sum(1).tolist()))
         if len(counts) != 1 or counts[0] == 0:
@@ -339,7 +355,10 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
             )
         columns = torch.arange(input_ids.shape[1], device=ends.device)
         last = (ends * columns).amax(1)
-        logits = self.classification_head(states_BTE[torch.arange(len(last), device=last.device), last])
+        return self._result(out, states_BTE[torch.arange(len(last), device=last.device), last], labels, return_dict)
+
+    def _result(self, out: LEDSeq2SeqModelOutput, states_BE: Tensor, labels: Tensor | None, return_dict: bool | None) -> Any:
+        logits = self.classification_head(states_BE)
         loss = None if labels is None else classification_loss(logits, labels.to(logits.device), self.config)
         result = LEDSeq2SeqSequenceClassifierOutput(loss, logits, *after_states(out))
         return result if choose(return_dict, self.config.return_dict) else result.to_tuple()
@@ -348,20 +367,23 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
         """The encoder, which reads padded batches by itself."""
         return self.led.encoder
 
-    @torch.inference_mode()
     def read(self, batch: PackedBatch) -> Tensor:
         """Class scores (B, C) of packed documents, each of which ends with `</s>`.
 
         Raises:
-            ValueError: a document is longer than the encoder's or the decoder's positions.
+            ValueError: a document is longer than the encoder's or, without a `decoder_prompt`, the decoder's positions.
         """
+        if self.config.decoder_prompt:
+            return self.classification_head(self.led.read_with_prompt(batch)[1])
         return self.classification_head(torch.stack([states[-1] for states in self.led.read(batch)]))
 
 
 class LEDForQuestionAnswering(LEDPreTrainedModel):
     """LED that answers: scores of each decoder position as the start and the end of the answer.
 
-    Source: the reference. The decoder reads question and document, so both must fit the decoder's positions.
+    Source: the reference. The decoder reads question and document, so both must fit the decoder's positions. With a
+    `decoder_prompt` in the configuration it reads that, and its last state, times the encoder's state of each token, is
+    scored instead: the decoder points into the document (arXiv:1506.03134).
     """
 
     head = ("qa_outputs.",)
@@ -389,8 +411,13 @@ class LEDForQuestionAnswering(LEDPreTrainedModel):
         asked = start_positions is not None and end_positions is not None
         if asked:
             inputs["use_cache"] = False
+        if self.config.decoder_prompt:
+            inputs = with_prompt(self.led, input_ids, inputs)
         out = self.led(input_ids, **inputs, return_dict=True)
-        start_logits, end_logits = (x.contiguous() for x in self.qa_outputs(out.last_hidden_state).unbind(-1))
+        states_BTE = out.last_hidden_state
+        if self.config.decoder_prompt:
+            states_BTE = out.encoder_last_hidden_state * states_BTE[:, -1:]
+        start_logits, end_logits = (x.contiguous() for x in self.qa_outputs(states_BTE).unbind(-1))
         loss = None
         if start_positions is not None and end_positions is not None:
             absent = start_logits.shape[1]
@@ -406,14 +433,18 @@ class LEDForQuestionAnswering(LEDPreTrainedModel):
         """The encoder, which reads padded batches by itself."""
         return self.led.encoder
 
-    @torch.inference_mode()
     def read(self, batch: PackedBatch) -> list[tuple[Tensor, Tensor]]:
         """Start and end scores (n,) of every token of each document of a packed batch.
 
         Raises:
-            ValueError: a document is longer than the encoder's or the decoder's positions.
+            ValueError: a document is longer than the encoder's or, without a `decoder_prompt`, the decoder's positions.
         """
-        scores = [self.qa_outputs(states) for states in self.led.read(batch)]
+        if self.config.decoder_prompt:
+            documents, pointers = self.led.read_with_prompt(batch)
+            states = [document_nE * pointer_E for document_nE, pointer_E in zip(documents, pointers, strict=True)]
+        else:
+            states = self.led.read(batch)
+        scores = [self.qa_outputs(states_nE) for states_nE in states]
         return [(score[:, 0], score[:, 1]) for score in scores]
 
 
@@ -422,6 +453,17 @@ def after_states(out: LEDSeq2SeqModelOutput) -> tuple[Any, ...]:
     return (out.past_key_values, out.decoder_hidden_states, out.decoder_attentions, out.cross_attentions,
             out.encoder_last_hidden_state, out.encoder_hidden_states, out.encoder_attentions,
             out.encoder_global_attentions)  # fmt: skip
+
+
+def with_prompt(led: LEDModel, input_ids: Tensor | None, inputs: LEDInputs) -> LEDInputs:
+    """The inputs of a call with the configuration's `decoder_prompt` as the decoder's.
+
+    Raises:
+        ValueError: the call brings decoder inputs of its own, or no `input_ids`.
+    """
+    if input_ids is None or inputs.get("decoder_input_ids") is not None or inputs.get("decoder_inputs_embeds") is not None:
+        raise ValueError("this checkpoint's decoder reads its decoder_prompt: give input_ids and no decoder inputs.")
+    return {**inputs, "decoder_input_ids": led.prompts(len(input_ids))}
 
 
 def as_encoder_output(given: LEDEncoderBaseModelOutput | Sequence[Any]) -> LEDEncoderBaseModelOutput:

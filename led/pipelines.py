@@ -22,14 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from led.answers import best_spans
+from led.answers import Answer, best_answers
 from led.generation import DecodingLimits, DecodingLoop
 from led.generation_config import GenerationConfig
+from led.long_documents import pooled, pooling_of, read_windows
 from led.model import LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification
 from led.packing import pack_documents
 from led.pretrained import LEDPreTrainedModel
 from led.tokenizer import LEDTokenizer
-from led.windows import Window, by_budget, cut, split
+from led.windows import by_budget, cut, split
 
 Result = dict[str, Any]
 
@@ -105,7 +106,7 @@ class Text2TextPipeline(Pipeline):
 class TextClassificationPipeline(Pipeline):
     """Texts to labels: `[{"label": …, "score": …}]`.
 
-    A document beyond what encoder and decoder read is read in windows that overlap by an eighth, and their scores are
+    A document beyond what the model reads at once is read in windows that overlap by an eighth, and their scores are
     pooled before they become probabilities: the mean, or for several labels at once the largest.
     """
 
@@ -141,17 +142,13 @@ class TextClassificationPipeline(Pipeline):
     def logits(self, texts: Sequence[str]) -> Tensor:
         """(B, C) the scores of B texts, pooled over their windows."""
         config, tokenizer = self.model.config, self.tokenizer
-        limit = min(config.max_encoder_position_embeddings, config.max_decoder_position_embeddings)
         before, after = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
+        limit = config.longest_read
         windows = [split(e.ids[1:-1], before, after, limit, limit // 8) for e in tokenizer.encode_batch(list(texts))]
         flat = [window for parts in windows for window in parts]
-        rows = torch.zeros(len(flat), config.num_labels)
-        for group in by_budget([len(w.input_ids) for w in flat], ENCODER_TOKENS):
-            batch = pack_documents([flat[i].input_ids for i in group], [self.globals_(1)] * len(group), self.model.device)
-            rows[group] = self.model.read(batch).float().cpu()
-        several = config.problem_type == "multi_label_classification"
-        parts = rows.split([len(parts) for parts in windows])
-        return torch.stack([part.amax(0) if several else part.mean(0) for part in parts])
+        rows = torch.stack(read_windows(self.model, flat, ENCODER_TOKENS, global_attention=self.global_attention))
+        pooling = pooling_of(config.problem_type)
+        return torch.stack([pooled(part, pooling) for part in rows.split([len(parts) for parts in windows])])
 
     def _apply(self, logits: Tensor, function: str | None) -> Tensor:
         config = self.model.config
@@ -170,7 +167,7 @@ class QuestionAnsweringPipeline(Pipeline):
     """Questions over documents: `{"score": …, "start": …, "end": …, "answer": …}`.
 
     `start` and `end` are characters of the document, end exclusive: `answer == context[start:end]`. A document beyond what
-    encoder and decoder read is read in windows, each with the question.
+    the model reads at once is read in windows, each with the question.
     """
 
     def __init__(self, model: LEDForQuestionAnswering, tokenizer: LEDTokenizer, **settings: Any) -> None:
@@ -204,46 +201,27 @@ class QuestionAnsweringPipeline(Pipeline):
         one, pairs = _questions(inputs, question, context)
         if top_k < 1 or max_answer_len < 1:
             raise ValueError(f"top_k is {top_k} and max_answer_len {max_answer_len}; both must be at least 1.")
-        config = self.model.config
-        longest = min(config.max_encoder_position_embeddings, config.max_decoder_position_embeddings)
+        longest = self.model.config.longest_read
         limit = max_seq_len or longest
         if limit > longest:
-            raise ValueError(f"max_seq_len is {limit}; this model reads at most {longest} tokens (the decoder reads them too).")
+            raise ValueError(f"max_seq_len is {limit}; this model reads at most {longest} tokens at once.")
         questions = self.tokenizer.encode_batch([q for q, _ in pairs])
         contexts = self.tokenizer.encode_batch([c for _, c in pairs])
         end = self.tokenizer.eos_token_id
         windows = [
             split(c.ids[1:-1], [*q.ids, end], [end], limit, doc_stride) for q, c in zip(questions, contexts, strict=True)
         ]
-        scores = self._scores([window for parts in windows for window in parts])
-        candidates = 2 * top_k + 10 if align_to_words else top_k  # words of several tokens make equal answers
+        flat = [window for parts in windows for window in parts]
+        scores = iter(read_windows(self.model, flat, ENCODER_TOKENS, global_attention=self.global_attention))
         answers = []
         for parts, encoding, (_, text) in zip(windows, contexts, pairs, strict=True):
-            start_logits, end_logits = zip(*(scores.pop(0) for _ in parts), strict=True)
-            spans, null = best_spans(parts, start_logits, end_logits, candidates, max_answer_len)
-            found: list[Result] = []
-            for span in spans:
-                first, last = _characters(encoding, span.first + 1, span.last + 1, align_to_words)
-                same = [item for item in found if item["answer"].lower() == text[first:last].lower()]
-                if same:
-                    same[0]["score"] += span.score
-                else:
-                    found.append({"score": span.score, "start": first, "end": last, "answer": text[first:last]})
-            if handle_impossible_answer or not found:
-                found.append({"score": null, "start": 0, "end": 0, "answer": ""})
-            found = sorted(found, key=lambda answer: -answer["score"])[:top_k]
+            of_parts = [next(scores) for _ in parts]
+            best, null = best_answers(text, encoding, parts, of_parts, top_k, max_answer_len, align_to_words=align_to_words)
+            if handle_impossible_answer or not best:
+                best = sorted([*best, Answer("", 0, 0, null)], key=lambda answer: -answer.score)[:top_k]
+            found = [{name: getattr(answer, name) for name in ("score", "start", "end", "answer")} for answer in best]
             answers.append(found if top_k > 1 else found[0])
         return answers[0] if one else answers
-
-    def _scores(self, windows: Sequence[Window]) -> list[tuple[Tensor, Tensor]]:
-        """Start and end scores (n,) of each window."""
-        scores: dict[int, tuple[Tensor, Tensor]] = {}
-        for group in by_budget([len(w.input_ids) for w in windows], ENCODER_TOKENS):
-            reads = [windows[i] for i in group]
-            places = [self.globals_(w.offset) for w in reads]
-            batch = pack_documents([w.input_ids for w in reads], places, self.model.device)
-            scores |= {i: (s.float().cpu(), e.float().cpu()) for i, (s, e) in zip(group, self.model.read(batch), strict=True)}
-        return [scores[i] for i in range(len(windows))]
 
 
 def as_texts(texts: str | Sequence[str]) -> list[str]:
@@ -281,15 +259,6 @@ def _questions(
             f"{len(questions)} questions were given for {len(contexts)} contexts; give one for each, or one for all."
         )
     return one, list(zip(questions, contexts, strict=True))
-
-
-def _characters(encoding: Any, first: int, last: int, align_to_words: bool) -> tuple[int, int]:
-    """The characters, end exclusive, of tokens `first` to `last` of an encoding."""
-    if align_to_words:
-        words = encoding.token_to_word(first), encoding.token_to_word(last)
-        if None not in words:
-            return encoding.word_to_chars(words[0])[0], encoding.word_to_chars(words[1])[1]
-    return encoding.offsets[first][0], encoding.offsets[last][1]
 
 
 _TASKS: dict[str, type[LEDPreTrainedModel]] = {

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pyarrow as pa
 
 # The shard's name and size and the predictor's time travel with the rows to the commit and are not written.
-SHARD = pa.schema([pa.field("_shard", pa.string()), pa.field("_documents", pa.int32())])
+SHARD = pa.schema([pa.field("_shard", pa.string()), pa.field("_rows", pa.int32())])
 SECONDS = pa.field("_seconds", pa.float64())
 INTERNAL = [*SHARD.names, SECONDS.name]
 
 # The model input, from the reader to the predictor.
-INPUT = pa.schema([pa.field("input_ids", pa.list_(pa.int32())), pa.field("global_tokens", pa.int32())])
+INPUT = pa.schema(
+    [pa.field("_input_ids", pa.list_(pa.int32())), pa.field("_global_tokens", pa.int32()), pa.field("_text", pa.large_string())]
+)
 
 STATUSES = ("ok", "failed", "skipped")
 
@@ -19,7 +21,13 @@ DOC_ID = pa.field("doc_id", pa.string())
 STATE = pa.schema([pa.field(name, pa.string()) for name in ("status", "stage", "reason")])
 COUNTS = pa.schema([pa.field(name, pa.int32()) for name in ("input_tokens", "truncated_tokens", "windows")])
 
-# What the text was, and where the row was made if not in this run: `<plan>/<file>` of the run that made it.
+# Of a task that gives several rows a document: the number of the row among them, from 0.
+NUMBER = "question_number"
+
+# The name under which a plan has its questions.
+QUESTIONS = "questions"
+
+# What the text (and the question) was, and where the row was made if not in this run: `<plan>/<file>` of the run that made it.
 PROVENANCE = pa.schema([pa.field("text_hash", pa.string()), pa.field("origin", pa.string())])
 
 

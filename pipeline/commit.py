@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.columns import INTERNAL, SECONDS, STATUSES
+from pipeline.columns import INTERNAL, NUMBER, SECONDS, STATUSES
 from pipeline.errors import CorruptOutput, PipelineError
 from pipeline.shards import MANIFEST, SUCCESS, Plan, Shard
 from pipeline.store import Outcome, Store
@@ -34,15 +34,18 @@ _RECEIPT, _FACTS = b"led.receipt", b"led.facts"
 class Receipt:
     """What a committed shard holds. `attempt` names the write that made it; `seconds` is the predictor's time.
 
+    A document has several rows where it was asked several questions; it is among `failed_documents` if one of them failed.
     `carried` rows were made by an earlier run and count among the others too.
     """
 
     shard_id: str
     attempt: str
+    documents: int
     rows: int
     ok: int
     failed: int
     skipped: int
+    failed_documents: int
     carried: int
     input_tokens: int
     truncated: int
@@ -57,7 +60,7 @@ def commit(store: Store, block: pa.Table, facts: Mapping[str, Any]) -> Receipt:
         PipelineError: the block is not one whole shard.
     """
     shard_ids = pc.unique(block["_shard"]).to_pylist()
-    expected = block["_documents"][0].as_py()
+    expected = block["_rows"][0].as_py()
     if len(shard_ids) != 1 or len(block) != expected:
         raise PipelineError(f"a block of {len(block)} rows of shards {shard_ids} came to the commit; expected one whole shard.")
     seconds = round(block[SECONDS.name][0].as_py(), 3)
@@ -75,8 +78,10 @@ def commit(store: Store, block: pa.Table, facts: Mapping[str, Any]) -> Receipt:
 def counts_of(rows: pa.Table) -> dict[str, int]:
     """What a receipt counts, from the rows themselves."""
     return {
+        "documents": _total(pc.equal(rows[NUMBER], 0)) if NUMBER in rows.column_names else len(rows),
         "rows": len(rows),
         **{name: _total(pc.equal(rows["status"], name)) for name in STATUSES},
+        "failed_documents": _failed_documents(rows),
         "carried": len(rows) - rows["origin"].null_count,
         "input_tokens": _total(rows["input_tokens"]),
         "truncated": _total(pc.greater(rows["truncated_tokens"], 0)),
@@ -95,6 +100,15 @@ def read_receipt(store: Store, name: str) -> Receipt:
             return receipt_of(pq.read_schema(file).metadata or {})
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise CorruptOutput(f"{store.url}/{name} is no result of this system ({error!r}); choose another folder.") from error
+
+
+def read_columns(store: Store, name: str, columns: Sequence[str]) -> pa.Table:
+    """These columns of a committed file.
+
+    Not by `pq.read_table`: the threads of its scanner may outlive the interpreter, which then ends a short command by SIGABRT.
+    """
+    with store.open(name) as file:
+        return pq.ParquetFile(file).read(columns=list(columns))
 
 
 def receipt_of(metadata: Mapping[bytes, bytes]) -> Receipt:
@@ -121,9 +135,9 @@ def finish(store: Store, plan: Plan, receipts: Mapping[str, Receipt]) -> dict[st
     """Write the manifest, then the end mark, each once; the manifest.
 
     Raises:
-        PipelineError: shards are missing or hold another number of rows than planned.
+        PipelineError: shards are missing or hold another number of documents than planned.
     """
-    wrong = [s.part for s in plan.shards if s.shard_id not in receipts or receipts[s.shard_id].rows != s.documents]
+    wrong = [s.part for s in plan.shards if s.shard_id not in receipts or receipts[s.shard_id].documents != s.documents]
     if wrong:
         raise PipelineError(f"{len(wrong)} of {len(plan.shards)} shards are not committed as planned: {', '.join(wrong[:5])}.")
     manifest = manifest_of(plan, receipts)
@@ -161,10 +175,19 @@ def manifest_of(plan: Plan, receipts: Mapping[str, Receipt]) -> dict[str, Any]:
         "plan": plan.fingerprint,
         "documents": plan.documents,
         **{name: sum(getattr(r, name) for r in receipts.values())
-           for name in (*STATUSES, "carried", "truncated", "input_tokens", "output_tokens")},
+           for name in ("rows", *STATUSES, "failed_documents", "carried", "truncated", "input_tokens", "output_tokens")},
         "since": plan.facts.get("since"),
         "shards": {s.part: asdict(receipts[s.shard_id]) for s in plan.shards},
     }  # fmt: skip
+
+
+def _failed_documents(rows: pa.Table) -> int:
+    """Documents with a row that failed."""
+    failed = pc.equal(rows["status"], "failed")
+    if NUMBER not in rows.column_names:
+        return _total(failed)
+    document = pc.cumulative_sum(pc.equal(rows[NUMBER], 0).cast(pa.int64()))
+    return len(pc.unique(document.filter(failed)))
 
 
 def _total(column: pa.ChunkedArray) -> int:

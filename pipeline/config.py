@@ -127,6 +127,11 @@ class RunSettings:
         return {name: value for name, value in values.items() if name not in OPERATIONAL}
 
     @property
+    def carried_columns(self) -> list[tuple[str, str]]:
+        """(flag, column) of the input's columns that are read besides text and id."""
+        return [("--passthrough", column) for column in self.passthrough]
+
+    @property
     def precision(self) -> str:
         """The arithmetic in force."""
         return self.dtype or ("float16" if self.gpus else "float32")
@@ -163,6 +168,86 @@ class SummarizeSettings(RunSettings):
 
 
 DECODING = tuple(SummarizeSettings.__annotations__)  # the settings that go on to the decoding loop
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowedSettings(RunSettings):
+    """Settings of runs that read a document in windows where it is longer than the model reads at once. In tokens."""
+
+    window_tokens: int | None = None
+    """Longest window, question and special tokens included; by default all that the model reads at once."""
+    window_overlap: int | None = None
+    """Tokens of a document that a window repeats of the one before; by default an eighth of the window."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        window, overlap = self.window_tokens, self.window_overlap
+        _rule(window is None or window >= 3, "window_tokens", window, "it must leave room for <s>, one token and </s>")
+        _rule(overlap is None or overlap >= 0, "window_overlap", overlap, "it must be at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifySettings(WindowedSettings):
+    """Settings of a classification run. What kind of labels there are the checkpoint says (its problem_type)."""
+
+    pooling: Literal["mean", "max"] | None = None
+    """How the logits of windows become those of the document: by default mean, and max where several labels may hold."""
+    threshold: float | None = None
+    """Probability from which a label holds. By default 0.5 where several may; without, one label always does."""
+    label_thresholds: tuple[str, ...] = ()
+    """Thresholds of single labels, as name=0.7, over --threshold."""
+    labels_only: bool = False
+    """Leave the scores of all labels out of the rows."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        threshold = self.threshold
+        _rule(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "it must be a probability, from 0 to 1")
+        for given in self.label_thresholds:
+            name, equals, value = given.rpartition("=")
+            right = bool(name and equals) and value.replace(".", "", 1).isdigit() and 0 <= float(value) <= 1
+            _rule(right, "label_thresholds", given, "write name=0.7, a label and a probability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerSettings(WindowedSettings):
+    """Settings of a question-answering run; the questions come from one of --question, --questions-file, --question-column."""
+
+    question: tuple[str, ...] = ()
+    """Questions that every document is asked."""
+    questions_file: str | None = None
+    """File with such questions, one a line."""
+    question_column: str | None = None
+    """Column with each document's own: a text, a list of texts, or a list of records with a field `question`."""
+    max_answer_tokens: int = 30
+    """Longest answer."""
+    n_best: int = 1
+    """Answers kept of each question, in the column `answers`."""
+    no_answer_threshold: float | None = None
+    """Give no answer (null) where the probability that there is none exceeds the answer's by more than this. By default there
+    is always one."""
+    align_to_words: bool = True
+    """Widen answers to whole words."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [bool(self.question), self.questions_file is not None, self.question_column is not None]
+        _rule(sum(given) == 1, "question", self.question,
+              "give the questions in one way: --question, --questions-file or --question-column")  # fmt: skip
+        for name in ("max_answer_tokens", "n_best"):
+            _rule(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
+        least = self.no_answer_threshold
+        _rule(least is None or -1 <= least <= 1, "no_answer_threshold", least, "it must lie between -1 and 1")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that can change a row, but for the questions, which the task names by themselves."""
+        where = ("question", "questions_file", "question_column")
+        return {name: value for name, value in super().identity().items() if name not in where}
+
+    @property
+    def carried_columns(self) -> list[tuple[str, str]]:
+        asked = [("--question-column", self.question_column)] if self.question_column else []
+        return [*super().carried_columns, *asked]
 
 
 def fingerprint(facts: dict[str, Any]) -> str:

@@ -1,16 +1,20 @@
-"""How good the written summaries are, against references carried over into the output."""
+"""How good the written summaries, labels and answers are, against references carried over into the output."""
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterable
+import string
+from collections import Counter
+from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rouge_score.rouge_scorer import RougeScorer
 
+from pipeline.columns import NUMBER
+from pipeline.commit import read_columns
 from pipeline.errors import UsageError
 from pipeline.shards import SUCCESS
 from pipeline.store import Store
@@ -18,7 +22,7 @@ from pipeline.store import Store
 _NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 
 
-def read_rows(store: Store, columns: Iterable[str]) -> pa.Table:
+def read_rows(store: Store, columns: Sequence[str]) -> pa.Table:
     """These columns of all rows of a finished run.
 
     Raises:
@@ -29,11 +33,11 @@ def read_rows(store: Store, columns: Iterable[str]) -> pa.Table:
         raise UsageError(f"{store.url} holds no finished run (no {SUCCESS}); run the job to its end first.")
     tables = []
     for name in sorted(n for n in names if n.startswith("part-")):
-        data = io.BytesIO(store.read(name))
-        missing = [c for c in columns if c not in pq.read_schema(data).names]
+        with store.open(name) as file:
+            missing = [c for c in columns if c not in pq.read_schema(file).names]
         if missing:
             raise UsageError(f"{store.url} has no column {', '.join(missing)}; carry it over with --passthrough when running.")
-        tables.append(pq.read_table(data, columns=list(columns)))
+        tables.append(read_columns(store, name, columns))
     return pa.concat_tables(tables)
 
 
@@ -49,6 +53,69 @@ def evaluate_summaries(store: Store, reference: str, facts: str | None, *, stemm
         result["facts"] = len(hits)
         result["facts found"] = fmean(hits) if hits else 0.0
     return result
+
+
+def evaluate_labels(store: Store, reference: str) -> dict[str, float | int]:
+    """Accuracy and macro-F1 (the mean over the references' labels) of all documents; a failed document is wrong.
+
+    Raises:
+        UsageError: the run is not finished, has no such column, or wrote values instead of labels.
+    """
+    rows = read_rows(store, ["label", "labels", reference]).to_pylist()
+    if all(row["labels"] is None for row in rows):
+        raise UsageError(f"{store.url} has no labels: a regression, or nothing was labelled.")
+    written, wanted = [row["label"] for row in rows], [row[reference] for row in rows]
+    if not all(isinstance(label, str) for label in wanted):
+        raise UsageError(f"column {reference!r} holds something else than one label a row; it must name the right one.")
+    return {
+        "documents": len(rows),
+        "accuracy": fmean(a == b for a, b in zip(written, wanted, strict=True)),
+        "macro-F1": fmean(_f1_of_label(label, written, wanted) for label in sorted(set(wanted))),
+    }
+
+
+def _f1_of_label(label: str, written: Sequence[str | None], wanted: Sequence[str]) -> float:
+    right = sum(a == b == label for a, b in zip(written, wanted, strict=True))
+    return 2 * right / (sum(a == label for a in written) + sum(b == label for b in wanted))
+
+
+def evaluate_answers(store: Store, reference: str) -> dict[str, float | int]:
+    """Exact match and token F1 (arXiv:1606.05250) over all questions; a question without an answer that has one is wrong.
+
+    `reference` is a column with the answer (a text), or for several questions a list of answers or of records with a field
+    `answer`, in the order of the questions.
+
+    Raises:
+        UsageError: the run is not finished, or has no such column.
+    """
+    rows = read_rows(store, ["answer", NUMBER, reference]).to_pylist()
+    pairs = [(row["answer"] or "", _reference_answer(row[reference], row[NUMBER], reference)) for row in rows]
+    return {
+        "questions": len(rows),
+        "exact match": fmean(_plain(a) == _plain(b) for a, b in pairs),
+        "token F1": fmean(_f1_of_words(_plain(a), _plain(b)) for a, b in pairs),
+    }
+
+
+def _reference_answer(value: Any, number: int, column: str) -> str:
+    if isinstance(value, list):
+        value = value[number] if number < len(value) else None
+    if isinstance(value, dict):
+        value = value.get("answer")
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"column {column!r} holds {type(value).__name__}; it must hold answers, or lists of them.")
+    return value or ""
+
+
+def _plain(text: str) -> list[str]:
+    """The words of an answer without case, articles and punctuation."""
+    kept = "".join(c for c in text.lower() if c not in string.punctuation)
+    return [word for word in kept.split() if word not in ("a", "an", "the")]
+
+
+def _f1_of_words(written: Sequence[str], wanted: Sequence[str]) -> float:
+    common = (Counter(written) & Counter(wanted)).total()
+    return 2 * common / (len(written) + len(wanted)) if written or wanted else 1.0
 
 
 def sentences(text: str) -> str:

@@ -56,7 +56,7 @@ class FailureWatch:
         self._plan, self._store, self._max_failed, self._every = plan, store, max_failed, every
         known = list(known)
         self._seen = {receipt.shard_id for receipt in known}
-        self._failed = sum(receipt.failed for receipt in known)
+        self._failed = sum(receipt.failed_documents for receipt in known)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._handler: Any = None
@@ -84,7 +84,7 @@ class FailureWatch:
             for shard in self._plan.shards:
                 if shard.part in names and shard.shard_id not in self._seen:
                     self._seen.add(shard.shard_id)
-                    self._failed += read_receipt(self._store, shard.part).failed
+                    self._failed += read_receipt(self._store, shard.part).failed_documents
             try:
                 check_failures(self._failed, self._max_failed, self._plan.documents)
             except TooManyFailures:

@@ -113,14 +113,14 @@ def _stream(path: str, cut: Cut, text: str, columns: Sequence[str], longest: int
         raise ValueError(f"{count} rows are there, {cut.stop - cut.start} were planned")
 
 
-def check_columns(path: str, schema: pa.Schema, text: str, doc_id: str | None, passthrough: Sequence[str]) -> None:
-    """See that a file has the columns a run reads, of types it can read.
+def check_columns(path: str, schema: pa.Schema, text: str, doc_id: str | None, carried: Sequence[tuple[str, str]]) -> None:
+    """See that a file has the columns a run reads, of types it can read; `carried` are further ones, (flag, column).
 
     Raises:
         UsageError: a column is missing, has the wrong type, or is both in the file and in its path.
     """
     in_path = partitions(path)
-    for flag, column in [("--text-column", text), ("--id-column", doc_id), *(("--passthrough", p) for p in passthrough)]:
+    for flag, column in [("--text-column", text), ("--id-column", doc_id), *carried]:
         if column is None:
             continue
         if column in in_path and column in schema.names:

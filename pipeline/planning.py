@@ -39,7 +39,7 @@ def describe_inputs(settings: RunSettings, before: Plan | None) -> list[Input]:
         inputs = list(pool.map(lambda f: describe(f, settings.shard_documents, known, skip_bad=skip_bad), found))
     for each in inputs:
         if each.schema is not None:
-            check_columns(each.file.path, each.schema, settings.text_column, settings.id_column, settings.passthrough)
+            check_columns(each.file.path, each.schema, settings.text_column, settings.id_column, settings.carried_columns)
     return inputs
 
 

@@ -18,7 +18,8 @@ from pipeline.attempts import CAREFUL_AFTER, REASON, Attempts
 from pipeline.batching import longest_first
 from pipeline.columns import COUNTS, INPUT, PROVENANCE, SECONDS, STATE
 from pipeline.isolation import Failed, isolate
-from pipeline.tasks import ModelInput, Row, Task
+from pipeline.model_inputs import ModelInput, Row
+from pipeline.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Predictor:
         alive = [i for i, row in enumerate(state) if row["status"] == "ok" and columns[i]["origin"] is None]
         order = [alive[i] for i in longest_first([columns[i]["input_tokens"] for i in alive])]
         documents = [
-            ModelInput(c["input_ids"], c["global_tokens"], c["truncated_tokens"], c["windows"])
+            ModelInput(c["_input_ids"], c["_global_tokens"], c["truncated_tokens"], c["windows"], c["_text"])
             for c in (columns[i] for i in order)
         ]
         results: list[Row] = table.select(self.task.columns.names).to_pylist()
@@ -54,7 +55,7 @@ class Predictor:
                 logger.warning("a document failed: %s", outcome.reason)
                 state[i] = {"status": "failed", "stage": "predict", "reason": outcome.reason}
             else:
-                results[i] = outcome
+                results[i] |= outcome
         made = pa.Table.from_pylist(results, self.task.columns)
         new_state = pa.Table.from_pylist(state, STATE)
         out = table.drop_columns(INPUT.names)

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.columns import COUNTS, DOC_ID, PROVENANCE, STATE
-from pipeline.commit import as_values
+from pipeline.columns import COUNTS, DOC_ID, PROVENANCE, QUESTIONS, STATE
+from pipeline.commit import as_values, read_columns
 from pipeline.config import RunSettings
 from pipeline.errors import UsageError
 from pipeline.shards import MANIFEST, SUCCESS, fact_differences
@@ -44,8 +44,11 @@ def since_facts(settings: RunSettings, facts: Mapping[str, Any]) -> dict[str, An
     plan = read_plan(store)
     if SUCCESS not in store.names():
         raise UsageError(f"--since {settings.since} is not finished (no {SUCCESS}); finish it by its own command first.")
-    then = {name: value for name, value in plan.facts.items() if name != "since"}
-    now = json.loads(json.dumps(facts, default=str))
+    # A row's text_hash names its question too, so other questions change no row of those that were asked before.
+    then, now = (
+        {name: value for name, value in each.items() if name not in ("since", QUESTIONS)}
+        for each in (plan.facts, json.loads(json.dumps(facts, default=str)))
+    )
     changed = [] if settings.on_changed_settings == "keep" else fact_differences(then, now)
     return {
         "output": settings.since,
@@ -80,8 +83,7 @@ class Previous:
         store, names = open_store(self.url), [DOC_ID.name, *STATE.names, *COUNTS.names, *PROVENANCE.names, *columns.names]
         for number, places in wanted.items():
             part = self.parts[number]
-            with store.open(part) as file:
-                table = pq.read_table(file, columns=names)
+            table = read_columns(store, part, names)
             for row, (_, i) in zip(table.take([place for place, _ in places]).to_pylist(), places, strict=True):
                 if (row.pop("doc_id"), row["text_hash"]) == (doc_ids[i], hashes[i]):
                     found[i] = {**row, "origin": row["origin"] or f"{self.plan}/{part}"}
@@ -119,8 +121,7 @@ def read_previous(since: Mapping[str, Any], columns: pa.Schema) -> Previous | No
 
 def _keys(store: Store, part: str, *, retry_failed: bool) -> tuple[np.ndarray, np.ndarray]:
     """The keys of the rows of a file that may be carried, and their numbers."""
-    with store.open(part) as file:
-        table = pq.read_table(file, columns=[DOC_ID.name, "status", "text_hash"])
+    table = read_columns(store, part, [DOC_ID.name, "status", "text_hash"])
     carried = {"ok"} if retry_failed else {"ok", "failed"}
     keys, rows = [], []
     for i, row in enumerate(table.to_pylist()):

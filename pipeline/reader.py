@@ -7,25 +7,27 @@ task's columns are filled where a row is carried over from an earlier run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from led.hub import resolve
 from led.tokenizer import LEDTokenizer
 from pipeline.batching import by_length
-from pipeline.columns import COUNTS, DOC_ID, INPUT, PROVENANCE, SHARD, STATE
+from pipeline.columns import COUNTS, DOC_ID, INPUT, NUMBER, PROVENANCE, SHARD, STATE
 from pipeline.doc_ids import doc_ids
 from pipeline.errors import CorruptInput
 from pipeline.files import check_unchanged
 from pipeline.inputs import read_rows
 from pipeline.isolation import Failed, isolate
+from pipeline.model_inputs import Document, ModelInput, Reading, Row
 from pipeline.previous import Previous
 from pipeline.shards import Shard
-from pipeline.tasks import ModelInput, Row, Task
+from pipeline.tasks import Task
 
 # Characters tokenized together: what the tokenizer holds of a text is a hundred to two hundred times the text.
 _TOGETHER = 1 << 20
@@ -40,19 +42,19 @@ def _tokenizer(folder: str) -> LEDTokenizer:
 class ShardReader:
     """Reads and tokenizes shards for one task; `model` and `revision` name the checkpoint whose tokenizer it uses.
 
-    `max_input_tokens` is the longest input, special tokens included; `passthrough` the types of the columns carried over, by
-    default those of the file.
+    `reading` says how long documents are read; `passthrough` the types of the columns carried over, by default those of the
+    file.
     """
 
     task: Task
     model: str
     revision: str | None
-    max_input_tokens: int
+    reading: Reading
     passthrough: pa.Schema | None = None
 
     def __call__(self, shard: Shard, previous: Previous | None = None) -> pa.Table:
-        """The rows of `shard`, in their order. A row that cannot be read is there, with its reason; one that stands in
-        `previous` is there as it stands.
+        """The rows of `shard`, in their order; where the task gives several of a document, they follow one another. A row
+        that cannot be read is there, with its reason; one that stands in `previous` is there as it stands.
 
         Raises:
             CorruptInput: the shard's rows cannot be read from the file, and the settings do not say to skip them.
@@ -61,8 +63,10 @@ class ShardReader:
         """
         settings = self.task.settings
         check_unchanged(shard.path, shard.content)
-        wanted = [settings.text_column, *([settings.id_column] if settings.id_column else []), *settings.passthrough]
+        named_columns = [settings.id_column] if settings.id_column else []
+        carried = [column for _, column in settings.carried_columns]
         try:
+            wanted = [settings.text_column, *named_columns, *carried]
             rows = read_rows(shard.path, shard.cut, settings.text_column, wanted, settings.max_document_bytes)
         except CorruptInput as error:
             if settings.on_bad_shard == "fail":
@@ -72,46 +76,67 @@ class ShardReader:
         ids = doc_ids(named, shard.source, shard.start, shard.stop)
         texts = read_texts(rows.table[settings.text_column], settings.max_document_bytes)
         texts = [text._replace(reason=rows.reasons.get(i, text.reason)) for i, text in enumerate(texts)]
-        table = self._table(shard, ids, self._rows(ids, texts, previous))
+        asked = self._asked(ids, texts, rows.table.select(dict.fromkeys(carried)))
+        places = [row.place for row in asked]
+        table = self._table(shard, [row.doc_id for row in asked], self._rows(asked, previous))
         for name in reversed(settings.passthrough):
             column = rows.table[name]
             kind = column.type if self.passthrough is None else self.passthrough.field(name).type
             if column.type != kind:  # the document itself, which was read as bytes
                 column = pa.chunked_array([pa.array([text.text for text in texts], kind)])
+            if len(places) != len(column):
+                column = column.take(pa.array(places))
             table = table.add_column(3, pa.field(name, column.type), column)
         return table
 
-    def _rows(self, ids: Sequence[str], texts: Sequence[Text], previous: Previous | None) -> list[Row]:
-        """The row of each text: carried over, or with its model input, or with what kept it from being read."""
-        hashes = [text.text_hash for text in texts]
-        carried: Sequence[Row | None] = [None] * len(texts)
+    def _asked(self, ids: Sequence[str], texts: Sequence[Text], columns: pa.Table) -> list[_Asked]:
+        """The rows to make, each of the document at a place of the shard."""
+        asked = []
+        values = columns.to_pylist() if columns.num_columns else [{}] * len(ids)
+        for place, (doc_id, text) in enumerate(zip(ids, texts, strict=True)):
+            try:
+                rows = self.task.rows_of(values[place])
+            except ValueError as error:
+                rows, text = [self._first()], text._replace(reason=text.reason or str(error))
+            asked += [_Asked(place, doc_id, text._replace(text_hash=_hash_with(text.text_hash, row)), row) for row in rows]
+        return asked
+
+    def _first(self) -> Row:
+        """What is known of a document's only row, where nothing else is."""
+        return {NUMBER: 0} if NUMBER in self.task.columns.names else {}
+
+    def _rows(self, asked: Sequence[_Asked], previous: Previous | None) -> list[Row]:
+        """Each row: carried over, or with its model input, or with what kept it from being read."""
+        hashes = [row.text.text_hash for row in asked]
+        carried: Sequence[Row | None] = [None] * len(asked)
         if previous is not None:
-            carried = previous.find(ids, hashes, self.task.columns)
-        to_encode = [i for i, text in enumerate(texts) if carried[i] is None and text.reason is None]
-        encoded = dict(zip(to_encode, isolate([texts[i].text or "" for i in to_encode], self._encode), strict=True))
+            carried = previous.find([row.doc_id for row in asked], hashes, self.task.columns)
+        to_encode = [i for i, row in enumerate(asked) if carried[i] is None and row.text.reason is None]
+        documents = [Document(asked[i].text.text or "", asked[i].given) for i in to_encode]
+        encoded = dict(zip(to_encode, isolate(documents, self._encode), strict=True))
         rows = []
-        for i, text in enumerate(texts):
-            outcome = encoded.get(i) or Failed(text.reason or "")
-            rows.append(carried[i] or {"text_hash": text.text_hash, **_row(outcome)})
+        for i, row in enumerate(asked):
+            outcome = encoded.get(i) or Failed(row.text.reason or "")
+            rows.append({**(carried[i] or {"text_hash": row.text.text_hash, **_row(outcome)}), **row.given})
         return rows
 
     def _skipped(self, shard: Shard, reason: str) -> pa.Table:
-        rows = [{"status": "skipped", "stage": "read", "reason": reason}] * shard.documents
+        rows = [{"status": "skipped", "stage": "read", "reason": reason, **self._first()}] * shard.documents
         table = self._table(shard, doc_ids(None, shard.source, shard.start, shard.stop), rows)
         for field in reversed(list(self.passthrough or [])):
             table = table.add_column(3, field, pa.nulls(shard.documents, field.type))
         return table
 
     def _table(self, shard: Shard, ids: Sequence[str], rows: Sequence[Row]) -> pa.Table:
-        whole = {"_shard": shard.shard_id, "_documents": shard.documents}
+        whole = {"_shard": shard.shard_id, "_rows": len(rows)}
         named = [{**whole, "doc_id": doc_id, **row} for doc_id, row in zip(ids, rows, strict=True)]
         columns = pa.schema([*SHARD, DOC_ID, *STATE, *COUNTS, *PROVENANCE, *self.task.columns, *INPUT])
         return pa.Table.from_pylist(named, columns)
 
-    def _encode(self, texts: Sequence[str]) -> Iterator[tuple[int, ModelInput]]:
+    def _encode(self, documents: Sequence[Document]) -> Iterator[tuple[int, ModelInput]]:
         tokenizer = _tokenizer(str(resolve(self.model, self.revision).folder))
-        for together in by_length([len(text) for text in texts], _TOGETHER):
-            inputs = self.task.encode(tokenizer, [texts[i] for i in together], self.max_input_tokens)
+        for together in by_length([len(document.text) for document in documents], _TOGETHER):
+            inputs = self.task.encode(tokenizer, [documents[i] for i in together], self.reading)
             yield from zip(together, inputs, strict=True)
 
 
@@ -121,6 +146,24 @@ class Text(NamedTuple):
     text: str | None
     reason: str | None
     text_hash: str | None
+
+
+class _Asked(NamedTuple):
+    """A row to make: of the document at `place` of the shard, with what is known of it beforehand."""
+
+    place: int
+    doc_id: str
+    text: Text
+    given: Row
+
+
+def _hash_with(text_hash: str | None, given: Mapping[str, Any]) -> str | None:
+    """The name of a text and of what is asked of it."""
+    asked = {name: value for name, value in given.items() if name != NUMBER}
+    if text_hash is None or not asked:
+        return text_hash
+    both = f"{text_hash} {json.dumps(asked, sort_keys=True)}"
+    return hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
 
 
 def read_texts(column: pa.ChunkedArray, longest: int) -> list[Text]:
@@ -149,8 +192,9 @@ def _row(outcome: ModelInput | Failed) -> Row:
         return {"status": "failed", "stage": "read", "reason": outcome.reason}
     return {
         "status": "ok",
-        "input_ids": outcome.input_ids,
-        "global_tokens": outcome.global_tokens,
+        "_input_ids": outcome.input_ids,
+        "_global_tokens": outcome.global_tokens,
+        "_text": outcome.text,
         "input_tokens": len(outcome.input_ids),
         "truncated_tokens": outcome.truncated_tokens,
         "windows": outcome.windows,

@@ -6,22 +6,21 @@ It is a view, not a result: it may be written again.
 from __future__ import annotations
 
 import html
-import io
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
-
+from pipeline.columns import COUNTS, DOC_ID, STATE
+from pipeline.commit import read_columns
 from pipeline.shards import REPORT, Plan
 from pipeline.store import Store
+from pipeline.tasks import Task
 
 SAMPLES = 12
 
-COLUMNS = ["doc_id", "status", "stage", "reason", "input_tokens", "truncated_tokens", "summary", "output_tokens",
-           "finish_reason", "score"]  # fmt: skip
+COLUMNS = [DOC_ID.name, *STATE.names, *COUNTS.names]
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
@@ -51,7 +50,8 @@ class Findings:
                 self.failures[row["stage"], row["reason"]] += 1
                 continue
             self.input_tokens[row["input_tokens"]] += 1
-            self.output_tokens[row["output_tokens"]] += 1
+            if "output_tokens" in row:
+                self.output_tokens[row["output_tokens"]] += 1
             place = self._rng.randrange(self.input_tokens.total())
             if len(self.samples) < SAMPLES:
                 self.samples.append(row)
@@ -59,19 +59,20 @@ class Findings:
                 self.samples[place] = row
 
 
-def write_report(store: Store, plan: Plan, manifest: dict[str, Any]) -> None:
+def write_report(store: Store, plan: Plan, manifest: dict[str, Any], task: Task) -> None:
     """Write the report of a finished run into its folder; one result file is in memory at a time."""
     findings = Findings(plan.fingerprint)
     for name in sorted(manifest["shards"]):
-        findings.add(pq.read_table(io.BytesIO(store.read(name)), columns=COLUMNS).to_pylist())
-    store.replace(REPORT, render(plan, manifest, findings).encode())
+        findings.add(read_columns(store, name, [*COLUMNS, *task.columns.names]).to_pylist())
+    store.replace(REPORT, render(plan, manifest, findings, task).encode())
 
 
-def render(plan: Plan, manifest: dict[str, Any], findings: Findings) -> str:
+def render(plan: Plan, manifest: dict[str, Any], findings: Findings, task: Task) -> str:
     """The page."""
     seconds = sum(shard["seconds"] for shard in manifest["shards"].values())
     totals = [
         ("documents", manifest["documents"]),
+        ("rows", manifest["rows"]),
         ("ok", manifest["ok"]),
         ("failed", manifest["failed"]),
         ("skipped", manifest["skipped"]),
@@ -88,18 +89,18 @@ def render(plan: Plan, manifest: dict[str, Any], findings: Findings) -> str:
     ]
     failures = [(*reason, count) for reason, count in findings.failures.most_common()]
     parts = [
-        "<h1>Summarization run</h1>",
+        f"<h1>{task.title} run</h1>",
         _table(("", ""), totals),
         "<h2>Input length, tokens</h2>",
         histogram(findings.input_tokens),
-        "<h2>Output length, tokens</h2>",
-        histogram(findings.output_tokens),
     ]
+    if "output_tokens" in task.columns.names:
+        parts += ["<h2>Output length, tokens</h2>", histogram(findings.output_tokens)]
     if failures:
-        parts += ["<h2>Failed and skipped</h2>", _table(("stage", "reason", "documents"), failures)]
+        parts += ["<h2>Failed and skipped</h2>", _table(("stage", "reason", "rows"), failures)]
     if plan.skipped:
         parts += ["<h2>Files skipped</h2>", _table(("file", "reason"), [(f.path, f.skipped) for f in plan.skipped])]
-    parts += ["<h2>Samples</h2>", *map(_sample, findings.samples)]
+    parts += ["<h2>Samples</h2>", *(_sample(row, task) for row in findings.samples)]
     body = "\n".join(parts)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Run report</title><style>{_STYLE}</style>{body}</html>\n'
@@ -127,15 +128,16 @@ def histogram(values: Mapping[int, int], bins: int = 24) -> str:
         )
     end = len(shown) * 24
     labels = f'<text x="0" y="120">{low}</text><text x="{end}" y="120" text-anchor="end">{high}</text>'
-    caption = f"<p><small>highest bar: {tallest} documents; a bar is {width} tokens wide</small></p>"
+    caption = f"<p><small>highest bar: {tallest} rows; a bar is {width} tokens wide</small></p>"
     return f'<svg width="{end}" height="124" role="img">{"".join(bars)}{labels}</svg>{caption}'
 
 
-def _sample(row: dict[str, Any]) -> str:
-    facts = f"{row['input_tokens']} tokens in, {row['output_tokens']} out, {row['finish_reason']}, score {row['score']:.3f}"
+def _sample(row: dict[str, Any], task: Task) -> str:
+    shown, outcome = task.describe(row)
+    facts = f"{row['input_tokens']} tokens in, {shown}"
     if row["truncated_tokens"]:
         facts += f", {row['truncated_tokens']} tokens cut"
-    return f"<article><b>{_text(row['doc_id'])}</b> <small>{_text(facts)}</small><br>{_text(row['summary'])}</article>"
+    return f"<article><b>{_text(row['doc_id'])}</b> <small>{_text(facts)}</small><br>{_text(outcome)}</article>"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -9,7 +9,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pipeline.config import RunSettings
 from pipeline.errors import PipelineError, PlanMismatch, UsageError
 from pipeline.failures import FailureWatch, check_failures
 from pipeline.inputs import InputFile
+from pipeline.model_inputs import Reading
 from pipeline.planning import describe_inputs, plan_inputs
 from pipeline.predictor import Predictor
 from pipeline.previous import read_previous, since_facts
@@ -86,8 +87,8 @@ def run(task: Task, progress_every: float = 30.0) -> RunResult:
         with watch, Progress(plan, store, before, progress_every):
             receipts |= {r.shard_id: r for r in _execute(task, checkpoint, plan, left, settings)}
     manifest = finish(store, plan, receipts)
-    write_report(store, plan, manifest)
-    check_failures(manifest["failed"], settings.max_failed, plan.documents)
+    write_report(store, plan, manifest, task)
+    check_failures(manifest["failed_documents"], settings.max_failed, plan.documents)
     return RunResult(manifest, store.url, len(left), f"{store.url}/{REPORT}", plan.skipped)
 
 
@@ -124,7 +125,7 @@ def build_plan(task: Task, checkpoint: Checkpoint, before: Plan | None) -> Plan:
             "settings": settings.identity(),
             "weights_sha256": _sha256(weight_files(checkpoint.folder)),
             "tokenizer_sha256": _tokenizer_sha256(checkpoint.folder),
-            "max_input_tokens": task.max_input_tokens(checkpoint.folder),
+            "reading": asdict(task.reading(checkpoint.folder)),
             "config_sha256": _sha256([checkpoint.folder / "config.json"]),
             **task.facts(checkpoint.folder),
         }
@@ -166,7 +167,7 @@ def _execute(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Sh
         # A shard of long documents on a slow machine takes hours, and nothing moves meanwhile.
         context.execution_no_progress_timeout_s = max(context.execution_no_progress_timeout_s, _LONGEST_SHARD_S)
         model = settings.model if checkpoint.revision else str(checkpoint.folder)
-        reader = ShardReader(task, model, checkpoint.revision, plan.facts["max_input_tokens"], plan.passthrough)
+        reader = ShardReader(task, model, checkpoint.revision, Reading(**plan.facts["reading"]), plan.passthrough)
         this_run = uuid.uuid4().hex
         since = plan.facts.get("since")
         previous = read_previous(since, task.columns) if since else None

@@ -1,55 +1,55 @@
 """The extension point: a task turns documents into model inputs and model outputs into rows.
 
-A new task is one class here. It says how a text is encoded, with which global tokens, how outputs are made, and which
-columns come of it; reading, ordering, failing alone and committing are the same for all.
+A new task is one class here, with another for its model in memory. It says how a text is encoded, with which global tokens,
+how outputs are made, and which columns come of it; reading, ordering, failing alone and committing are the same for all.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
+import torch
 
+from led.answers import best_answers
 from led.checkpoint import check_weights
 from led.config import LEDConfig
 from led.generation import DecodingLimits, DecodingLoop
 from led.generation_config import GenerationConfig
+from led.long_documents import pooled, pooling_of
 from led.memory import free_bytes
-from led.model import LEDForConditionalGeneration
+from led.model import LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification
 from led.packing import pack_documents
+from led.pretrained import LEDPreTrainedModel
 from led.tokenizer import LEDTokenizer
-from led.windows import cut
-from pipeline.config import DECODING, RunSettings, SummarizeSettings
+from led.windows import Window, cut
+from pipeline.columns import NUMBER, QUESTIONS
+from pipeline.config import DECODING, AnswerSettings, ClassifySettings, RunSettings, SummarizeSettings
 from pipeline.errors import UsageError
+from pipeline.model_inputs import Document, ModelInput, Reading, Row, read_documents, windowed_input, windowed_reading
 
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ModelInput:
-    """A document as the model reads it: its tokens, of which the first `global_tokens` attend to the whole document."""
-
-    input_ids: Sequence[int]
-    global_tokens: int
-    truncated_tokens: int = 0
-    windows: int = 1
+M = TypeVar("M", bound=LEDPreTrainedModel)
 
 
 class LoadedTask(Protocol):
     """A task with its model in memory."""
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
-        """(number of the document, its task columns), in any order."""
+        """(number of the document, what the model says of it as task columns), in any order."""
 
 
 class Task(Protocol):
     """What the pipeline asks of a task. A task is small and travels to the workers; `load` brings the weights in there."""
 
-    columns: pa.Schema
+    title: str
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The columns that its rows have beside those of all tasks."""
 
     @property
     def settings(self) -> RunSettings:
@@ -58,14 +58,21 @@ class Task(Protocol):
     def facts(self, folder: Path) -> dict[str, Any]:
         """What its rows depend on besides the run's settings and the weights; checks that task and checkpoint fit."""
 
-    def max_input_tokens(self, folder: Path) -> int:
-        """The longest input in force, in tokens; checks the settings against the checkpoint."""
+    def reading(self, folder: Path) -> Reading:
+        """How long documents are read; checks the settings against the checkpoint."""
 
-    def encode(self, tokenizer: LEDTokenizer, texts: Sequence[str], limit: int) -> list[ModelInput]:
-        """Model inputs of at most `limit` tokens for these texts."""
+    def rows_of(self, values: Mapping[str, Any]) -> list[Row]:
+        """The rows that a document gives whose input columns have these values, each with its columns that are known
+        beforehand; raises ValueError where it can give none, and the document fails with that reason."""
+
+    def encode(self, tokenizer: LEDTokenizer, documents: Sequence[Document], reading: Reading) -> list[ModelInput]:
+        """Model inputs for these documents."""
 
     def load(self, folder: Path) -> LoadedTask:
         """The task with the checkpoint in `folder` in memory."""
+
+    def describe(self, row: Row) -> tuple[str, str]:
+        """What the report shows of a written row: what to know of it, and its outcome."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ class Summarize:
 
     settings: SummarizeSettings
 
+    title = "Summarization"
     columns = pa.schema(
         [
             pa.field("summary", pa.string()),
@@ -99,8 +107,8 @@ class Summarize:
         self.generation(folder).longest(LEDConfig.from_pretrained(folder))
         return {"task": "summarize", "generation": asdict(self.generation(folder))}
 
-    def max_input_tokens(self, folder: Path) -> int:
-        """What the run asks for, at most the encoder's positions.
+    def reading(self, folder: Path) -> Reading:
+        """What the run asks for, at most the encoder's positions, all at once.
 
         Raises:
             UsageError: the run asks for more than the model reads.
@@ -109,15 +117,23 @@ class Summarize:
         asked = self.settings.max_input_tokens or limit
         if asked > limit:
             raise UsageError(f"--max-input-tokens is {asked}; this model reads at most {limit} tokens.")
-        return asked
+        return Reading(asked, asked)
 
-    def encode(self, tokenizer: LEDTokenizer, texts: Sequence[str], limit: int) -> list[ModelInput]:
+    def rows_of(self, values: Mapping[str, Any]) -> list[Row]:
+        """One, of which nothing is known beforehand."""
+        return [{}]
+
+    def encode(self, tokenizer: LEDTokenizer, documents: Sequence[Document], reading: Reading) -> list[ModelInput]:
         """`<s> text </s>`, cut at the limit with `</s>` kept."""
         inputs = []
-        for encoding in tokenizer.encode_batch(texts):
-            ids, over = cut(encoding.ids, limit)
+        for encoding in tokenizer.encode_batch([document.text for document in documents]):
+            ids, over = cut(encoding.ids, reading.max_input_tokens)
             inputs.append(ModelInput(ids, 1, over))
         return inputs
+
+    def describe(self, row: Row) -> tuple[str, str]:
+        """How it ended, and the summary."""
+        return f"{row['output_tokens']} tokens out, {row['finish_reason']}, score {row['score']:.3f}", row["summary"]
 
     def load(self, folder: Path) -> LoadedSummarizer:
         """The summarizer with its weights."""
@@ -129,10 +145,7 @@ class LoadedSummarizer:
 
     def __init__(self, task: Summarize, folder: Path) -> None:
         settings = task.settings
-        int8 = settings.precision == "int8"
-        dtype = "float32" if int8 else settings.precision
-        model = LEDForConditionalGeneration.from_pretrained(folder, dtype=dtype, device="cuda" if settings.gpus else "cpu")
-        self.model = model.pack(int8=int8)
+        self.model = load_model(LEDForConditionalGeneration, settings, folder)
         self.tokenizer = LEDTokenizer.from_pretrained(folder)
         self.generation = task.generation(folder)
         # A machine may hold a model copy per CPU, a GPU as many as share it; half of what is left is for encoding.
@@ -156,3 +169,283 @@ class LoadedSummarizer:
                     "score": result.scores[0],
                 },
             )
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Documents to labels, with global attention on `<s>`; logits of windows are pooled before they become probabilities."""
+
+    settings: ClassifySettings
+
+    title = "Classification"
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The best label and its probability (or the value, of a regression), the labels that hold, and all scores."""
+        scores = pa.list_(pa.struct([pa.field("label", pa.string()), pa.field("score", pa.float32())]))
+        columns = [pa.field("label", pa.string()), pa.field("label_score", pa.float32())]
+        columns.append(pa.field("labels", pa.list_(pa.string())))
+        return pa.schema(columns if self.settings.labels_only else [*columns, pa.field("scores", scores)])
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """The task, the kind of labels, their names, and the pooling and thresholds in force.
+
+        Raises:
+            ValueError: the folder's weights are not a classifier's.
+            UsageError: the checkpoint names no labels, or a threshold names none of them.
+        """
+        check_weights(LEDForSequenceClassification, folder)
+        config = LEDConfig.from_pretrained(folder)
+        problem = self.problem(config)
+        names = [str(name) for name in config.labels.values()]
+        if len(set(names)) != len(names):
+            raise UsageError(f"--model {self.settings.model}: id2label in config.json gives two classes one name: {names}.")
+        return {"task": "classify", "problem_type": problem, "labels": names, "pooling": self.pooling(config),
+                "thresholds": self.thresholds(config)}  # fmt: skip
+
+    def problem(self, config: LEDConfig) -> str:
+        """The checkpoint's problem type; where it has none, one label means regression and several that one of them holds."""
+        return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+
+    def pooling(self, config: LEDConfig) -> str:
+        """How windows are pooled."""
+        return self.settings.pooling or pooling_of(self.problem(config))
+
+    def thresholds(self, config: LEDConfig) -> dict[str, float]:
+        """The probability from which each label holds.
+
+        Raises:
+            UsageError: a threshold names no label, or the checkpoint gives values and no labels.
+        """
+        settings, names, problem = self.settings, list(config.labels.values()), self.problem(config)
+        if problem == "regression":
+            if settings.threshold is not None or settings.label_thresholds:
+                raise UsageError("--threshold is for labels; this checkpoint gives values (problem_type regression).")
+            return {}
+        general = settings.threshold
+        if general is None:
+            general = 0.5 if problem == "multi_label_classification" else 0.0
+        thresholds = dict.fromkeys(names, general)
+        for given in settings.label_thresholds:
+            name, _, value = given.rpartition("=")
+            if name not in thresholds:
+                raise UsageError(
+                    f"--label-thresholds {given}: the checkpoint has no label {name!r}; it has {', '.join(names)}."
+                )
+            thresholds[name] = float(value)
+        return thresholds
+
+    def reading(self, folder: Path) -> Reading:
+        """Whole documents, window by window."""
+        return windowed_reading(self.settings, folder)
+
+    def rows_of(self, values: Mapping[str, Any]) -> list[Row]:
+        """One, of which nothing is known beforehand."""
+        return [{}]
+
+    def encode(self, tokenizer: LEDTokenizer, documents: Sequence[Document], reading: Reading) -> list[ModelInput]:
+        """`<s> text </s>`, cut only where the run asks for it."""
+        encodings = tokenizer.encode_batch([document.text for document in documents])
+        return [windowed_input(encoding.ids, 1, reading) for encoding in encodings]
+
+    def load(self, folder: Path) -> LoadedClassifier:
+        """The classifier with its weights."""
+        return LoadedClassifier(self, folder)
+
+    def describe(self, row: Row) -> tuple[str, str]:
+        """The windows, and the labels or the value."""
+        outcome = ", ".join(row["labels"] or [row["label"] or "no label"])
+        return f"{row['windows']} windows, score {row['label_score']:.3f}", outcome
+
+
+class LoadedClassifier:
+    """Labels from a model in memory."""
+
+    def __init__(self, task: Classify, folder: Path) -> None:
+        self.task, self.reading = task, task.reading(folder)
+        self.model = load_model(LEDForSequenceClassification, task.settings, folder)
+        self.problem, self.pooling = task.problem(self.model.config), task.pooling(self.model.config)
+        self.thresholds = task.thresholds(self.model.config)
+
+    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
+        """The labels of each document."""
+        for i, _, logits in read_documents(self.model, documents, self.reading, self.task.settings):
+            yield i, self._row(pooled(torch.stack(logits), self.pooling))
+
+    def _row(self, logits_C: torch.Tensor) -> Row:
+        names = [str(name) for name in self.model.config.labels.values()]
+        several = self.problem == "multi_label_classification"
+        values = logits_C if self.problem == "regression" else logits_C.sigmoid() if several else logits_C.softmax(-1)
+        scores = dict(zip(names, values.tolist(), strict=True))
+        best = max(scores, key=lambda name: scores[name])
+        row: Row = {"label": None, "label_score": scores[best], "labels": None}
+        if self.problem != "regression":
+            hold = [name for name in (names if several else [best]) if scores[name] >= self.thresholds[name]]
+            hold.sort(key=lambda name: -scores[name])
+            row |= {"label": hold[0] if hold else None, "labels": hold}
+        if not self.task.settings.labels_only:
+            row["scores"] = [{"label": name, "score": score} for name, score in scores.items()]
+        return row
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Questions over documents to answers, which are pieces of the documents; questions have global attention.
+
+    One row per document and question.
+    """
+
+    settings: AnswerSettings
+    questions: tuple[str, ...] = ()
+
+    title = "Question answering"
+    columns = pa.schema(
+        [
+            pa.field(NUMBER, pa.int32()),
+            pa.field("question", pa.string()),
+            pa.field("answer", pa.string()),
+            pa.field("answer_start", pa.int32()),
+            pa.field("answer_end", pa.int32()),
+            pa.field("answer_score", pa.float32()),
+            pa.field("null_score", pa.float32()),
+            pa.field(
+                "answers",
+                pa.list_(
+                    pa.struct(
+                        [pa.field("answer", pa.string()), pa.field("start", pa.int32()), pa.field("end", pa.int32()),
+                         pa.field("score", pa.float32())]
+                    )
+                ),
+            ),
+        ]
+    )  # fmt: skip
+
+    @classmethod
+    def of(cls, settings: AnswerSettings) -> Answer:
+        """The task with the questions that the settings name.
+
+        Raises:
+            UsageError: the file of questions cannot be read, or a question is empty.
+        """
+        questions, source = settings.question, "--question"
+        if settings.questions_file is not None:
+            source = f"--questions-file {settings.questions_file}"
+            try:
+                lines = Path(settings.questions_file).read_text("utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"{source} cannot be read: {error}") from error
+            questions = tuple(line.strip() for line in lines if line.strip())
+            if not questions:
+                raise UsageError(f"{source} has no questions; write one a line.")
+        if any(not question.strip() for question in questions):
+            raise UsageError(f"{source} is empty; ask something.")
+        return cls(settings, questions)
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """The task and its questions.
+
+        Raises:
+            ValueError: the folder's weights are not a question answerer's.
+            UsageError: a question leaves no room for the document.
+        """
+        check_weights(LEDForQuestionAnswering, folder)
+        tokenizer, window = LEDTokenizer.from_pretrained(folder), self.reading(folder).window_tokens
+        for question in self.questions:
+            length = len(tokenizer.encode(question)) + 2
+            if length >= window:
+                raise UsageError(f"--question {question[:60]!r}… has {length} tokens with the special ones; the model reads "
+                                 f"{window} at once, document included: shorten it.")  # fmt: skip
+        return {"task": "answer", QUESTIONS: {"of all": list(self.questions), "in column": self.settings.question_column}}
+
+    def reading(self, folder: Path) -> Reading:
+        """Whole documents, window by window."""
+        return windowed_reading(self.settings, folder)
+
+    def rows_of(self, values: Mapping[str, Any]) -> list[Row]:
+        """One for each question.
+
+        Raises:
+            ValueError: the document has no question.
+            UsageError: the column holds something else than questions.
+        """
+        column = self.settings.question_column
+        questions = list(self.questions) if column is None else _questions_in(values[column], column)
+        if not questions:
+            raise ValueError(f"the document has no question in column {column!r}")
+        return [{NUMBER: i, "question": question} for i, question in enumerate(questions)]
+
+    def encode(self, tokenizer: LEDTokenizer, documents: Sequence[Document], reading: Reading) -> list[ModelInput]:
+        """`<s> question </s></s> text </s>`; a text is tokenized once for all its questions.
+
+        Raises:
+            ValueError: a question is empty, or leaves no room for the document.
+        """
+        texts = list(dict.fromkeys(document.text for document in documents))
+        encodings = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
+        inputs = []
+        for text, given in documents:
+            if not (given["question"] or "").strip():
+                raise ValueError("the question is empty")
+            before = [*tokenizer.encode(given["question"]), tokenizer.eos_token_id]
+            inputs.append(windowed_input([*before, *encodings[text].ids[1:]], len(before), reading, text))
+        return inputs
+
+    def load(self, folder: Path) -> LoadedAnswerer:
+        """The question answerer with its weights."""
+        return LoadedAnswerer(self, folder)
+
+    def describe(self, row: Row) -> tuple[str, str]:
+        """The question, and the answer."""
+        facts = f"{row['question']} {row['windows']} windows, score {row['answer_score']:.3f}, none {row['null_score']:.3f}"
+        return facts, row["answer"] or "no answer"
+
+
+class LoadedAnswerer:
+    """Answers from a model in memory."""
+
+    def __init__(self, task: Answer, folder: Path) -> None:
+        self.settings, self.reading = task.settings, task.reading(folder)
+        self.model = load_model(LEDForQuestionAnswering, task.settings, folder)
+        self.tokenizer = LEDTokenizer.from_pretrained(folder)
+
+    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
+        """The answer in each document."""
+        encodings: dict[str, Any] = {}
+        for i, windows, scores in read_documents(self.model, documents, self.reading, self.settings):
+            text = documents[i].text
+            assert text is not None
+            if text not in encodings:
+                encodings = {text: self.tokenizer.encode_batch([text])[0]}  # of the last document alone: they are large
+            yield i, self._row(text, encodings[text], windows, scores)
+
+    def _row(self, text: str, encoding: Any, windows: Sequence[Window], scores: Sequence[Any]) -> Row:
+        settings = self.settings
+        found, null = best_answers(text, encoding, windows, scores, settings.n_best, settings.max_answer_tokens,
+                                   align_to_words=settings.align_to_words)  # fmt: skip
+        best = found[0] if found else None
+        row: Row = {"answer_score": best.score if best else 0.0, "null_score": null, "answers": [asdict(a) for a in found]}
+        least = settings.no_answer_threshold
+        if best and (least is None or null - best.score <= least):
+            row |= {"answer": best.answer, "answer_start": best.start, "answer_end": best.end}
+        return row
+
+
+def load_model(kind: type[M], settings: RunSettings, folder: Path) -> M:
+    """The checkpoint as the settings want it computed, laid out for inference."""
+    int8 = settings.precision == "int8"
+    dtype = "float32" if int8 else settings.precision
+    return kind.from_pretrained(folder, dtype=dtype, device="cuda" if settings.gpus else "cpu").pack(int8=int8)
+
+
+def _questions_in(value: Any, column: str) -> list[str | None]:
+    """The questions in a value of the column: a text, or a list of texts or of records with a `question`."""
+    if value is None:
+        return []
+    found = []
+    for item in [value] if isinstance(value, str) else value if isinstance(value, list) else [value]:
+        question = item.get("question", item) if isinstance(item, dict) else item
+        if question is not None and not isinstance(question, str):
+            raise UsageError(f"--question-column {column} holds {type(question).__name__}; it must hold texts, lists of "
+                             "texts, or lists of records with a field `question`.")  # fmt: skip
+        found.append(question)
+    return found

@@ -35,6 +35,17 @@ def test_end_to_end_writes_the_same_summaries(capsys: pytest.CaptureFixture[str]
     assert set(found["seconds"]) == {"float32", "transformers"}
 
 
+@pytest.mark.parametrize("task", ["label", "answer"])
+def test_readers_give_the_same_logits(task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--tiny", "--task", task, "--documents", "5", "--longest", "60", "--batch", "2", "--rounds", "1", "--here")
+    assert last_line(capsys, "readers", *small)["difference"] < 1e-4
+
+
+def test_every_way_of_reading_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = last_line(capsys, "ways", "--tiny", "--tokens", "1500")["rows"]
+    assert [(row["way"], row["windows"]) for row in rows] == [("windows", 2), ("whole", 1), ("prompt", 1)]
+
+
 def test_ctranslate2_writes_as_many_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed")
     small = ("--tiny", "--tokens", "40", "--documents", "2", "--steps", "3", "--rounds", "1")

@@ -30,6 +30,7 @@ from pipeline.columns import INPUT, SECONDS
 from pipeline.commit import Receipt, commit
 from pipeline.config import RunSettings, SummarizeSettings
 from pipeline.local_store import LocalStore
+from pipeline.model_inputs import Reading
 from pipeline.object_store import ObjectStore
 from pipeline.previous import read_previous
 from pipeline.reader import ShardReader
@@ -46,7 +47,7 @@ def task_of(corpus: Path, model: Path, output: str, changes: dict[str, Any]) -> 
 def reverse(table: pa.Table, task: Task) -> pa.Table:
     """What the predictor makes of a shard, without a model: the token ids backwards."""
     rows = table.select(task.columns.names).to_pylist()
-    for row, ids in zip(rows, table["input_ids"].to_pylist(), strict=True):
+    for row, ids in zip(rows, table["_input_ids"].to_pylist(), strict=True):
         if ids:
             row |= {"summary": str(ids[::-1]), "output_tokens": len(ids), "finish_reason": "stop", "score": 0.0}
     made = pa.Table.from_pylist(rows, task.columns)
@@ -58,7 +59,7 @@ def reverse(table: pa.Table, task: Task) -> pa.Table:
 
 def one_by_one(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], settings: RunSettings) -> list[Receipt]:
     store = open_store(settings.output)
-    reader = ShardReader(task, settings.model, None, plan.facts["max_input_tokens"])
+    reader = ShardReader(task, settings.model, None, Reading(**plan.facts["reading"]))
     facts, since = {**plan.facts, "plan": plan.fingerprint}, plan.facts.get("since")
     previous = read_previous(since, task.columns) if since else None
     return [commit(store, reverse(reader(shard, previous), task), facts) for shard in shards]

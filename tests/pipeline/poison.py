@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.tasks import LoadedSummarizer, LoadedTask, ModelInput, Row, Summarize
+from pipeline.model_inputs import ModelInput, Row
+from pipeline.tasks import LoadedSummarizer, LoadedTask, Summarize
 
 KILLS = "gallery gallery gallery"
 BREAKS = "rose rose rose rose"

@@ -22,7 +22,7 @@ def block(shard_id: str, rows: int, expected: int, first: int = 0) -> pa.Table:
     return pa.table(
         {
             "_shard": [shard_id] * rows,
-            "_documents": pa.array([expected] * rows, pa.int32()),
+            "_rows": pa.array([expected] * rows, pa.int32()),
             "doc_id": [f"d{first + i}" for i in range(rows)],
             "status": ["failed" if i == 0 else "ok" for i in range(rows)],
             "input_tokens": [None if i == 0 else 10 for i in range(rows)],
@@ -46,6 +46,14 @@ def test_a_second_commit_leaves_the_first_and_gives_its_receipt(tmp_path: Path) 
     table = pq.read_table(tmp_path / shard.part)
     assert table.column_names == ["doc_id", "status", "input_tokens", "truncated_tokens", "origin", "output_tokens"]
     assert json.loads(table.schema.metadata[b"led.facts"]) == {"model": "m"}
+
+
+def test_documents_of_several_rows_are_counted_once(tmp_path: Path) -> None:
+    rows = block(PLAN.shards[0].shard_id, 6, 6)
+    status = pa.array(["ok", "failed", "failed", "ok", "ok", "failed"])
+    rows = rows.set_column(rows.column_names.index("status"), "status", status)
+    receipt = commit(LocalStore(tmp_path), rows.append_column("question_number", pa.array([0, 1, 2, 0, 0, 1])), {})
+    assert (receipt.documents, receipt.rows, receipt.failed, receipt.failed_documents) == (3, 6, 3, 2)
 
 
 def test_a_part_of_a_shard_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.evaluation import evaluate_summaries
+from pipeline.evaluation import evaluate_answers, evaluate_labels, evaluate_summaries
 from pipeline.local_store import LocalStore
 
 
@@ -36,3 +36,45 @@ def test_an_unfinished_run_and_a_missing_column_are_named(tmp_path: Path) -> Non
         evaluate_summaries(LocalStore(tmp_path), "reference", None)
     with pytest.raises(UsageError, match=r"no column other.*--passthrough"):
         evaluate_summaries(output(tmp_path, ["x"]), "other", None)
+
+
+def finished(folder: Path, **columns: object) -> LocalStore:
+    pq.write_table(pa.table(columns), folder / "part-a.parquet")
+    (folder / "_SUCCESS").write_text("")
+    return LocalStore(folder)
+
+
+def test_labels_are_counted_by_document_and_by_label(tmp_path: Path) -> None:
+    written, wanted = ["a", "a", "b", None, "c"], ["a", "b", "b", "b", "d"]
+    store = finished(tmp_path, label=written, labels=[[x] if x else None for x in written], right=wanted)
+    scores = evaluate_labels(store, "right")
+    # F1: a 2*1/(2+1), b 2*1/(1+3), d 0; c is no reference's label.
+    assert scores == {"documents": 5, "accuracy": pytest.approx(2 / 5), "macro-F1": pytest.approx((2 / 3 + 1 / 2 + 0) / 3)}
+
+
+def test_a_regression_has_no_labels_to_count(tmp_path: Path) -> None:
+    store = finished(tmp_path, label=pa.nulls(2, pa.string()), labels=pa.nulls(2, pa.list_(pa.string())), right=["a", "b"])
+    with pytest.raises(UsageError, match="has no labels"):
+        evaluate_labels(store, "right")
+    with pytest.raises(UsageError, match="it must name the right one"):
+        evaluate_labels(finished(tmp_path, label=["a"], labels=[["a"]], right=[3]), "right")
+
+
+def test_answers_are_compared_without_case_articles_and_punctuation(tmp_path: Path) -> None:
+    written = ["The Pump, failed", "a red pump", None, ""]
+    references = [["a pump failed."], ["the pump"], ["lost"], [""]]
+    store = finished(tmp_path, answer=written, question_number=[0, 0, 0, 0], right=references)
+    scores = evaluate_answers(store, "right")
+    assert scores["questions"] == 4 and scores["exact match"] == 0.5  # the last has no answer, and none was given
+    assert scores["token F1"] == pytest.approx((1 + 2 / 3 + 0 + 1) / 4)
+
+
+def test_answers_are_found_in_texts_lists_and_records(tmp_path: Path) -> None:
+    numbers = [0, 1]
+    for right in (["x", "x"], [["x", "x"]] * 2, [[{"question": "?", "answer": "x"}] * 2] * 2):
+        store = finished(tmp_path, answer=["x", "y"], question_number=numbers, right=right)
+        assert evaluate_answers(store, "right")["exact match"] == 0.5
+    short = finished(tmp_path, answer=["x", "y"], question_number=numbers, right=[["x"]] * 2)
+    assert evaluate_answers(short, "right")["exact match"] == 0.5
+    with pytest.raises(UsageError, match="holds int; it must hold answers"):
+        evaluate_answers(finished(tmp_path, answer=["x"], question_number=[0], right=[3]), "right")

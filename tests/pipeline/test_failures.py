@@ -34,7 +34,7 @@ def test_a_number_or_a_share(max_failed: float | None, documents: int, allowed: 
 
 
 def receipt(place: int, failed: int) -> Receipt:
-    return Receipt(PLAN.shards[place].shard_id, "a", 10, 10 - failed, failed, 0, 0, 0, 0, 0, 0.0)
+    return Receipt(PLAN.shards[place].shard_id, "a", 10, 10, 10 - failed, failed, 0, failed, 0, 0, 0, 0, 0.0)
 
 
 def test_an_interruption_that_is_lost_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,11 +72,11 @@ def test_a_file_is_known_by_its_bytes_and_not_opened_again_while_its_stat_is_the
     [
         (("body", "doc_id", []), "no column 'body'; it has doc_id, text, number, year.*--text-column"),
         (("text", "id", []), "no column 'id'.*--id-column None"),
-        (("text", "doc_id", ["kind"]), "no column 'kind'.*--passthrough"),
+        (("text", "doc_id", [("--passthrough", "kind")]), "no column 'kind'.*--passthrough"),
         (("number", "doc_id", []), "column 'number' of .* holds int64, not text"),
         (("text", "ratio", []), "column 'ratio' of .* holds double"),
-        (("text", "doc_id", ["number"]), None),
-        (("text", "number", ["year"]), None),
+        (("text", "doc_id", [("--passthrough", "number")]), None),
+        (("text", "number", [("--passthrough", "year")]), None),
         (("blob", "doc_id", []), None),
         (("word", "word", []), None),
     ],
@@ -167,7 +167,7 @@ def test_a_folder_of_texts_is_one_input_with_a_document_per_file(tmp_path: Path)
         (tmp_path / "t" / f"lang={i % 2}" / f"{i}.txt").write_bytes(f"text {i}".encode() if i else b"\xff")
     found = described(tmp_path / "t", 2)
     assert (found.file.path, found.file.rows, len(found.cuts)) == (f"{tmp_path / 't'}/", 5, 3)
-    check_columns(found.file.path, found.schema, "text", "doc_id", ["lang"])
+    check_columns(found.file.path, found.schema, "text", "doc_id", [("--passthrough", "lang")])
     rows = read_rows(found.file.path, found.cuts[0], "text", ["text", "doc_id", "lang"], 3).table.to_pydict()
     assert rows == {"text": [b"\xff", b"text"], "doc_id": ["lang=0/0.txt", "lang=0/2.txt"], "lang": ["0", "0"]}
     (tmp_path / "t" / "lang=0" / "0.txt").touch()

@@ -15,6 +15,7 @@ from led.generation_config import GenerationConfig
 from led.model import LEDForConditionalGeneration
 from led.tokenizer import LEDTokenizer
 from pipeline.config import SummarizeSettings
+from pipeline.model_inputs import Reading
 from pipeline.predictor import Predictor
 from pipeline.reader import ShardReader, read_texts
 from pipeline.shards import Shard
@@ -24,8 +25,8 @@ from tests.conftest import words
 
 def predict(model_folder: Path, path: Path, rows: int, **settings: Any) -> list[dict[str, Any]]:
     task = Summarize(SummarizeSettings(input=(str(path),), output="", model=str(model_folder), **settings))
-    limit = task.max_input_tokens(model_folder)
-    table = ShardReader(task, str(model_folder), None, limit)(Shard("s", str(path), 0, rows, content="sha256:1f3a"))
+    reading = task.reading(model_folder)
+    table = ShardReader(task, str(model_folder), None, reading)(Shard("s", str(path), 0, rows, content="sha256:1f3a"))
     return Predictor(task, str(model_folder), None)(table).to_pylist()
 
 
@@ -146,7 +147,7 @@ def test_the_document_itself_can_be_carried_over(model_folder: Path, tmp_path: P
     path.write_text('{"doc_id": "a", "text": "a pump", "n": 1}\n{"doc_id": "b", "text": ""}\n')
     given = SummarizeSettings(input=(str(path),), output="", model=str(model_folder), passthrough=("n", "text"))
     types = pa.schema({"n": pa.string(), "text": pa.string()})
-    table = ShardReader(Summarize(given), str(model_folder), None, 128, types)(Shard("s", str(path), 0, 2))
+    table = ShardReader(Summarize(given), str(model_folder), None, Reading(128, 128), types)(Shard("s", str(path), 0, 2))
     assert table.select(["n", "text", "status"]).to_pylist() == [
         {"n": "1", "text": "a pump", "status": "ok"},
         {"n": None, "text": None, "status": "failed"},

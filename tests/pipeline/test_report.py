@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from pipeline.config import SummarizeSettings
 from pipeline.inputs import InputFile
 from pipeline.report import SAMPLES, Findings, histogram, render
 from pipeline.shards import make_plan
+from pipeline.tasks import Summarize
 
+TASK = Summarize(SummarizeSettings(input=("corpus",), output="out", model="model"))
 PLAN = make_plan([InputFile("/in", 1, 2, "h", "1")], {"weights_sha256": "w" * 64}, 3)
 
 
@@ -20,6 +23,7 @@ def row(**changes: Any) -> dict[str, Any]:
 def page(*rows: dict[str, Any]) -> str:
     manifest = {
         "documents": len(rows),
+        "rows": len(rows),
         "ok": 1,
         "failed": 1,
         "skipped": 0,
@@ -30,7 +34,7 @@ def page(*rows: dict[str, Any]) -> str:
     }
     findings = Findings("seed")
     findings.add(rows)
-    return render(PLAN, {**manifest, "shards": {"part": {"seconds": 2.0}}}, findings)
+    return render(PLAN, {**manifest, "shards": {"part": {"seconds": 2.0}}}, findings, TASK)
 
 
 def test_documents_cannot_write_html() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -17,15 +18,19 @@ import ray
 from ray.cluster_utils import Cluster
 
 from pipeline.attempts import REASON
-from pipeline.config import SummarizeSettings
+from pipeline.config import AnswerSettings, ClassifySettings, SummarizeSettings
 from pipeline.errors import CorruptInput, PlanMismatch, TooManyFailures, UsageError
+from pipeline.model_inputs import Reading
 from pipeline.predictor import Predictor
 from pipeline.reader import ShardReader
 from pipeline.run import run
 from pipeline.shards import MANIFEST, PLAN, SUCCESS, Shard
-from pipeline.tasks import Summarize
+from pipeline.store import open_store
+from pipeline.tasks import Answer, Classify, Summarize
+from pipeline.verify import verify
 from tests.conftest import read_output, words
 from tests.pipeline.poison import BREAKS, KILLS, TOO_LARGE, BrittleSummarize
+from tests.pipeline.readers import make_reader, rows_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,7 +62,7 @@ def test_every_document_is_one_row_equal_to_the_bare_predictors(
     rows = {row["doc_id"]: row for row in read_output(tmp_path / "out")}
     assert sorted(rows) == sorted(f"d{i}" for i in range(21)) and result.shards_done == 8
     assert {row["doc_id"] for row in rows.values() if row["status"] == "failed"} == {"d5", "d17"}
-    reader, predictor = ShardReader(task, str(model_folder), None, 128), Predictor(task, str(model_folder), None)
+    reader, predictor = ShardReader(task, str(model_folder), None, Reading(128, 128)), Predictor(task, str(model_folder), None)
     for path, count in (("000.parquet", 13), ("001.parquet", 8)):
         for expected in predictor(reader(Shard("x", str(corpus / path), 0, count))).to_pylist():
             got = rows[expected["doc_id"]]
@@ -231,3 +236,72 @@ def test_a_cluster_that_can_never_hold_the_actors_is_refused_at_once(
     corpus = write_corpus(["x"] * 200)
     with pytest.raises(UsageError, match=r"--actors is 50; the cluster has 3 CPUs"):
         run(job(model_folder, corpus, tmp_path / "out", actors=50, shard_documents=1))
+
+
+def test_every_question_of_every_document_is_one_row(tmp_path: Path) -> None:
+    model = make_reader(tmp_path / "model", "answer")
+    questions = [[f"station {q}?" for q in range(n % 4)] for n in range(18)]
+    texts = [words(3 + n * 11 % 70, n) for n in range(18)]
+    (tmp_path / "corpus").mkdir()
+    table = pa.table({"doc_id": [f"d{n}" for n in range(18)], "text": texts, "questions": questions, "number": range(18)})
+    pq.write_table(table, tmp_path / "corpus" / "0.parquet")
+    given = {"input": (str(tmp_path / "corpus"),), "model": str(model), "shard_documents": 4, "actors": 2}
+    settings = AnswerSettings(output=str(tmp_path / "out"), question_column="questions", passthrough=("number",), **given)
+    task = Answer.of(settings)
+    result = run(task)
+    rows = read_output(tmp_path / "out")
+    asked = {(f"d{n}", i) for n in range(18) for i in range(max(1, n % 4))}
+    assert len(rows) == len(asked) and {(row["doc_id"], row["question_number"]) for row in rows} == asked
+    assert (result.manifest["documents"], result.manifest["rows"], result.manifest["failed"]) == (18, len(asked), 5)
+    assert result.manifest["failed_documents"] == 5
+    assert all(texts[row["number"]][row["answer_start"] : row["answer_end"]] == row["answer"] for row in rows if row["answer"])
+    bare = {(row["doc_id"], row["question_number"]): row for row in rows_of(task, model, tmp_path / "corpus" / "0.parquet")}
+    for row in rows:
+        same = bare[row["doc_id"], row["question_number"]]
+        assert (row["answer"], row["status"], row["reason"]) == (same["answer"], same["status"], same["reason"])
+    findings = verify(open_store(str(tmp_path / "out")))
+    assert findings.problems == [] and (findings.documents, findings.rows.total()) == (18, len(asked))
+    assert findings.repeated_ids == []
+
+    # A night later one document has another question; the rest is carried over, and goes on after a loss.
+    questions[7][1] = "gallery?"
+    pq.write_table(table.set_column(2, "questions", pa.array(questions)), tmp_path / "corpus" / "0.parquet")
+    later = replace(task, settings=replace(settings, output=str(tmp_path / "later"), since=str(tmp_path / "out")))
+    assert run(later).manifest["carried"] == len(asked) - 1
+    lost = sorted((tmp_path / "later").glob("part-*"))[0]
+    before = lost.read_bytes()
+    for name in (lost.name, MANIFEST, SUCCESS):
+        (tmp_path / "later" / name).unlink()
+    assert run(later).shards_done == 1 and pq.read_table(lost).equals(pq.read_table(io.BytesIO(before)))
+    [changed] = [row for row in read_output(tmp_path / "later") if row["origin"] is None]
+    assert (changed["doc_id"], changed["question"]) == ("d7", "gallery?")
+
+    # So it is where all documents are asked the same, one question more and in another order.
+    first = Answer.of(AnswerSettings(output=str(tmp_path / "same"), question=("station 0?", "pump?"), **given))
+    run(first)
+    more = replace(first.settings, output=str(tmp_path / "more"), since=str(tmp_path / "same"))
+    manifest = run(Answer.of(replace(more, question=("when?", "pump?", "station 0?")))).manifest
+    assert (manifest["rows"], manifest["carried"], manifest["since"]["redone_because"]) == (54, 36, [])
+    by_question = {(row["doc_id"], row["question"]): row["answer"] for row in read_output(tmp_path / "same")}
+    for row in read_output(tmp_path / "more"):
+        assert row["question"] == ("when?", "pump?", "station 0?")[row["question_number"]]
+        assert row["question"] == "when?" or row["answer"] == by_question[row["doc_id"], row["question"]]
+    assert verify(open_store(str(tmp_path / "later"))).problems == []
+
+
+def test_labels_are_committed_like_summaries(write_corpus: Callable[..., Path], tmp_path: Path) -> None:
+    model = make_reader(tmp_path / "model", "label", id2label={0: "calm", 1: "wild"})
+    texts: list[str | None] = [words(1 + n * 13 % 90, n) for n in range(14)]
+    texts[3] = None
+    corpus = write_corpus(texts[:9], texts[9:])
+    given = {"input": (str(corpus),), "output": str(tmp_path / "out"), "model": str(model), "shard_documents": 4, "actors": 2}
+    task = Classify(ClassifySettings(**given))
+    assert run(task).manifest["ok"] == 13
+    rows = {row["doc_id"]: row for row in read_output(tmp_path / "out")}
+    assert [row["label"] in ("calm", "wild") for row in rows.values()].count(True) == 13 and rows["d3"]["status"] == "failed"
+    for row in rows_of(task, model, corpus / "000.parquet"):
+        got = rows[row["doc_id"]]
+        assert (got["label"], got["windows"]) == (row["label"], row["windows"])
+        assert got["label_score"] == pytest.approx(row["label_score"], abs=1e-5)
+    with pytest.raises(PlanMismatch, match=r"settings\.threshold: was None, is 0\.9"):
+        run(Classify(ClassifySettings(**given, threshold=0.9)))

@@ -105,7 +105,7 @@ def no_manifest(folder: Path) -> None:
 
 HARMS: list[tuple[Callable[[Path], None], str]] = [
     (another_plan, "written for another plan"),
-    (fewer_rows, "has 2 rows; the plan has 3"),
+    (fewer_rows, "has rows of 2 documents; the plan has 3"),
     (another_status, "is not what its receipt says: ok 3, not 2, failed 0, not 1"),
     (no_status, "has rows whose status is none of ok, failed, skipped"),
     (torn, "cannot be read"),
@@ -131,7 +131,7 @@ def test_ids_that_name_two_rows_are_told(tmp_path: Path) -> None:
     for shard in RUN.shards[:2]:
         commit(store, block(shard.shard_id, 3, 3, 0), {"plan": RUN.fingerprint})
     findings = verify(store)
-    assert findings.problems == [] and str(findings).endswith("3 rows have the doc_id of another, such as d0, d1, d2")
+    assert findings.problems == [] and str(findings).endswith("3 documents have the doc_id of another, such as d0, d1, d2")
 
 
 def test_a_folder_without_a_run_is_named_and_not_made(tmp_path: Path) -> None:

@@ -1,0 +1,201 @@
+"""Train the demo's classifier and question answerer on generated reports, from the summarizer's weights, on a CPU.
+
+    python -m demo.train_readers label --out demo/checkpoints/led-reports-label --minutes 20
+    python -m demo.train_readers answer --out demo/checkpoints/led-reports-answer --minutes 35
+
+Both have a `decoder_prompt` of `</s><s>`: the encoder reads the whole report and the decoder two tokens. Short reports come
+first, then longer ones. Weights and tokenizer are those of --start, by default the summarizer's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from demo.reports import LABELS, Report, generate_report
+from demo.train_summarizer import TRAINING_SEEDS, Stage, learning_rate, steps
+from led.config import LEDConfig
+from led.model import LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification
+from led.packing import PackedBatch, pack_documents
+from led.pretrained import LEDPreTrainedModel
+from led.tokenizer import LEDTokenizer
+
+LONGEST = 8192  # tokens
+
+TOKENIZER_FILES = ("merges.txt", "vocab.json", "tokenizer.json", "tokenizer_config.json")
+
+STAGES = (
+    Stage((0, 10), 5_000, 0.25),
+    Stage((0, 60), 6_000, 0.40),
+    Stage((0, 200), 8_000, 0.55),
+    Stage((0, 800), 10_000, 0.75),
+    Stage((50, 4600), 16_000, 1.0),
+)
+
+# Of a report's questions, this many go into one batch.
+QUESTIONS = 3
+
+Targets = list[Tensor]
+Batch = tuple[PackedBatch, Targets]
+
+
+def last_stages(first: int) -> tuple[Stage, ...]:
+    """The stages from number `first` on, with the whole time shared among them as before."""
+    before = STAGES[first - 1].until if first else 0.0
+    return tuple(replace(stage, until=(stage.until - before) / (1 - before)) for stage in STAGES[first:])
+
+
+def draw_report(stage: Stage, rng: random.Random) -> Report:
+    """A report that is not in the sample corpus, its length drawn evenly on a logarithmic scale."""
+    low, high = stage.words
+    words = round(math.exp(rng.uniform(math.log(low + 30), math.log(high + 30)))) - 30
+    return generate_report(rng.choice(TRAINING_SEEDS), words)
+
+
+def label_batch(stage: Stage, tokenizer: LEDTokenizer, rng: random.Random) -> Batch:
+    """Reports with a global `<s>` each, and their classes (B,)."""
+    documents: list[list[int]] = []
+    labels: list[int] = []
+    while sum(map(len, documents)) < stage.tokens:
+        report = draw_report(stage, rng)
+        documents.append(tokenizer.encode(report.text, max_length=LONGEST))
+        labels.append(LABELS.index(report.label))
+    return pack_documents(documents, [[0]] * len(documents)), [torch.tensor(labels)]
+
+
+def answer_batch(stage: Stage, tokenizer: LEDTokenizer, rng: random.Random) -> Batch:
+    """`<s> question </s></s> report </s>` with everything before the report global; first and last token of the answers."""
+    documents: list[list[int]] = []
+    global_places: list[range] = []
+    spans: list[tuple[int, int]] = []
+    while sum(map(len, documents)) < stage.tokens:
+        report = draw_report(stage, rng)
+        encoding = tokenizer.encode_batch([report.text])[0]
+        ids = encoding.ids[1:-1]
+        for question, answer in rng.sample(report.questions, QUESTIONS):
+            before = [*tokenizer.encode(question), tokenizer.eos_token_id]
+            if len(before) + len(ids) + 1 > LONGEST:
+                continue
+            start = report.text.index(answer)
+            first, last = encoding.char_to_token(start), encoding.char_to_token(start + len(answer) - 1)
+            assert first is not None and last is not None
+            documents.append([*before, *ids, tokenizer.eos_token_id])
+            global_places.append(range(len(before)))
+            spans.append((len(before) + first - 1, len(before) + last - 1))
+    starts, ends = zip(*spans, strict=True)
+    return pack_documents(documents, global_places), [torch.tensor(starts), torch.tensor(ends)]
+
+
+def label_loss(model: LEDForSequenceClassification, batch: PackedBatch, targets: Targets) -> tuple[Tensor, float]:
+    """Mean cross-entropy, and the share of reports labelled rightly."""
+    logits = model.read(batch)
+    return F.cross_entropy(logits, targets[0]), (logits.argmax(-1) == targets[0]).float().mean().item()
+
+
+def answer_loss(model: LEDForQuestionAnswering, batch: PackedBatch, targets: Targets) -> tuple[Tensor, float]:
+    """Mean cross-entropy of starts and ends, and the share of answers with both right."""
+    losses, right = [], []
+    for (start, end), first, last in zip(model.read(batch), *targets, strict=True):
+        losses.append((F.cross_entropy(start[None], first[None]) + F.cross_entropy(end[None], last[None])) / 2)
+        right.append(float(start.argmax() == first and end.argmax() == last))
+    return torch.stack(losses).mean(), sum(right) / len(right)
+
+
+def reader_config(config: LEDConfig, task: str) -> LEDConfig:
+    """The summarizer's shape with what the task adds."""
+    prompt = config.decoder_start_token_id, config.bos_token_id
+    if task == "answer":
+        return replace(config, decoder_prompt=prompt)
+    names = dict(enumerate(LABELS))
+    return replace(config, decoder_prompt=prompt, id2label=names, num_labels=len(names),
+                   problem_type="single_label_classification")  # fmt: skip
+
+
+def start_model(task: str, start: Path) -> LEDPreTrainedModel:
+    """A model of the task with the weights in `start`: those of an earlier round, or of a summarizer with a new head."""
+    kind, config = TASKS[task][0], LEDConfig.from_pretrained(start)
+    if config.decoder_prompt:
+        return kind.from_pretrained(start)
+    model = kind(reader_config(config, task))
+    model.load_state_dict(LEDForConditionalGeneration.from_pretrained(start).state_dict(), strict=False)
+    return model
+
+
+TASKS: dict[str, tuple[type[LEDPreTrainedModel], Callable[..., Batch], Callable[..., tuple[Tensor, float]]]] = {
+    "label": (LEDForSequenceClassification, label_batch, label_loss),
+    "answer": (LEDForQuestionAnswering, answer_batch, answer_loss),
+}
+
+
+def train(
+    task: str, start: Path, out: Path, minutes: float, peak: float, seed: int, stages: tuple[Stage, ...] = STAGES
+) -> None:
+    """Train for `minutes`, printing a line now and then and saving every five hundred steps."""
+    _, make_batch, loss_of = TASKS[task]
+    tokenizer, model = LEDTokenizer.from_pretrained(start), start_model(task, start)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if start != out:
+            shutil.copy(start / name, out / name)
+    rng = random.Random(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+    model.train()
+    losses: list[float] = []
+    rights: list[float] = []
+    begun = time.monotonic()
+    for step, share in steps(minutes):
+        stage = next(s for s in stages if share < s.until)
+        batch, targets = make_batch(stage, tokenizer, rng)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(share, peak)
+        loss, right = loss_of(model, batch, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        rights.append(right)
+        if step % 50 == 49:
+            print(f"step {step + 1} {share:.1%} {time.monotonic() - begun:.0f} s stage {stage.words} "
+                  f"loss {sum(losses) / len(losses):.4f} right {sum(rights) / len(rights):.4f}", flush=True)  # fmt: skip
+            losses, rights = [], []
+        if step % 500 == 499:
+            save(model, out)
+    save(model, out)
+
+
+def save(model: LEDPreTrainedModel, out: Path) -> None:
+    """Write the model in half precision, which halves the file."""
+    copy = type(model)(model.config)
+    copy.load_state_dict(model.state_dict())
+    copy.half().save_pretrained(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=tuple(TASKS))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, default=Path("demo/checkpoints/led-reports-summary"))
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peak", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first-stage", type=int, default=0, help="leave out the stages before this one")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    train(args.task, args.start, args.out, args.minutes, args.peak, args.seed, last_stages(args.first_stage))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+"""Compare the labels a run wrote with references that it carried over.
+
+    python jobs/evaluate_labels.py --output out/ --reference-column reference_label
+
+Prints accuracy and macro-F1. A document that failed counts as wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import tyro
+
+from jobs.cli import exit_code, show_scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What to compare."""
+
+    output: str
+    """Folder of a finished run."""
+    reference_column: str
+    """Column with the right labels, carried over with --passthrough."""
+
+
+def main() -> None:
+    settings = tyro.cli(EvaluationSettings, description=__doc__)
+
+    from pipeline.evaluation import evaluate_labels
+    from pipeline.store import open_store
+
+    show_scores(evaluate_labels(open_store(settings.output), settings.reference_column))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

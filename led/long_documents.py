@@ -1,0 +1,56 @@
+"""Documents longer than a classifier or question answerer reads: window by window, and from windows to one outcome.
+
+Shapes: W windows, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from led.model import LEDForQuestionAnswering, LEDForSequenceClassification
+from led.packing import pack_documents
+from led.windows import Window, by_budget
+
+POOLINGS = ("mean", "max")
+
+
+def pooling_of(problem_type: str | None) -> str:
+    """How class scores of windows become those of a document: "max" for several labels at once, any of which may stand in one
+    place; "mean" for one label or a value, which the whole document has."""
+    return "max" if problem_type == "multi_label_classification" else "mean"
+
+
+def pooled(logits_WC: Tensor, pooling: str) -> Tensor:
+    """(C,) the scores of a document from those of its windows, pooled before they become probabilities."""
+    return logits_WC.amax(0) if pooling == "max" else logits_WC.mean(0)
+
+
+@torch.inference_mode()
+def read_windows(
+    model: LEDForSequenceClassification | LEDForQuestionAnswering,
+    windows: Sequence[Window],
+    encoder_tokens: int,
+    *,
+    global_attention: bool = True,
+) -> list[Any]:
+    """What the model gives for each window, float32 on the CPU, in order: (C,) class scores, or start and end scores (n,).
+
+    Windows are packed together, longest first, up to `encoder_tokens` tokens. What stands before the document in a window
+    (`<s>`, a question) is global unless `global_attention` is False.
+    """
+    outputs: dict[int, Any] = {}
+    for group in by_budget([len(w.input_ids) for w in windows], encoder_tokens):
+        places = [range(windows[i].offset if global_attention else 0) for i in group]
+        batch = pack_documents([windows[i].input_ids for i in group], places, model.device)
+        outputs |= zip(group, _on_cpu(model.read(batch)), strict=True)
+    return [outputs[i] for i in range(len(windows))]
+
+
+def _on_cpu(outputs: Tensor | Sequence[tuple[Tensor, Tensor]]) -> Iterator[Any]:
+    if isinstance(outputs, Tensor):
+        return iter(outputs.float().cpu())
+    return ((start.float().cpu(), end.float().cpu()) for start, end in outputs)
