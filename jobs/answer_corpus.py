@@ -7,19 +7,20 @@ python jobs/answer_corpus.py --input corpus/ --output out/ --model MODEL --quest
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-from jobs.cli import exit_code, parse, show
+from jobs.cli import exit_code, main
 from pipeline.config import AnswerSettings
 
-
-def main() -> None:
-    settings = parse(AnswerSettings, __doc__ or "")
-
-    from pipeline.run import run
+if TYPE_CHECKING:
     from pipeline.tasks import Answer
 
-    show(run(Answer.of(settings)))
+
+def task(settings: AnswerSettings) -> Answer:
+    from pipeline.tasks import Answer
+
+    return Answer.of(settings)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(lambda: main(AnswerSettings, task, __doc__ or "")))

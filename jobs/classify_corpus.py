@@ -7,19 +7,20 @@ python jobs/classify_corpus.py --input corpus/ --output out/ --model MODEL
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-from jobs.cli import exit_code, parse, show
+from jobs.cli import exit_code, main
 from pipeline.config import ClassifySettings
 
-
-def main() -> None:
-    settings = parse(ClassifySettings, __doc__ or "")
-
-    from pipeline.run import run
+if TYPE_CHECKING:
     from pipeline.tasks import Classify
 
-    show(run(Classify(settings)))
+
+def task(settings: ClassifySettings) -> Classify:
+    from pipeline.tasks import Classify
+
+    return Classify(settings)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(lambda: main(ClassifySettings, task, __doc__ or "")))

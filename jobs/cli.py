@@ -1,7 +1,7 @@
-"""What the jobs share: settings from flags over a YAML file, plain error messages, exit codes.
+"""What the jobs share: verbs, settings from flags over a YAML file, plain error messages, exit codes.
 
 Exit codes: 0 done · 1 the run failed, the same command goes on · 2 the command must change · 3 more documents failed than
---max-failed allows · 130 interrupted, resumable.
+--max-failed allows · 130 interrupted, or ended as it was asked to; the same command goes on.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import argparse
 import difflib
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,11 +22,110 @@ from pipeline.config import RunSettings
 from pipeline.errors import PipelineError, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.run import RunResult
+    from pipeline.tasks import Task
 
 Settings = TypeVar("Settings", bound=RunSettings)
 
 INTERRUPTED = 130
+
+VERBS = {
+    "run": "do the corpus, or go on where a run stopped (the default)",
+    "plan": "say what the run will take: documents, tokens, time, memory, cost; nothing is written but _forecast.json",
+    "sample": "do a few documents in this process and show them",
+    "status": "how far the run in --output is",
+    "verify": "count what --output holds again, from its bytes",
+    "retry-failed": "run, and of --since do again what failed",
+    "report": "write the report of the finished run in --output again",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSettings:
+    """What to look at."""
+
+    output: str
+    """Folder of a run, a path or s3://bucket/folder."""
+    reference_column: str | None = None
+    """For the report: column of the output that holds the right summaries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """How well to look before the run."""
+
+    sample_documents: int = 1000
+    """Documents whose lengths are looked at."""
+    rehearse_seconds: float = 60.0
+    """Seconds of work that are rehearsed on the run's own devices."""
+    picture: str | None = None
+    """File for a picture of the lengths (.svg)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """How many documents to show."""
+
+    documents: int = 5
+    """Documents, drawn at random."""
+    draw: int = 0
+    """Another number draws others."""
+
+
+def main(settings: type[Settings], make_task: Callable[[Settings], Task], description: str) -> None:
+    """A job: the verb, its settings, and what it does."""
+    verb, words = verb_of(sys.argv[1:])
+    listed = "\n".join(f"  {name:<13} {what}" for name, what in VERBS.items())
+    note = f"{description.strip()}\n\nVerbs, before the settings:\n{listed}\n\nNow: {verb}."
+    if verb in ("status", "verify", "report"):
+        given = tyro.cli(OutputSettings, args=words, description=note)
+        from jobs import commands
+
+        if verb == "report":
+            commands.report(given.output, given.reference_column)
+        else:
+            (commands.status if verb == "status" else commands.verify)(given.output)
+        return
+    options: PlanOptions | SampleOptions | None = None
+    if verb in ("plan", "sample"):
+        kind = PlanOptions if verb == "plan" else SampleOptions
+        if {"-h", "--help"} & set(words):
+            note += "\n\nOnly of this verb:\n" + "\n".join(f"  {line}" for line in _describe(kind))
+        else:
+            options, words = tyro.cli(kind, args=words, return_unknown_args=True)
+    parsed = parse(settings, note, words)
+    if verb == "retry-failed":
+        if parsed.since is None:
+            raise UsageError("retry-failed needs --since, the run that they failed in.")
+        parsed = replace(parsed, retry_failed=True)
+
+    from jobs import commands
+
+    if isinstance(options, PlanOptions):
+        commands.plan(make_task(parsed), options)
+    elif isinstance(options, SampleOptions):
+        commands.sample(make_task(parsed), options)
+    else:
+        commands.run(make_task(parsed))
+
+
+def verb_of(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The verb of a command line, and what stands after it.
+
+    Raises:
+        UsageError: the first word is neither a verb nor a flag.
+    """
+    if not words or words[0].startswith("-"):
+        return "run", list(words)
+    if words[0] not in VERBS:
+        near = difflib.get_close_matches(words[0], VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}."
+        raise UsageError(f"{words[0]!r} is no verb; {hint}")
+    return words[0], list(words[1:])
+
+
+def _describe(kind: type) -> list[str]:
+    """A line for each field of a dataclass: flag and default."""
+    return [f"--{f.name.replace('_', '-')} (default: {f.default})" for f in fields(kind)]
 
 
 def parse(settings: type[Settings], description: str, argv: Sequence[str] | None = None) -> Settings:
@@ -82,26 +181,6 @@ def _has_flag(words: Sequence[str], flag: str) -> bool:
     """Is a flag given, or the one that switches it the other way?"""
     given = (word.split("=")[0].replace("_", "-") for word in words)
     return any(word.replace("--no-", "--", 1) == flag.replace("--no-", "--", 1) for word in given)
-
-
-def show(result: RunResult) -> None:
-    """Print what a finished run wrote, in a few lines that add up."""
-    counts = result.manifest
-    done = f"{counts['ok']} ok + {counts['failed']} failed + {counts['skipped']} skipped"
-    rows = "" if counts["rows"] == counts["documents"] else f", {counts['rows']} rows"
-    print(f"{counts['documents']} documents{rows} = {done}; {counts['truncated']} cut at the limit")
-    if since := counts["since"]:
-        why = f"; all were done again: {', '.join(since['redone_because'])}" if since["redone_because"] else ""
-        print(f"{counts['carried']} of them carried over from {since['output']}{why}")
-    for file in result.files_skipped:
-        print(f"skipped: {file.skipped}")
-    print(f"rows: {result.output}/part-*.parquet\nreport: {result.report}")
-
-
-def show_scores(scores: Mapping[str, float | int]) -> None:
-    """Print scores, a line each."""
-    for name, value in scores.items():
-        print(f"{name:<14} {value:.4f}" if isinstance(value, float) else f"{name:<14} {value}")
 
 
 def exit_code(job: Callable[[], None]) -> int:

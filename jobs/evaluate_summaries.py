@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import tyro
 
-from jobs.cli import exit_code, show_scores
+from jobs.cli import exit_code
+from jobs.commands import show_scores
 
 
 @dataclass(frozen=True, kw_only=True)

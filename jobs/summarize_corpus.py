@@ -7,19 +7,20 @@ python jobs/summarize_corpus.py --input corpus/ --output out/ --model MODEL
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-from jobs.cli import exit_code, parse, show
+from jobs.cli import exit_code, main
 from pipeline.config import SummarizeSettings
 
-
-def main() -> None:
-    settings = parse(SummarizeSettings, __doc__ or "")
-
-    from pipeline.run import run
+if TYPE_CHECKING:
     from pipeline.tasks import Summarize
 
-    show(run(Summarize(settings)))
+
+def task(settings: SummarizeSettings) -> Summarize:
+    from pipeline.tasks import Summarize
+
+    return Summarize(settings)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(lambda: main(SummarizeSettings, task, __doc__ or "")))

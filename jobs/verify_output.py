@@ -30,22 +30,9 @@ class VerifySettings:
 def main() -> None:
     settings = tyro.cli(VerifySettings, description=__doc__)
 
-    from pipeline.errors import PipelineError
-    from pipeline.store import open_store
-    from pipeline.verify import status, verify
+    from jobs import commands
 
-    store = open_store(settings.output)
-    found = status(store)
-    print(found)
-    if settings.status_only:
-        return
-    findings = verify(store)
-    print(findings)
-    if findings.problems:
-        raise PipelineError("the output is not what its plan says:\n  " + "\n  ".join(findings.problems))
-    if not found.finished:
-        raise PipelineError(f"what is committed is right; {found.documents - found.documents_committed} documents are left.")
-    print("every planned document is one row")
+    (commands.status if settings.status_only else commands.verify)(settings.output)
 
 
 if __name__ == "__main__":

@@ -48,10 +48,12 @@ class Result:
     """The sequences of one document, best first: token lists that start with the prompt, and a score for each.
 
     The score is the sum of log-probabilities over length ** length_penalty in beam search, and the plain sum otherwise.
+    `looked` is where the best one looked in the document, if that was asked for.
     """
 
     sequences: list[list[int]]
     scores: list[float]
+    looked: list[float] | None = None
 
 
 class _Documents:

@@ -6,8 +6,9 @@ leaves as soon as it finishes and another takes its place; what it writes does n
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from led.beam_search import BeamSearch, GreedySearch, Result, SearchRules
 from led.generation_config import GenerationConfig
 from led.logits_processors import AllowedTokens, Rows, ScoreFunction, build_processors
+from led.looking import where_it_looked
 from led.memory import free_bytes
 from led.outputs import ModelOutput
 from led.packing import PackedBatch, concatenate, pack
@@ -73,6 +75,11 @@ class DecodingLoop:
     `logits_processor` holds functions (input_ids (rows, length), scores (rows, V)) -> scores, called for one document at a
     time after the configuration's rules and before those of sampling; `prefix_allowed_tokens_fn` maps (number of the
     document, input_ids (length,)) to the ids that may follow (in sampling rows are numbered, see `prefix_allowed_tokens`).
+
+    With `look_bins` every result says where its best text looked (`looking.py`), in that many parts of the document.
+
+    `measured` adds up what the loop did: seconds of encoding and of decoding, steps, and over all steps the documents that
+    took part (`document_steps`) and those for which there was a place (`places`).
     """
 
     def __init__(
@@ -83,8 +90,9 @@ class DecodingLoop:
         prompt: Sequence[int] | None = None,
         logits_processor: Sequence[ScoreFunction] = (),
         prefix_allowed_tokens_fn: AllowedTokens | None = None,
+        look_bins: int | None = None,
     ) -> None:
-        self.model, self.config = model, config
+        self.model, self.config, self._look_bins = model, config, look_bins
         self._documents, self._encoder_tokens, memory_bytes = (limits or DecodingLimits()).on(model.device)
         self.prompt = list(prompt) if prompt is not None else [config.decoder_start_token_id]
         max_length = config.longest(model.config, len(self.prompt))
@@ -105,6 +113,9 @@ class DecodingLoop:
         self._search: BeamSearch | GreedySearch = (BeamSearch if beams else GreedySearch)(rules, model.device)
         self._processors = build_processors(config, len(self.prompt), max_length, logits_processor, prefix_allowed_tokens_fn)
         self._active: list[_Active] = []
+        self.measured: dict[str, float] = dict.fromkeys(
+            ("encode_seconds", "decode_seconds", "steps", "document_steps", "places"), 0
+        )
         self._stepper: Stepper = (
             GraphStepper(model, self._documents, self._rows, max_length, memory_bytes)
             if model.device.type == "cuda"
@@ -123,11 +134,17 @@ class DecodingLoop:
                     break
                 newcomers.append(held)
                 held = None
+            begun = time.perf_counter()
             if newcomers:
                 self._admit(newcomers)
             if not self._active:
                 return
-            yield from self._step()
+            encoded = time.perf_counter()
+            taking_part = len(self._active)
+            results = self._step()
+            spent = (encoded - begun, time.perf_counter() - encoded, 1, taking_part, self._documents)
+            self.measured = {name: self.measured[name] + more for name, more in zip(self.measured, spent, strict=True)}
+            yield from results
 
     def _has_room(self, newcomers: Sequence[tuple[int, PackedBatch]], next_: tuple[int, PackedBatch]) -> bool:
         """May the next document come in with these newcomers? The first into an empty loop always may."""
@@ -144,6 +161,8 @@ class DecodingLoop:
         batch = concatenate([document for _, document in newcomers]).to(device)
         self._stepper.admit(batch, self.model.led.encoder.encode(batch), self.prompt)
         self._search.admit([self.prompt] * len(newcomers))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # so that its time is not taken for that of the step after it
         for index, document in newcomers:
             seed = self.config.seed
             generator = None if seed is None else torch.Generator(device).manual_seed(seed)
@@ -162,7 +181,7 @@ class DecodingLoop:
             scores = process(rows, scores)
         choice = search.step(scores, [a.generator for a in self._active])
         done = choice.done.tolist()
-        results = [(a.index, search.result(d)) for d, a in enumerate(self._active) if done[d]]
+        results = [(a.index, self._looked(d, search.result(d))) for d, a in enumerate(self._active) if done[d]]
         if not results:
             self._stepper.keep(range(len(done)), choice.parents)
             return results
@@ -171,6 +190,13 @@ class DecodingLoop:
         search.retain(stay)
         self._stepper.keep(stay, choice.parents.view(-1, self._rows)[stay].flatten())
         return results
+
+    def _looked(self, document: int, result: Result) -> Result:
+        """The result of a document that is still held, with where it looked if that is asked for."""
+        if self._look_bins is None:
+            return result
+        memory, decoder = self._stepper.memory_of(document), self.model.led.decoder
+        return replace(result, looked=where_it_looked(decoder, memory, result.sequences[0], self._look_bins))
 
 
 @dataclass

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from led.cache import DocumentMemory
 from led.gpu_attention import PAGE, page_kernel
 from led.packing import PackedBatch
 
@@ -94,6 +95,14 @@ class PagedMemories:
         order = torch.tensor(documents, dtype=torch.long, device=self._table.device)
         for x in (self._table, self._tokens):
             x[: len(documents)] = x[order]
+
+    def memory_of(self, document: int) -> DocumentMemory:
+        """The memory of a document, gathered from its pages."""
+        pages, tokens = torch.tensor(self._held[document]), int(self._tokens[document])
+        gathered = (
+            [pool[pages.to(pool.device)].flatten(0, 1)[:tokens].transpose(0, 1) for pool in pair] for pair in self._pools
+        )
+        return DocumentMemory([(keys, values) for keys, values in gathered])
 
     def prepare(self, documents: int, pages: int) -> None:
         """Let the next step look at so many rows and columns of the table; those of no document name a page of no matter."""
@@ -246,6 +255,9 @@ class GraphStepper:
         self._written = [written + 1 for written in self._written]
         scores = self._forward() if not self._tokens.is_cuda else self._replay((documents, positions, pages))
         return scores[: len(tokens_R1)]
+
+    def memory_of(self, document: int) -> DocumentMemory:
+        return self._memories.memory_of(document)
 
     def keep(self, documents: Sequence[int], parents: Tensor) -> None:
         if len(documents) == len(self._memories):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from led.cache import DecoderCache
+from led.cache import DecoderCache, DocumentMemory
 from led.memory import decoding_bytes
 from led.packing import PackedBatch
 
@@ -33,6 +33,9 @@ class Stepper(Protocol):
 
     def step(self, tokens_R1: Tensor) -> Tensor:
         """(R, V) float32 logits of the token after `tokens_R1`, the last token of every row."""
+
+    def memory_of(self, document: int) -> DocumentMemory:
+        """What is remembered of a document, of its tokens that may be attended to."""
 
     def keep(self, documents: Sequence[int], parents: Tensor) -> None:
         """Keep these documents; `parents` are the rows, in their order, that their rows go on from."""
@@ -61,6 +64,9 @@ class EagerStepper:
     def step(self, tokens_R1: Tensor) -> Tensor:
         states = self._model.led.decoder(tokens_R1, self._cache.memories, self._cache)
         return self._model.logits(states[:, -1]).float()
+
+    def memory_of(self, document: int) -> DocumentMemory:
+        return self._cache.memories[document]
 
     def keep(self, documents: Sequence[int], parents: Tensor) -> None:
         if len(documents) == len(self._held):

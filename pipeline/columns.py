@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-# The shard's name and size and the predictor's time travel with the rows to the commit and are not written.
+# The shard's name and size, and what was measured of the work on it (numbers by name, as JSON), travel with the rows to the
+# commit and are not written.
 SHARD = pa.schema([pa.field("_shard", pa.string()), pa.field("_rows", pa.int32())])
-SECONDS = pa.field("_seconds", pa.float64())
-INTERNAL = [*SHARD.names, SECONDS.name]
+MEASURED = pa.field("_measured", pa.string())
+INTERNAL = [*SHARD.names, MEASURED.name]
 
 # The model input, from the reader to the predictor.
 INPUT = pa.schema(
@@ -23,6 +24,9 @@ COUNTS = pa.schema([pa.field(name, pa.int32()) for name in ("input_tokens", "tru
 
 # Of a task that gives several rows a document: the number of the row among them, from 0.
 NUMBER = "question_number"
+
+# What of a row may be worth a look (flags.py).
+FLAGS = pa.field("flags", pa.list_(pa.string()))
 
 # The name under which a plan has its questions.
 QUESTIONS = "questions"

@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.columns import INTERNAL, NUMBER, SECONDS, STATUSES
+from pipeline.columns import FLAGS, INTERNAL, MEASURED, NUMBER, STATUSES
 from pipeline.errors import CorruptOutput, PipelineError
 from pipeline.shards import MANIFEST, SUCCESS, Plan, Shard
 from pipeline.store import Outcome, Store
@@ -32,10 +35,12 @@ _RECEIPT, _FACTS = b"led.receipt", b"led.facts"
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a committed shard holds. `attempt` names the write that made it; `seconds` is the predictor's time.
+    """What a committed shard holds. `attempt` names the write that made it; the model was done with it at `finished_at`
+    (Unix time, seconds).
 
     A document has several rows where it was asked several questions; it is among `failed_documents` if one of them failed.
-    `carried` rows were made by an earlier run and count among the others too.
+    `carried` rows were made by an earlier run and count among the others too. `failures` are counts by stage and reason, with
+    `#` for numbers; `flags` counts by flag. `seconds` is the predictor's time, `measured` what else was measured on the way.
     """
 
     shard_id: str
@@ -50,7 +55,11 @@ class Receipt:
     input_tokens: int
     truncated: int
     output_tokens: int
+    failures: dict[str, int]
+    flags: dict[str, int]
+    finished_at: float
     seconds: float
+    measured: dict[str, float]
 
 
 def commit(store: Store, block: pa.Table, facts: Mapping[str, Any]) -> Receipt:
@@ -63,8 +72,15 @@ def commit(store: Store, block: pa.Table, facts: Mapping[str, Any]) -> Receipt:
     expected = block["_rows"][0].as_py()
     if len(shard_ids) != 1 or len(block) != expected:
         raise PipelineError(f"a block of {len(block)} rows of shards {shard_ids} came to the commit; expected one whole shard.")
-    seconds = round(block[SECONDS.name][0].as_py(), 3)
-    receipt = Receipt(shard_id=shard_ids[0], attempt=uuid.uuid4().hex, seconds=seconds, **counts_of(block))
+    measured = {name: round(value, 3) for name, value in json.loads(block[MEASURED.name][0].as_py()).items()}
+    receipt = Receipt(
+        shard_id=shard_ids[0],
+        attempt=uuid.uuid4().hex,
+        finished_at=measured.pop("finished_at", round(time.time(), 3)),
+        seconds=measured.pop("predict_seconds", 0.0),
+        measured=measured,
+        **counts_of(block),
+    )
     table = block.drop_columns(INTERNAL)
     metadata = {_RECEIPT: json.dumps(asdict(receipt)), _FACTS: json.dumps(dict(facts))}
     buffer = io.BytesIO()
@@ -75,7 +91,7 @@ def commit(store: Store, block: pa.Table, facts: Mapping[str, Any]) -> Receipt:
     return read_receipt(store, name)
 
 
-def counts_of(rows: pa.Table) -> dict[str, int]:
+def counts_of(rows: pa.Table) -> dict[str, Any]:
     """What a receipt counts, from the rows themselves."""
     return {
         "documents": _total(pc.equal(rows[NUMBER], 0)) if NUMBER in rows.column_names else len(rows),
@@ -86,6 +102,8 @@ def counts_of(rows: pa.Table) -> dict[str, int]:
         "input_tokens": _total(rows["input_tokens"]),
         "truncated": _total(pc.greater(rows["truncated_tokens"], 0)),
         "output_tokens": _total(rows["output_tokens"]) if "output_tokens" in rows.column_names else 0,
+        "failures": _failures(rows),
+        "flags": _flags(rows),
     }
 
 
@@ -176,6 +194,7 @@ def manifest_of(plan: Plan, receipts: Mapping[str, Receipt]) -> dict[str, Any]:
         "documents": plan.documents,
         **{name: sum(getattr(r, name) for r in receipts.values())
            for name in ("rows", *STATUSES, "failed_documents", "carried", "truncated", "input_tokens", "output_tokens")},
+        **{name: _sums(getattr(r, name) for r in receipts.values()) for name in ("failures", "flags")},
         "since": plan.facts.get("since"),
         "shards": {s.part: asdict(receipts[s.shard_id]) for s in plan.shards},
     }  # fmt: skip
@@ -188,6 +207,30 @@ def _failed_documents(rows: pa.Table) -> int:
         return _total(failed)
     document = pc.cumulative_sum(pc.equal(rows[NUMBER], 0).cast(pa.int64()))
     return len(pc.unique(document.filter(failed)))
+
+
+def _sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(sorted(total.items()))
+
+
+def _failures(rows: pa.Table) -> dict[str, int]:
+    """How many rows failed at which stage and why, numbers in the reasons left out."""
+    states = rows.filter(pc.not_equal(rows["status"], "ok")).select(["stage", "reason"]).to_pylist()
+    counts = Counter(
+        f"{state['stage']}: {re.sub(r'(0x[0-9a-f]+|[0-9]+)', '#', state['reason'] or '')}"[:120] for state in states
+    )
+    return dict(sorted(counts.items()))
+
+
+def _flags(rows: pa.Table) -> dict[str, int]:
+    """How many rows have each flag."""
+    if FLAGS.name not in rows.column_names:
+        return {}
+    counts = Counter(pc.list_flatten(rows[FLAGS.name]).to_pylist())
+    return dict(sorted(counts.items()))
 
 
 def _total(column: pa.ChunkedArray) -> int:

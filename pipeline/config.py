@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from datetime import datetime
+from typing import Any, ClassVar, Literal
 
 from pipeline.errors import UsageError
 
@@ -33,6 +34,13 @@ OPERATIONAL = frozenset(
         "on_changed_settings",
         "ray_address",
         "accept_unsafe_store",
+        "stop_at",
+        "price_per_hour",
+        "max_cost",
+        "ray_progress",
+        "log_file",
+        "metrics_port",
+        "reference_column",
     }
 )
 
@@ -40,6 +48,8 @@ OPERATIONAL = frozenset(
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """What every job needs to know. Lengths are in tokens."""
+
+    reference_column: ClassVar[str | None] = None
 
     input: tuple[str, ...]
     """Files, folders or globs on disks, s3:// or hf://: Parquet, JSON lines (.jsonl, .gz, .zst) or texts (.txt)."""
@@ -89,6 +99,18 @@ class RunSettings:
     """Tokens encoded together by one model copy; by default 16,384, on a GPU 131,072."""
     memory_gib: float | None = None
     """Memory for the documents that one model copy decodes together; by default a share of what its machine has left."""
+    stop_at: str | None = None
+    """End the run at this hour (06:00, by this machine's clock, or 2026-11-24T06:00), at a shard border; exit code 130."""
+    price_per_hour: float | None = None
+    """What an hour of one device costs: of a GPU, or without GPUs of one model copy's CPUs."""
+    max_cost: float | None = None
+    """End the run at a shard border when it has cost this much, by --price-per-hour; exit code 130."""
+    log_file: str | None = None
+    """Local file to which structured logs are appended: a line of JSON for each event, with the run's name."""
+    metrics_port: int | None = None
+    """Port at which a cluster that is started here for the run serves metrics for Prometheus; others have their own."""
+    ray_progress: bool = False
+    """Show Ray's own progress bars too."""
     accept_unsafe_store: bool = False
     """Go on where the output's store writes over what exists. Then never let two runs write to one folder."""
     ray_address: str | None = None
@@ -114,6 +136,11 @@ class RunSettings:
             True,
             "it needs --since, the run that they failed in",
         )
+        for name in ("price_per_hour", "max_cost"):
+            value = getattr(self, name)
+            _rule(value is None or value >= 0, name, value, "it must be at least 0")
+        _rule(self.max_cost is None or self.price_per_hour is not None, "max_cost", self.max_cost, "it needs --price-per-hour")
+        _rule(self.stop_at is None or _is_hour(self.stop_at), "stop_at", self.stop_at, "write 06:00, or 2026-11-24T06:00")
         once = len(set(self.passthrough)) == len(self.passthrough)
         _rule(once, "passthrough", self.passthrough, "it must name each column once")
         limit = self.max_input_tokens
@@ -138,8 +165,8 @@ class RunSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SummarizeSettings(RunSettings):
-    """Settings of a summarization run. Where a setting of decoding is not given, the checkpoint's own holds."""
+class DecodingSettings(RunSettings):
+    """Settings of runs that write. Where one is not given, the checkpoint's own holds."""
 
     num_beams: int | None = None
     """Beams of the search; 1 is greedy."""
@@ -167,7 +194,24 @@ class SummarizeSettings(RunSettings):
     """Of drawing; a document's summary depends on it and on nothing around the document."""
 
 
-DECODING = tuple(SummarizeSettings.__annotations__)  # the settings that go on to the decoding loop
+DECODING = tuple(DecodingSettings.__annotations__)  # the settings that go on to the decoding loop
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummarizeSettings(DecodingSettings):
+    """Settings of a summarization run."""
+
+    flags: bool = True
+    """Measure every summary against its document, and flag what may be worth a look (columns flags and quality)."""
+    attention: bool = False
+    """Say where in its document each summary looked (column attention: shares of 64 equal parts)."""
+    reference_column: str | None = None  # type: ignore[misc]
+    """Of --passthrough, the column with the right summary: the report then has ROUGE."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        reference = self.reference_column
+        _rule(reference is None or reference in self.passthrough, "reference_column", reference, "carry it over: --passthrough")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +297,14 @@ class AnswerSettings(WindowedSettings):
 def fingerprint(facts: dict[str, Any]) -> str:
     """A name of 16 hexadecimal digits for these facts, the same on every machine."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _is_hour(text: str) -> bool:
+    try:
+        datetime.strptime(text, "%H:%M") if len(text) <= 5 else datetime.fromisoformat(text)
+        return True
+    except ValueError:
+        return False
 
 
 def _rule(holds: bool, name: str, value: Any, text: str) -> None:

@@ -4,6 +4,7 @@ PipelineError            1   the run failed; what is committed stays, the same c
 ├── CorruptInput         1   the bytes of an input file cannot be read
 ├── Unreachable          1   an input file could not be fetched; its bytes may be well
 ├── CorruptOutput        1   the output folder holds something this system did not write
+├── Stopped            130  the run ended at a shard border, as it was asked to
 ├── TooManyFailures      3   more documents failed than --max-failed allows
 └── UsageError           2   the command or its settings must change before anything can run
     └── PlanMismatch     2   the output folder belongs to a run with another plan
@@ -30,6 +31,12 @@ class Unreachable(PipelineError):
 
 class CorruptOutput(PipelineError):
     """The output folder holds something this system did not write."""
+
+
+class Stopped(PipelineError):
+    """The run ended at a shard border, as it was asked to; the same command goes on."""
+
+    exit_code = 130
 
 
 class TooManyFailures(PipelineError):

@@ -44,15 +44,20 @@ def read_rows(store: Store, columns: Sequence[str]) -> pa.Table:
 def evaluate_summaries(store: Store, reference: str, facts: str | None, *, stemmer: bool = False) -> dict[str, float | int]:
     """Mean ROUGE F1 in [0, 1] over all documents, and the share of facts found; failed documents count as empty."""
     rows = read_rows(store, ["summary", reference, *([facts] if facts else [])]).to_pylist()
-    scorer = RougeScorer(list(_NAMES), use_stemmer=stemmer)
-    found = [scorer.score(sentences(row[reference] or ""), sentences(row["summary"] or "")) for row in rows]
     result: dict[str, float | int] = {"documents": len(rows)}
-    result |= {shown: fmean(score[name].fmeasure for score in found) for name, shown in _NAMES.items()}
+    result |= rouge([(row[reference] or "", row["summary"] or "") for row in rows], stemmer=stemmer)
     if facts:
         hits = [fact in (row["summary"] or "") for row in rows for fact in row[facts] or []]
         result["facts"] = len(hits)
         result["facts found"] = fmean(hits) if hits else 0.0
     return result
+
+
+def rouge(pairs: Sequence[tuple[str, str]], *, stemmer: bool = False) -> dict[str, float]:
+    """Mean ROUGE F1 in [0, 1] of (reference, summary) pairs, at least one, by the name of the measure."""
+    scorer = RougeScorer(list(_NAMES), use_stemmer=stemmer)
+    found = [scorer.score(sentences(reference), sentences(summary)) for reference, summary in pairs]
+    return {shown: fmean(score[name].fmeasure for score in found) for name, shown in _NAMES.items()}
 
 
 def evaluate_labels(store: Store, reference: str) -> dict[str, float | int]:

@@ -6,7 +6,9 @@ It becomes the actor; it knows no Ray, and a test may call it as it is.
 from __future__ import annotations
 
 import gc
+import json
 import logging
+import resource
 import time
 from collections.abc import Sequence
 
@@ -16,7 +18,7 @@ import torch
 from led.hub import resolve
 from pipeline.attempts import CAREFUL_AFTER, REASON, Attempts
 from pipeline.batching import longest_first
-from pipeline.columns import COUNTS, INPUT, PROVENANCE, SECONDS, STATE
+from pipeline.columns import COUNTS, INPUT, MEASURED, PROVENANCE, STATE
 from pipeline.isolation import Failed, isolate
 from pipeline.model_inputs import ModelInput, Row
 from pipeline.tasks import Task
@@ -39,8 +41,8 @@ class Predictor:
         self.loaded = task.load(resolve(model, revision).folder)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The shard's rows in their order: the model input gone, the task's columns filled, the seconds spent added."""
-        begun = time.monotonic()
+        """The shard's rows in their order: the model input gone, the task's columns filled, what was measured added."""
+        begun, before = time.monotonic(), self.loaded.measured
         state = table.select(STATE.names).to_pylist()
         columns = table.select([*INPUT.names, *COUNTS.names, *PROVENANCE.names]).to_pylist()
         alive = [i for i, row in enumerate(state) if row["status"] == "ok" and columns[i]["origin"] is None]
@@ -62,8 +64,13 @@ class Predictor:
         for columns_of in (new_state, made):
             for field in columns_of.schema:
                 out = out.set_column(out.schema.get_field_index(field.name), field, columns_of[field.name])
-        seconds = pa.array([time.monotonic() - begun] * len(out), SECONDS.type)
-        return out.append_column(SECONDS, seconds)
+        measured = json.loads(table[MEASURED.name][0].as_py())
+        measured |= {name: value - before.get(name, 0) for name, value in self.loaded.measured.items()}
+        measured["predict_seconds"] = time.monotonic() - begun
+        measured["finished_at"] = time.time()
+        measured["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        column = pa.array([json.dumps(measured)] * len(out), MEASURED.type)
+        return out.set_column(out.schema.get_field_index(MEASURED.name), MEASURED, column)
 
     def _outcomes(self, shard_id: str, documents: Sequence[ModelInput]) -> list[Row | Failed]:
         """What comes of each document: of all together, or of each alone where this process's predecessors died of them."""

@@ -1,60 +1,81 @@
-"""Progress: one line that is true, from the output folder's listing."""
+"""Progress: one line that is true, from what is committed; in place on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import sys
-import threading
-import time
 from collections.abc import Callable
 from types import TracebackType
 
-from pipeline.shards import Plan
-from pipeline.store import Store
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from pipeline.config import RunSettings
+from pipeline.tally import Tally, device_hours
 
 
-def describe_progress(plan: Plan, names: set[str], before: int, seconds: float) -> str:
-    """The line: shards and documents committed, documents a second and the time left by this run's own pace.
+def clock(seconds: float) -> str:
+    """A duration as people read it: 42 s, 3 min 05 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
-    `before` documents were committed when this run began, `seconds` ago.
-    """
-    committed = [s for s in plan.shards if s.part in names]
-    documents = sum(s.documents for s in committed)
-    line = f"{documents}/{plan.documents} documents, {len(committed)}/{len(plan.shards)} shards, {seconds:.0f} s"
-    if documents > before and seconds > 0:
-        pace = (documents - before) / seconds
-        line += f", {pace:.1f} documents/s, {(plan.documents - documents) / pace:.0f} s left"
-    return line
+
+def describe_progress(tally: Tally, seconds: float, settings: RunSettings) -> str:
+    """The line: documents and shards committed, pace, what the decoder's places held, failures, time left, cost so far."""
+    counts, own = tally.all.counts, tally.own
+    parts = [f"{counts['documents']}/{tally.documents} documents", f"{counts['shards']}/{tally.shards} shards", clock(seconds)]
+    if own.counts["documents"] and seconds > 0:
+        parts.append(f"{own.counts['documents'] / seconds:.1f} documents/s")
+    if (pace := own.tokens_per_second) is not None:
+        parts.append(f"{pace:,.0f} tokens/s per actor")
+    if own.fill is not None:
+        parts.append(f"batches {own.fill:.0%} full")
+    parts.append(f"{counts['failed_documents']} failed")
+    left = tally.time_left(seconds)
+    if left is not None:
+        parts.append(f"{clock(left.middle)} left ({clock(left.low)} to {clock(left.high)})")
+    if settings.price_per_hour is not None:
+        parts.append(f"cost {device_hours(seconds, tally.actors, settings.gpus) * settings.price_per_hour:.2f}")
+    return ", ".join(parts)
 
 
 class Progress:
-    """Prints the line every `every` seconds while the block runs, and once at its end; in place on a terminal."""
+    """Shows the line whenever it is told the tally: rewritten in place on a terminal, else at most every `every` seconds.
 
-    def __init__(
-        self, plan: Plan, store: Store, before: int, every: float, write: Callable[[str], object] | None = None
-    ) -> None:
-        self._plan, self._store, self._before = plan, store, before
-        self._terminal = sys.stderr.isatty()
-        self._every = min(every, 2.0) if self._terminal else every
-        self._write = write or sys.stderr.write
-        self._begun = time.monotonic()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+    The last line stays.
+    """
+
+    def __init__(self, settings: RunSettings, every: float, write: Callable[[str], object] | None = None) -> None:
+        self._settings, self._every, self._write = settings, every, write
+        self._line, self._shown = "", float("-inf")
+        console = Console(stderr=True)
+        self._live = Live(console=console, auto_refresh=False) if write is None and console.is_terminal else None
 
     def __enter__(self) -> Progress:
-        self._thread.start()
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._print("\n")
+        if self._live:
+            self._live.stop()
+        elif self._line:
+            self._put(self._line)
 
-    def _watch(self) -> None:
-        while not self._stop.wait(self._every):
-            self._print("" if self._terminal else "\n")
+    def __call__(self, tally: Tally, seconds: float) -> None:
+        line = describe_progress(tally, seconds, self._settings)
+        if self._live:
+            self._live.update(Text(line), refresh=True)
+        elif seconds - self._shown >= self._every:
+            self._shown = seconds
+            self._put(line)
+            line = ""
+        self._line = line
 
-    def _print(self, end: str) -> None:
-        seconds = time.monotonic() - self._begun
-        line = describe_progress(self._plan, self._store.names(), self._before, seconds)
-        self._write(("\r\x1b[K" if self._terminal else "") + line + end)
+    def _put(self, line: str) -> None:
+        (self._write or sys.stderr.write)(line + "\n")
         sys.stderr.flush()

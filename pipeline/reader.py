@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,7 @@ import pyarrow as pa
 from led.hub import resolve
 from led.tokenizer import LEDTokenizer
 from pipeline.batching import by_length
-from pipeline.columns import COUNTS, DOC_ID, INPUT, NUMBER, PROVENANCE, SHARD, STATE
+from pipeline.columns import COUNTS, DOC_ID, INPUT, MEASURED, NUMBER, PROVENANCE, SHARD, STATE
 from pipeline.doc_ids import doc_ids
 from pipeline.errors import CorruptInput
 from pipeline.files import check_unchanged
@@ -61,6 +62,12 @@ class ShardReader:
             Unreachable: the file cannot be fetched.
             PlanMismatch: the file is another than was planned.
         """
+        begun = time.monotonic()
+        table = self._read(shard, previous)
+        measured = json.dumps({"read_seconds": time.monotonic() - begun})
+        return table.append_column(MEASURED, pa.array([measured] * len(table), MEASURED.type))
+
+    def _read(self, shard: Shard, previous: Previous | None) -> pa.Table:
         settings = self.task.settings
         check_unchanged(shard.path, shard.content)
         named_columns = [settings.id_column] if settings.id_column else []

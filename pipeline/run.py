@@ -8,11 +8,13 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError, RayTaskError
@@ -21,15 +23,17 @@ from led.checkpoint import CheckpointError, weight_files
 from led.hub import Checkpoint, resolve
 from led.tokenizer import LEDTokenizer
 from pipeline import __version__
-from pipeline.columns import output_columns
+from pipeline.actor import PredictorActor, StopFlag
+from pipeline.columns import STATUSES, output_columns
 from pipeline.commit import Receipt, finish, read_receipts
 from pipeline.config import RunSettings
 from pipeline.errors import PipelineError, PlanMismatch, UsageError
-from pipeline.failures import FailureWatch, check_failures
+from pipeline.failures import check_failures
 from pipeline.inputs import InputFile
+from pipeline.logs import ProgressLog, event, logging_to
+from pipeline.metrics import Metrics
 from pipeline.model_inputs import Reading
 from pipeline.planning import describe_inputs, plan_inputs
-from pipeline.predictor import Predictor
 from pipeline.previous import read_previous, since_facts
 from pipeline.progress import Progress
 from pipeline.reader import ShardReader
@@ -37,11 +41,17 @@ from pipeline.report import write_report
 from pipeline.shards import PLAN, REPORT, Plan, Shard, differences, remaining
 from pipeline.sink import CommitSink
 from pipeline.source import ShardSource
+from pipeline.stops import Limits, Stop, signals_ask
 from pipeline.store import Store, open_store, probe
+from pipeline.tally import Tally
 from pipeline.tasks import Task
+from pipeline.watch import Watch
 
 # Reading and committing wait for disks, not for processors.
 _IO_CPUS = 0.2
+
+# How often the output folder is listed: often enough to see shards come, seldom enough for a store with a great many.
+_LOOK_S, _LOOKED_AT_PER_S = 2.0, 2000
 
 _LONGEST_SHARD_S = 24 * 3600
 
@@ -69,8 +79,19 @@ def run(task: Task, progress_every: float = 30.0) -> RunResult:
     Raises:
         UsageError: settings, input, model and output do not fit together; nothing was run.
         TooManyFailures: more documents failed than the settings allow.
+        Stopped: the run ended at a shard border, as it was asked to.
         PipelineError: the run failed; what is committed stays.
     """
+    this_run = uuid.uuid4().hex[:12]
+    with logging_to(task.settings.log_file, this_run):
+        try:
+            return _run(task, this_run, progress_every)
+        except (PipelineError, KeyboardInterrupt) as error:
+            event("ended", error=f"{type(error).__name__}: {error}")
+            raise
+
+
+def _run(task: Task, this_run: str, progress_every: float) -> RunResult:
     settings = task.settings
     store = open_store(settings.output)
     checkpoint = find_checkpoint(settings)
@@ -81,13 +102,20 @@ def run(task: Task, progress_every: float = 30.0) -> RunResult:
     left = remaining(plan, store.names())
     missing = {shard.shard_id for shard in left}
     receipts = read_receipts(store, [shard for shard in plan.shards if shard.shard_id not in missing])
+    event("begun", output=store.url, plan=plan.fingerprint, documents=plan.documents, shards=len(plan.shards), left=len(left))
     if left:
-        before = plan.documents - sum(shard.documents for shard in left)
-        watch = FailureWatch(plan, store, receipts.values(), settings.max_failed, progress_every)
-        with watch, Progress(plan, store, before, progress_every):
-            receipts |= {r.shard_id: r for r in _execute(task, checkpoint, plan, left, settings)}
+        check_failures(sum(r.failed_documents for r in receipts.values()), settings.max_failed, plan.documents)
+        stop = Stop()
+        with signals_ask(stop):
+            receipts |= _execute(task, checkpoint, plan, left, receipts.values(), stop, store, this_run, progress_every)
+        if stop.error is not None and len(receipts) < len(plan.shards):
+            done = sum(r.documents for r in receipts.values())
+            raise type(stop.error)(
+                f"{stop.error} {done} of {plan.documents} documents are committed; the same command goes on."
+            )
     manifest = finish(store, plan, receipts)
-    write_report(store, plan, manifest, task)
+    write_report(store, plan, manifest, settings.reference_column, settings.price_per_hour)
+    event("finished", **{name: manifest[name] for name in ("documents", "rows", *STATUSES, "failures", "flags")})
     check_failures(manifest["failed_documents"], settings.max_failed, plan.documents)
     return RunResult(manifest, store.url, len(left), f"{store.url}/{REPORT}", plan.skipped)
 
@@ -156,37 +184,84 @@ def freeze_plan(store: Store, plan: Plan) -> Plan:
     return frozen
 
 
-def _execute(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], settings: RunSettings) -> list[Receipt]:
-    """Read, tokenize, predict and commit `shards` on the cluster; the receipts."""
-    try:
-        _join_cluster(settings.ray_address)
-        actors, cpus = _share_cpus(settings, len(shards))
+def _execute(
+    task: Task,
+    checkpoint: Checkpoint,
+    plan: Plan,
+    left: Sequence[Shard],
+    before: Iterable[Receipt],
+    stop: Stop,
+    store: Store,
+    this_run: str,
+    every: float,
+) -> dict[str, Receipt]:
+    """Do the shards that are left while they are watched; the receipts of those that were done, by shard id."""
+    settings = task.settings
+    workers = Workers(task, checkpoint, len(left), this_run)
+    tally = Tally(plan.documents, len(plan.shards), workers.pool.actors)
+    for receipt in before:
+        tally.add(receipt)
+    sink = CommitSink(settings.output, {**plan.facts, "model": settings.model, "plan": plan.fingerprint})
+    with Progress(settings, every) as progress, plain_errors():
+        observers = (Limits(stop, settings, workers.flag.raise_), Metrics(settings, this_run), ProgressLog(), progress)
+        with Watch(store, left, tally, observers, min(every, max(_LOOK_S, len(plan.shards) / _LOOKED_AT_PER_S))):
+            workers.rows(plan, left).write_datasink(sink, ray_remote_args={"num_cpus": _IO_CPUS})
+    return {receipt.shard_id: receipt for receipt in sink.receipts}
+
+
+class Workers:
+    """The cluster as a task uses it: readers and predictors for at most `shards` shards, and the flag that ends their work.
+
+    Raises:
+        UsageError: the cluster can never hold them.
+        PipelineError: the cluster cannot be joined.
+    """
+
+    def __init__(self, task: Task, checkpoint: Checkpoint, shards: int, run: str) -> None:
+        self._task, self._checkpoint, self._run = task, checkpoint, run
+        with plain_errors():
+            _join_cluster(task.settings)
+            self.pool = _pool(task.settings, shards)
+            self.flag = StopFlag(run)
+
+    def rows(self, plan: Plan, shards: Sequence[Shard]) -> ray.data.Dataset:
+        """Read, tokenize and predict `shards`: a block of rows for each, and none once the flag is up."""
+        task, settings, revision = self._task, self._task.settings, self._checkpoint.revision
         context = DataContext.get_current()
-        context.enable_progress_bars = False
+        context.enable_progress_bars = settings.ray_progress
         context.target_max_block_size = 1 << 50  # a shard is one block, however large
         # A shard of long documents on a slow machine takes hours, and nothing moves meanwhile.
         context.execution_no_progress_timeout_s = max(context.execution_no_progress_timeout_s, _LONGEST_SHARD_S)
-        model = settings.model if checkpoint.revision else str(checkpoint.folder)
-        reader = ShardReader(task, model, checkpoint.revision, Reading(**plan.facts["reading"]), plan.passthrough)
-        this_run = uuid.uuid4().hex
+        model = settings.model if revision else str(self._checkpoint.folder)
+        reader = ShardReader(task, model, revision, Reading(**plan.facts["reading"]), plan.passthrough)
         since = plan.facts.get("since")
         previous = read_previous(since, task.columns) if since else None
-        sink = CommitSink(settings.output, {**plan.facts, "model": settings.model, "plan": plan.fingerprint})
         documents = ray.data.read_datasource(
-            ShardSource(shards, reader, previous), num_cpus=_IO_CPUS, override_num_blocks=len(shards)
+            ShardSource(shards, reader, self.flag, previous), num_cpus=_IO_CPUS, override_num_blocks=len(shards)
         )
-        rows = documents.map_batches(
-            Predictor,
-            fn_constructor_args=(task, model, checkpoint.revision, this_run),
+        return documents.map_batches(
+            PredictorActor,
+            fn_constructor_args=(self.flag, task, model, revision, self._run),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=ActorPoolStrategy(size=actors),
-            num_cpus=cpus,
+            compute=ActorPoolStrategy(size=self.pool.actors),
+            num_cpus=self.pool.cpus,
             num_gpus=settings.gpus or None,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads), "GLIBC_TUNABLES": _KEEP_MEMORY}},
         )
-        rows.write_datasink(sink, ray_remote_args={"num_cpus": _IO_CPUS})
+
+    def tables(self, plan: Plan, shards: Sequence[Shard]) -> Iterator[pa.Table]:
+        """Each shard's rows as they are done, to whoever called; nothing is committed."""
+        with plain_errors():
+            yield from self.rows(plan, shards).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What Ray raises, as the error of a run: that of the worker where it is one of ours."""
+    try:
+        yield
     except RayTaskError as error:
         cause = error.cause
         while isinstance(cause, RayTaskError):
@@ -197,28 +272,34 @@ def _execute(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Sh
     except RayError as error:
         last = str(error).strip().splitlines()[-1]
         raise PipelineError(f"the cluster failed: {last} The same command goes on from here.") from error
-    return sink.receipts
 
 
-def _join_cluster(address: str | None) -> None:
-    """Join the cluster of `address` or of the job, or start one on this machine; signals stay the caller's."""
+def _join_cluster(settings: RunSettings) -> None:
+    """Join the cluster that is named or that of the job, or start one on this machine; signals stay the caller's."""
     if ray.is_initialized():
         return
-    joined = address or os.environ.get("RAY_ADDRESS")
+    joined = settings.ray_address or os.environ.get("RAY_ADDRESS")
     if not joined:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     handler = signal.getsignal(signal.SIGTERM)
     # Without an address Ray would join whichever cluster was last started on this machine.
-    ray.init(
-        address=joined or "local", include_dashboard=None if joined else False, logging_level=logging.ERROR, log_to_driver=False
-    )
+    own: dict[str, Any] = {} if joined else {"include_dashboard": False, "_metrics_export_port": settings.metrics_port}
+    ray.init(address=joined or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-def _share_cpus(settings: RunSettings, shards: int) -> tuple[int, float]:
-    """How many actors, and the CPUs Ray sets aside for each, so that reading and committing find room beside them.
+@dataclass(frozen=True)
+class Pool:
+    """How many actors, and the CPUs that Ray sets aside for each."""
+
+    actors: int
+    cpus: float
+
+
+def _pool(settings: RunSettings, shards: int) -> Pool:
+    """The actors of a run, with CPUs so that reading and committing find room beside them.
 
     Raises:
         UsageError: the cluster can never hold them.
@@ -233,7 +314,7 @@ def _share_cpus(settings: RunSettings, shards: int) -> tuple[int, float]:
     each = min(settings.threads - _IO_CPUS, round((cpus - 4 * _IO_CPUS) / actors, 2))
     if each < 0.1:
         raise UsageError(f"--actors is {settings.actors}; the cluster has {cpus:g} CPUs, room for {int(cpus)} at most.")
-    return actors, each
+    return Pool(actors, each)
 
 
 def _frozen(store: Store) -> Plan | None:

@@ -24,7 +24,7 @@ from pipeline.cuts import Cut, cut_rows
 from pipeline.errors import CorruptOutput
 from pipeline.inputs import InputFile
 
-PLAN, MANIFEST, SUCCESS, REPORT = "_plan.json", "_manifest.json", "_SUCCESS", "_report.html"
+PLAN, MANIFEST, SUCCESS, REPORT, FORECAST = "_plan.json", "_manifest.json", "_SUCCESS", "_report.html", "_forecast.json"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class CommitSink(Datasink[list[Receipt]]):
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> list[Receipt]:
         store = open_store(self.url)
-        return [commit(store, block, self.facts) for block in blocks]
+        return [commit(store, block, self.facts) for block in blocks if len(block)]
 
     def on_write_complete(self, write_result: Any) -> None:
         self.receipts = [receipt for receipts in write_result.write_returns for receipt in receipts]

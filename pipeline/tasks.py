@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 
 from led.answers import best_answers
+from led.beam_search import Result
 from led.checkpoint import check_weights
 from led.config import LEDConfig
 from led.generation import DecodingLimits, DecodingLoop
@@ -27,16 +28,22 @@ from led.packing import pack_documents
 from led.pretrained import LEDPreTrainedModel
 from led.tokenizer import LEDTokenizer
 from led.windows import Window, cut
-from pipeline.columns import NUMBER, QUESTIONS
+from pipeline.columns import FLAGS, NUMBER, QUESTIONS
 from pipeline.config import DECODING, AnswerSettings, ClassifySettings, RunSettings, SummarizeSettings
 from pipeline.errors import UsageError
+from pipeline.flags import QUALITY, columns_of
 from pipeline.model_inputs import Document, ModelInput, Reading, Row, read_documents, windowed_input, windowed_reading
+
+# Parts of a document in which a summary's attention is counted.
+ATTENTION_BINS = 64
 
 M = TypeVar("M", bound=LEDPreTrainedModel)
 
 
 class LoadedTask(Protocol):
-    """A task with its model in memory."""
+    """A task with its model in memory; `measured` adds up what its work took, numbers by name."""
+
+    measured: dict[str, float]
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
         """(number of the document, what the model says of it as task columns), in any order."""
@@ -71,7 +78,8 @@ class Task(Protocol):
     def load(self, folder: Path) -> LoadedTask:
         """The task with the checkpoint in `folder` in memory."""
 
-    def describe(self, row: Row) -> tuple[str, str]:
+    @staticmethod
+    def describe(row: Row) -> tuple[str, str]:
         """What the report shows of a written row: what to know of it, and its outcome."""
 
 
@@ -82,14 +90,21 @@ class Summarize:
     settings: SummarizeSettings
 
     title = "Summarization"
-    columns = pa.schema(
-        [
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The summary and how it ended; what may be worth a look, where that is asked for."""
+        columns = [
             pa.field("summary", pa.string()),
             pa.field("output_tokens", pa.int32()),
             pa.field("finish_reason", pa.string()),
             pa.field("score", pa.float32()),
         ]
-    )
+        if self.settings.flags:
+            columns += [FLAGS, pa.field("quality", QUALITY)]
+        if self.settings.attention:
+            columns.append(pa.field("attention", pa.list_(pa.float32())))
+        return pa.schema(columns)
 
     def generation(self, folder: Path) -> GenerationConfig:
         """The checkpoint's generation settings with those of the run over them."""
@@ -126,14 +141,17 @@ class Summarize:
     def encode(self, tokenizer: LEDTokenizer, documents: Sequence[Document], reading: Reading) -> list[ModelInput]:
         """`<s> text </s>`, cut at the limit with `</s>` kept."""
         inputs = []
-        for encoding in tokenizer.encode_batch([document.text for document in documents]):
+        encodings = tokenizer.encode_batch([document.text for document in documents])
+        for document, encoding in zip(documents, encodings, strict=True):
             ids, over = cut(encoding.ids, reading.max_input_tokens)
-            inputs.append(ModelInput(ids, 1, over))
+            inputs.append(ModelInput(ids, 1, over, text=document.text if self.settings.flags else None))
         return inputs
 
-    def describe(self, row: Row) -> tuple[str, str]:
+    @staticmethod
+    def describe(row: Row) -> tuple[str, str]:
         """How it ended, and the summary."""
-        return f"{row['output_tokens']} tokens out, {row['finish_reason']}, score {row['score']:.3f}", row["summary"]
+        facts = f"{row['output_tokens']} tokens out, {row['finish_reason']}, score {row['score']:.3f}"
+        return facts, row["summary"]
 
     def load(self, folder: Path) -> LoadedSummarizer:
         """The summarizer with its weights."""
@@ -145,6 +163,8 @@ class LoadedSummarizer:
 
     def __init__(self, task: Summarize, folder: Path) -> None:
         settings = task.settings
+        self.measured: dict[str, float] = {}
+        self.look_bins = ATTENTION_BINS if settings.attention else None
         self.model = load_model(LEDForConditionalGeneration, settings, folder)
         self.tokenizer = LEDTokenizer.from_pretrained(folder)
         self.generation = task.generation(folder)
@@ -157,18 +177,27 @@ class LoadedSummarizer:
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
         """The summary of each document as it is finished."""
         packed = (pack_documents([d.input_ids], [range(d.global_tokens)]) for d in documents)
-        for i, result in DecodingLoop(self.model, self.generation, self.limits).run(packed):
-            tokens = result.sequences[0]
-            ended = tokens[-1] in self.generation.eos_token_ids
-            yield (
-                i,
-                {
-                    "summary": self.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
-                    "output_tokens": len(tokens) - 1,
-                    "finish_reason": "stop" if ended else "length",
-                    "score": result.scores[0],
-                },
-            )
+        loop = DecodingLoop(self.model, self.generation, self.limits, look_bins=self.look_bins)
+        try:
+            for i, result in loop.run(packed):
+                yield i, self._row(result, documents[i].text)
+        finally:
+            self.measured = {name: self.measured.get(name, 0) + value for name, value in loop.measured.items()}
+
+    def _row(self, result: Result, text: str | None) -> Row:
+        tokens, score = result.sequences[0], result.scores[0]
+        summary, written = self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), len(tokens) - 1
+        finished = tokens[-1] in self.generation.eos_token_ids
+        reason = "stop" if finished else "length"
+        row: Row = {"summary": summary, "output_tokens": written, "finish_reason": reason, "score": score}
+        if result.looked is not None:
+            row["attention"] = result.looked
+        if text is None:
+            return row
+        # With beams a score is the sum of log-probabilities over length ** length_penalty, without the sum itself.
+        penalty = self.generation.length_penalty if self.generation.num_beams > 1 else 0.0
+        mean = score * max(1, written) ** (penalty - 1)
+        return row | columns_of(summary, text, mean, finished=finished)
 
 
 @dataclass(frozen=True)
@@ -252,7 +281,8 @@ class Classify:
         """The classifier with its weights."""
         return LoadedClassifier(self, folder)
 
-    def describe(self, row: Row) -> tuple[str, str]:
+    @staticmethod
+    def describe(row: Row) -> tuple[str, str]:
         """The windows, and the labels or the value."""
         outcome = ", ".join(row["labels"] or [row["label"] or "no label"])
         return f"{row['windows']} windows, score {row['label_score']:.3f}", outcome
@@ -263,6 +293,7 @@ class LoadedClassifier:
 
     def __init__(self, task: Classify, folder: Path) -> None:
         self.task, self.reading = task, task.reading(folder)
+        self.measured: dict[str, float] = {}
         self.model = load_model(LEDForSequenceClassification, task.settings, folder)
         self.problem, self.pooling = task.problem(self.model.config), task.pooling(self.model.config)
         self.thresholds = task.thresholds(self.model.config)
@@ -394,7 +425,8 @@ class Answer:
         """The question answerer with its weights."""
         return LoadedAnswerer(self, folder)
 
-    def describe(self, row: Row) -> tuple[str, str]:
+    @staticmethod
+    def describe(row: Row) -> tuple[str, str]:
         """The question, and the answer."""
         facts = f"{row['question']} {row['windows']} windows, score {row['answer_score']:.3f}, none {row['null_score']:.3f}"
         return facts, row["answer"] or "no answer"
@@ -405,6 +437,7 @@ class LoadedAnswerer:
 
     def __init__(self, task: Answer, folder: Path) -> None:
         self.settings, self.reading = task.settings, task.reading(folder)
+        self.measured: dict[str, float] = {}
         self.model = load_model(LEDForQuestionAnswering, task.settings, folder)
         self.tokenizer = LEDTokenizer.from_pretrained(folder)
 
@@ -449,3 +482,11 @@ def _questions_in(value: Any, column: str) -> list[str | None]:
                              "texts, or lists of records with a field `question`.")  # fmt: skip
         found.append(question)
     return found
+
+
+# The kinds of tasks, by the name that they have in a plan.
+TASKS: dict[str, type[Summarize] | type[Classify] | type[Answer]] = {
+    "summarize": Summarize,
+    "classify": Classify,
+    "answer": Answer,
+}

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.columns import NUMBER, STATUSES
+from pipeline.columns import DOC_ID, NUMBER, STATUSES
 from pipeline.commit import Receipt, as_values, counts_of, facts_of, manifest_of, mark_of, receipt_of
 from pipeline.errors import CorruptOutput, UsageError
 from pipeline.shards import MANIFEST, PLAN, SUCCESS, Plan, Shard, remaining
@@ -141,16 +141,18 @@ def _read(store: Store, shard: Shard, plan: Plan) -> tuple[pa.Table, Receipt]:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             metadata = parquet.schema_arrow.metadata or {}
             table = parquet.read()
-        receipt, facts = receipt_of(metadata), facts_of(metadata)
+        receipt, facts, counted = receipt_of(metadata), facts_of(metadata), counts_of(table)
+        table = table.set_column(table.column_names.index("doc_id"), DOC_ID, table["doc_id"].cast(DOC_ID.type))
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise CorruptOutput(f"{where} cannot be read ({error!r})") from error
     if facts.get("plan") != plan.fingerprint or receipt.shard_id != shard.shard_id:
         raise CorruptOutput(f"{where} was written for another plan or shard")
-    counted = counts_of(table)
     if counted["documents"] != shard.documents:
         raise CorruptOutput(f"{where} has rows of {counted['documents']} documents; the plan has {shard.documents}")
     if sum(counted[name] for name in STATUSES) != len(table):
         raise CorruptOutput(f"{where} has rows whose status is none of {', '.join(STATUSES)}")
+    if table["doc_id"].null_count:
+        raise CorruptOutput(f"{where} has rows without a doc_id")
     wrong = [
         f"{name} {counted[name]}, not {getattr(receipt, name)}" for name in counted if counted[name] != getattr(receipt, name)
     ]

@@ -26,9 +26,9 @@ import s3fs  # noqa: F401 # imported here, it is not imported again by every pro
 from jobs.cli import exit_code
 from led.hub import Checkpoint
 from pipeline import run as composition
-from pipeline.columns import INPUT, SECONDS
+from pipeline.columns import INPUT
 from pipeline.commit import Receipt, commit
-from pipeline.config import RunSettings, SummarizeSettings
+from pipeline.config import SummarizeSettings
 from pipeline.local_store import LocalStore
 from pipeline.model_inputs import Reading
 from pipeline.object_store import ObjectStore
@@ -50,19 +50,21 @@ def reverse(table: pa.Table, task: Task) -> pa.Table:
     for row, ids in zip(rows, table["_input_ids"].to_pylist(), strict=True):
         if ids:
             row |= {"summary": str(ids[::-1]), "output_tokens": len(ids), "finish_reason": "stop", "score": 0.0}
+            row |= {"flags": []}
     made = pa.Table.from_pylist(rows, task.columns)
     out = table.drop_columns(INPUT.names)
     for field in task.columns:
         out = out.set_column(out.schema.get_field_index(field.name), field, made[field.name])
-    return out.append_column(SECONDS, pa.array([0.0] * len(out), SECONDS.type))
+    return out
 
 
-def one_by_one(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], settings: RunSettings) -> list[Receipt]:
+def one_by_one(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], *_: Any) -> dict[str, Receipt]:
+    settings = task.settings
     store = open_store(settings.output)
     reader = ShardReader(task, settings.model, None, Reading(**plan.facts["reading"]))
     facts, since = {**plan.facts, "plan": plan.fingerprint}, plan.facts.get("since")
     previous = read_previous(since, task.columns) if since else None
-    return [commit(store, reverse(reader(shard, previous), task), facts) for shard in shards]
+    return {shard.shard_id: commit(store, reverse(reader(shard, previous), task), facts) for shard in shards}
 
 
 def job(corpus: Path, model: Path, output: str, environment: dict[str, str], death: str, changes: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ def block(shard_id: str, rows: int, expected: int, first: int = 0) -> pa.Table:
             "truncated_tokens": [None if i == 0 else i for i in range(rows)],
             "origin": pa.nulls(rows, pa.string()),
             "output_tokens": [None if i == 0 else 2 for i in range(rows)],
-            "_seconds": [1.5] * rows,
+            "_measured": ['{"predict_seconds": 1.5, "read_seconds": 0.5}'] * rows,
         }
     )
 

@@ -103,7 +103,7 @@ def test_two_drivers_plan_at_once(scene: Scene) -> None:
         driver.join(60)
     assert sorted(driver.exitcode for driver in drivers) == [0, PLAN_ERROR]
     won = 50 if drivers[0].exitcode == 0 else 60
-    assert Plan.from_json(scene.store.read(PLAN)).facts["max_input_tokens"] == won
+    assert Plan.from_json(scene.store.read(PLAN)).facts["reading"]["max_input_tokens"] == won
     assert verify(scene.store).problems == [] and len(rows_of(scene.store)) == 7
 
 

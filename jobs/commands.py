@@ -1,0 +1,171 @@
+"""What the verbs do, and what they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from pipeline.errors import PipelineError, UsageError
+from pipeline.progress import clock
+from pipeline.shards import FORECAST, MANIFEST, SUCCESS
+from pipeline.store import open_store
+from pipeline.tally import Estimate
+
+if TYPE_CHECKING:
+    from jobs.cli import PlanOptions, SampleOptions
+    from pipeline.rehearsal import Forecast
+    from pipeline.tasks import Task
+
+# Characters of a document that are shown.
+_HEAD = 700
+
+
+def run(task: Task) -> None:
+    """Run, and print what a finished run wrote, in a few lines that add up."""
+    from pipeline.run import run
+
+    result = run(task)
+    counts = result.manifest
+    done = f"{counts['ok']} ok + {counts['failed']} failed + {counts['skipped']} skipped"
+    rows = "" if counts["rows"] == counts["documents"] else f", {counts['rows']} rows"
+    print(f"{counts['documents']} documents{rows} = {done}; {counts['truncated']} cut at the limit")
+    if since := counts["since"]:
+        why = f"; all were done again: {', '.join(since['redone_because'])}" if since["redone_because"] else ""
+        print(f"{counts['carried']} of them carried over from {since['output']}{why}")
+    for file in result.files_skipped:
+        print(f"skipped: {file.skipped}")
+    print(f"rows: {result.output}/part-*.parquet\nreport: {result.report}")
+
+
+def plan(task: Task, options: PlanOptions) -> None:
+    """Forecast the run, print it, and keep it beside the run's results, where the report finds it."""
+    from pipeline.plots import lengths_picture
+    from pipeline.rehearsal import forecast
+
+    found = forecast(task, options.sample_documents, options.rehearse_seconds)
+    open_store(task.settings.output).replace(FORECAST, found.to_json())
+    print("\n".join(_forecast_lines(found)))
+    if options.picture:
+        Path(options.picture).write_text(lengths_picture(found.lengths, found.limit), "utf-8")
+        print(f"picture: {options.picture}")
+
+
+def _forecast_lines(found: Forecast) -> list[str]:
+    def about(value: Estimate, unit: str = "") -> str:
+        middle = f"{value.middle:,.0f}{unit}"
+        if value.high - value.low < 0.5:
+            return middle
+        return f"{middle} ({value.low:,.0f} to {value.high:,.0f})"
+
+    seconds, hours = found.seconds, found.device_hours
+    lines = [
+        f"documents      {found.documents:,}, in {found.shards:,} shards",
+        f"rows           {about(found.rows)}",
+        f"input tokens   {about(found.input_tokens)}",
+        f"output tokens  {about(found.output_tokens)}",
+        f"cut            {about(found.truncated)} rows have more than {found.limit:,} tokens",
+        f"will fail      {about(found.failed)} rows, of what cannot be read",
+        f"time           {clock(seconds.middle)} ({clock(seconds.low)} to {clock(seconds.high)}), "
+        f"{clock(found.startup_seconds)} of it until the first shard is begun; {found.actors} model copies",
+        f"device-hours   {hours.middle:.3g} ({hours.low:.3g} to {hours.high:.3g})",
+    ]
+    if found.cost is not None:
+        lines.append(f"cost           {found.cost.middle:.2f} ({found.cost.low:.2f} to {found.cost.high:.2f})")
+    batches = f"; batches of decoding {found.fill:.0%} full" if found.fill else ""
+    lines += [
+        f"padding        none in encoding{batches}",
+        f"memory         {found.memory_bytes / 2**30:.2f} GiB for each model copy, as measured",
+        f"output         {found.output_bytes.middle / 2**20:,.1f} MiB",
+        f"from           the lengths of {found.sampled:,} rows, and {found.rehearsed:,} rows done on the run's own devices; "
+        "intervals hold four times in five",
+        "",
+        *_length_lines(found.lengths, found.limit),
+    ]
+    return lines
+
+
+def _length_lines(lengths: tuple[int, ...], limit: int) -> list[str]:
+    """The lengths as bars of text, a line for each doubling."""
+    lines, low = ["lengths, tokens"], 1
+    while low <= max(lengths[-1], limit):
+        high = 2 * low
+        share = sum(low <= n < high for n in lengths) / len(lengths)
+        mark = "  <- the limit" if low <= limit < high else ""
+        if share or mark:
+            lines.append(f"{low:>12,} to {high - 1:<10,} {'#' * round(40 * share):<40} {share:5.1%}{mark}")
+        low = high
+    return lines
+
+
+def sample(task: Task, options: SampleOptions) -> None:
+    """Do a few documents and show each beside what came of it."""
+    from pipeline.rehearsal import sample
+
+    console = Console(soft_wrap=False)
+    width = max(30, (console.width - 2) // 2)
+    for text, row in sample(task, options.documents, options.draw):
+        shown = (text or "")[:_HEAD] + (" …" if len(text or "") > _HEAD else "")
+        facts, outcome = task.describe(row) if row["status"] == "ok" else (row["stage"], row["reason"])
+        flags = ", ".join(row.get("flags") or [])
+        below = f"{row['input_tokens']} tokens in, {facts}" if row["status"] == "ok" else f"failed: {facts}"
+        side = Text(f"{outcome}\n\n{below}" + (f"\nflags: {flags}" if flags else ""))
+        panels = [Panel(Text(shown), title=Text(row["doc_id"]), width=width), Panel(side, title="output", width=width)]
+        console.print(Columns(panels))
+
+
+def status(output: str) -> None:
+    """Print how far the run in a folder is, by a listing."""
+    from pipeline.verify import status
+
+    print(status(open_store(output)))
+
+
+def verify(output: str) -> None:
+    """Count what a folder holds again, from every byte.
+
+    Raises:
+        PipelineError: it is not what its plan says, or not yet all of it.
+    """
+    from pipeline.verify import status, verify
+
+    store = open_store(output)
+    found = status(store)
+    print(found)
+    findings = verify(store)
+    print(findings)
+    if findings.problems:
+        raise PipelineError("the output is not what its plan says:\n  " + "\n  ".join(findings.problems))
+    if not found.finished:
+        raise PipelineError(f"what is committed is right; {found.documents - found.documents_committed} documents are left.")
+    print("every planned document is one row")
+
+
+def report(output: str, reference_column: str | None) -> None:
+    """Write the report of a finished run again.
+
+    Raises:
+        UsageError: the folder holds no finished run.
+    """
+    from pipeline.report import write_report
+    from pipeline.verify import read_plan
+
+    store = open_store(output)
+    plan = read_plan(store)
+    if SUCCESS not in store.names():
+        raise UsageError(f"{store.url} holds no finished run (no {SUCCESS}); the command that began it goes on from here.")
+    write_report(store, plan, json.loads(store.read(MANIFEST)), reference_column)
+    print(f"report: {store.url}/_report.html")
+
+
+def show_scores(scores: Mapping[str, float | int]) -> None:
+    """Print scores, a line each."""
+    for name, value in scores.items():
+        print(f"{name:<14} {value:.4f}" if isinstance(value, float) else f"{name:<14} {value}", file=sys.stdout)

@@ -1,0 +1,87 @@
+"""Structured logs: a line of JSON for each event, with the run's name in it.
+
+On a terminal the progress line and plain messages say the same to people.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pipeline.tally import Tally
+
+logger = logging.getLogger("pipeline")
+
+# What a record carries beside its message.
+_EVENT = "event_fields"
+
+
+class JsonLines(logging.Formatter):
+    """Records as lines of JSON: time (UTC), level, run, logger, event, what belongs to it, and the error if there is one."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__()
+        self._run = run
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+        line: dict[str, Any] = {"time": moment, "level": record.levelname.lower(), "run": self._run, "logger": record.name}
+        line |= {"event": record.getMessage(), **getattr(record, _EVENT, {})}
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def event(name: str, **fields: Any) -> None:
+    """Log an event with what belongs to it."""
+    logger.info(name, extra={_EVENT: fields})
+
+
+@contextmanager
+def logging_to(path: str | None, run: str) -> Iterator[None]:
+    """While this lasts, everything the package logs is appended to the file at `path`, if there is one."""
+    if path is None:
+        yield
+        return
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(JsonLines(run))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def log_to_stderr(run: str) -> None:
+    """Let a worker's process write its lines to its standard error, which Ray keeps among its logs."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines(run))
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+class ProgressLog:
+    """An observer that logs what was committed since it was told last."""
+
+    def __init__(self) -> None:
+        self._shards = -1
+
+    def __call__(self, tally: Tally, seconds: float) -> None:
+        counts = tally.all.counts
+        if counts["shards"] == self._shards:
+            return
+        self._shards = counts["shards"]
+        left = tally.time_left(seconds)
+        event("progress", documents=counts["documents"], of=tally.documents, shards=self._shards, seconds=round(seconds, 1),
+              failed_documents=counts["failed_documents"], input_tokens=counts["input_tokens"],
+              output_tokens=counts["output_tokens"], failures=dict(tally.all.failures),
+              seconds_left=None if left is None else round(left.middle))  # fmt: skip

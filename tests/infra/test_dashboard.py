@@ -1,0 +1,112 @@
+"""The dashboard's and the alerts' queries have data, against a real Prometheus that scrapes a real run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from infra.dashboard import PANELS, dashboard
+
+ROOT = Path(__file__).parents[2]
+PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
+
+
+def test_the_file_is_what_the_script_makes() -> None:
+    assert json.loads((ROOT / "infra" / "grafana-dashboard.json").read_text()) == dashboard()
+
+
+def test_panels_lie_side_by_side_on_the_page() -> None:
+    taken = set()
+    for panel in dashboard()["panels"]:
+        place = panel["gridPos"]
+        cells = {(x, place["y"]) for x in range(place["x"], place["x"] + place["w"])}
+        assert not cells & taken and place["x"] + place["w"] <= 24
+        taken |= cells
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="no promtool here (Debian's package prometheus)")
+def test_the_alert_rules_are_rules() -> None:
+    assert PROMTOOL is not None
+    subprocess.run([PROMTOOL, "check", "rules", str(ROOT / "infra" / "alerts.yml")], check=True, capture_output=True)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """(address of a Prometheus, the port that it scrapes each second)."""
+    port, scraped = free_port(), free_port()
+    config = {"global": {"scrape_interval": "1s"},
+              "scrape_configs": [{"job_name": "ray", "static_configs": [{"targets": [f"127.0.0.1:{scraped}"]}]}]}  # fmt: skip
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    assert PROMETHEUS is not None
+    process = subprocess.Popen([PROMETHEUS, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data",
+                                f"--web.listen-address=127.0.0.1:{port}"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    yield f"http://127.0.0.1:{port}", scraped
+    process.kill()
+    process.wait()
+
+
+def ask(address: str, query: str) -> list[Any]:
+    """The series that a query gives now; none while the server starts."""
+    try:
+        with urllib.request.urlopen(f"{address}/api/v1/query?query={urllib.parse.quote(query)}") as answer:
+            found: list[Any] = json.load(answer)["data"]["result"]
+            return found
+    except OSError:
+        return []
+
+
+@pytest.mark.skipif(PROMETHEUS is None, reason="no Prometheus here (Debian's package prometheus)")
+def test_every_query_has_data_while_a_run_goes_on(prometheus: tuple[str, int], tmp_path: Path) -> None:
+    address, port = prometheus
+    corpus = pq.read_table(ROOT / "demo" / "corpus" / "reports-00.parquet", columns=["doc_id", "text"])
+    empty = pa.table({"doc_id": ["none"], "text": pa.nulls(1, pa.string())})
+    (tmp_path / "corpus").mkdir()
+    for n in range(4):
+        named = pa.array([f"{n}-{doc_id.as_py()}" for doc_id in corpus["doc_id"]])
+        pq.write_table(corpus.set_column(0, "doc_id", named), tmp_path / "corpus" / f"{n}.parquet")
+    pq.write_table(empty, tmp_path / "corpus" / "00.parquet")
+    alerts = yaml.safe_load((ROOT / "infra" / "alerts.yml").read_text())["groups"][0]["rules"]
+    metrics = {name for rule in alerts for name in re.findall(r"ray_led_\w+(?:\{[^}]*\})?", rule["expr"])}
+    shown = {query for _, _, _, queries in PANELS for query, _ in queries}
+    queries = {query.replace("$run", ".*").replace("$__rate_interval", "20s") for query in shown} | metrics
+    command = [sys.executable, ROOT / "jobs" / "summarize_corpus.py", "--input", tmp_path / "corpus",
+               "--output", tmp_path / "out", "--model", ROOT / "demo" / "checkpoints" / "led-reports-summary",
+               "--shard-documents", 2, "--metrics-port", port, "--price-per-hour", 2,
+               "--log-file", tmp_path / "log.jsonl"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.Popen(
+        list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    unanswered, deadline = queries, time.monotonic() + 240
+    while unanswered and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.5)
+        unanswered = {query for query in unanswered if not ask(address, query)}
+    said, _ = run.communicate(timeout=300)
+    assert run.returncode == 0 and not unanswered, said
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert {line["run"] for line in lines} == {lines[0]["run"]} and lines[-1]["event"] == "finished"
+    assert lines[0]["event"] == "begun" and any(line["event"] == "progress" for line in lines)

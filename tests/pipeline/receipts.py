@@ -1,0 +1,21 @@
+"""Receipts for tests that need some."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.commit import Receipt
+
+NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("documents", "rows", "ok", "failed", "skipped", "failed_documents", "carried"), 0),
+    **dict.fromkeys(("input_tokens", "truncated", "output_tokens"), 0),
+    **{name: {} for name in ("failures", "flags", "measured")},
+    "attempt": "a",
+    "finished_at": 0.0,
+    "seconds": 0.0,
+}
+
+
+def receipt(shard_id: str = "s", **given: Any) -> Receipt:
+    """A receipt that counts what is given and nothing else."""
+    return Receipt(shard_id=shard_id, **{**NOTHING, **given})

@@ -1,0 +1,87 @@
+"""Ends that are asked for: hours, costs, failures, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from pipeline.config import SummarizeSettings
+from pipeline.errors import Stopped, TooManyFailures, UsageError
+from pipeline.stops import Limits, Stop, hour_of, signals_ask
+from pipeline.tally import Tally
+from tests.pipeline.receipts import receipt
+
+
+def settings(**given: Any) -> SummarizeSettings:
+    return SummarizeSettings(input=("i",), output="o", model="m", **given)
+
+
+def test_the_next_such_hour() -> None:
+    now = datetime(2026, 11, 23, 22, 30).timestamp()
+    assert datetime.fromtimestamp(hour_of("06:00", now) or 0) == datetime(2026, 11, 24, 6)
+    assert datetime.fromtimestamp(hour_of("23:15", now) or 0) == datetime(2026, 11, 23, 23, 15)
+    assert datetime.fromtimestamp(hour_of("2026-11-30T06:00", now) or 0) == datetime(2026, 11, 30, 6)
+    assert hour_of(None, now) is None
+
+
+@pytest.mark.parametrize("hour", ["25:00", "6 o'clock", "2026-13-01T06:00"])
+def test_what_is_no_hour_is_refused(hour: str) -> None:
+    with pytest.raises(UsageError, match=r"--stop-at is .*; write 06:00, or 2026-11-24T06:00"):
+        settings(stop_at=hour)
+
+
+def test_a_cost_needs_a_price() -> None:
+    with pytest.raises(UsageError, match=r"--max-cost is 3\.0; it needs --price-per-hour"):
+        settings(max_cost=3.0)
+
+
+def asked(seconds: float, failed: int = 0, **given: Any) -> Exception | None:
+    stop, tally = Stop(), Tally(100, 10, 2)
+    tally.add(receipt(documents=10, failed_documents=failed), 1.0)
+    told: list[bool] = []
+    Limits(stop, settings(**given), lambda: told.append(True))(tally, seconds)
+    assert bool(told) == (stop.error is not None)
+    return stop.error
+
+
+def test_limits_ask_when_they_are_reached_and_not_before() -> None:
+    assert asked(1e9) is None
+    assert asked(1700, price_per_hour=2.0, max_cost=2.0) is None
+    reached = asked(1900, price_per_hour=2.0, max_cost=2.0)
+    assert isinstance(reached, Stopped) and "the run has cost 2.11 (--max-cost 2)" in str(reached) and reached.exit_code == 130
+    assert asked(1, failed=4, max_failed=4) is None
+    assert isinstance(asked(1, failed=5, max_failed=4), TooManyFailures)
+    past = datetime.fromtimestamp(time.time() - 5).isoformat()
+    assert isinstance(asked(1, stop_at=past), Stopped)
+
+
+def test_the_first_reason_stands() -> None:
+    stop = Stop()
+    stop.ask(Stopped("one"))
+    stop.ask(TooManyFailures("two"))
+    assert str(stop.error) == "one"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    before, stop = signal.getsignal(number), Stop()
+    with pytest.raises(KeyboardInterrupt), signals_ask(stop):
+        os.kill(os.getpid(), number)
+        assert isinstance(stop.error, Stopped) and number.name in str(stop.error)
+        assert "finishing the shards in flight" in capsys.readouterr().err
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_who_is_deaf_to_a_signal_stays_deaf() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals_ask(Stop()):
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

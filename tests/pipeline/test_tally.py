@@ -1,0 +1,82 @@
+"""What receipts add up to, and the time left that they speak for."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from pipeline.tally import Tally, Totals, device_hours, throughput
+from tests.pipeline.receipts import receipt
+
+
+def test_sums_and_of_peaks_the_highest() -> None:
+    shards = [
+        receipt("a", documents=3, rows=4, ok=2, failed=2, seconds=2.0, input_tokens=90, output_tokens=10,
+                failures={"read: the text is null": 2}, flags={"short": 1},
+                measured={"steps": 5, "document_steps": 30, "places": 80, "peak_bytes": 7}),
+        receipt("b", documents=1, rows=1, ok=1, seconds=3.0, input_tokens=50, flags={"short": 1, "names": 1},
+                measured={"steps": 1, "document_steps": 10, "places": 20, "peak_bytes": 5}),
+    ]  # fmt: skip
+    totals = Totals.of(shards)
+    assert (totals.counts["documents"], totals.counts["rows"], totals.counts["shards"]) == (4, 5, 2)
+    assert totals.measured == {"steps": 6, "document_steps": 40, "places": 100, "peak_bytes": 7}
+    assert totals.failures == {"read: the text is null": 2} and totals.flags == {"short": 2, "names": 1}
+    assert totals.fill == 0.4 and totals.tokens_per_second == 30
+    assert Totals().fill is None and Totals().tokens_per_second is None
+
+
+def run_of(costs: list[float], actors: int) -> tuple[Tally, float]:
+    """The tally of a run with shards of ten documents, after half of them, and the seconds that the rest then takes."""
+    lanes, ends = [5.0] * actors, []
+    for cost in costs:
+        lane = lanes.index(min(lanes))
+        lanes[lane] += cost
+        ends.append((lanes[lane], cost))
+    ends.sort()
+    half = len(costs) // 2
+    tally = Tally(10 * len(costs), len(costs), actors)
+    for end, cost in ends[:half]:
+        tally.add(receipt(documents=10, rows=10, seconds=cost), end)
+    return tally, ends[-1][0] - ends[half - 1][0]
+
+
+def test_the_interval_of_the_time_left_holds_the_truth_four_times_in_five() -> None:
+    rng, held = random.Random(0), 0
+    for _ in range(200):
+        tally, truth = run_of([rng.uniform(5, 15) for _ in range(60)], 3)
+        at = max(5.0, tally.first or 0) + sum(seconds for _, seconds in tally.costs) / 3
+        left = tally.time_left(at)
+        assert left is not None and left.low <= left.middle <= left.high
+        assert left.middle == pytest.approx(truth, rel=0.4)
+        held += left.low <= truth <= left.high
+    assert held > 120
+
+
+def test_nothing_is_said_before_two_shards_and_nothing_is_left_at_the_end() -> None:
+    tally = Tally(20, 2, 1)
+    assert tally.time_left(3.0) is None
+    tally.add(receipt(documents=10, seconds=4.0), 5.0)
+    assert tally.time_left(6.0) is None and tally.documents_left == 10
+    tally.add(receipt(documents=10, seconds=4.0), 9.0)
+    left = tally.time_left(9.0)
+    assert left is not None and left.high == 0
+
+
+def test_what_stood_there_before_is_no_measure_of_this_run() -> None:
+    tally = Tally(40, 4, 1)
+    tally.add(receipt(documents=10, seconds=1000.0))
+    assert tally.own.counts["documents"] == 0 and tally.all.counts["documents"] == 10 and not tally.costs
+
+
+def test_throughput_is_what_was_done() -> None:
+    made = [receipt(documents=10, seconds=10.0, finished_at=110.0), receipt(documents=30, seconds=5.0, finished_at=120.0)]
+    spans = throughput(made, 4)
+    assert [start for start, _, _ in spans] == [0, 5, 10, 15]
+    assert sum(pace * 5 for _, pace, _ in spans) == pytest.approx(40)
+    assert [busy for _, _, busy in spans] == pytest.approx([1, 1, 0, 1])
+    assert throughput([], 4) == []
+
+
+def test_device_hours() -> None:
+    assert device_hours(1800, 4, 0.0) == 2 and device_hours(1800, 4, 0.25) == 0.5
