@@ -32,6 +32,8 @@ _READERS = 32
 
 _RECEIPT, _FACTS = b"led.receipt", b"led.facts"
 
+_NUMBER = re.compile(r"(?<![\w-])(0x[0-9a-f]+|[0-9]+)\b")
+
 
 @dataclass(frozen=True)
 class Receipt:
@@ -219,9 +221,7 @@ def _sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 def _failures(rows: pa.Table) -> dict[str, int]:
     """How many rows failed at which stage and why, numbers in the reasons left out."""
     states = rows.filter(pc.not_equal(rows["status"], "ok")).select(["stage", "reason"]).to_pylist()
-    counts = Counter(
-        f"{state['stage']}: {re.sub(r'(0x[0-9a-f]+|[0-9]+)', '#', state['reason'] or '')}"[:120] for state in states
-    )
+    counts = Counter(f"{state['stage']}: {_NUMBER.sub('#', state['reason'] or '')}"[:120] for state in states)
     return dict(sorted(counts.items()))
 
 

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -61,7 +60,9 @@ class Findings:
     output_tokens: Counter[int] = field(default_factory=Counter)
     samples: list[Row] = field(default_factory=list)
     scored: list[Row] = field(default_factory=list)
-    beyond: dict[int, list[float]] = field(default_factory=lambda: {reach: [] for reach in _REACHES})
+    looked: int = 0
+    beyond: dict[int, float] = field(default_factory=lambda: dict.fromkeys(_REACHES, 0.0))
+    rows: int = 0
 
     def __post_init__(self) -> None:
         self._rng = random.Random(self.seed)
@@ -77,15 +78,16 @@ class Findings:
             self.whole_tokens[row["input_tokens"] + row["truncated_tokens"]] += 1
             if "output_tokens" in row:
                 self.output_tokens[row["output_tokens"]] += 1
-            number = self.input_tokens.total()
-            self._draw(self.samples, row, RANDOM, number)
-            self._draw(self.scored, row, _SCORED, number)
-            rank = (len(row.get("flags") or ()), -_score(row), number)
+            self.rows += 1
+            self._draw(self.samples, row, RANDOM)
+            self._draw(self.scored, row, _SCORED)
+            rank = (len(row.get("flags") or ()), -_score(row), self.rows)
             _keep(self._worst, (*rank, row), WORST)
             _keep(self._best, (*(-value for value in rank), row), BEST)
             if row.get("attention"):
-                for reach, found in self.beyond.items():
-                    found.append(share_beyond(row["attention"], row["input_tokens"], reach))
+                self.looked += 1
+                for reach in _REACHES:
+                    self.beyond[reach] += share_beyond(row["attention"], row["input_tokens"], reach)
 
     def worst(self) -> list[Row]:
         """The rows with the most flags and the lowest scores, the worst first."""
@@ -95,8 +97,8 @@ class Findings:
         """The rows without flags and with the highest scores, the best first."""
         return [item[-1] for item in sorted(self._best, key=lambda item: item[:-1], reverse=True)]
 
-    def _draw(self, chosen: list[Row], row: Row, most: int, number: int) -> None:
-        place = self._rng.randrange(number)
+    def _draw(self, chosen: list[Row], row: Row, most: int) -> None:
+        place = self._rng.randrange(self.rows)
         if len(chosen) < most:
             chosen.append(row)
         elif place < most:
@@ -162,7 +164,7 @@ def render(
         parts += [f"<h2>ROUGE against {escaped(reference_column)}</h2>", _rouge_table(findings.scored, reference_column)]
     if any("flags" in row for row in findings.samples):
         parts += ["<h2>Flags</h2>", _flags(manifest)]
-    if any(findings.beyond.values()):
+    if findings.looked:
         parts += ["<h2>Where the summaries looked</h2>", _attention(findings)]
     for title, rows in (("To look at", findings.worst()), ("The best", findings.best()), ("At random", findings.samples)):
         parts += [f"<h2>{title}</h2>", *(_sample(row, plan, reference_column) for row in rows)]
@@ -268,7 +270,7 @@ def _flags(manifest: Mapping[str, Any]) -> str:
 
 
 def _attention(findings: Findings) -> str:
-    rows = [(f"beyond token {reach:,}", f"{fmean(found):.1%}") for reach, found in findings.beyond.items() if found]
+    rows = [(f"beyond token {reach:,}", f"{sum_ / findings.looked:.1%}") for reach, sum_ in findings.beyond.items()]
     return _table(("share of attention", ""), rows)
 
 

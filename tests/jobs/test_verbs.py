@@ -95,7 +95,8 @@ def test_a_signal_ends_a_run_at_a_shard_border_and_the_same_command_goes_on(
     given = ("--input", write_corpus([words(60, n) for n in range(120)]), "--output", tmp_path / "out", "--model", model_folder,
              "--shard-documents", 1, "--actors", 1)  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command(*given), env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(command(*given), env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "out").glob("part-*"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)

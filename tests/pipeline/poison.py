@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from pipeline.model_inputs import ModelInput, Row
 from pipeline.tasks import LoadedSummarizer, LoadedTask, Summarize
@@ -28,6 +29,8 @@ class BrittleSummarize(Summarize):
 
 
 class _Brittle:
+    measured: ClassVar[dict[str, float]] = {}
+
     def __init__(self, loaded: LoadedSummarizer) -> None:
         self.loaded = loaded
         self.breaks, self.too_large, self.kills = (loaded.tokenizer.encode(text)[1:-1] for text in (BREAKS, TOO_LARGE, KILLS))

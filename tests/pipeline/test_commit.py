@@ -25,6 +25,8 @@ def block(shard_id: str, rows: int, expected: int, first: int = 0) -> pa.Table:
             "_rows": pa.array([expected] * rows, pa.int32()),
             "doc_id": [f"d{first + i}" for i in range(rows)],
             "status": ["failed" if i == 0 else "ok" for i in range(rows)],
+            "stage": ["read" if i == 0 else None for i in range(rows)],
+            "reason": ["the text is not UTF-8 (byte 0xff at 24)" if i == 0 else None for i in range(rows)],
             "input_tokens": [None if i == 0 else 10 for i in range(rows)],
             "truncated_tokens": [None if i == 0 else i for i in range(rows)],
             "origin": pa.nulls(rows, pa.string()),
@@ -44,7 +46,10 @@ def test_a_second_commit_leaves_the_first_and_gives_its_receipt(tmp_path: Path) 
     assert (tmp_path / shard.part).read_bytes() == data
     assert (first.rows, first.ok, first.failed, first.input_tokens, first.truncated, first.output_tokens) == (3, 2, 1, 20, 2, 4)
     table = pq.read_table(tmp_path / shard.part)
-    assert table.column_names == ["doc_id", "status", "input_tokens", "truncated_tokens", "origin", "output_tokens"]
+    counted = ["input_tokens", "truncated_tokens", "origin", "output_tokens"]
+    assert table.column_names == ["doc_id", "status", "stage", "reason", *counted]
+    assert first.failures == {"read: the text is not UTF-8 (byte # at #)": 1}
+    assert (first.seconds, first.measured) == (1.5, {"read_seconds": 0.5})
     assert json.loads(table.schema.metadata[b"led.facts"]) == {"model": "m"}
 
 

@@ -69,13 +69,15 @@ def test_the_first_reason_stands() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
-    before, stop = signal.getsignal(number), Stop()
+    outside, stop = signal.signal(number, signal.default_int_handler), Stop()
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), signals_ask(stop):
         os.kill(os.getpid(), number)
         assert isinstance(stop.error, Stopped) and number.name in str(stop.error)
         assert "finishing the shards in flight" in capsys.readouterr().err
         os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
+    signal.signal(number, outside)
 
 
 def test_who_is_deaf_to_a_signal_stays_deaf() -> None:
