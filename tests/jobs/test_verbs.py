@@ -88,11 +88,10 @@ def test_a_sample_a_forecast_a_run_and_its_report(
     assert again.returncode == 2 and "retry-failed needs --since" in again.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_at_a_shard_border_and_the_same_command_goes_on(
-    number: signal.Signals, model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
+def test_ctrl_c_ends_a_run_at_a_shard_border_and_the_same_command_goes_on(
+    model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
-    given = ("--input", write_corpus([words(60, n) for n in range(120)]), "--output", tmp_path / "out", "--model", model_folder,
+    given = ("--input", write_corpus([words(60, n) for n in range(40)]), "--output", tmp_path / "out", "--model", model_folder,
              "--shard-documents", 1, "--actors", 1)  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command(*given), env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -100,10 +99,10 @@ def test_a_signal_ends_a_run_at_a_shard_border_and_the_same_command_goes_on(
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "out").glob("part-*"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     done = len(list((tmp_path / "out").glob("part-*")))
-    assert process.returncode == 130 and f"{number.name} came. {done} of 120 documents are committed" in said, said
-    assert "finishing the shards in flight" in said and "Traceback" not in said and 3 <= done < 120
+    assert process.returncode == 130 and f"SIGINT came. {done} of 40 documents are committed" in said, said
+    assert "finishing the shards in flight" in said and "Traceback" not in said and 3 <= done < 40
     again = call(*given)
-    assert again.returncode == 0 and "120 documents = 120 ok" in again.stdout, again.stderr
+    assert again.returncode == 0 and "40 documents = 40 ok" in again.stdout, again.stderr

@@ -188,27 +188,27 @@ def test_a_document_that_kills_every_process_is_a_failed_row_in_the_end(
 def test_too_many_failures_end_the_run_and_what_is_committed_stays(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
-    corpus = write_corpus([None if n < 8 else words(60, n) for n in range(160)])
-    task = job(model_folder, corpus, tmp_path / "out", max_failed=0.025, min_new_tokens=40, max_new_tokens=40)
-    with pytest.raises(TooManyFailures, match=r"\d of 160 documents failed; --max-failed is 0.025"):
+    corpus = write_corpus([None if n < 8 else words(60, n) for n in range(80)])
+    task = job(model_folder, corpus, tmp_path / "out", max_failed=0.05, min_new_tokens=40, max_new_tokens=40)
+    with pytest.raises(TooManyFailures, match=r"\d of 80 documents failed; --max-failed is 0.05"):
         run(task, progress_every=0.2)
     assert list((tmp_path / "out").glob("part-*")) and not (tmp_path / "out" / SUCCESS).exists()
     assert (
         run(job(model_folder, corpus, tmp_path / "out", max_failed=8, min_new_tokens=40, max_new_tokens=40)).manifest["ok"]
-        == 152
+        == 72
     )
 
 
 def test_a_run_that_is_told_to_stop_ends_at_a_shard_border_and_goes_on(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
-    task = job(model_folder, write_corpus([words(30, n) for n in range(60)]), tmp_path / "out", shard_documents=1)
+    task = job(model_folder, write_corpus([words(30, n) for n in range(30)]), tmp_path / "out", shard_documents=1)
     told = replace(task.settings, price_per_hour=1e9, max_cost=0.5)
-    with pytest.raises(Stopped, match=r"--max-cost 0\.5.* of 60 documents are committed; the same command goes on"):
+    with pytest.raises(Stopped, match=r"--max-cost 0\.5.* of 30 documents are committed; the same command goes on"):
         run(replace(task, settings=told), progress_every=0.2)
     done = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("part-*")}
-    assert len(done) < 60 and not (tmp_path / "out" / SUCCESS).exists()
-    assert run(task).shards_done == 60 - len(done)
+    assert len(done) < 30 and not (tmp_path / "out" / SUCCESS).exists()
+    assert run(task).shards_done == 30 - len(done)
     assert all((tmp_path / "out" / name).read_bytes() == data for name, data in done.items())
     assert verify(open_store(str(tmp_path / "out"))).problems == []
 
@@ -219,7 +219,7 @@ def test_a_forecast_rehearses_on_the_cluster_and_writes_nothing(
     texts: list[str | None] = [words(10 + n % 70, n) for n in range(80)]
     texts[3] = None
     task = job(model_folder, write_corpus(texts[:50], texts[50:]), tmp_path / "out", shard_documents=10, price_per_hour=3.0)
-    found = forecast(task, documents=1000, seconds=2.0)
+    found = forecast(task, documents=1000, seconds=1.0)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
     assert (found.documents, found.shards, found.rows.middle, found.failed.middle, found.actors) == (80, 8, 80, 1, 2)
     manifest = run(task).manifest
@@ -227,8 +227,6 @@ def test_a_forecast_rehearses_on_the_cluster_and_writes_nothing(
     assert found.output_tokens.middle == pytest.approx(manifest["output_tokens"], rel=0.25)
     assert found.seconds.low <= found.seconds.middle <= found.seconds.high and found.startup_seconds > 0
     assert found.cost is not None and found.cost.middle == pytest.approx(3 * found.device_hours.middle)
-    few = forecast(task, documents=20, seconds=0.1)
-    assert 20 <= few.sampled < 80 and few.input_tokens.low < few.input_tokens.middle < few.input_tokens.high
 
 
 def test_a_night_carries_over_what_the_last_one_did(
