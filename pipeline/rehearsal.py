@@ -113,9 +113,12 @@ def forecast(task: Task, documents: int = 1000, seconds: float = 60.0, seed: int
         UsageError: settings, input, model and output do not fit together.
         PipelineError: nothing could be read or predicted.
     """
+    # Until here a process imports what it needs, as the run's will; then it plans.
+    begun, startup = time.monotonic(), time.process_time()
     settings = task.settings
     checkpoint = find_checkpoint(settings)
     plan = build_plan(task, checkpoint, None)
+    startup += time.monotonic() - begun
     reading = Reading(**plan.facts["reading"])
     reader = ShardReader(task, str(checkpoint.folder), None, reading, plan.passthrough)
     table = sample_lengths(reader, sample_shards(plan, _TOGETHER, seed), documents, seconds / 2)
@@ -124,10 +127,9 @@ def forecast(task: Task, documents: int = 1000, seconds: float = 60.0, seed: int
     in_flight = DecodingLimits(settings.documents_in_flight).on(torch.device("cuda" if settings.gpus else "cpu"))[0]
     together = max(1, min(settings.shard_documents, in_flight))
     done: list[pa.Table] = []
-    startup = 0.0
     for rows in rehearse(task, plan, workers, sample_shards(plan, together, seed + 1), seconds):
-        first = time.monotonic() - begun - _measured(rows)["predict_seconds"]
-        startup = startup or max(0.0, first)
+        if not done:
+            startup += max(0.0, time.monotonic() - begun - _measured(rows)["predict_seconds"])
         done.append(rows)
     lengths = [
         Length(tokens, cut or 0)
