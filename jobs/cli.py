@@ -53,7 +53,7 @@ class OutputSettings:
 class PlanOptions:
     """How well to look before the run."""
 
-    sample_documents: int = 1000
+    sample_documents: int = 2000
     """Documents whose lengths are looked at."""
     rehearse_seconds: float = 60.0
     """Seconds of work that are rehearsed on the run's own devices."""

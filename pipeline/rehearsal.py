@@ -106,7 +106,7 @@ def rehearse(task: Task, plan: Plan, workers: Workers, pieces: Sequence[Shard], 
             workers.flag.raise_()
 
 
-def forecast(task: Task, documents: int = 1000, seconds: float = 60.0, seed: int = 0) -> Forecast:
+def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int = 0) -> Forecast:
     """Forecast a run of `task`: from the lengths of so many documents, and a rehearsal of about so many seconds.
 
     Raises:
