@@ -228,5 +228,6 @@ def cross_attention(
         scores = query_HRD @ key_HnD.mT
         return _softmax(scores if mask_n is None else scores + mask_n, dropout) @ value_HnD
     mask = None if mask_n is None else mask_n.expand(query_HRD.shape[1], -1)
-    q, k, v = (x.unsqueeze(0) for x in (query_HRD, key_HnD, value_HnD))
+    # Laid out row by row: torch's fused attention leaves other layouts to the one that holds all scores.
+    q, k, v = (x.contiguous().unsqueeze(0) for x in (query_HRD, key_HnD, value_HnD))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=1.0).squeeze(0)
