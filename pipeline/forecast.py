@@ -150,7 +150,8 @@ def total(values: Sequence[float], rows: int, *, everything: bool) -> Estimate:
     middle = fmean(values) * rows
     if everything or len(values) < 2:
         return Estimate(middle, middle, middle)
-    reach = _FOUR_IN_FIVE * stdev(values) / math.sqrt(len(values)) * rows
+    unseen = max(0.0, 1 - len(values) / rows)
+    reach = _FOUR_IN_FIVE * stdev(values) / math.sqrt(len(values)) * math.sqrt(unseen) * rows
     return Estimate(middle, max(0.0, middle - reach), middle + reach)
 
 

@@ -42,7 +42,7 @@ table{{border-collapse:collapse;margin:.5rem 0 1.5rem}}td,th{{padding:.2rem .8re
 overflow-wrap:anywhere}}td:first-child,.n{{white-space:nowrap}}.wide{{overflow-x:auto}}
 th{{font-weight:600;color:var(--soft)}}.n{{text-align:right;font-variant-numeric:tabular-nums}}
 .plots{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1rem 2rem}}
-figure{{margin:0}}
+figure{{margin:0;max-width:34rem}}
 figcaption,small{{color:var(--soft)}}article{{border-top:1px solid var(--line);padding:.6rem 0;overflow-wrap:anywhere}}
 .flag{{border:1px solid var(--mark);color:var(--mark);border-radius:3px;padding:0 .3rem;margin-right:.3rem;font-size:.85em}}
 """
@@ -160,7 +160,7 @@ def render(
         parts += ["<h2>Failed and skipped</h2>", _table(("stage: reason", "rows"), rows)]
     if plan.skipped:
         parts += ["<h2>Files skipped</h2>", _table(("file", "reason"), [(f.path, f.skipped) for f in plan.skipped])]
-    if reference_column is not None:
+    if reference_column is not None and findings.scored:
         parts += [f"<h2>ROUGE against {escaped(reference_column)}</h2>", _rouge_table(findings.scored, reference_column)]
     if any("flags" in row for row in findings.samples):
         parts += ["<h2>Flags</h2>", _flags(manifest)]
@@ -275,7 +275,7 @@ def _attention(findings: Findings) -> str:
 
 
 def _rouge_table(rows: Sequence[Row], reference_column: str) -> str:
-    scores = rouge([(row[reference_column] or "", row["summary"] or "") for row in rows if reference_column in row])
+    scores = rouge([(row[reference_column] or "", row["summary"] or "") for row in rows])
     return _table(
         ("", f"mean of {len(rows)} rows drawn at random"), [(name, round(value, 4)) for name, value in scores.items()]
     )

@@ -84,6 +84,8 @@ def test_a_sample_a_forecast_a_run_and_its_report(
     assert call("report", "--output", tmp_path / "out").returncode == 0 and report.read_text() == page
     assert "12/12 documents" in call("status", "--output", tmp_path / "out").stdout
     assert "every planned document is one row" in call("verify", "--output", tmp_path / "out").stdout
+    unknown = call("report", "--output", tmp_path / "out", "--reference-column", "right")
+    assert unknown.returncode == 2 and "the output has no such column; carry it over" in unknown.stderr
     again = call("retry-failed", *given)
     assert again.returncode == 2 and "retry-failed needs --since" in again.stderr
 

@@ -55,6 +55,7 @@ def test_failures_are_counted_by_reason_and_all_may_fail() -> None:
     bad = row(status="failed", stage="read", reason="the text is null", summary=None, input_tokens=None, output_tokens=None)
     html = page(bad, bad)
     assert "the text is null" in html and '<td class="n">2</td>' in html
+    assert "ROUGE" not in page(bad, reference_column="right")
 
 
 def test_every_row_has_the_same_chance_to_be_drawn() -> None:
