@@ -162,8 +162,9 @@ def report(output: str, reference_column: str | None) -> None:
     if SUCCESS not in store.names():
         raise UsageError(f"{store.url} holds no finished run (no {SUCCESS}); the command that began it goes on from here.")
     if reference_column is not None and reference_column not in plan.passthrough.names:
-        raise UsageError(f"--reference-column {reference_column}: the output has no such column; carry it over with --passthrough "
-                         "when running.")  # fmt: skip
+        raise UsageError(
+            f"--reference-column {reference_column}: the output has no such column; carry it over by --passthrough."
+        )
     write_report(store, plan, json.loads(store.read(MANIFEST)), reference_column)
     print(f"report: {store.url}/_report.html")
 
