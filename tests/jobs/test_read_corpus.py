@@ -82,10 +82,10 @@ def test_a_summarizer_is_no_classifier(model_folder: Path, write_corpus: Corpus,
 
 
 def test_answers_survive_kill_9_of_the_driver(models: dict[str, Path], tmp_path: Path) -> None:
-    texts = ["ü " + words(30 + n, n) for n in range(40)]
+    texts = ["ü " + words(30 + n, n) for n in range(24)]
     (tmp_path / "corpus").mkdir()
-    asked = [[{"question": f"pump {q}?", "answer": "x"} for q in range(1 + n % 3)] for n in range(40)]
-    table = pa.table({"doc_id": [f"d{n}" for n in range(40)], "text": texts, "asked": asked})
+    asked = [[{"question": f"pump {q}?", "answer": "x"} for q in range(1 + n % 3)] for n in range(24)]
+    table = pa.table({"doc_id": [f"d{n}" for n in range(24)], "text": texts, "asked": asked})
     pq.write_table(table, tmp_path / "corpus" / "0.parquet")
     out = tmp_path / "out"
     arguments = ("--input", tmp_path / "corpus", "--output", out, "--model", models["answer"], "--question-column", "asked",
@@ -100,8 +100,8 @@ def test_answers_survive_kill_9_of_the_driver(models: dict[str, Path], tmp_path:
     assert list(out.glob("part-*")) and not (out / "_SUCCESS").exists()
     done = call("answer_corpus", *arguments)
     assert done.returncode == 0, done.stderr
-    expected = {(f"d{n}", q) for n in range(40) for q in range(1 + n % 3)}
-    assert f"40 documents, {len(expected)} rows = {len(expected)} ok + 0 failed + 0 skipped" in done.stdout
+    expected = {(f"d{n}", q) for n in range(24) for q in range(1 + n % 3)}
+    assert f"24 documents, {len(expected)} rows = {len(expected)} ok + 0 failed + 0 skipped" in done.stdout
     rows = read_output(out)
     assert len(rows) == len(expected) and {(row["doc_id"], row["question_number"]) for row in rows} == expected
     assert all(row["text"][row["answer_start"] : row["answer_end"]] == row["answer"] for row in rows)
