@@ -50,6 +50,16 @@ class OutputSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What to compare."""
+
+    output: str
+    """Folder of a finished run."""
+    reference_column: str
+    """Column with what is right, carried over with --passthrough."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlanOptions:
     """How well to look before the run."""
 

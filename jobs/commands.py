@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -172,4 +171,4 @@ def report(output: str, reference_column: str | None) -> None:
 def show_scores(scores: Mapping[str, float | int]) -> None:
     """Print scores, a line each."""
     for name, value in scores.items():
-        print(f"{name:<14} {value:.4f}" if isinstance(value, float) else f"{name:<14} {value}", file=sys.stdout)
+        print(f"{name:<14} {value:.4f}" if isinstance(value, float) else f"{name:<14} {value}")

@@ -10,22 +10,11 @@ holds the answer, or a list of answers or of records with a field `answer`, in t
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 
 import tyro
 
-from jobs.cli import exit_code
+from jobs.cli import EvaluationSettings, exit_code
 from jobs.commands import show_scores
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
-    """What to compare."""
-
-    output: str
-    """Folder of a finished run."""
-    reference_column: str
-    """Column with the right answers, carried over with --passthrough."""
 
 
 def main() -> None:

@@ -9,22 +9,11 @@ Prints accuracy and macro-F1. A document that failed counts as wrong.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 
 import tyro
 
-from jobs.cli import exit_code
+from jobs.cli import EvaluationSettings, exit_code
 from jobs.commands import show_scores
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
-    """What to compare."""
-
-    output: str
-    """Folder of a finished run."""
-    reference_column: str
-    """Column with the right labels, carried over with --passthrough."""
 
 
 def main() -> None:

@@ -149,7 +149,7 @@ def total(values: Sequence[float], rows: int, *, everything: bool) -> Estimate:
     """The sum over so many rows, of which `values` are a sample, or all."""
     middle = fmean(values) * rows
     if everything or len(values) < 2:
-        return Estimate(middle, middle, middle)
+        return Estimate.exactly(middle)
     unseen = max(0.0, 1 - len(values) / rows)
     reach = _FOUR_IN_FIVE * stdev(values) / math.sqrt(len(values)) * math.sqrt(unseen) * rows
     return Estimate(middle, max(0.0, middle - reach), middle + reach)

@@ -161,8 +161,8 @@ def _forecast(
     everything = len(table) >= rows
     shard_rows = [max(1, round(shard.documents * rows_each)) for shard in plan.shards]
     work, fill = forecast_seconds(lengths, rehearsed, shard_rows, actors, in_flight)
-    time_needed = Estimate(*(startup + value for value in (work.middle, work.low, work.high)))
-    hours = Estimate(*(device_hours(s, actors, settings.gpus) for s in (time_needed.middle, time_needed.low, time_needed.high)))
+    time_needed = work.plus(startup)
+    hours = time_needed.times(device_hours(1.0, actors, settings.gpus))
     price = settings.price_per_hour
     ok = [status == "ok" for status in table["status"].to_pylist()]
     tokens = [value or 0 for value in table["input_tokens"].to_pylist()]
@@ -171,17 +171,17 @@ def _forecast(
     return Forecast(
         documents=plan.documents,
         shards=len(plan.shards),
-        rows=Estimate(rows, rows, rows),
+        rows=Estimate.exactly(rows),
         input_tokens=total(tokens, rows, everything=everything),
         output_tokens=total([value or 0 for value in written], rows, everything=len(made) >= rows),
         truncated=total(truncated, rows, everything=everything),
         failed=total([float(not each) for each in ok], rows, everything=everything),
-        output_bytes=total([_parquet_bytes(made) / len(made)] * 2, rows, everything=True),
+        output_bytes=Estimate.exactly(_parquet_bytes(made) / len(made) * rows),
         seconds=time_needed,
         startup_seconds=startup,
         actors=actors,
         device_hours=hours,
-        cost=Estimate(*(price * h for h in (hours.middle, hours.low, hours.high))) if price is not None else None,
+        cost=hours.times(price) if price is not None else None,
         fill=fill,
         memory_bytes=max(_measured(rows).get("peak_bytes", 0.0) for rows in done),
         sampled=len(table),

@@ -74,6 +74,19 @@ class Estimate:
     low: float
     high: float
 
+    @classmethod
+    def exactly(cls, value: float) -> Estimate:
+        """A number that is known."""
+        return cls(value, value, value)
+
+    def plus(self, more: float) -> Estimate:
+        """This and a number that is known."""
+        return Estimate(self.middle + more, self.low + more, self.high + more)
+
+    def times(self, factor: float) -> Estimate:
+        """This many times."""
+        return Estimate(self.middle * factor, self.low * factor, self.high * factor)
+
 
 @dataclass
 class Tally:
@@ -111,7 +124,7 @@ class Tally:
         Shards are taken for draws of one kind: the interval is as wide as they differ.
         """
         if len(self.costs) < 2 or self.first is None or not self.documents_left:
-            return None if self.documents_left else Estimate(0, 0, 0)
+            return None if self.documents_left else Estimate.exactly(0)
         mean = sum(s for _, s in self.costs) / sum(n for n, _ in self.costs)
         shards_left = self.shards - self.all.counts["shards"]
         each = mean * self.documents_left / shards_left

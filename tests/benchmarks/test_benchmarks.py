@@ -50,3 +50,8 @@ def test_ctranslate2_writes_as_many_tokens(capsys: pytest.CaptureFixture[str]) -
     pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed")
     small = ("--tiny", "--tokens", "40", "--documents", "2", "--steps", "3", "--rounds", "1")
     assert last_line(capsys, "ctranslate2_bart", *small)["documents"] == 2
+
+
+def test_what_flags_attention_and_metrics_cost_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    found = last_line(capsys, "overhead", "--documents", "2", "--rounds", "1")
+    assert all(found[f"{name} ratio"] > 0 for name in ("flags", "attention", "metrics"))
