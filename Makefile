@@ -13,7 +13,7 @@ CLASSIFY = $(JOBS)/classify_corpus.py $(CORPUS) --model demo/checkpoints/led-rep
 ANSWER = $(JOBS)/answer_corpus.py $(CORPUS) --model demo/checkpoints/led-reports-answer --question-column questions \
 	--passthrough questions
 
-.PHONY: demo quality test test-parity storm lint check docs clean
+.PHONY: demo quality test test-parity storm cluster lint check docs clean
 
 # Summaries, labels and answers of the sample corpus, from Parquet to Parquet; and how good labels and answers are, of whole
 # reports and of their first 512 tokens.
@@ -47,6 +47,10 @@ test: $(VENV)/.installed-test
 # kill -9 at random on a cluster of three raylets, until KILLS processes died; minutes, so not among the tests.
 storm: $(VENV)/.installed-test
 	$(BIN)/python -m tests.kill_storm --kills $(KILLS)
+
+# The three jobs by `ray job submit` on a cluster of four raylets, while two are lost and others added.
+cluster: $(VENV)/.installed-test
+	$(BIN)/python -m tests.cluster_trial
 
 # What only transformers 4 has (classification, the slow tokenizer, the pipelines), in an environment of its own.
 test-parity: $(PARITY_VENV)/.installed

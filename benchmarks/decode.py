@@ -31,9 +31,9 @@ def write(model: Any, batch: dict[str, torch.Tensor], steps: int) -> tuple[float
     return marks[0] - begun, statistics.median(b - a for a, b in itertools.pairwise(marks)), written
 
 
-def measure(tokens: int, count: int, dtype: str, steps: int, rounds: int) -> dict[str, Any]:
+def measure(tokens: int, count: int, dtype: str, steps: int, rounds: int, rival: str) -> dict[str, Any]:
     """Milliseconds per step and document of both, their ratio, the time before steps, and whether the tokens are equal."""
-    ours, reference = pair(dtype)
+    ours, reference = pair(dtype, rival=rival)
     batch = padded(documents([tokens] * count))
     runs: dict[str, list[tuple[float, float, torch.Tensor]]] = {"led": [], "transformers": []}
     for _ in range(rounds):
@@ -54,18 +54,19 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=1)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "int8"])
     parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--rival", default="float32", choices=["float32", "bfloat16"], help="the reference's type")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--here", action="store_true", help="in this process and environment")
     args = parser.parse_args()
     if args.here:
-        print(json.dumps(measure(args.tokens, args.documents, args.dtype, args.steps, args.rounds)))
+        print(json.dumps(measure(args.tokens, args.documents, args.dtype, args.steps, args.rounds, args.rival)))
         return
-    names = ("tokens", "documents", "dtype", "steps", "rounds")
+    names = ("tokens", "documents", "dtype", "rival", "steps", "rounds")
     options = [text for name in names for text in (f"--{name}", str(getattr(args, name)))]
     found = in_both_environments("benchmarks.decode", options)
     for name, row in found.items():
         print(f"decoding {args.dtype} {args.documents} x {args.tokens} tokens, 4 beams, {name}: led {row['led ms']:.1f} ms per "
-              f"step and document, transformers {row['transformers ms']:.1f}, {row['ratio']:.1f} x; before the steps "
+              f"step and document, transformers {args.rival} {row['transformers ms']:.1f}, {row['ratio']:.1f} x; before it "
               f"{row['led begin']:.2f} s and {row['transformers begin']:.2f} s; same tokens: {row['same_tokens']}")  # fmt: skip
     print(json.dumps({"machine": machine(), **{name: getattr(args, name) for name in names}, **found}))
 

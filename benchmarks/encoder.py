@@ -18,9 +18,9 @@ PER_TOKEN = 2 * (4 * 768**2 + 2 * 768 * 3072) + 4 * 768 * 1025
 LAYERS = 6
 
 
-def measure(tokens: int, dtype: str, rounds: int) -> dict[str, float]:
+def measure(tokens: int, dtype: str, rounds: int, rival: str) -> dict[str, float]:
     """CPU seconds of both encoders, their ratio, the largest difference, and the share of the limit."""
-    ours, reference = pair(dtype)
+    ours, reference = pair(dtype, rival=rival)
     [document] = documents([tokens])
     packed, batch = pack_documents([document.tolist()], [[0]]), padded([document])
     with torch.inference_mode():
@@ -46,19 +46,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "int8"])
+    parser.add_argument("--rival", default="float32", choices=["float32", "bfloat16"], help="the reference's type")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--here", action="store_true", help="in this process and environment")
     args = parser.parse_args()
     if args.here:
-        print(json.dumps(measure(args.tokens, args.dtype, args.rounds)))
+        print(json.dumps(measure(args.tokens, args.dtype, args.rounds, args.rival)))
         return
-    options = ["--tokens", str(args.tokens), "--dtype", args.dtype, "--rounds", str(args.rounds)]
+    names = ("tokens", "dtype", "rival", "rounds")
+    options = [word for name in names for word in (f"--{name}", str(getattr(args, name)))]
     found = in_both_environments("benchmarks.encoder", options)
     for name, row in found.items():
-        print(f"encoder {args.dtype} {args.tokens} tokens, {name}: led {row['led']:.2f} s, transformers "
+        print(f"encoder {args.dtype} {args.tokens} tokens, {name}: led {row['led']:.2f} s, transformers {args.rival} "
               f"{row['transformers']:.2f} s, {row['ratio']:.2f} x; {row['share_of_limit']:.2f} of the limit at "
               f"{row['matrix_rate'] / 1e9:.0f} GF/s; largest difference {row['difference']:.1e}")  # fmt: skip
-    print(json.dumps({"machine": machine(), "tokens": args.tokens, "dtype": args.dtype, **found}))
+    print(json.dumps({"machine": machine(), **{name: getattr(args, name) for name in names}, **found}))
 
 
 if __name__ == "__main__":

@@ -25,12 +25,13 @@ import torch
 from benchmarks.rival import LED_BASE, in_both_environments, interleaved, machine
 from led import LEDConfig, LEDForConditionalGeneration, LEDTokenizer
 from led.testing import TINY, spread_weights
+from pipeline.checkpoints import find_checkpoint
 from pipeline.commit import commit
 from pipeline.config import SummarizeSettings
 from pipeline.model_inputs import Reading
 from pipeline.predictor import Predictor
 from pipeline.reader import ShardReader
-from pipeline.run import build_plan, find_checkpoint
+from pipeline.run import build_plan
 from pipeline.store import open_store
 from pipeline.tasks import Summarize
 

@@ -24,10 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.rival import machine
+from pipeline.checkpoints import find_checkpoint
 from pipeline.config import SummarizeSettings
 from pipeline.predictor import Predictor
 from pipeline.reader import ShardReader
-from pipeline.run import build_plan, find_checkpoint
+from pipeline.run import build_plan
 from pipeline.tasks import Summarize
 
 MODEL = "demo/checkpoints/led-reports-summary"

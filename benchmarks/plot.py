@@ -41,6 +41,24 @@ def bar_chart(title: str, unit: str, groups: Bars) -> str:
     return f'{head} fill="#808080"><text x="{LEFT}" y="16" font-size="14">{escape(title)}</text>{"".join(parts)}</svg>\n'
 
 
+def line_chart(title: str, unit: str, lines: dict[str, list[tuple[float, float]]]) -> str:
+    """Values over seconds, a line for each name, from zero."""
+    longest = max(x for points in lines.values() for x, _ in points)
+    highest = max(y for points in lines.values() for _, y in points) * 1.1
+    wide, high, left = WIDTH - 80, 180, 60
+    parts = [f'<path d="M{left} {TOP}v{high}h{wide}" fill="none" stroke="#808080"/>']
+    parts += [f'<text x="{left - 6}" y="{TOP + 8}" text-anchor="end">{highest:.0f} {escape(unit)}</text>',
+              f'<text x="{left + wide}" y="{TOP + high + 16}" text-anchor="end">{longest:.0f} s</text>']  # fmt: skip
+    for i, (name, points) in enumerate(lines.items()):
+        places = " ".join(f"{left + wide * x / longest:.1f},{TOP + high - high * y / highest:.1f}" for x, y in points)
+        parts.append(f'<polyline points="{places}" fill="none" stroke="{COLOURS[i]}" stroke-width="2"/>')
+        parts.append(f'<rect x="{left + 250 * i}" y="26" width="10" height="10" fill="{COLOURS[i]}"/>')
+        parts.append(f'<text x="{left + 250 * i + 15}" y="35">{escape(name)}</text>')
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {TOP + high + 24}" font-family="sans-serif" font-size'
+    title = f'<text x="{left}" y="16" font-size="14">{escape(title)}</text>'
+    return f'{head}="12" fill="#808080">{title}{"".join(parts)}</svg>\n'
+
+
 def against(found: Sequence[dict[str, Any]], what: str, label: str) -> Bars:
     """How many times as fast as the reference, in both environments."""
     return [
@@ -71,6 +89,12 @@ def main() -> None:
         "decoding": bar_chart("A step of decoding, 4 beams: times as fast as transformers", "x", decoders),
         "steps": bar_chart("Milliseconds per step and document", "ms", steps),
     }
+    for row in (row for run in found if run["benchmark"] == "scale" for row in run["rows"] if row["wall_s"] > 120):
+        charts[f"scale_{row['actors']}"] = line_chart(
+            f"{row['actors']} model copies, {row['shards_done']:,} shards: memory during the run", "MiB",
+            {"the driver": [(s, driver) for s, driver, _ in row["seen"]],
+             "all object stores": [(s, held) for s, _, held in row["seen"]]},
+        )  # fmt: skip
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name, chart in charts.items():
         (FIGURES / f"{name}.svg").write_text(chart)

@@ -43,8 +43,8 @@ TUNED = (
 ENVIRONMENTS: dict[str, dict[str, str]] = {"stock": {}, "tuned": {"GLIBC_TUNABLES": TUNED}}
 
 
-def pair(dtype: str, shape: dict[str, Any] = LED_BASE) -> tuple[LEDForConditionalGeneration, Any]:
-    """(this library's model packed for inference, the reference), with the same weights in `dtype`, one thread."""
+def pair(dtype: str, shape: dict[str, Any] = LED_BASE, rival: str = "float32") -> tuple[LEDForConditionalGeneration, Any]:
+    """(this library's model packed for inference in `dtype`, the reference in `rival`), with the same weights, one thread."""
     import transformers
 
     torch.set_num_threads(1)
@@ -53,10 +53,8 @@ def pair(dtype: str, shape: dict[str, Any] = LED_BASE) -> tuple[LEDForConditiona
     spread_weights(reference, seed=0, scale=2)
     ours = LEDForConditionalGeneration(LEDConfig(**shape)).eval()
     ours.load_state_dict(reference.state_dict())
-    if dtype == "int8":  # against the reference in float32; it has no such kind
-        return ours.pack(int8=True), reference
-    kind = getattr(torch, dtype)
-    return ours.to(kind).pack(), reference.to(kind)
+    packed = ours.pack(int8=True) if dtype == "int8" else ours.to(getattr(torch, dtype)).pack()
+    return packed, reference.to(getattr(torch, rival))
 
 
 def documents(lengths: Sequence[int], seed: int = 0) -> list[torch.Tensor]:

@@ -9,7 +9,7 @@ import ast
 import inspect
 from dataclasses import MISSING, fields
 
-from jobs.cli import VERBS, PlanOptions, SampleOptions
+from jobs.cli import VERBS, PlanOptions, ReportSettings, SampleOptions
 from pipeline import config
 
 _JOBS = {
@@ -19,6 +19,7 @@ _JOBS = {
     "`answer_corpus.py`": config.AnswerSettings,
     "The verb `plan`": PlanOptions,
     "The verb `sample`": SampleOptions,
+    "The verb `report`": ReportSettings,
 }
 
 

@@ -45,8 +45,18 @@ class OutputSettings:
 
     output: str
     """Folder of a run, a path or s3://bucket/folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings(OutputSettings):
+    """What to look at, and what the plan does not say of it."""
+
     reference_column: str | None = None
-    """For the report: column of the output that holds the right summaries."""
+    """Column of the output that holds the right summaries."""
+    price_per_hour: float | None = None
+    """What an hour of one device costs: of a GPU, or without GPUs of one model copy's CPUs."""
+    gpus: float = 0.0
+    """GPUs that each model copy had."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +97,12 @@ def main(settings: type[Settings], make_task: Callable[[Settings], Task], descri
     listed = "\n".join(f"  {name:<13} {what}" for name, what in VERBS.items())
     note = f"{description.strip()}\n\nVerbs, before the settings:\n{listed}\n\nNow: {verb}."
     if verb in ("status", "verify", "report"):
-        given = tyro.cli(OutputSettings, args=words, description=note)
+        kind_of_output = ReportSettings if verb == "report" else OutputSettings
+        given = tyro.cli(kind_of_output, args=words, description=note)
         from jobs import commands
 
-        if verb == "report":
-            commands.report(given.output, given.reference_column)
+        if isinstance(given, ReportSettings):
+            commands.report(given)
         else:
             (commands.status if verb == "status" else commands.verify)(given.output)
         return
@@ -104,7 +115,7 @@ def main(settings: type[Settings], make_task: Callable[[Settings], Task], descri
             options, words = tyro.cli(kind, args=words, return_unknown_args=True)
     parsed = parse(settings, note, words)
     if verb == "retry-failed":
-        if parsed.since is None:
+        if not parsed.since:
             raise UsageError("retry-failed needs --since, the run that they failed in.")
         parsed = replace(parsed, retry_failed=True)
 
@@ -166,7 +177,7 @@ def _read_yaml(path: Path, settings: type[RunSettings]) -> dict[str, list[str]]:
     """The settings of a YAML file, each as its flag and the words after it."""
     try:
         values = yaml.safe_load(path.read_text("utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that is none
         raise UsageError(f"--config {path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise UsageError(f"--config {path} holds no settings by name; write lines like `num_beams: 4`.")

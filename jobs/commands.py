@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from pipeline.store import open_store
 from pipeline.tally import Estimate
 
 if TYPE_CHECKING:
-    from jobs.cli import PlanOptions, SampleOptions
+    from jobs.cli import PlanOptions, ReportSettings, SampleOptions
     from pipeline.rehearsal import Forecast
     from pipeline.tasks import Task
 
@@ -36,9 +35,11 @@ def run(task: Task) -> None:
     done = f"{counts['ok']} ok + {counts['failed']} failed + {counts['skipped']} skipped"
     rows = "" if counts["rows"] == counts["documents"] else f", {counts['rows']} rows"
     print(f"{counts['documents']} documents{rows} = {done}; {counts['truncated']} cut at the limit")
-    if since := counts["since"]:
-        why = f"; all were done again: {', '.join(since['redone_because'])}" if since["redone_because"] else ""
-        print(f"{counts['carried']} of them carried over from {since['output']}{why}")
+    if counts["since"]:
+        print(f"{counts['carried']} of them carried over from {', '.join(run['output'] for run in counts['since'])}")
+    for run_before in counts["since"]:
+        if run_before["redone_because"]:
+            print(f"nothing from {run_before['output']}: {', '.join(run_before['redone_because'])}")
     for file in result.files_skipped:
         print(f"skipped: {file.skipped}")
     print(f"rows: {result.output}/part-*.parquet\nreport: {result.report}")
@@ -147,24 +148,24 @@ def verify(output: str) -> None:
     print("every planned document is one row")
 
 
-def report(output: str, reference_column: str | None) -> None:
+def report(settings: ReportSettings) -> None:
     """Write the report of a finished run again.
 
     Raises:
-        UsageError: the folder holds no finished run.
+        UsageError: the folder holds no finished run, or not the column of references.
     """
+    from pipeline.commit import as_values
     from pipeline.report import write_report
     from pipeline.verify import read_plan
 
-    store = open_store(output)
+    store = open_store(settings.output)
     plan = read_plan(store)
     if SUCCESS not in store.names():
         raise UsageError(f"{store.url} holds no finished run (no {SUCCESS}); the command that began it goes on from here.")
-    if reference_column is not None and reference_column not in plan.passthrough.names:
-        raise UsageError(
-            f"--reference-column {reference_column}: the output has no such column; carry it over by --passthrough."
-        )
-    write_report(store, plan, json.loads(store.read(MANIFEST)), reference_column)
+    write_report(
+        store, plan, as_values(store.read(MANIFEST), f"{store.url}/{MANIFEST}"),
+        reference_column=settings.reference_column, price_per_hour=settings.price_per_hour, gpus=settings.gpus,
+    )  # fmt: skip
     print(f"report: {store.url}/_report.html")
 
 

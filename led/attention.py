@@ -33,6 +33,9 @@ BLOCK = 128
 FOLD_LIMIT = 64
 
 
+# Scores computed at once, in numbers: those of as many heads as fit the processor's second cache together.
+_SCORES = 1 << 20
+
 # Up to this many queries of one document, plain products over keys that lie in columns beat torch's fused attention (CPU).
 FEW_QUERIES = 32
 
@@ -100,33 +103,34 @@ def _window_attention_in_place(query_THD: Tensor, key_THD: Tensor, value_THD: Te
     bias = _band_bias(one_sided, query_THD.dtype, query_THD.device)
     lowest = torch.finfo(query_THD.dtype).min
     widest = max(min(doc.end - doc.start, BLOCK + 2 * one_sided) + len(doc.globals_) for doc in layout.documents)
-    scores_buffer = query_THD.new_empty(H * BLOCK * widest)
+    heads = -(-H // -(-H * BLOCK * widest // _SCORES))  # groups of nearly equal size
+    scores_buffer = query_THD.new_empty(heads * BLOCK * widest)
     for doc in layout.documents:
-        q, k, v = (x[doc.start : doc.end].transpose(0, 1) for x in (query_THD, key_THD, value_THD))
         n, g = doc.end - doc.start, len(doc.globals_)
-        k_global, v_global = (x[:, doc.globals_] for x in (k, v))
-        hidden = None if doc.visible is None else torch.zeros(n).to(q).masked_fill_(~doc.visible, lowest)
+        hidden = None if doc.visible is None else query_THD.new_zeros(n).masked_fill_(~doc.visible, lowest)
         # A window counts the global tokens in it as it counts any other; each query reads the rest of them beside it.
-        near_global = (torch.arange(n, device=q.device)[:, None] - doc.globals_).abs() <= one_sided
-        for lo, hi, key_lo, key_hi in _blocks(n, one_sided):
-            rows, keys = hi - lo, key_hi - key_lo
-            scores = scores_buffer[: H * rows * (keys + g)].view(H, rows, keys + g)
-            near = torch.bmm(q[:, lo:hi], k[:, key_lo:key_hi].transpose(1, 2), out=scores[..., :keys])
-            # Only the keys before the last row's window and behind the first row's are out of anyone's reach.
-            block_bias = bias[:rows, key_lo - lo + one_sided : key_hi - lo + one_sided]
-            before, behind = max(0, hi - 1 - one_sided - key_lo), lo + one_sided + 1 - key_lo
-            near[..., :before] += block_bias[:, :before]
-            near[..., behind:] += block_bias[:, behind:]
-            if hidden is not None:
-                near += hidden[key_lo:key_hi]
-            if g:
-                far = torch.bmm(q[:, lo:hi], k_global.transpose(1, 2), out=scores[..., keys:])
-                far.masked_fill_(near_global[lo:hi], lowest)
-            torch.softmax(scores, -1, out=scores)
-            read = out_THD[doc.start + lo : doc.start + hi].transpose(0, 1)
-            torch.bmm(scores[..., :keys], v[:, key_lo:key_hi], out=read)
-            if g:
-                read.baddbmm_(scores[..., keys:], v_global)
+        near_global = (torch.arange(n, device=query_THD.device)[:, None] - doc.globals_).abs() <= one_sided
+        document = [x[doc.start : doc.end].transpose(0, 1) for x in (query_THD, key_THD, value_THD, out_THD)]
+        for q, k, v, out in zip(*(x.split(heads) for x in document), strict=True):
+            k_global, v_global = (x[:, doc.globals_] for x in (k, v))
+            for lo, hi, key_lo, key_hi in _blocks(n, one_sided):
+                rows, keys = hi - lo, key_hi - key_lo
+                scores = scores_buffer[: len(q) * rows * (keys + g)].view(len(q), rows, keys + g)
+                near = torch.bmm(q[:, lo:hi], k[:, key_lo:key_hi].transpose(1, 2), out=scores[..., :keys])
+                # Only the keys before the last row's window and behind the first row's are out of anyone's reach.
+                block_bias = bias[:rows, key_lo - lo + one_sided : key_hi - lo + one_sided]
+                before, behind = max(0, hi - 1 - one_sided - key_lo), lo + one_sided + 1 - key_lo
+                near[..., :before] += block_bias[:, :before]
+                near[..., behind:] += block_bias[:, behind:]
+                if hidden is not None:
+                    near += hidden[key_lo:key_hi]
+                if g:
+                    far = torch.bmm(q[:, lo:hi], k_global.transpose(1, 2), out=scores[..., keys:])
+                    far.masked_fill_(near_global[lo:hi], lowest)
+                torch.softmax(scores, -1, out=scores)
+                read = torch.bmm(scores[..., :keys], v[:, key_lo:key_hi], out=out[:, lo:hi])
+                if g:
+                    read.baddbmm_(scores[..., keys:], v_global)
     return out_THD
 
 
@@ -165,7 +169,7 @@ def _hide(scores: Tensor, visible: Tensor | None) -> Tensor:
 
 
 def _softmax(scores: Tensor, dropout: float) -> Tensor:
-    p = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
+    p = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
     return F.dropout(p, dropout) if dropout else p
 
 

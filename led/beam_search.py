@@ -18,6 +18,8 @@ from torch import Tensor
 
 UNREACHABLE = -1.0e9
 
+_PIECE = 256  # scores whose maximum is looked for at once
+
 
 @dataclass(frozen=True)
 class SearchRules:
@@ -144,7 +146,7 @@ class BeamSearch(_Search[_Beams]):
             places = torch.stack(picks)
             scores = flat.gather(1, places)
         else:
-            scores, places = flat.topk(width)
+            scores, places = highest(flat, width)
         beams, tokens = places // V, places % V
         candidates = _take(state.sequences, beams)
         candidates.scatter_(2, state.lengths[:, None, None].expand(-1, width, 1), tokens[:, :, None])
@@ -261,6 +263,25 @@ class GreedySearch(_Search[_SampledRows]):
         lengths = torch.full((S,), rules.prompt_length)
         return _SampledRows(_token_table(prompts, rules)[:, None].repeat(1, nr, 1), lengths, lengths[:, None].repeat(1, nr),
                             torch.zeros(S, nr), torch.zeros(S, nr, dtype=torch.bool))  # fmt: skip
+
+
+def highest(scores_SN: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` highest scores of each document, in order, and their places, (S, count) each: `topk`, several times as fast.
+
+    They lie in the `count` pieces with the highest maxima, and to look for maxima is cheap.
+    """
+    whole = scores_SN.shape[1] // _PIECE * _PIECE
+    pieces = scores_SN[:, :whole].unflatten(1, (-1, _PIECE))
+    if pieces.shape[1] <= count:
+        found = scores_SN.topk(count)
+        return found.values, found.indices
+    device = scores_SN.device
+    chosen = pieces.amax(2).topk(count).indices[:, :, None]
+    candidates = pieces.gather(1, chosen.expand(-1, -1, _PIECE)).flatten(1)
+    places = (chosen * _PIECE + torch.arange(_PIECE, device=device)).flatten(1)
+    rest = torch.arange(whole, scores_SN.shape[1], device=device).expand(len(scores_SN), -1)
+    scores, among = torch.cat([candidates, scores_SN[:, whole:]], 1).topk(count)
+    return scores, torch.cat([places, rest], 1).gather(1, among)
 
 
 def _token_table(prompts: Sequence[Sequence[int]], rules: SearchRules) -> Tensor:

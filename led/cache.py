@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from led.attention import cross_attention
+from led.keys_values import LayerMemory
 from led.plain import attend
 
 
@@ -54,18 +54,18 @@ class DecoderState(Protocol):
 
 @dataclass
 class DocumentMemory:
-    """Cross-attention keys and values of one document, a pair of (H, n, D) per decoder layer.
+    """Cross-attention keys and values of one document, per decoder layer.
 
     `mask` (n,) is added to the scores, or None where every token may be attended to; where none may, it is true throughout.
     """
 
-    layers: list[tuple[Tensor, Tensor]]
+    layers: list[LayerMemory]
     mask: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(k.nbytes + v.nbytes for k, v in self.layers)
+        return sum(layer.nbytes for layer in self.layers)
 
 
 class DocumentMemories(list[DocumentMemory]):
@@ -76,11 +76,11 @@ class DocumentMemories(list[DocumentMemory]):
         per_document = len(query_RHTD) // len(self)
         reads = []
         for q, memory in zip(query_RHTD.split(per_document), self, strict=True):
-            k, v = memory.layers[layer]
             if memory.mask is not None and memory.mask.dtype == torch.bool:
-                reads.append(attend(q, k, v, memory.mask, dropout)[0])
+                k, v = memory.layers[layer]
+                reads.append(attend(q, k.to(q.dtype), v.to(q.dtype), memory.mask, dropout)[0])
                 continue
-            read_HRD = cross_attention(q.transpose(0, 1).flatten(1, 2), k, v, memory.mask, dropout)
+            read_HRD = memory.layers[layer].read(q.transpose(0, 1).flatten(1, 2), memory.mask, dropout)
             reads.append(read_HRD.unflatten(1, q.shape[0::2]).transpose(0, 1))
         return torch.cat(reads)
 
@@ -247,13 +247,12 @@ class DecoderCache:
         Raises:
             ValueError: nothing was decoded yet, or documents differ in length.
         """
-        if len({memory.layers[0][0].shape[1] for memory in self.memories}) != 1 or not self.past.longest:
-            raise ValueError("the cache as tuples needs a decoded position and documents of equal length.")
         layers = []
         for i in range(len(self.past)):
-            own, pairs = self.past.layer(i), [memory.layers[i] for memory in self.memories]
-            assert own is not None
-            layers.append((*own, torch.stack([k for k, _ in pairs]), torch.stack([v for _, v in pairs])))
+            own, pairs = self.past.layer(i), [tuple(memory.layers[i]) for memory in self.memories]
+            if own is None or len({keys.shape for keys, _ in pairs}) != 1:
+                raise ValueError("the cache as tuples needs a decoded position and documents of equal length.")
+            layers.append((*own, *(torch.stack(each) for each in zip(*pairs, strict=True))))
         return tuple(layers)
 
     def join(self, other: DecoderCache) -> None:

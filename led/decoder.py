@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from led.attention import causal_mask, causal_self_attention, decoder_self_attention
 from led.cache import DecoderState, DocumentMemories, DocumentMemory, Memories
 from led.config import LEDConfig
+from led.keys_values import by_columns, for_steps
 from led.layers import LEDLayer, LEDStack
+from led.packed_linear import will_pack
 from led.packing import PackedBatch
 from led.plain import DecoderAttentions, attend
 
@@ -32,6 +34,7 @@ class LEDDecoderAttention(nn.Module):
         self.scale = (E // self.heads) ** -0.5
         self.attention_dropout = config.attention_dropout
         self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(E, E) for _ in range(4))
+        self.qkv: nn.Module | None = None
 
     def by_head(self, x_RTE: Tensor) -> Tensor:
         """(R, T, E) to (R, H, T, D)."""
@@ -44,6 +47,24 @@ class LEDDecoderAttention(nn.Module):
     def keys_values(self, x_RTE: Tensor) -> tuple[Tensor, Tensor]:
         """Two of (R, H, T, D)."""
         return self.by_head(self.k_proj(x_RTE)), self.by_head(self.v_proj(x_RTE))
+
+    def queries_keys_values(self, x_RTE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Three of (R, H, T, D) of the same rows, queries scaled; one product once they are fused."""
+        if self.qkv is None:
+            return self.queries(x_RTE), *self.keys_values(x_RTE)
+        q, k, v = (self.by_head(x) for x in self.qkv(x_RTE).chunk(3, -1))
+        return q, k, v
+
+    def fuse_projections(self) -> None:
+        """Make one layer of the projections of the same rows, the scale of queries in its weights."""
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        with torch.no_grad():
+            fused = nn.Linear(self.q_proj.in_features, 3 * self.q_proj.out_features).to(self.q_proj.weight)
+            for name in ("weight", "bias"):
+                q, k, v = (getattr(part, name) for part in parts)
+                getattr(fused, name).copy_(torch.cat([q * self.scale, k, v]))
+        self.qkv = fused
+        del self.q_proj, self.k_proj, self.v_proj
 
     def merge(self, x_RHTD: Tensor) -> Tensor:
         """(R, H, T, D) to (R, T, E), through the output projection."""
@@ -64,6 +85,11 @@ class LEDDecoderLayer(LEDLayer):
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
         self.encoder_attn = LEDDecoderAttention(config)
         self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model)
+
+    def fuse(self, int8: bool) -> None:
+        super().fuse(int8)
+        if will_pack(self.self_attn.q_proj, int8):
+            self.self_attn.fuse_projections()
 
     def forward(self, x_RTE: Tensor, cache: DecoderState | None, memories: Memories, mask: Tensor | None, layer: int) -> Tensor:
         dropout = self.self_attn.dropout_now
@@ -97,8 +123,7 @@ class LEDDecoderLayer(LEDLayer):
     ) -> Tensor:
         """The layer, given how queries read their row's keys and values, and how they read the document, (R, H, T, D)."""
         attention, cross = self.self_attn, self.encoder_attn
-        k, v = attention.keys_values(x_RTE)
-        read = own(attention.queries(x_RTE), k, v)
+        read = own(*attention.queries_keys_values(x_RTE))
         x_RTE = self.self_attn_layer_norm(self.add(x_RTE, attention.merge(read)))
         x_RTE = self.encoder_attn_layer_norm(self.add(x_RTE, cross.merge(across(cross.queries(x_RTE)))))
         return self.feed_forward(x_RTE)
@@ -111,6 +136,7 @@ class LEDDecoder(LEDStack):
         super().__init__(config, embed_tokens, config.max_decoder_position_embeddings, config.decoder_layerdrop)
         self.layers = nn.ModuleList(LEDDecoderLayer(config) for _ in range(config.decoder_layers))
         self.reads_float32 = False
+        self.steps_dtype: torch.dtype | None = None  # of memories that decoding steps read, where it is not the weights'
 
     @property
     def decoder_layers(self) -> list[LEDDecoderLayer]:
@@ -123,8 +149,11 @@ class LEDDecoder(LEDStack):
             layer.encoder_attn.k_proj.float()
             layer.encoder_attn.v_proj.float()
 
-    def remember(self, encoder_TE: Tensor, batch: PackedBatch) -> DocumentMemories:
-        """The cross-attention memory of each document of a packed batch."""
+    def remember_in_bfloat16(self) -> None:
+        self.steps_dtype = torch.bfloat16
+
+    def remember(self, encoder_TE: Tensor, batch: PackedBatch, steps: bool = False) -> DocumentMemories:
+        """The cross-attention memory of each document of a packed batch; for decoding `steps`, or for any queries."""
         memories, dtype = DocumentMemories(), self.layernorm_embedding.weight.dtype
         if self.reads_float32:
             encoder_TE = encoder_TE.float()
@@ -135,11 +164,11 @@ class LEDDecoder(LEDStack):
                 mask = torch.zeros_like(hidden, dtype=dtype)
                 mask = mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
             memories.append(DocumentMemory([], _plain_if_blind(mask)))
+        lay_out, kind = (for_steps, self.steps_dtype or dtype) if steps else (by_columns, dtype)
         for layer in self.decoder_layers:
             keys_values = (x[0].split(batch.lengths, dim=1) for x in layer.encoder_attn.keys_values(encoder_TE[None]))
             for memory, k, v in zip(memories, *keys_values, strict=True):
-                # A column per key: every step multiplies few queries by all of them.
-                memory.layers.append((k.mT.to(dtype).contiguous().mT, v.to(dtype).contiguous()))
+                memory.layers.append(lay_out(k.to(kind), v.to(kind)))
         return memories
 
     def forward(

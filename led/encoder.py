@@ -64,13 +64,15 @@ class LEDEncoderSelfAttention(nn.Module):
     def _project(self, x_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(T, E) each: queries, scaled, keys and values.
 
-        Without gradients keys are stored by columns, since every product reads them so, and have no bias: it is the same
-        for every key and leaves the softmax unchanged.
+        Where torch multiplies, without gradients, keys are stored by columns, since its products read them so, and have no
+        bias: it is the same for every key and leaves the softmax unchanged.
         """
         scale = (x_TE.shape[1] // self.heads) ** -0.5
         query, key = self.query, self.key
-        if torch.is_grad_enabled() or not (isinstance(query, nn.Linear) and isinstance(key, nn.Linear)):
+        if torch.is_grad_enabled():
             return query(x_TE) * scale, key(x_TE), self.value(x_TE)
+        if not (isinstance(query, nn.Linear) and isinstance(key, nn.Linear)):
+            return query(x_TE).mul_(scale), key(x_TE), self.value(x_TE)
         q_TE = torch.addmm(query.bias * scale, x_TE, query.weight.T, alpha=scale)
         return q_TE, torch.mm(key.weight, x_TE.T).T, self.value(x_TE)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from led.config import LEDConfig
-from led.packed_linear import PackedLinear, may_pack
+from led.packed_linear import PackedLinear, will_pack
 
 _ACTIVATIONS = {
     "gelu": F.gelu,
@@ -42,9 +42,9 @@ class LEDLayer(nn.Module):
         self.fc2: nn.Module = nn.Linear(ffn_dim, config.d_model)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
 
-    def pack(self) -> None:
+    def fuse(self, int8: bool) -> None:
         """Compute the activation within the first product, where the packed layer can."""
-        if self.activation is F.gelu and isinstance(self.fc1, nn.Linear) and may_pack(self.fc1):
+        if self.activation is F.gelu and not int8 and isinstance(self.fc1, nn.Linear) and will_pack(self.fc1, int8):
             self.fc1 = PackedLinear(self.fc1, "gelu")
             self.activation = nn.Identity()
 
@@ -90,6 +90,9 @@ class LEDStack(nn.Module):
 
     def read_in_float32(self) -> None:
         """Compute what reads the document in float32, whatever the weights' type is; the rest stays as it is."""
+
+    def remember_in_bfloat16(self) -> None:
+        """Keep what decoding steps read of the document in bfloat16, whatever the weights' type is; the rest stays as it is."""
 
     def skips_layer(self) -> bool:
         """Is a layer left out this time? Only in training, at the rate of the configuration (arXiv:1909.11556)."""

@@ -29,12 +29,12 @@ class WatchedMemory:
         [query_HTD], mask = query_RHTD, self._memory.mask
         reads = []
         for q_TD, k_nD, v_nD in zip(query_HTD, *self._memory.layers[layer], strict=True):
-            scores = q_TD @ k_nD.mT
+            scores = q_TD @ k_nD.mT.to(q_TD.dtype)
             if mask is not None:
                 scores = torch.zeros_like(scores) if mask.dtype == torch.bool else scores + mask
             weights = scores.float().softmax(-1)
             self.total += weights.sum(0)
-            reads.append(weights.to(v_nD.dtype) @ v_nD)
+            reads.append((weights.to(v_nD.dtype) @ v_nD).to(q_TD.dtype))
         return torch.stack(reads)[None]
 
 

@@ -34,6 +34,7 @@ from led.outputs import (
     LEDSeq2SeqQuestionAnsweringModelOutput,
     LEDSeq2SeqSequenceClassifierOutput,
 )
+from led.packed_linear import will_pack
 from led.packing import PackedBatch, pack
 from led.plain import DecoderAttentions
 from led.pretrained import LEDPreTrainedModel, shift_tokens_right
@@ -199,7 +200,7 @@ class LEDForConditionalGeneration(LEDPreTrainedModel):
     def __init__(self, config: LEDConfig) -> None:
         super().__init__(config)
         self.led = LEDModel(config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head: Any = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.register_buffer("final_logits_bias", torch.zeros(1, config.vocab_size))
         self.generation_config = GenerationConfig.from_dict({}, config)
         self.tie_weights()
@@ -210,7 +211,13 @@ class LEDForConditionalGeneration(LEDPreTrainedModel):
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., E) to (..., V)."""
-        return self.lm_head(states) + self.final_logits_bias
+        logits = self.lm_head(states)
+        return logits if self.lm_head.bias is not None else logits + self.final_logits_bias
+
+    def fuse(self, int8: bool) -> None:
+        """Add the bias within the head's product, where it will be packed."""
+        if will_pack(self.lm_head, int8):
+            self.lm_head.bias = nn.Parameter(self.final_logits_bias[0], requires_grad=False)
 
     def forward(self, input_ids: Tensor | None = None, *, labels: Tensor | None = None, return_dict: bool | None = None,
                 **inputs: Unpack[LEDInputs]) -> Any:  # fmt: skip

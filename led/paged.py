@@ -21,6 +21,7 @@ from torch import Tensor
 
 from led.cache import DocumentMemory
 from led.gpu_attention import PAGE, page_kernel
+from led.keys_values import KeysValues
 from led.packing import PackedBatch
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class PagedMemories:
         gathered = (
             [pool[pages.to(pool.device)].flatten(0, 1)[:tokens].transpose(0, 1) for pool in pair] for pair in self._pools
         )
-        return DocumentMemory([(keys, values) for keys, values in gathered])
+        return DocumentMemory([KeysValues(*pair) for pair in gathered])
 
     def prepare(self, documents: int, pages: int) -> None:
         """Let the next step look at so many rows and columns of the table; those of no document name a page of no matter."""

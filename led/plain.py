@@ -138,18 +138,18 @@ class DecoderAttentions:
     ) -> Tensor:
         """(R, t, E) what `layer` makes of (R, t, E); the arguments are those of the layer itself."""
         own, cross = layer.self_attn, layer.encoder_attn
-        k, v = own.keys_values(x_RTE)
+        q, k, v = own.queries_keys_values(x_RTE)
         if cache is not None:
             k, v = cache.past.append(number, k, v)
-        read, p = attend(own.queries(x_RTE), k, v, mask, own.dropout_now, _row(self.head_mask, number))
+        read, p = attend(q, k, v, mask, own.dropout_now, _row(self.head_mask, number))
         self.own.append(p)
         x_RTE = layer.self_attn_layer_norm(x_RTE + layer.drop(own.merge(read)))
         queries = cross.queries(x_RTE).split(len(x_RTE) // len(memories))
         scale = _row(self.cross_head_mask, number)
-        reads = [
-            attend(q, *memory.layers[number], memory.mask, cross.dropout_now, scale)
-            for q, memory in zip(queries, memories, strict=True)
-        ]
+        reads = []
+        for q, memory in zip(queries, memories, strict=True):
+            k, v = memory.layers[number]
+            reads.append(attend(q, k, v, memory.mask, cross.dropout_now, scale))
         self.cross.append(torch.cat([p for _, p in reads]))
         read = torch.cat([read for read, _ in reads])
         x_RTE = layer.encoder_attn_layer_norm(x_RTE + layer.drop(cross.merge(read)))

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from led.checkpoint import load_weights, save_weights
 from led.config import LEDConfig
 from led.hub import resolve
-from led.layers import LEDLayer, LEDStack
-from led.packed_linear import AVAILABLE, PackedLinear, QuantizedLinear, bfloat16_is_slower, pack_linears
+from led.layers import LEDStack
+from led.packed_linear import AVAILABLE, PackedLinear, QuantizedLinear, bfloat16_is_slower, pack_linears, plain_is_as_fast
 
-# Linear layers that stay as they are when a model is packed: those whose weights are folded into queries, and those that
-# multiply all tokens of a batch at once, where torch's own product is as fast, and faster over more than 10,000 rows.
+# Linear layers that stay as they are when a model is packed: those whose weights are folded into queries, and, where torch's
+# own product is as fast (and faster over more than 10,000 rows), those that multiply all tokens of a batch at once.
 _FOLDED = ("key_global", "value_global")
 _OVER_ALL_TOKENS = ("self_attn.query", "self_attn.key", "self_attn.value", "self_attn.output")
 
@@ -105,21 +105,23 @@ class LEDPreTrainedModel(nn.Module):
         Answers change by rounding only. Costs a copy of the token embedding where there is a language-model head. Does
         nothing on other devices, for types without such kernels, and where torch has none. Where this processor multiplies
         bfloat16 more slowly than float32, a bfloat16 model reads documents in float32 and writes in bfloat16. With `int8` the
-        linear layers compute in 8 bits: several times as fast, and answers differ; docs/performance.md says by how much.
+        linear layers compute in 8 bits, and decoding reads documents in bfloat16 where that is fast: several times as fast, and
+        answers differ; docs/performance.md says by how much.
 
         Raises:
             ValueError: 8 bits are asked for where this torch, this device or the weights' type have none.
         """
         in_float32 = self.dtype == torch.float32
-        if self.dtype == torch.bfloat16 and self.device.type == "cpu" and not int8 and AVAILABLE and bfloat16_is_slower():
-            in_float32 = True
-            for module in list(self.modules()):
-                if isinstance(module, LEDStack):
-                    module.read_in_float32()
-        for module in self.modules():
-            if isinstance(module, LEDLayer) and not int8:
-                module.pack()
-        plain = _FOLDED if int8 or not in_float32 else _FOLDED + _OVER_ALL_TOKENS
+        stacks = [module for module in self.modules() if isinstance(module, LEDStack)]
+        if AVAILABLE and self.device.type == "cpu" and (int8 or self.dtype == torch.bfloat16):
+            if int8 and not bfloat16_is_slower():
+                for stack in stacks:
+                    stack.remember_in_bfloat16()
+            elif not int8 and bfloat16_is_slower():
+                in_float32 = True
+                for stack in stacks:
+                    stack.read_in_float32()
+        plain = _FOLDED + _OVER_ALL_TOKENS if in_float32 and not int8 and plain_is_as_fast() else _FOLDED
         pack_linears(self, lambda name: name.endswith(plain), int8)
         packed = QuantizedLinear if int8 else PackedLinear
         self.is_packed = any(isinstance(module, packed) for module in self.modules())

@@ -54,7 +54,7 @@ class EagerStepper:
 
     def admit(self, batch: PackedBatch, encoder_TE: Tensor, prompt: Sequence[int]) -> None:
         led = self._model.led
-        joined = led.new_cache(led.decoder.remember(encoder_TE, batch), self._rows)
+        joined = led.new_cache(led.decoder.remember(encoder_TE, batch, steps=True), self._rows)
         if len(prompt) > 1:
             before = torch.tensor([prompt[:-1]] * (len(batch.lengths) * self._rows), device=encoder_TE.device)
             led.decoder(before, joined.memories, joined)

@@ -28,6 +28,9 @@ NUMBER = "question_number"
 # What of a row may be worth a look (flags.py).
 FLAGS = pa.field("flags", pa.list_(pa.string()))
 
+# What receipts count where a row has it, whichever task's.
+COUNTED = (NUMBER, FLAGS.name, "output_tokens")
+
 # The name under which a plan has its questions.
 QUESTIONS = "questions"
 

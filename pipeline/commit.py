@@ -155,11 +155,15 @@ def finish(store: Store, plan: Plan, receipts: Mapping[str, Receipt]) -> dict[st
     """Write the manifest, then the end mark, each once; the manifest.
 
     Raises:
-        PipelineError: shards are missing or hold another number of documents than planned.
+        PipelineError: shards are missing, or hold another number of documents than planned.
     """
     wrong = [s.part for s in plan.shards if s.shard_id not in receipts or receipts[s.shard_id].documents != s.documents]
     if wrong:
         raise PipelineError(f"{len(wrong)} of {len(plan.shards)} shards are not committed as planned: {', '.join(wrong[:5])}.")
+    elsewhere = {shard.part for shard in plan.shards} - store.names()
+    if elsewhere:
+        raise PipelineError(f"{len(elsewhere)} of {len(plan.shards)} shards that workers committed are not in {store.url}: "
+                            "it is not one folder for all machines. Give one that all mount, or s3://.")  # fmt: skip
     manifest = manifest_of(plan, receipts)
     store.create(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     written = store.read(MANIFEST)

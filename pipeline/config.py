@@ -21,6 +21,7 @@ OPERATIONAL = frozenset(
         "model",
         "revision",
         "actors",
+        "max_actors",
         "threads",
         "gpus",
         "documents_in_flight",
@@ -78,9 +79,9 @@ class RunSettings:
     """What two documents of one name do when a run is planned: end it, or be kept. To look takes a pass over the id columns."""
     max_failed: float | None = None
     """Failed documents that end the run with exit code 3: a number, or below 1 a share of all; committed rows stay."""
-    since: str | None = None
-    """Folder of an earlier, finished run: documents that stand there with the same doc_id and text are not done again; their
-    rows are carried over."""
+    since: tuple[str, ...] = ()
+    """Folders of earlier runs, finished or not, the newest first: documents that stand there with the same doc_id and text are
+    not done again; their rows are carried over."""
     retry_failed: bool = False
     """Of --since, do documents again that failed."""
     on_changed_settings: Literal["redo", "keep"] = "redo"
@@ -88,7 +89,10 @@ class RunSettings:
     shard_documents: int = 64
     """Documents of one shard: the unit of work, of loss when a machine dies, and of an output file."""
     actors: int = 0
-    """Model copies working side by side; 0 takes one per CPU, or as many as the GPUs hold."""
+    """Model copies working side by side; 0 takes one per CPU, or as many as the GPUs hold, of the machines that are there."""
+    max_actors: int | None = None
+    """On a cluster that grows, model copies at most; --actors are those to begin with. By default as many as its autoscaler
+    says that it may come to hold."""
     threads: int = 1
     """CPU threads of each model copy."""
     gpus: float = 0.0
@@ -126,12 +130,14 @@ class RunSettings:
         memory = self.memory_gib
         _rule(memory is None or memory > 0, "memory_gib", memory, "it must be above 0")
         _rule(self.actors >= 0, "actors", self.actors, "it must be 0 (one per CPU) or more")
+        most = self.max_actors
+        _rule(most is None or most >= max(1, self.actors), "max_actors", most, "it must be at least 1, and at least --actors")
         _rule(bool(self.input), "input", self.input, "name at least one file or folder")
         failed = self.max_failed
         right = failed is None or 0 <= failed < 1 or (failed >= 1 and failed == int(failed))
         _rule(right, "max_failed", failed, "it must be a whole number, or a share from 0 to below 1")
         _rule(
-            self.since is not None or not self.retry_failed,
+            bool(self.since) or not self.retry_failed,
             "retry_failed",
             True,
             "it needs --since, the run that they failed in",
@@ -141,6 +147,7 @@ class RunSettings:
             _rule(value is None or value >= 0, name, value, "it must be at least 0")
         _rule(self.max_cost is None or self.price_per_hour is not None, "max_cost", self.max_cost, "it needs --price-per-hour")
         _rule(self.stop_at is None or _is_hour(self.stop_at), "stop_at", self.stop_at, "write 06:00, or 2026-11-24T06:00")
+        _rule(isinstance(self.since, tuple), "since", self.since, "give a tuple of folders")
         once = len(set(self.passthrough)) == len(self.passthrough)
         _rule(once, "passthrough", self.passthrough, "it must name each column once")
         limit = self.max_input_tokens
@@ -249,7 +256,7 @@ class ClassifySettings(WindowedSettings):
         _rule(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "it must be a probability, from 0 to 1")
         for given in self.label_thresholds:
             name, equals, value = given.rpartition("=")
-            right = bool(name and equals) and value.replace(".", "", 1).isdigit() and 0 <= float(value) <= 1
+            right = bool(name and equals) and value.replace(".", "", 1).isdecimal() and 0 <= float(value) <= 1
             _rule(right, "label_thresholds", given, "write name=0.7, a label and a probability")
 
 

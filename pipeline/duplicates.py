@@ -28,27 +28,37 @@ def duplicates(sources: Sequence[Source]) -> tuple[int, list[str]]:
 
     A source gives its names in lists, the same each time it is called.
     """
+
+    def hash_all(source: Source) -> np.ndarray:
+        return np.concatenate([np.empty(0, np.uint64), *(hashes_of(names) for names in source())])
+
     with ThreadPoolExecutor(_SOURCES_AT_ONCE) as pool:
-        hashes = np.concatenate([np.empty(0, np.uint64), *pool.map(lambda s: retrying(lambda: _hash_all(s)), sources)])
-        hashes.sort()
-        twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-        if not len(twice):
-            return 0, []
-        suspects = twice[:_LOOKED_AT]
-        met = Counter(name for names in pool.map(lambda s: retrying(lambda: _among(s, suspects)), sources) for name in names)
+        hashes = list(pool.map(lambda source: retrying(lambda: hash_all(source)), sources))
+    return repeated(hashes, sources)
+
+
+def repeated(hashes: Sequence[np.ndarray], sources: Sequence[Source]) -> tuple[int, list[str]]:
+    """The same where the hashes of each source's names are known; of the sources only those are read in which some meet."""
+    every = np.concatenate([np.empty(0, np.uint64), *hashes])
+    every.sort()
+    twice = np.unique(every[1:][every[1:] == every[:-1]])
+    if not len(twice):
+        return 0, []
+    suspects = twice[:_LOOKED_AT]
+    there = [source for source, each in zip(sources, hashes, strict=True) if np.isin(each, suspects).any()]
+    with ThreadPoolExecutor(_SOURCES_AT_ONCE) as pool:
+        met = Counter(name for names in pool.map(lambda s: retrying(lambda: _among(s, suspects)), there) for name in names)
     found = sorted(name for name, times in met.items() if times > 1)
     return len(found) if len(twice) <= _LOOKED_AT else len(twice), found[:EXAMPLES]
 
 
-def _hash_all(source: Source) -> np.ndarray:
-    return np.concatenate([np.empty(0, np.uint64), *(_hashes(names) for names in source())])
-
-
 def _among(source: Source, suspects: np.ndarray) -> list[str]:
-    return [names[i] for names in source() for i in np.flatnonzero(np.isin(_hashes(names), suspects))]
+    return [names[i] for names in source() for i in np.flatnonzero(np.isin(hashes_of(names), suspects))]
 
 
-def _hashes(names: list[str]) -> np.ndarray:
+def hashes_of(names: Sequence[str]) -> np.ndarray:
+    """8 bytes of each name."""
+
     def each() -> Iterator[int]:
         for name in names:
             yield int.from_bytes(blake2b(name.encode(), digest_size=8).digest())

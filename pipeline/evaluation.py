@@ -6,24 +6,29 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from rouge_score.rouge_scorer import RougeScorer
 
 from pipeline.columns import NUMBER
-from pipeline.commit import read_columns
 from pipeline.errors import UsageError
-from pipeline.shards import SUCCESS
+from pipeline.formats import values_of
+from pipeline.shards import PLAN, SUCCESS, Plan
 from pipeline.store import Store
+
+_FILES_AT_ONCE = 16
+
+Row = dict[str, Any]
 
 _NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 
 
-def read_rows(store: Store, columns: Sequence[str]) -> pa.Table:
-    """These columns of all rows of a finished run.
+def read_rows(store: Store, columns: Sequence[str], lists: str | None = None) -> list[Row]:
+    """These columns of all rows of a finished run; of those carried over, `lists` may hold lists, also where its input was
+    JSON lines, whose columns are text.
 
     Raises:
         UsageError: the run is not finished, or has no such column.
@@ -31,26 +36,52 @@ def read_rows(store: Store, columns: Sequence[str]) -> pa.Table:
     names = store.names()
     if SUCCESS not in names:
         raise UsageError(f"{store.url} holds no finished run (no {SUCCESS}); run the job to its end first.")
-    tables = []
-    for name in sorted(n for n in names if n.startswith("part-")):
-        with store.open(name) as file:
-            missing = [c for c in columns if c not in pq.read_schema(file).names]
-        if missing:
-            raise UsageError(f"{store.url} has no column {', '.join(missing)}; carry it over with --passthrough when running.")
-        tables.append(read_columns(store, name, columns))
-    return pa.concat_tables(tables)
+    plan = Plan.from_json(store.read(PLAN)) if lists is not None and PLAN in names else None
+    sources = {shard.part: shard.path for shard in plan.shards} if plan else {}
+
+    def read(name: str) -> list[Row]:
+        with store.open(name) as opened:
+            file = pq.ParquetFile(opened)
+            missing = [c for c in columns if c not in file.schema_arrow.names]
+            if missing:
+                raise UsageError(
+                    f"{store.url} has no column {', '.join(missing)}; carry it over with --passthrough when running."
+                )
+            table = file.read(columns=list(columns))
+        rows: list[Row] = table.to_pylist()
+        if lists is not None and name in sources:
+            values = values_of(sources[name], table.select([lists]))
+            rows = [row | value for row, value in zip(rows, values, strict=True)]
+        return rows
+
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        return [row for rows in pool.map(read, sorted(n for n in names if n.startswith("part-"))) for row in rows]
 
 
 def evaluate_summaries(store: Store, reference: str, facts: str | None, *, stemmer: bool = False) -> dict[str, float | int]:
-    """Mean ROUGE F1 in [0, 1] over all documents, and the share of facts found; failed documents count as empty."""
-    rows = read_rows(store, ["summary", reference, *([facts] if facts else [])]).to_pylist()
+    """Mean ROUGE F1 in [0, 1] over all documents, and the share of facts found; failed documents count as empty.
+
+    Raises:
+        UsageError: the run is not finished, has no such column, or the columns hold something else than texts.
+    """
+    rows = read_rows(store, ["summary", reference, *([facts] if facts else [])], facts)
+    if not all(isinstance(row[reference], str | None) for row in rows):
+        raise UsageError(f"column {reference!r} holds something else than texts; it must hold the right summaries.")
     result: dict[str, float | int] = {"documents": len(rows)}
     result |= rouge([(row[reference] or "", row["summary"] or "") for row in rows], stemmer=stemmer)
     if facts:
-        hits = [fact in (row["summary"] or "") for row in rows for fact in row[facts] or []]
+        hits = [fact in (row["summary"] or "") for row in rows for fact in _facts_in(row[facts], facts)]
         result["facts"] = len(hits)
         result["facts found"] = fmean(hits) if hits else 0.0
     return result
+
+
+def _facts_in(value: Any, column: str) -> list[str]:
+    """The facts in a value of the column: a list of texts, or a text, which is one."""
+    facts = [value] if isinstance(value, str) else value or []
+    if not isinstance(facts, list) or not all(isinstance(fact, str) for fact in facts):
+        raise UsageError(f"column {column!r} holds {type(value).__name__}; it must hold lists of texts.")
+    return facts
 
 
 def rouge(pairs: Sequence[tuple[str, str]], *, stemmer: bool = False) -> dict[str, float]:
@@ -66,7 +97,7 @@ def evaluate_labels(store: Store, reference: str) -> dict[str, float | int]:
     Raises:
         UsageError: the run is not finished, has no such column, or wrote values instead of labels.
     """
-    rows = read_rows(store, ["label", "labels", reference]).to_pylist()
+    rows = read_rows(store, ["label", "labels", reference])
     if all(row["labels"] is None for row in rows):
         raise UsageError(f"{store.url} has no labels: a regression, or nothing was labelled.")
     written, wanted = [row["label"] for row in rows], [row[reference] for row in rows]
@@ -93,7 +124,7 @@ def evaluate_answers(store: Store, reference: str) -> dict[str, float | int]:
     Raises:
         UsageError: the run is not finished, or has no such column.
     """
-    rows = read_rows(store, ["answer", NUMBER, reference]).to_pylist()
+    rows = read_rows(store, ["answer", NUMBER, reference], reference)
     pairs = [(row["answer"] or "", _reference_answer(row[reference], row[NUMBER], reference)) for row in rows]
     return {
         "questions": len(rows),

@@ -25,6 +25,7 @@ QUALITY = pa.struct(
     [
         *(pa.field(name, pa.float32()) for name in ("repetition", "novel", "coverage", "density", "lead")),
         *(pa.field(name, pa.list_(pa.string())) for name in ("numbers", "misplaced_numbers", "names")),
+        pa.field("mean_log_probability", pa.float32()),
     ]
 )
 
@@ -99,9 +100,10 @@ def flags_of(quality: Quality, words: int, score: float | None, *, finished: boo
 
 
 def columns_of(summary: str, document: str, score: float | None, *, finished: bool) -> dict[str, Any]:
-    """The columns `flags` and `quality` of a summary."""
+    """The columns `flags` and `quality` of a summary; `score` is its mean log-probability."""
     quality = measure(summary, document)
-    return {"flags": flags_of(quality, len(words_of(summary)), score, finished=finished), "quality": asdict(quality)}
+    measures = asdict(quality) | {"mean_log_probability": score}
+    return {"flags": flags_of(quality, len(words_of(summary)), score, finished=finished), "quality": measures}
 
 
 def fragments(words: Sequence[str], source: Sequence[str]) -> list[int]:

@@ -7,7 +7,8 @@ JSON lines    a line is a document, blank lines are none. Lines are counted once
               file begins at its byte, one of a compressed file reads the file from the top: cut large ones before compressing.
 texts         a file is a document; a shard is a list of files. Its columns are `text` and `doc_id`, the path in the folder.
 
-Columns of JSON lines are text: strings as they are, null as null, all else as JSON. Rows that cannot be read carry a reason.
+Columns of JSON lines are text: strings as they are, null as null, all else as JSON; `values_of` gives lists and records back to
+those who take them. Rows that cannot be read carry a reason.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.cuts import Cut, cut_groups, cut_rows
-from pipeline.files import COMPRESSED, PARQUET, Found, kind_of, open_file, partitions
+from pipeline.files import COMPRESSED, JSON_LINES, PARQUET, Found, kind_of, open_file, partitions
 
 _CHUNK = 1 << 20
 _PIECE = 4 << 20  # of a column: large enough that the wait for an answer is small beside the transfer
@@ -63,6 +64,18 @@ def format_of(path: str) -> Format:
     if path.endswith("/"):
         return Texts()
     return Parquet() if kind_of(path) == PARQUET else JsonLines()
+
+
+def values_of(path: str, columns: pa.Table) -> list[dict[str, Any]]:
+    """The values of some columns of the file at `path`, by row, as a task reads them: what stood as a list or an object in a
+    line of JSON is that again, with all that is in it as text. A string that is such JSON from end to end is taken for it; a
+    text in Parquet stays one, whatever it holds."""
+    if not columns.num_columns:
+        return [{} for _ in range(len(columns))]
+    rows = columns.to_pylist()
+    if kind_of(path) != JSON_LINES[0]:
+        return rows
+    return [{name: _unpacked(value) for name, value in row.items()} for row in rows]
 
 
 class Parquet:
@@ -236,6 +249,24 @@ def _utf8(value: Any) -> str | None:
         return None
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _unpacked(value: Any) -> Any:
+    """The list or object that a text is the JSON of; all else as it is."""
+    if not isinstance(value, str) or not value.startswith(("[", "{")):
+        return value
+    try:
+        return _as_texts(json.loads(value))
+    except (ValueError, RecursionError):
+        return value
+
+
+def _as_texts(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_texts(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _as_texts(item) for name, item in value.items()}
+    return _utf8(value)
 
 
 def _kind(value: Any) -> str:

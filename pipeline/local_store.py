@@ -8,7 +8,10 @@ it is in nobody's way.
 from __future__ import annotations
 
 import os
+import socket
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,17 +20,19 @@ from pipeline.store import Outcome, plain_name
 
 
 class LocalStore:
-    """A folder on a disk of this machine, or one that every machine mounts."""
+    """A folder on a disk of this machine, or one that every machine mounts; that of a run which has `begun` is not made."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).absolute()
+    def __init__(self, folder: str | Path, begun: bool = False) -> None:
+        self.folder, self._begun = Path(folder).absolute(), begun
         self.url = str(self.folder)
-        if self.folder.is_file():
-            raise UsageError(f"the output {folder} is a file; name a folder.")
+        with self._refusals():
+            if self.folder.is_file():
+                raise UsageError(f"the output {folder} is a file; name a folder.")
 
     def names(self) -> set[str]:
         try:
-            return {entry.name for entry in os.scandir(self.folder) if entry.is_file() and not entry.name.startswith(".")}
+            with self._refusals():
+                return {entry.name for entry in os.scandir(self.folder) if entry.is_file() and not entry.name.startswith(".")}
         except FileNotFoundError:
             return set()
 
@@ -53,7 +58,8 @@ class LocalStore:
 
     def open(self, name: str) -> BinaryIO:
         try:
-            return open(self.folder / name, "rb")
+            with self._refusals():
+                return open(self.folder / name, "rb")
         except FileNotFoundError as error:
             raise CorruptOutput(f"{self.folder / name} does not exist.") from error
 
@@ -63,6 +69,9 @@ class LocalStore:
 
     def _write_hidden(self, name: str, data: bytes) -> Path:
         hidden = self.folder / f".{plain_name(name)}.{uuid.uuid4().hex}"
+        if self._begun and not self.folder.is_dir():
+            raise PipelineError(f"the output folder {self.folder} is not on {socket.gethostname()}: rows would be scattered. "
+                                "Give one that all machines mount, or s3://.")  # fmt: skip
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -78,6 +87,16 @@ class LocalStore:
                 f"{self.folder / name} cannot be written ({error.strerror}); make room, and the same command goes on from here."
             ) from error
         return hidden
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Names the folder where the system refuses what is asked of it."""
+        try:
+            yield
+        except (NotADirectoryError, PermissionError) as error:
+            raise UsageError(
+                f"the output folder {self.folder} cannot be used ({error.strerror}); name another, or allow it to this user."
+            ) from error
 
     def _sync_folder(self) -> None:
         descriptor = os.open(self.folder, os.O_RDONLY)

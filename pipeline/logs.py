@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pipeline.errors import UsageError
 from pipeline.tally import Tally
 
 logger = logging.getLogger("pipeline")
@@ -43,11 +44,20 @@ def event(name: str, **fields: Any) -> None:
 
 @contextmanager
 def logging_to(path: str | None, run: str) -> Iterator[None]:
-    """While this lasts, everything the package logs is appended to the file at `path`, if there is one."""
+    """While this lasts, everything the package logs is appended to the file at `path`, if there is one.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
     if path is None:
         yield
         return
-    handler = logging.FileHandler(path, encoding="utf-8")
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"--log-file {path} cannot be written ({error.strerror}); make its folder, or name a file in another."
+        ) from error
     handler.setFormatter(JsonLines(run))
     before = logger.level
     logger.addHandler(handler)

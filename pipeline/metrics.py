@@ -46,9 +46,10 @@ class Metrics:
     def __call__(self, tally: Tally, seconds: float) -> None:
         counts, measured = tally.own.counts, tally.own.measured
         self._grow(self._shards, "", {"": counts["shards"]})
-        self._grow(self._documents, "status", {
-            "ok": counts["documents"] - counts["failed_documents"], "failed": counts["failed_documents"],
-        })  # fmt: skip
+        # A document has several rows where it is asked several questions, but one where it is skipped.
+        failed, skipped = counts["failed_documents"], counts["skipped"]
+        ok = counts["documents"] - failed - skipped
+        self._grow(self._documents, "status", {"ok": ok, "failed": failed, "skipped": skipped})
         self._grow(self._tokens, "direction", {"in": counts["input_tokens"], "out": counts["output_tokens"]})
         self._grow(self._stages, "stage", {stage: measured.get(name, 0) for name, stage in _STAGES.items()})
         other = counts["seconds"] - measured.get("encode_seconds", 0) - measured.get("decode_seconds", 0)

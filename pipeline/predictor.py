@@ -10,39 +10,46 @@ import json
 import logging
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import torch
 
-from led.hub import resolve
 from pipeline.attempts import CAREFUL_AFTER, REASON, Attempts
 from pipeline.batching import longest_first
+from pipeline.checkpoints import worker_checkpoint
 from pipeline.columns import COUNTS, INPUT, MEASURED, PROVENANCE, STATE
 from pipeline.isolation import Failed, isolate
+from pipeline.logs import event
 from pipeline.model_inputs import ModelInput, Row
 from pipeline.tasks import Task
 
 logger = logging.getLogger(__name__)
 
 # After an error of the accelerator itself nothing runs in this process any more: it is no document's fault.
-_FATAL: tuple[type[Exception], ...] = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+FATAL: tuple[type[Exception], ...] = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
 
 
 class Predictor:
     """A task with its model in memory, from a table of one shard to the rows of that shard.
 
-    `run` names the run whose deaths are noted (attempts.py); without it, and outside a cluster, none are.
+    `run` names the run whose deaths are noted (attempts.py); without it, and outside a cluster, none are. `facts` are those of
+    the plan, which the checkpoint must be that of.
     """
 
-    def __init__(self, task: Task, model: str, revision: str | None, run: str | None = None) -> None:
+    def __init__(
+        self, task: Task, model: str, revision: str | None, run: str | None = None, facts: Mapping[str, Any] | None = None
+    ) -> None:
         torch.set_num_threads(task.settings.threads)
         self.task, self.run = task, run
-        self.loaded = task.load(resolve(model, revision).folder)
+        self.loaded = task.load(worker_checkpoint(model, revision, facts or {}))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The shard's rows in their order: the model input gone, the task's columns filled, what was measured added."""
         begun, before = time.monotonic(), self.loaded.measured
+        shard_id = table["_shard"][0].as_py()
+        event("shard begun", shard=shard_id, rows=len(table))
         state = table.select(STATE.names).to_pylist()
         columns = table.select([*INPUT.names, *COUNTS.names, *PROVENANCE.names]).to_pylist()
         alive = [i for i, row in enumerate(state) if row["status"] == "ok" and columns[i]["origin"] is None]
@@ -52,7 +59,7 @@ class Predictor:
             for c in (columns[i] for i in order)
         ]
         results: list[Row] = table.select(self.task.columns.names).to_pylist()
-        for i, outcome in zip(order, self._outcomes(table["_shard"][0].as_py(), documents), strict=True):
+        for i, outcome in zip(order, self._outcomes(shard_id, documents), strict=True):
             if isinstance(outcome, Failed):
                 logger.warning("a document failed: %s", outcome.reason)
                 state[i] = {"status": "failed", "stage": "predict", "reason": outcome.reason}
@@ -96,7 +103,7 @@ class Predictor:
         return outcomes
 
     def _isolated(self, documents: Sequence[ModelInput]) -> list[Row | Failed]:
-        return isolate(documents, self.loaded.predict, fatal=_FATAL, between=_make_room)
+        return isolate(documents, self.loaded.predict, fatal=FATAL, between=_make_room)
 
 
 def _make_room() -> None:

@@ -1,4 +1,4 @@
-"""The rows of an earlier run, found again by document: what `--since` carries over instead of doing it once more.
+"""The rows of earlier runs, finished or not, found again by document: what `--since` carries over.
 
 A row is carried where doc_id and text are the same. The index takes 16 bytes a document: a hash of both, and where the row
 stands; the row itself says whether it is the right one.
@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import COUNTS, DOC_ID, PROVENANCE, QUESTIONS, STATE
-from pipeline.commit import as_values, read_columns
+from pipeline.commit import read_columns
 from pipeline.config import RunSettings
 from pipeline.errors import UsageError
-from pipeline.shards import MANIFEST, SUCCESS, fact_differences
-from pipeline.store import Store, open_store
+from pipeline.shards import Plan, fact_differences
+from pipeline.store import open_store
 from pipeline.verify import read_plan
 
 _FILES_AT_ONCE = 16
@@ -30,42 +30,62 @@ _FILES_AT_ONCE = 16
 Row = dict[str, Any]
 
 
-def since_facts(settings: RunSettings, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the plan says of the run before: which it is, what is taken of it, and why nothing is; None without one.
+def since_facts(settings: RunSettings, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the plan says of each run before: which it is, what is taken of it, and why nothing is.
 
     Raises:
-        UsageError: there is no finished run.
+        UsageError: a folder holds no run, or it is this one's.
     """
-    if settings.since is None:
-        return None
-    if settings.since.rstrip("/") == settings.output.rstrip("/"):
-        raise UsageError(f"--since and --output are both {settings.output}; results are never changed: name a new --output.")
-    store = open_store(settings.since)
+    return [_since(folder.rstrip("/"), settings, facts) for folder in settings.since]
+
+
+def _since(folder: str, settings: RunSettings, facts: Mapping[str, Any]) -> dict[str, Any]:
+    if folder == settings.output.rstrip("/"):
+        raise UsageError(f"--since and --output are both {folder}; results are never changed: name a new --output.")
+    store = open_store(folder)
     plan = read_plan(store)
-    if SUCCESS not in store.names():
-        raise UsageError(f"--since {settings.since} is not finished (no {SUCCESS}); finish it by its own command first.")
     # A row's text_hash names its question too, so other questions change no row of those that were asked before.
     then, now = (
-        {name: value for name, value in each.items() if name not in ("since", QUESTIONS)}
+        {name: value for name, value in each.items() if name not in ("since", "duplicates_kept", QUESTIONS)}
         for each in (plan.facts, json.loads(json.dumps(facts, default=str)))
     )
-    changed = [] if settings.on_changed_settings == "keep" else fact_differences(then, now)
+    parts = _parts(plan, store.names())
     return {
-        "output": settings.since,
+        "output": folder,
         "plan": plan.fingerprint,
-        "manifest_sha256": hashlib.sha256(store.read(MANIFEST)).hexdigest(),
+        "parts": len(parts),
+        "parts_sha256": _digest(parts),
+        "finished": len(parts) == len(plan.shards),
         "retry_failed": settings.retry_failed,
-        "redone_because": changed,
+        "redone_because": [] if settings.on_changed_settings == "keep" else fact_differences(then, now),
     }
+
+
+def _parts(plan: Plan, names: Collection[str]) -> list[str]:
+    """The committed files of a plan, in order; files never change, so their names say what they hold."""
+    return sorted(shard.part for shard in plan.shards if shard.part in names)
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+class Part(NamedTuple):
+    """A committed file of an earlier run: the run's folder and plan, and the file's name."""
+
+    url: str
+    plan: str
+    name: str
 
 
 @dataclass(frozen=True)
 class Previous:
-    """An index of an earlier run's rows: `keys` (rows), sorted, and for each its place among `parts` and in that file."""
+    """An index of earlier runs' rows: `keys` (rows), sorted, and for each its place among `parts` and in that file.
 
-    url: str
-    plan: str
-    parts: Sequence[str]
+    Of rows that stand in several runs, that of the run named first is taken.
+    """
+
+    parts: Sequence[Part]
     keys: np.ndarray
     files: np.ndarray
     rows: np.ndarray
@@ -80,48 +100,54 @@ class Previous:
             key = _key(doc_id, text_hash)
             for place in range(*np.searchsorted(self.keys, [key, key + 1])):
                 wanted.setdefault(int(self.files[place]), []).append((int(self.rows[place]), i))
-        store, names = open_store(self.url), [DOC_ID.name, *STATE.names, *COUNTS.names, *PROVENANCE.names, *columns.names]
-        for number, places in wanted.items():
+        names = [DOC_ID.name, *STATE.names, *COUNTS.names, *PROVENANCE.names, *columns.names]
+        for number, places in sorted(wanted.items()):
             part = self.parts[number]
-            table = read_columns(store, part, names)
+            table = read_columns(open_store(part.url), part.name, names)
             for row, (_, i) in zip(table.take([place for place, _ in places]).to_pylist(), places, strict=True):
-                if (row.pop("doc_id"), row["text_hash"]) == (doc_ids[i], hashes[i]):
-                    found[i] = {**row, "origin": row["origin"] or f"{self.plan}/{part}"}
+                if found[i] is None and (row.pop("doc_id"), row["text_hash"]) == (doc_ids[i], hashes[i]):
+                    found[i] = {**row, "origin": row["origin"] or f"{part.plan}/{part.name}"}
         return found
 
 
-def read_previous(since: Mapping[str, Any], columns: pa.Schema) -> Previous | None:
-    """The index of the run that a plan's `since` names; None where all of it is done again.
+def read_previous(since: Sequence[Mapping[str, Any]], columns: pa.Schema) -> Previous | None:
+    """The index of the runs that a plan's `since` names; None where there are none, or all of them is done again.
 
     Raises:
-        UsageError: it is another run by now, or its rows have not the task's `columns`.
+        UsageError: one is another run by now, or its rows have not the task's `columns`.
     """
-    if since["redone_because"]:
-        return None
-    store = open_store(since["output"])
-    manifest = store.read(MANIFEST)
-    if hashlib.sha256(manifest).hexdigest() != since["manifest_sha256"]:
-        raise UsageError(f"--since {since['output']} is another run than when this one was planned; choose another --output.")
-    parts = sorted(as_values(manifest, f"{store.url}/{MANIFEST}").get("shards", ()))
+    runs = [(run, _unchanged_parts(run, columns)) for run in since if not run["redone_because"]]
+    parts = [(Part(run["output"], run["plan"], name), run["retry_failed"]) for run, names in runs for name in names]
     if not parts:
-        raise UsageError(f"--since {since['output']} has a {MANIFEST} without shards; verify that run.")
-    with store.open(parts[0]) as file:
-        missing = {*PROVENANCE.names, *columns.names} - {*pq.read_schema(file).names}
-    if missing:
-        raise UsageError(f"the rows of --since {since['output']} have no {', '.join(sorted(missing))}; they are of another "
-                         "task or version: leave --since away.")  # fmt: skip
+        return None
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        found = list(pool.map(lambda part: _keys(store, part, retry_failed=since["retry_failed"]), parts))
+        found = list(pool.map(lambda part: _keys(part[0], retry_failed=part[1]), parts))
     keys = np.concatenate([keys for keys, _ in found])
     rows = np.concatenate([rows for _, rows in found])
     files = np.repeat(np.arange(len(parts), dtype=np.int32), [len(keys) for keys, _ in found])
     order = np.argsort(keys, kind="stable")
-    return Previous(since["output"], since["plan"], parts, keys[order], files[order], rows[order])
+    return Previous([part for part, _ in parts], keys[order], files[order], rows[order])
 
 
-def _keys(store: Store, part: str, *, retry_failed: bool) -> tuple[np.ndarray, np.ndarray]:
+def _unchanged_parts(run: Mapping[str, Any], columns: pa.Schema) -> list[str]:
+    """The committed files of an earlier run, which are those that were planned with."""
+    store = open_store(run["output"])
+    parts = _parts(read_plan(store), store.names())
+    if _digest(parts) != run["parts_sha256"]:
+        raise UsageError(f"--since {run['output']} has {len(parts)} shards, not the {run['parts']} that were planned with; "
+                         "let nothing else go on with it, and choose another --output.")  # fmt: skip
+    for name in parts[:1]:
+        with store.open(name) as file:
+            missing = {*PROVENANCE.names, *columns.names} - {*pq.read_schema(file).names}
+        if missing:
+            raise UsageError(f"the rows of --since {run['output']} have no {', '.join(sorted(missing))}; they are of another "
+                             "task or version: leave --since away.")  # fmt: skip
+    return parts
+
+
+def _keys(part: Part, *, retry_failed: bool) -> tuple[np.ndarray, np.ndarray]:
     """The keys of the rows of a file that may be carried, and their numbers."""
-    table = read_columns(store, part, [DOC_ID.name, "status", "text_hash"])
+    table = read_columns(open_store(part.url), part.name, [DOC_ID.name, "status", "text_hash"])
     carried = {"ok"} if retry_failed else {"ok", "failed"}
     keys, rows = [], []
     for i, row in enumerate(table.to_pylist()):

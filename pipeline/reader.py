@@ -11,18 +11,18 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from led.hub import resolve
 from led.tokenizer import LEDTokenizer
 from pipeline.batching import by_length
+from pipeline.checkpoints import worker_tokenizer
 from pipeline.columns import COUNTS, DOC_ID, INPUT, MEASURED, NUMBER, PROVENANCE, SHARD, STATE
 from pipeline.doc_ids import doc_ids
 from pipeline.errors import CorruptInput
 from pipeline.files import check_unchanged
+from pipeline.formats import values_of
 from pipeline.inputs import read_rows
 from pipeline.isolation import Failed, isolate
 from pipeline.model_inputs import Document, ModelInput, Reading, Row
@@ -34,17 +34,12 @@ from pipeline.tasks import Task
 _TOGETHER = 1 << 20
 
 
-@lru_cache(maxsize=2)
-def _tokenizer(folder: str) -> LEDTokenizer:
-    return LEDTokenizer.from_pretrained(folder)
-
-
 @dataclass(frozen=True)
 class ShardReader:
     """Reads and tokenizes shards for one task; `model` and `revision` name the checkpoint whose tokenizer it uses.
 
     `reading` says how long documents are read; `passthrough` the types of the columns carried over, by default those of the
-    file.
+    file; `tokenizer_sha256` which tokenizer it must be.
     """
 
     task: Task
@@ -52,6 +47,7 @@ class ShardReader:
     revision: str | None
     reading: Reading
     passthrough: pa.Schema | None = None
+    tokenizer_sha256: str | None = None
 
     def __call__(self, shard: Shard, previous: Previous | None = None) -> pa.Table:
         """The rows of `shard`, in their order; where the task gives several of a document, they follow one another. A row
@@ -60,7 +56,8 @@ class ShardReader:
         Raises:
             CorruptInput: the shard's rows cannot be read from the file, and the settings do not say to skip them.
             Unreachable: the file cannot be fetched.
-            PlanMismatch: the file is another than was planned.
+            PlanMismatch: the file, or the tokenizer, is another than was planned.
+            PipelineError: this machine has no such checkpoint.
         """
         begun = time.monotonic()
         table = self._read(shard, previous)
@@ -69,6 +66,7 @@ class ShardReader:
 
     def _read(self, shard: Shard, previous: Previous | None) -> pa.Table:
         settings = self.task.settings
+        self._tokenizer()  # where there is none, no document is to blame
         check_unchanged(shard.path, shard.content)
         named_columns = [settings.id_column] if settings.id_column else []
         carried = [column for _, column in settings.carried_columns]
@@ -83,7 +81,7 @@ class ShardReader:
         ids = doc_ids(named, shard.source, shard.start, shard.stop)
         texts = read_texts(rows.table[settings.text_column], settings.max_document_bytes)
         texts = [text._replace(reason=rows.reasons.get(i, text.reason)) for i, text in enumerate(texts)]
-        asked = self._asked(ids, texts, rows.table.select(dict.fromkeys(carried)))
+        asked = self._asked(ids, texts, values_of(shard.path, rows.table.select(dict.fromkeys(carried))))
         places = [row.place for row in asked]
         table = self._table(shard, [row.doc_id for row in asked], self._rows(asked, previous))
         for name in reversed(settings.passthrough):
@@ -96,10 +94,9 @@ class ShardReader:
             table = table.add_column(3, pa.field(name, column.type), column)
         return table
 
-    def _asked(self, ids: Sequence[str], texts: Sequence[Text], columns: pa.Table) -> list[_Asked]:
+    def _asked(self, ids: Sequence[str], texts: Sequence[Text], values: Sequence[Row]) -> list[_Asked]:
         """The rows to make, each of the document at a place of the shard."""
         asked = []
-        values = columns.to_pylist() if columns.num_columns else [{}] * len(ids)
         for place, (doc_id, text) in enumerate(zip(ids, texts, strict=True)):
             try:
                 rows = self.task.rows_of(values[place])
@@ -141,10 +138,13 @@ class ShardReader:
         return pa.Table.from_pylist(named, columns)
 
     def _encode(self, documents: Sequence[Document]) -> Iterator[tuple[int, ModelInput]]:
-        tokenizer = _tokenizer(str(resolve(self.model, self.revision).folder))
+        tokenizer = self._tokenizer()
         for together in by_length([len(document.text) for document in documents], _TOGETHER):
             inputs = self.task.encode(tokenizer, [documents[i] for i in together], self.reading)
             yield from zip(together, inputs, strict=True)
+
+    def _tokenizer(self) -> LEDTokenizer:
+        return worker_tokenizer(self.model, self.revision, self.tokenizer_sha256)
 
 
 class Text(NamedTuple):

@@ -4,7 +4,9 @@ is written.
 
 from __future__ import annotations
 
+import bisect
 import io
+import itertools
 import json
 import random
 import time
@@ -18,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 
 from led.generation import DecodingLimits
+from pipeline.checkpoints import find_checkpoint
 from pipeline.columns import INTERNAL, MEASURED
 from pipeline.commit import counts_of
 from pipeline.errors import PipelineError
@@ -26,13 +29,16 @@ from pipeline.inputs import read_rows
 from pipeline.model_inputs import Reading
 from pipeline.predictor import Predictor
 from pipeline.reader import ShardReader, read_texts
-from pipeline.run import Workers, build_plan, find_checkpoint
+from pipeline.run import Workers, build_plan
 from pipeline.shards import Plan, Shard
 from pipeline.tally import Estimate, device_hours
 from pipeline.tasks import Task
 
 # Rows of a shard whose lengths are looked at, so that a sample comes from many places.
 _TOGETHER = 32
+
+# Pieces of shards that are rehearsed at most, for all model copies and for each: Ray Data holds a task for every one of them.
+_REHEARSED, _REHEARSED_EACH = 256, 8
 
 
 @dataclass(frozen=True)
@@ -66,20 +72,23 @@ class Forecast:
         return (json.dumps(values, indent=1) + "\n").encode()
 
 
-def sample_shards(plan: Plan, rows: int, seed: int) -> list[Shard]:
-    """Every shard of the plan as pieces of at most `rows` rows, in random order.
+def sample_shards(plan: Plan, rows: int, most: int, seed: int) -> list[Shard]:
+    """At most so many pieces of the plan's shards, each of at most `rows` rows, drawn at random and in random order.
 
-    Only a piece at a shard's beginning can be read where files are read from an offset.
+    Only a piece at a shard's beginning can be read where files are read from an offset. Of the pieces only those that are drawn
+    are made: a corpus has as many as it has documents.
     """
-    rng = random.Random(seed)
+    counts = (1 if shard.offset or shard.members else -(-shard.documents // rows) for shard in plan.shards)
+    ends = list(itertools.accumulate(counts))
+    drawn = random.Random(seed).sample(range(ends[-1]), min(most, ends[-1]))
     pieces = []
-    for shard in plan.shards:
-        starts = [shard.start] if shard.offset or shard.members else range(shard.start, shard.stop, rows)
-        for start in starts:
-            stop = min(start + rows, shard.stop)
-            members = shard.members[: stop - start]
-            pieces.append(replace(shard, shard_id=f"{shard.shard_id}-{start}", start=start, stop=stop, members=members))
-    rng.shuffle(pieces)
+    for number in drawn:
+        place = bisect.bisect_right(ends, number)
+        shard = plan.shards[place]
+        start = shard.start + rows * (number - (ends[place - 1] if place else 0))
+        stop = min(start + rows, shard.stop)
+        members = shard.members[: stop - start]
+        pieces.append(replace(shard, shard_id=f"{shard.shard_id}-{start}", start=start, stop=stop, members=members))
     return pieces
 
 
@@ -103,7 +112,7 @@ def rehearse(task: Task, plan: Plan, workers: Workers, pieces: Sequence[Shard], 
         if len(table):
             yield table
         if time.monotonic() - begun > seconds:
-            workers.flag.raise_()
+            workers.board.stop()
 
 
 def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int = 0) -> Forecast:
@@ -121,13 +130,14 @@ def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int
     startup += time.monotonic() - begun
     reading = Reading(**plan.facts["reading"])
     reader = ShardReader(task, str(checkpoint.folder), None, reading, plan.passthrough)
-    table = sample_lengths(reader, sample_shards(plan, _TOGETHER, seed), documents, seconds / 2)
+    table = sample_lengths(reader, sample_shards(plan, _TOGETHER, documents, seed), documents, seconds / 2)
     begun = time.monotonic()
     workers = Workers(task, checkpoint, len(plan.shards), f"rehearsal-{uuid.uuid4().hex}")
     in_flight = DecodingLimits(settings.documents_in_flight).on(torch.device("cuda" if settings.gpus else "cpu"))[0]
     together = max(1, min(settings.shard_documents, in_flight))
     done: list[pa.Table] = []
-    for rows in rehearse(task, plan, workers, sample_shards(plan, together, seed + 1), seconds):
+    most = max(_REHEARSED, _REHEARSED_EACH * workers.pool.actors)
+    for rows in rehearse(task, plan, workers, sample_shards(plan, together, most, seed + 1), seconds):
         if not done:
             startup += max(0.0, time.monotonic() - begun - _measured(rows)["predict_seconds"])
         done.append(rows)
@@ -219,7 +229,7 @@ def sample(task: Task, documents: int, seed: int = 0) -> Iterator[tuple[str | No
     plan = build_plan(task, checkpoint, None)
     reader = ShardReader(task, str(checkpoint.folder), None, Reading(**plan.facts["reading"]), plan.passthrough)
     predictor = Predictor(task, str(checkpoint.folder), None)
-    for piece in sample_shards(plan, 1, seed)[:documents]:
+    for piece in sample_shards(plan, 1, documents, seed):
         rows = predictor(reader(piece)).drop_columns(INTERNAL).to_pylist()
         column = read_rows(piece.path, piece.cut, settings.text_column, [settings.text_column], settings.max_document_bytes)
         [text] = read_texts(column.table[settings.text_column], settings.max_document_bytes)

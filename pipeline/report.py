@@ -6,22 +6,27 @@ It is a view, not a result: it may be written again.
 from __future__ import annotations
 
 import heapq
-import json
 import random
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.commit import Receipt, read_columns
+from pipeline.commit import Receipt, as_values, read_columns
+from pipeline.errors import CorruptOutput, UsageError, one_line
 from pipeline.evaluation import rouge
+from pipeline.logs import event
 from pipeline.plots import STYLE, curve, escaped, histogram, shares, strip
 from pipeline.shards import FORECAST, MANIFEST, REPORT, Plan
 from pipeline.store import Store, open_store
-from pipeline.tally import Totals, throughput
+from pipeline.tally import Totals, device_hours, throughput
 from pipeline.tasks import TASKS
 
 # Rows shown: of the worst, of the best, and drawn at random.
@@ -29,6 +34,12 @@ WORST, BEST, RANDOM = 20, 10, 20
 
 # Rows whose ROUGE is measured.
 _SCORED = 500
+
+_FILES_AT_ONCE = 16  # each is mostly a wait for the store
+
+# The columns that are counted, of every row.
+LOOKED_AT = ("status", "input_tokens", "truncated_tokens", "output_tokens", "flags", "quality.mean_log_probability", "score",
+             "label_score", "answer_score", "attention")  # fmt: skip
 
 # Where attention is counted from: the reach of models that read this many tokens.
 _REACHES = (1024, 4096)
@@ -50,59 +61,89 @@ figcaption,small{{color:var(--soft)}}article{{border-top:1px solid var(--line);p
 Row = dict[str, Any]
 
 
+class Place(NamedTuple):
+    """Where a row stands: in which file, and which of its rows it is."""
+
+    part: str
+    row: int
+
+
+Ranked = tuple[Any, Place]
+
+
 @dataclass
 class Findings:
-    """What the report says of the rows, gathered one file at a time: lengths, attention, and rows to look at."""
+    """What the report says of the rows of some files: lengths, attention, and where the rows to look at stand; it adds up.
 
-    seed: str
+    Rows are the worst by the number of their flags and then by how unlikely they were to the model; `drawn` holds (a random
+    number, place), so that every written row has the same chance in whatever order files come. `texts` are the rows themselves.
+    """
+
+    most_drawn: int = RANDOM
     input_tokens: Counter[int] = field(default_factory=Counter)
     whole_tokens: Counter[int] = field(default_factory=Counter)
     output_tokens: Counter[int] = field(default_factory=Counter)
-    samples: list[Row] = field(default_factory=list)
-    scored: list[Row] = field(default_factory=list)
     looked: int = 0
     beyond: dict[int, float] = field(default_factory=lambda: dict.fromkeys(_REACHES, 0.0))
-    rows: int = 0
+    worst: list[Ranked] = field(default_factory=list)
+    best: list[Ranked] = field(default_factory=list)
+    drawn: list[Ranked] = field(default_factory=list)
+    texts: dict[Place, Row] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self._rng = random.Random(self.seed)
-        self._worst: list[tuple[Any, ...]] = []
-        self._best: list[tuple[Any, ...]] = []
+    def add(self, other: Findings) -> None:
+        """Add those of another file."""
+        for name in ("input_tokens", "whole_tokens", "output_tokens"):
+            getattr(self, name).update(getattr(other, name))
+        self.looked += other.looked
+        for reach in _REACHES:
+            self.beyond[reach] += other.beyond[reach]
+        self.worst = heapq.nlargest(WORST, [*self.worst, *other.worst])
+        self.best = heapq.nsmallest(BEST, [*self.best, *other.best])
+        self.drawn = heapq.nsmallest(self.most_drawn, [*self.drawn, *other.drawn])
 
-    def add(self, rows: Iterable[Row]) -> None:
-        """Count these rows; every written row has the same chance to be among the samples."""
-        for row in rows:
-            if row["status"] != "ok":
-                continue
-            self.input_tokens[row["input_tokens"]] += 1
-            self.whole_tokens[row["input_tokens"] + row["truncated_tokens"]] += 1
-            if "output_tokens" in row:
-                self.output_tokens[row["output_tokens"]] += 1
-            self.rows += 1
-            self._draw(self.samples, row, RANDOM)
-            self._draw(self.scored, row, _SCORED)
-            rank = (len(row.get("flags") or ()), -_score(row), self.rows)
-            _keep(self._worst, (*rank, row), WORST)
-            _keep(self._best, (*(-value for value in rank), row), BEST)
-            if row.get("attention"):
-                self.looked += 1
-                for reach in _REACHES:
-                    self.beyond[reach] += share_beyond(row["attention"], row["input_tokens"], reach)
+    def places(self) -> dict[str, set[int]]:
+        """The rows to be shown, by file."""
+        wanted: dict[str, set[int]] = {}
+        for _, place in (*self.worst, *self.best, *self.drawn):
+            wanted.setdefault(place.part, set()).add(place.row)
+        return wanted
 
-    def worst(self) -> list[Row]:
-        """The rows with the most flags and the lowest scores, the worst first."""
-        return [item[-1] for item in sorted(self._worst, key=lambda item: item[:-1], reverse=True)]
+    def rows(self, ranked: Sequence[Ranked]) -> list[Row]:
+        """The rows at these places."""
+        return [self.texts[place] for _, place in ranked]
 
-    def best(self) -> list[Row]:
-        """The rows without flags and with the highest scores, the best first."""
-        return [item[-1] for item in sorted(self._best, key=lambda item: item[:-1], reverse=True)]
 
-    def _draw(self, chosen: list[Row], row: Row, most: int) -> None:
-        place = self._rng.randrange(self.rows)
-        if len(chosen) < most:
-            chosen.append(row)
-        elif place < most:
-            chosen[place] = row
+def findings_of(part: str, table: pa.Table, seed: str) -> Findings:
+    """What the report says of the rows of one file, from the columns `LOOKED_AT` that it has."""
+    written = pc.equal(table["status"], "ok")
+    places, table = pc.indices_nonzero(written).to_pylist(), table.filter(written)
+    found, names = Findings(), table.column_names
+    tokens = table["input_tokens"].to_pylist()
+    found.input_tokens.update(tokens)
+    found.whole_tokens.update(n + cut for n, cut in zip(tokens, table["truncated_tokens"].to_pylist(), strict=True))
+    if "output_tokens" in names:
+        found.output_tokens.update(table["output_tokens"].to_pylist())
+    for shares_, n in zip(table["attention"].to_pylist(), tokens, strict=True) if "attention" in names else ():
+        if shares_:
+            found.looked += 1
+            for reach in _REACHES:
+                found.beyond[reach] += share_beyond(shares_, n, reach)
+    flags = [len(each or ()) for each in table["flags"].to_pylist()] if "flags" in names else [0] * len(table)
+    ranks = zip(flags, (-each for each in _likelihoods(table)), strict=True)
+    rng = random.Random(f"{seed} {part}")
+    here = [Place(part, row) for row in places]
+    ranked = list(zip(ranks, here, strict=True))
+    found.worst, found.best, found.drawn = ranked, ranked, [(rng.random(), place) for place in here]
+    return found
+
+
+def _likelihoods(table: pa.Table) -> list[float]:
+    """How sure the model was of each row: of a summary the mean over its tokens, where it was measured."""
+    names = table.column_names
+    found = [table[name].to_pylist() for name in ("score", "label_score", "answer_score") if name in names]
+    if "quality" in names:
+        found.insert(0, [(each or {}).get("mean_log_probability") for each in table["quality"].to_pylist()])
+    return [next((each for each in row if each is not None), 0.0) for row in zip(*found, strict=True)] or [0.0] * len(table)
 
 
 def share_beyond(strip_: Sequence[float], tokens: int, reach: int) -> float:
@@ -116,19 +157,90 @@ def share_beyond(strip_: Sequence[float], tokens: int, reach: int) -> float:
 
 
 def write_report(
-    store: Store, plan: Plan, manifest: dict[str, Any], reference_column: str | None = None, price: float | None = None
+    store: Store,
+    plan: Plan,
+    manifest: Mapping[str, Any],
+    *,
+    reference_column: str | None = None,
+    price_per_hour: float | None = None,
+    gpus: float = 0.0,
 ) -> None:
-    """Write the report of a finished run into its folder; one result file is in memory at a time."""
-    findings = Findings(plan.fingerprint)
+    """Write the report of a finished run into its folder; `gpus` are those of each model copy, `price_per_hour` one device's.
+
+    Of every file the columns are read that are counted, several files at a time, and of a few files the rows that are shown.
+
+    Raises:
+        UsageError: the reference column is not there, or holds something else than texts.
+    """
+    check_reference(plan, reference_column)
+    findings = Findings(RANDOM if reference_column is None else _SCORED)
     # Of the columns carried over only the reference is read: they may be the documents themselves.
     unread = {name for name in plan.passthrough.names if name != reference_column}
-    for name in sorted(manifest["shards"]):
-        with store.open(name) as file:
-            columns = [column for column in pq.read_schema(file).names if column not in unread]
-        findings.add(read_columns(store, name, columns).to_pylist())
-    forecast = json.loads(store.read(FORECAST)) if FORECAST in store.names() else None
-    page = render(plan, manifest, findings, forecast, _night_before(plan), reference_column, price)
+    counted = [name for name in LOOKED_AT if name not in plan.passthrough.names]
+
+    def look(part: str) -> Findings:
+        return findings_of(part, read_columns(store, part, counted), plan.fingerprint)
+
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        for found in pool.map(look, sorted(manifest["shards"])):
+            findings.add(found)
+        for rows in pool.map(lambda item: _rows_at(store, item[0], item[1], unread), findings.places().items()):
+            findings.texts |= rows
+    forecast = _values(store, FORECAST) if FORECAST in store.names() else None
+    page = render(
+        plan, manifest, findings, forecast, _night_before(plan),
+        reference_column=reference_column, price_per_hour=price_per_hour, gpus=gpus,
+    )  # fmt: skip
     store.replace(REPORT, page.encode())
+
+
+def try_report(store: Store, plan: Plan, manifest: Mapping[str, Any], **given: Any) -> bool:
+    """Write the report (`write_report`) of a run whose rows are all committed; what keeps it from being written is said, and is
+    no failure of the run. Was it written?"""
+    try:
+        write_report(store, plan, manifest, **given)
+    except Exception as error:
+        says = f"{type(error).__name__}: {one_line(error)}"
+        print(f"warning: the report could not be written ({says}); all rows are there, and the verb `report` writes it again.",
+              file=sys.stderr)  # fmt: skip
+        event("report not written", error=says)
+        return False
+    return True
+
+
+def check_reference(plan: Plan, column: str | None) -> None:
+    """See that the column of the right summaries is carried over, and holds texts.
+
+    Raises:
+        UsageError: it is not, or does not.
+    """
+    if column is None:
+        return
+    if column not in plan.passthrough.names:
+        raise UsageError(f"--reference-column {column}: the output has no such column; carry it over by --passthrough.")
+    kind = whole = plan.passthrough.field(column).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    types = pa.types
+    if not any(check(kind) for check in (types.is_null, types.is_string, types.is_large_string, types.is_string_view)):
+        raise UsageError(f"--reference-column {column}: the column holds {whole}; it must hold the right summaries, as texts.")
+
+
+def _rows_at(store: Store, part: str, rows: Iterable[int], unread: Container[str]) -> dict[Place, Row]:
+    """These rows of a file, all columns but those that are not read."""
+    places = sorted(rows)
+    with store.open(part) as opened:
+        file = pq.ParquetFile(opened)
+        table = file.read(columns=[name for name in file.schema_arrow.names if name not in unread])
+    return {Place(part, row): values for row, values in zip(places, table.take(places).to_pylist(), strict=True)}
+
+
+def _values(store: Store, name: str) -> dict[str, Any]:
+    """The values of a file that may be another version's, none where they make no sense."""
+    try:
+        return as_values(store.read(name), name)
+    except CorruptOutput:
+        return {}
 
 
 def render(
@@ -137,36 +249,43 @@ def render(
     findings: Findings,
     forecast: Mapping[str, Any] | None = None,
     before: Mapping[str, Any] | None = None,
+    *,
     reference_column: str | None = None,
-    price: float | None = None,
+    price_per_hour: float | None = None,
+    gpus: float = 0.0,
 ) -> str:
     """The page."""
     receipts = [Receipt(**values) for values in manifest["shards"].values()]
     made = [receipt for receipt in receipts if receipt.carried < receipt.rows]
-    totals = Totals.of(receipts)
+    totals, samples = Totals.of(receipts), findings.rows(findings.drawn[:RANDOM])
     parts = [
         f"<h1>{TASKS[plan.facts['task']].title} run</h1>",
-        _table(("", ""), _key_figures(plan, manifest, totals, made, price)),
+        _table(("", ""), _key_figures(plan, manifest, totals, made, price_per_hour, gpus)),
         "<h2>What ran</h2>",
         _table(("", ""), [(name, _plain(value)) for name, value in plan.facts.items() if name not in ("since", "version")]),
     ]
     if forecast is not None:
-        parts += ["<h2>Forecast and actual</h2>", _forecast_table(forecast, manifest, made)]
+        parts += ["<h2>Forecast and actual</h2>", _unless_other(FORECAST, lambda: _forecast_table(forecast, manifest, made))]
     if before is not None:
-        parts += ["<h2>Change against the run before</h2>", _change_table(before, manifest)]
+        parts += [
+            "<h2>Change against the run before</h2>",
+            _unless_other("its manifest", lambda: _change_table(before, manifest)),
+        ]
     parts += ["<h2>Over time</h2>", _over_time(made), "<h2>Lengths</h2>", _lengths(plan, findings)]
     if manifest["failures"]:
         rows = sorted(manifest["failures"].items(), key=lambda item: -item[1])
         parts += ["<h2>Failed and skipped</h2>", _table(("stage: reason", "rows"), rows)]
     if plan.skipped:
         parts += ["<h2>Files skipped</h2>", _table(("file", "reason"), [(f.path, f.skipped) for f in plan.skipped])]
-    if reference_column is not None and findings.scored:
-        parts += [f"<h2>ROUGE against {escaped(reference_column)}</h2>", _rouge_table(findings.scored, reference_column)]
-    if any("flags" in row for row in findings.samples):
+    if reference_column is not None and samples:
+        scored = findings.rows(findings.drawn)
+        parts += [f"<h2>ROUGE against {escaped(reference_column)}</h2>", _rouge_table(scored, reference_column)]
+    if any("flags" in row for row in samples):
         parts += ["<h2>Flags</h2>", _flags(manifest)]
     if findings.looked:
         parts += ["<h2>Where the summaries looked</h2>", _attention(findings)]
-    for title, rows in (("To look at", findings.worst()), ("The best", findings.best()), ("At random", findings.samples)):
+    worst, best = findings.rows(findings.worst), findings.rows(findings.best)
+    for title, rows in (("To look at", worst), ("The best", best), ("At random", samples)):
         parts += [f"<h2>{title}</h2>", *(_sample(row, plan, reference_column) for row in rows)]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Run report</title>'
     icon = '<link rel="icon" href="data:,">'
@@ -174,10 +293,10 @@ def render(
 
 
 def _key_figures(
-    plan: Plan, manifest: Mapping[str, Any], totals: Totals, made: Sequence[Receipt], price: float | None
+    plan: Plan, manifest: Mapping[str, Any], totals: Totals, made: Sequence[Receipt], price: float | None, gpus: float
 ) -> list[tuple[str, Any]]:
-    seconds = totals.counts["seconds"]
-    hours = seconds / 3600 * (plan.facts.get("settings", {}).get("gpus") or 1)
+    # A receipt's seconds are of one model copy.
+    hours = device_hours(totals.counts["seconds"], 1, gpus)
     figures: list[tuple[str, Any]] = [
         ("documents", manifest["documents"]),
         ("rows", manifest["rows"]),
@@ -226,12 +345,20 @@ def _forecast_table(forecast: Mapping[str, Any], manifest: Mapping[str, Any], ma
 
 
 def _night_before(plan: Plan) -> dict[str, Any] | None:
-    """The manifest of the run that rows were carried over from."""
-    since = plan.facts.get("since")
-    if not since:
-        return None
-    store = open_store(since["output"])
-    return json.loads(store.read(MANIFEST)) if MANIFEST in store.names() else None
+    """The manifest of the newest finished run that rows were carried over from."""
+    for run in plan.facts.get("since", ()):
+        store = open_store(run["output"])
+        if MANIFEST in store.names():
+            return _values(store, MANIFEST)
+    return None
+
+
+def _unless_other(what: str, table: Callable[[], str]) -> str:
+    """A table of what may be another version's, or that it is."""
+    try:
+        return table()
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return f"<p>{escaped(what)} was written by another version of this system and is left out.</p>"
 
 
 def _change_table(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -298,19 +425,6 @@ def _sample(row: Row, plan: Plan, reference_column: str | None) -> str:
     if reference_column and row.get(reference_column):
         parts.append(f"<br><small>reference: {escaped(row[reference_column])}</small>")
     return f"<article>{''.join(parts)}</article>"
-
-
-def _score(row: Row) -> float:
-    """How sure the model was of a row."""
-    return next((row[name] for name in ("score", "label_score", "answer_score") if row.get(name) is not None), 0.0)
-
-
-def _keep(heap: list[tuple[Any, ...]], item: tuple[Any, ...], most: int) -> None:
-    """Keep the `most` largest; items differ before their last part."""
-    if len(heap) < most:
-        heapq.heappush(heap, item)
-    elif item[:-1] > heap[0][:-1]:
-        heapq.heapreplace(heap, item)
 
 
 def _plain(value: Any) -> str:

@@ -31,7 +31,9 @@ _NETWORK_WORDS = ("Connect", "Timeout", "Disconnected", "Protocol", "Payload", "
 
 
 def is_transient(error: BaseException) -> bool:
-    """Is it a fault of the network or of a busy server, which may be gone a moment later?"""
+    """Is it a fault of the network or of a busy server, which may be gone a moment later, or was it raised from one?"""
+    if error.__cause__ is not None and is_transient(error.__cause__):
+        return True
     if isinstance(error, ConnectionError | TimeoutError):
         return True
     if isinstance(error, OSError) and error.errno in _PASSING:

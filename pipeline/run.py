@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import signal
@@ -11,7 +10,6 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,25 +17,25 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError, RayTaskError
 
-from led.checkpoint import CheckpointError, weight_files
-from led.hub import Checkpoint, resolve
-from led.tokenizer import LEDTokenizer
+from led.hub import Checkpoint
 from pipeline import __version__
-from pipeline.actor import PredictorActor, StopFlag
-from pipeline.columns import STATUSES, output_columns
+from pipeline.actor import Board, PredictorActor
+from pipeline.checkpoints import checkpoint_facts, find_checkpoint
+from pipeline.columns import COUNTED, STATUSES, output_columns
 from pipeline.commit import Receipt, finish, read_receipts
 from pipeline.config import RunSettings
-from pipeline.errors import PipelineError, PlanMismatch, UsageError
+from pipeline.errors import PipelineError, PlanMismatch, UsageError, one_line
 from pipeline.failures import check_failures
 from pipeline.inputs import InputFile
 from pipeline.logs import ProgressLog, event, logging_to
 from pipeline.metrics import Metrics
 from pipeline.model_inputs import Reading
 from pipeline.planning import describe_inputs, plan_inputs
+from pipeline.pool import IO_CPUS, Machine, Pool, make_pool
 from pipeline.previous import read_previous, since_facts
 from pipeline.progress import Progress
 from pipeline.reader import ShardReader
-from pipeline.report import write_report
+from pipeline.report import check_reference, try_report
 from pipeline.shards import PLAN, REPORT, Plan, Shard, differences, remaining
 from pipeline.sink import CommitSink
 from pipeline.source import ShardSource
@@ -47,13 +45,21 @@ from pipeline.tally import Tally
 from pipeline.tasks import Task
 from pipeline.watch import Watch
 
-# Reading and committing wait for disks, not for processors.
-_IO_CPUS = 0.2
-
 # How often the output folder is listed: often enough to see shards come, seldom enough for a store with a great many.
 _LOOK_S, _LOOKED_AT_PER_S = 2.0, 2000
 
 _LONGEST_SHARD_S = 24 * 3600
+
+# Shards that Ray Data is given at once: what the driver holds grows with them, and an end that is asked for waits for no
+# others. Model copies load once for each such wave, which takes hours.
+_WAVE = 10_000
+
+# Ray ends a process that waits for a second, where there are more of them than CPUs; the next shard would wait for another to
+# import everything again. Clusters of others say so by RAY_idle_worker_killing_time_threshold_ms (docs/scale.md).
+KEEP_PROCESSES = {"idle_worker_killing_time_threshold_ms": 3_600_000}
+
+# Where `ray job submit` unpacks a working directory.
+_UPLOADED = "/runtime_resources/working_dir_files/"
 
 # glibc gives freed memory back to the system and faults it in again; a predictor allocates the same shapes all day.
 _KEEP_MEMORY = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
@@ -94,11 +100,16 @@ def run(task: Task, progress_every: float = 30.0) -> RunResult:
 def _run(task: Task, this_run: str, progress_every: float) -> RunResult:
     settings = task.settings
     store = open_store(settings.output)
+    if _UPLOADED in store.url:
+        raise UsageError(f"--output {settings.output} lies in the copy of the working directory that the cluster made for this "
+                         "job, and goes with it; give a whole path or s3://bucket/folder.")  # fmt: skip
     checkpoint = find_checkpoint(settings)
-    plan = build_plan(task, checkpoint, _frozen(store))
+    before = _frozen(store)
+    plan = build_plan(task, checkpoint, before)
+    check_reference(plan, settings.reference_column)
     if not settings.accept_unsafe_store:
         probe(store)
-    plan = freeze_plan(store, plan)
+    plan = freeze_plan(store, plan, before)
     left = remaining(plan, store.names())
     missing = {shard.shard_id for shard in left}
     receipts = read_receipts(store, [shard for shard in plan.shards if shard.shard_id not in missing])
@@ -114,24 +125,13 @@ def _run(task: Task, this_run: str, progress_every: float) -> RunResult:
                 f"{stop.error} {done} of {plan.documents} documents are committed; the same command goes on."
             )
     manifest = finish(store, plan, receipts)
-    write_report(store, plan, manifest, settings.reference_column, settings.price_per_hour)
+    report = try_report(
+        store, plan, manifest,
+        reference_column=settings.reference_column, price_per_hour=settings.price_per_hour, gpus=settings.gpus,
+    )  # fmt: skip
     event("finished", **{name: manifest[name] for name in ("documents", "rows", *STATUSES, "failures", "flags")})
     check_failures(manifest["failed_documents"], settings.max_failed, plan.documents)
-    return RunResult(manifest, store.url, len(left), f"{store.url}/{REPORT}", plan.skipped)
-
-
-def find_checkpoint(settings: RunSettings) -> Checkpoint:
-    """The checkpoint's files.
-
-    Raises:
-        UsageError: there is none, or it has no weights.
-    """
-    try:
-        checkpoint = resolve(settings.model, settings.revision)
-        weight_files(checkpoint.folder)
-        return checkpoint
-    except (FileNotFoundError, CheckpointError) as error:
-        raise UsageError(f"--model: {error}") from error
+    return RunResult(manifest, store.url, len(left), f"{store.url}/{REPORT}" if report else "not written", plan.skipped)
 
 
 def build_plan(task: Task, checkpoint: Checkpoint, before: Plan | None) -> Plan:
@@ -142,7 +142,7 @@ def build_plan(task: Task, checkpoint: Checkpoint, before: Plan | None) -> Plan:
         CorruptInput: a file cannot be read, and the settings do not say to skip it.
     """
     settings = task.settings
-    taken = set(output_columns(task.columns))
+    taken = {*output_columns(task.columns), *COUNTED}
     clash = [name for name in settings.passthrough if name in taken]
     if clash:
         raise UsageError(f"--passthrough {', '.join(clash)}: the output has columns of that name; rename the input's.")
@@ -151,28 +151,27 @@ def build_plan(task: Task, checkpoint: Checkpoint, before: Plan | None) -> Plan:
         facts = {
             "code_version": __version__,
             "settings": settings.identity(),
-            "weights_sha256": _sha256(weight_files(checkpoint.folder)),
-            "tokenizer_sha256": _tokenizer_sha256(checkpoint.folder),
             "reading": asdict(task.reading(checkpoint.folder)),
-            "config_sha256": _sha256([checkpoint.folder / "config.json"]),
+            **checkpoint_facts(checkpoint.folder),
             **task.facts(checkpoint.folder),
         }
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(f"--model {settings.model}: {error}") from error
-    since = since_facts(settings, facts)
-    if since is not None:
-        facts["since"] = since
+    facts["since"] = since_facts(settings, facts)
+    if settings.on_duplicate_id == "keep":
+        facts["duplicates_kept"] = True
     return plan_inputs(inputs, facts, settings, before)
 
 
-def freeze_plan(store: Store, plan: Plan) -> Plan:
-    """Write the plan once; where there is one already, it must be this one.
+def freeze_plan(store: Store, plan: Plan, before: Plan | None = None) -> Plan:
+    """Write the plan once; where one was `before`, or is there by now, it must be this one.
 
     Raises:
         PlanMismatch: the folder belongs to another plan; the message says what differs.
     """
-    store.create(PLAN, plan.to_json())
-    frozen = Plan.from_json(store.read(PLAN))
+    if before is None:  # a store that writes over what exists must not be asked to
+        store.create(PLAN, plan.to_json())
+    frozen = before or Plan.from_json(store.read(PLAN))
     changed = differences(frozen, plan)
     if changed:
         shown = "\n  ".join(changed[:20])
@@ -201,16 +200,24 @@ def _execute(
     tally = Tally(plan.documents, len(plan.shards), workers.pool.actors)
     for receipt in before:
         tally.add(receipt)
-    sink = CommitSink(settings.output, {**plan.facts, "model": settings.model, "plan": plan.fingerprint})
+    # In an order that means nothing: what is done first then speaks for what is left.
+    left = sorted(left, key=lambda shard: shard.shard_id)
+    receipts: dict[str, Receipt] = {}
     with Progress(settings, every) as progress, plain_errors():
-        observers = (Limits(stop, settings, workers.flag.raise_), Metrics(settings, this_run), ProgressLog(), progress)
-        with Watch(store, left, tally, observers, min(every, max(_LOOK_S, len(plan.shards) / _LOOKED_AT_PER_S))):
-            workers.rows(plan, left).write_datasink(sink, ray_remote_args={"num_cpus": _IO_CPUS})
-    return {receipt.shard_id: receipt for receipt in sink.receipts}
+        observers = (Limits(stop, settings, workers.board.stop), Metrics(settings, this_run), ProgressLog(), progress)
+        look = min(every, max(_LOOK_S, len(plan.shards) / _LOOKED_AT_PER_S))
+        with Watch(store, left, tally, (workers.count, *observers), look):
+            for first in range(0, len(left), _WAVE):
+                sink = CommitSink(store.url, {**plan.facts, "model": settings.model, "plan": plan.fingerprint})
+                workers.rows(plan, left[first : first + _WAVE]).write_datasink(sink, ray_remote_args={"num_cpus": IO_CPUS})
+                receipts |= {receipt.shard_id: receipt for receipt in sink.receipts}
+                if stop.error is not None:
+                    break
+    return receipts
 
 
 class Workers:
-    """The cluster as a task uses it: readers and predictors for at most `shards` shards, and the flag that ends their work.
+    """The cluster as a task uses it: readers and predictors for at most `shards` shards, and the board that they all see.
 
     Raises:
         UsageError: the cluster can never hold them.
@@ -219,10 +226,19 @@ class Workers:
 
     def __init__(self, task: Task, checkpoint: Checkpoint, shards: int, run: str) -> None:
         self._task, self._checkpoint, self._run = task, checkpoint, run
+        settings = task.settings
         with plain_errors():
-            _join_cluster(task.settings)
-            self.pool = _pool(task.settings, shards)
-            self.flag = StopFlag(run)
+            _join_cluster(settings)
+            self.pool: Pool = make_pool(
+                _machines(), _machines_to_come(), shards,
+                actors=settings.actors, max_actors=settings.max_actors, threads=settings.threads, gpus=settings.gpus,
+            )  # fmt: skip
+            self.board = Board(run)
+
+    def count(self, tally: Tally, seconds: float) -> None:
+        """Tell the tally how many model copies there are, where they come as the cluster grows."""
+        if self.pool.most > self.pool.actors:
+            tally.actors = min(self.pool.most, max(1, self.board.arrived()))
 
     def rows(self, plan: Plan, shards: Sequence[Shard]) -> ray.data.Dataset:
         """Read, tokenize and predict `shards`: a block of rows for each, and none once the flag is up."""
@@ -233,20 +249,21 @@ class Workers:
         # A shard of long documents on a slow machine takes hours, and nothing moves meanwhile.
         context.execution_no_progress_timeout_s = max(context.execution_no_progress_timeout_s, _LONGEST_SHARD_S)
         model = settings.model if revision else str(self._checkpoint.folder)
-        reader = ShardReader(task, model, revision, Reading(**plan.facts["reading"]), plan.passthrough)
-        since = plan.facts.get("since")
-        previous = read_previous(since, task.columns) if since else None
+        reading, tokenizer = Reading(**plan.facts["reading"]), plan.facts["tokenizer_sha256"]
+        reader = ShardReader(task, model, revision, reading, plan.passthrough, tokenizer)
+        previous = read_previous(plan.facts["since"], task.columns)
         documents = ray.data.read_datasource(
-            ShardSource(shards, reader, self.flag, previous), num_cpus=_IO_CPUS, override_num_blocks=len(shards)
+            ShardSource(shards, reader, self.board, previous), num_cpus=IO_CPUS, override_num_blocks=len(shards)
         )
+        pool = self.pool
         return documents.map_batches(
             PredictorActor,
-            fn_constructor_args=(self.flag, task, model, revision, self._run),
+            fn_constructor_args=(self.board, task, model, revision, self._run, plan.facts),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=ActorPoolStrategy(size=self.pool.actors),
-            num_cpus=self.pool.cpus,
+            compute=ActorPoolStrategy(min_size=pool.actors, max_size=pool.most, initial_size=pool.actors),
+            num_cpus=pool.cpus,
             num_gpus=settings.gpus or None,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads), "GLIBC_TUNABLES": _KEEP_MEMORY}},
         )
@@ -283,51 +300,31 @@ def _join_cluster(settings: RunSettings) -> None:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     handler = signal.getsignal(signal.SIGTERM)
     # Without an address Ray would join whichever cluster was last started on this machine.
-    own: dict[str, Any] = {} if joined else {"include_dashboard": False, "_metrics_export_port": settings.metrics_port}
-    ray.init(address=joined or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
+    own: dict[str, Any] = {} if joined else {
+        "include_dashboard": False, "_metrics_export_port": settings.metrics_port, "_system_config": KEEP_PROCESSES,
+    }  # fmt: skip
+    try:
+        ray.init(address=joined or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise PipelineError(f"the cluster {joined or 'of this machine'} cannot be joined: {one_line(error)} Check "
+                            "--ray-address, and that it runs the same versions of Ray and Python.") from error  # fmt: skip
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-@dataclass(frozen=True)
-class Pool:
-    """How many actors, and the CPUs that Ray sets aside for each."""
-
-    actors: int
-    cpus: float
+def _machines() -> list[Machine]:
+    """The machines that are there."""
+    given = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Machine(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in given]
 
 
-def _pool(settings: RunSettings, shards: int) -> Pool:
-    """The actors of a run, with CPUs so that reading and committing find room beside them.
-
-    Raises:
-        UsageError: the cluster can never hold them.
-    """
-    cpus, gpus = (ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU"))
-    most = int(gpus / settings.gpus) if settings.gpus else max(1, int(cpus // settings.threads))
-    if not most or (settings.gpus and settings.actors > most):
-        raise UsageError(f"--gpus is {settings.gpus:g} for each of {settings.actors or 'the'} model copies; the cluster has "
-                         f"{gpus:g} GPUs.")  # fmt: skip
-    actors = min(settings.actors or most, shards)
-    # An actor leaves room on its own machine too: when others are lost, it must not wait for what nobody has a CPU to read.
-    each = min(settings.threads - _IO_CPUS, round((cpus - 4 * _IO_CPUS) / actors, 2))
-    if each < 0.1:
-        raise UsageError(f"--actors is {settings.actors}; the cluster has {cpus:g} CPUs, room for {int(cpus)} at most.")
-    return Pool(actors, each)
+def _machines_to_come() -> list[Machine] | None:
+    """All machines that the cluster's autoscaler may come to run, the head's among them; None where it does not say."""
+    config = ray._private.state.state.get_cluster_config()
+    groups = config.node_group_configs if config is not None else ()
+    return [Machine(g.resources.get("CPU", 0), g.resources.get("GPU", 0), max(0, g.max_count)) for g in groups] or None
 
 
 def _frozen(store: Store) -> Plan | None:
     return Plan.from_json(store.read(PLAN)) if PLAN in store.names() else None
-
-
-def _sha256(paths: Sequence[Path]) -> str:
-    whole = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()
-
-
-def _tokenizer_sha256(folder: Path) -> str:
-    return hashlib.sha256(LEDTokenizer.from_pretrained(folder).backend.to_str().encode()).hexdigest()

@@ -20,7 +20,7 @@ class CommitSink(Datasink[list[Receipt]]):
         self.receipts: list[Receipt] = []
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> list[Receipt]:
-        store = open_store(self.url)
+        store = open_store(self.url, begun=True)
         return [commit(store, block, self.facts) for block in blocks if len(block)]
 
     def on_write_complete(self, write_result: Any) -> None:

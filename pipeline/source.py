@@ -11,22 +11,21 @@ import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from pipeline.actor import StopFlag
+from pipeline.actor import Board
 from pipeline.previous import Previous
 from pipeline.reader import ShardReader
 from pipeline.shards import Shard
 
 
 class ShardSource(Datasource):
-    """Shards, each read and tokenized by a task of its own; the index of the run before is one object that all of them read.
-
-    Once the flag is up, a task reads nothing and gives no rows.
+    """Shards, each read and tokenized by a task of its own; the reader and the index of the run before are objects that all
+    tasks share. Once the run is stopped, a task reads nothing and gives no rows.
     """
 
-    def __init__(self, shards: Sequence[Shard], reader: ShardReader, flag: StopFlag, previous: Previous | None = None) -> None:
+    def __init__(self, shards: Sequence[Shard], reader: ShardReader, board: Board, previous: Previous | None = None) -> None:
         super().__init__()
-        self._shards, self._reader, self._flag = shards, reader, flag
-        self._previous = None if previous is None else ray.put(previous)
+        self._shards, self._board = shards, board
+        self._shared = ray.put((reader, previous))
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -35,11 +34,12 @@ class ShardSource(Datasource):
         return [ReadTask(self._task(shard), BlockMetadata(shard.documents, None, None, None)) for shard in self._shards]
 
     def _task(self, shard: Shard) -> Callable[[], Iterable[pa.Table]]:
-        return partial(_read, self._reader, shard, self._flag, self._previous)
+        return partial(_read, self._shared, shard, self._board)
 
 
-def _read(reader: ShardReader, shard: Shard, flag: StopFlag, previous: Any) -> Iterable[pa.Table]:
-    if flag.is_up():
+def _read(shared: Any, shard: Shard, board: Board) -> Iterable[pa.Table]:
+    if board.is_stopped():
         yield pa.table({})
         return
-    yield reader(shard, None if previous is None else ray.get(previous))
+    reader, previous = ray.get(shared)
+    yield reader(shard, previous)

@@ -35,48 +35,66 @@ def hour_of(stop_at: str | None, now: float) -> float | None:
     """The Unix time that `--stop-at` names: the next 06:00 of this machine's clock, or a date and an hour as in ISO 8601."""
     if stop_at is None:
         return None
-    begun = datetime.fromtimestamp(now).astimezone()
     if len(stop_at) > 5:
-        return datetime.fromisoformat(stop_at).astimezone().timestamp()
-    clock = datetime.strptime(stop_at, "%H:%M")
+        return datetime.fromisoformat(stop_at).timestamp()
+    # Without a zone, so that six in the morning is six on the clock after a night in which it was set.
+    begun, clock = datetime.fromtimestamp(now), datetime.strptime(stop_at, "%H:%M")
     then = begun.replace(hour=clock.hour, minute=clock.minute, second=0, microsecond=0)
     return (then if then > begun else then + timedelta(days=1)).timestamp()
 
 
 class Limits:
-    """The limits of a run, checked when it is looked at; what is exceeded is asked of `stop`.
+    """The limits of a run, checked when it is looked at; what is exceeded is asked of `stop`, and said on stderr.
 
     While an end is asked for, by whomever, `tell` is called at every look.
+
+    Raises:
+        Stopped: the moment of --stop-at is past.
     """
 
     def __init__(self, stop: Stop, settings: RunSettings, tell: Callable[[], object]) -> None:
         self._stop, self._settings, self._tell = stop, settings, tell
-        self._until = hour_of(settings.stop_at, time.time())
+        now = time.time()
+        self._until = hour_of(settings.stop_at, now)
+        if self._until is not None and self._until <= now:
+            # As at any end that was asked for: who starts a run again by a clock asks for no other.
+            raise Stopped(f"--stop-at is {settings.stop_at!r}, which is past; name a later moment, or an hour such as 06:00.")
 
     def __call__(self, tally: Tally, seconds: float) -> None:
+        error = self._exceeded(tally, seconds) if self._stop.error is None else None
+        if error is not None:
+            self._stop.ask(error)
+            print(f"\n{error} Finishing the shards in flight.", file=sys.stderr, flush=True)
+        if self._stop.error is not None:
+            self._tell()
+
+    def _exceeded(self, tally: Tally, seconds: float) -> PipelineError | None:
         settings = self._settings
         try:
             check_failures(tally.all.counts["failed_documents"], settings.max_failed, tally.documents)
         except TooManyFailures as error:
-            self._stop.ask(error)
+            return error
         if self._until is not None and time.time() >= self._until:
-            self._stop.ask(Stopped(f"it is {settings.stop_at} (--stop-at)."))
+            return Stopped(f"it is {settings.stop_at} (--stop-at).")
         spent = device_hours(seconds, tally.actors, settings.gpus) * (settings.price_per_hour or 0.0)
         if settings.max_cost is not None and spent >= settings.max_cost:
-            self._stop.ask(Stopped(f"the run has cost {spent:.2f} (--max-cost {settings.max_cost:g})."))
-        if self._stop.error is not None:
-            self._tell()
+            return Stopped(f"the run has cost {spent:.2f} (--max-cost {settings.max_cost:g}).")
+        return None
 
 
 @contextmanager
 def signals_ask(stop: Stop) -> Iterator[None]:
-    """While this lasts, the first SIGINT or SIGTERM asks for an end and the second raises KeyboardInterrupt."""
+    """While this lasts, the first SIGINT or SIGTERM asks for an end, the second raises KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    came = 0
+
     def handle(number: int, frame: Any) -> None:
-        if stop.error is not None:
+        nonlocal came
+        came += 1
+        if came > 1:
             raise KeyboardInterrupt
         stop.ask(Stopped(f"{signal.Signals(number).name} came."))
         print("\nfinishing the shards in flight; once more ends the run at once.", file=sys.stderr, flush=True)

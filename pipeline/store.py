@@ -63,8 +63,8 @@ def plain_name(name: str) -> str:
     return name
 
 
-def open_store(url: str) -> Store:
-    """The store at `url`, a folder's path, `file://` or `s3://bucket/folder`.
+def open_store(url: str, begun: bool = False) -> Store:
+    """The store at `url`, a folder's path, `file://` or `s3://bucket/folder`; of a run that has `begun` it is there already.
 
     Raises:
         UsageError: nothing can be written there create-only.
@@ -76,7 +76,7 @@ def open_store(url: str) -> Store:
         return ObjectStore(url)
     from pipeline.local_store import LocalStore
 
-    return LocalStore(rest)
+    return LocalStore(rest, begun)
 
 
 def probe(store: Store) -> None:

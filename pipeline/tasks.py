@@ -6,7 +6,6 @@ how outputs are made, and which columns come of it; reading, ordering, failing a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from led.config import LEDConfig
 from led.generation import DecodingLimits, DecodingLoop
 from led.generation_config import GenerationConfig
 from led.long_documents import pooled, pooling_of
-from led.memory import free_bytes
+from led.memory import cpus, free_bytes
 from led.model import LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification
 from led.packing import pack_documents
 from led.pretrained import LEDPreTrainedModel
@@ -168,9 +167,8 @@ class LoadedSummarizer:
         self.model = load_model(LEDForConditionalGeneration, settings, folder)
         self.tokenizer = LEDTokenizer.from_pretrained(folder)
         self.generation = task.generation(folder)
-        # A machine may hold a model copy per CPU, a GPU as many as share it; half of what is left is for encoding.
-        copies = 1 / settings.gpus if settings.gpus else max(1, (os.cpu_count() or 1) // settings.threads)
-        share = int(free_bytes(self.model.device) / (2 * copies))
+        # Half of what is left is for encoding.
+        share = int(free_bytes(self.model.device) / (2 * copies_beside(settings)))
         memory = share if settings.memory_gib is None else int(settings.memory_gib * 2**30)
         self.limits = DecodingLimits(settings.documents_in_flight, settings.encoder_tokens, max(1, memory))
 
@@ -396,7 +394,7 @@ class Answer:
         """One for each question.
 
         Raises:
-            ValueError: the document has no question.
+            ValueError: the document has no question, or a record of its questions has none.
             UsageError: the column holds something else than questions.
         """
         column = self.settings.question_column
@@ -463,6 +461,14 @@ class LoadedAnswerer:
         return row
 
 
+def copies_beside(settings: RunSettings) -> float:
+    """Model copies that share what a machine, or a GPU, has left: at most one per CPU, at most all that there will be."""
+    if settings.gpus:
+        return 1 / settings.gpus
+    copies = max(1, cpus() // settings.threads)
+    return min(copies, settings.max_actors or settings.actors or copies)
+
+
 def load_model(kind: type[M], settings: RunSettings, folder: Path) -> M:
     """The checkpoint as the settings want it computed, laid out for inference."""
     int8 = settings.precision == "int8"
@@ -476,7 +482,9 @@ def _questions_in(value: Any, column: str) -> list[str | None]:
         return []
     found = []
     for item in [value] if isinstance(value, str) else value if isinstance(value, list) else [value]:
-        question = item.get("question", item) if isinstance(item, dict) else item
+        if isinstance(item, dict) and "question" not in item:
+            raise ValueError(f"a record in column {column!r} has no field `question`")
+        question = item["question"] if isinstance(item, dict) else item
         if question is not None and not isinstance(question, str):
             raise UsageError(f"--question-column {column} holds {type(question).__name__}; it must hold texts, lists of "
                              "texts, or lists of records with a field `question`.")  # fmt: skip

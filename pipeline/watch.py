@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
-from pipeline.commit import read_receipt
+from pipeline.commit import Receipt, read_receipt
+from pipeline.errors import CorruptOutput, PipelineError, one_line
 from pipeline.shards import Shard
 from pipeline.store import Store
 from pipeline.tally import Tally
@@ -25,7 +26,7 @@ _READERS = 16  # footers read at once
 class Watch:
     """Adds the receipts of `shards` to `tally` as they come, and tells the observers every `every` seconds, and at the end.
 
-    It is the same whoever committed them. An error in it is logged and does not end the run.
+    It is the same whoever committed them. An error in it is logged once and ends neither the run nor what the others are told.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Watch:
         self._store, self._left = store, {shard.part for shard in shards}
         self.tally, self._observers, self._every = tally, observers, every
         self._begun, self._begun_at = time.monotonic(), time.time()
-        self._stop = threading.Event()
+        self._stop, self._warned = threading.Event(), set[str]()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> Watch:
@@ -52,13 +53,40 @@ class Watch:
 
     def _look(self) -> None:
         try:
-            new = sorted(self._left & self._store.names())
-            with ThreadPoolExecutor(_READERS) as pool:
-                receipts = list(pool.map(lambda name: read_receipt(self._store, name), new))
-            self._left.difference_update(new)
-            for receipt in receipts:
-                self.tally.add(receipt, max(0.0, receipt.finished_at - self._begun_at))
-            for observe in self._observers:
+            self._gather()
+        except Exception as error:
+            self._warn("the folder", error)
+        for observe in self._observers:  # whatever happens: one of them ends the run when it is asked to
+            try:
                 observe(self.tally, time.monotonic() - self._begun)
-        except Exception:
-            logger.exception("the run could not be looked at; it goes on")
+            except Exception as error:
+                self._warn(repr(observe), error)
+
+    def _gather(self) -> None:
+        """Add the receipts that came since the last look."""
+        new = sorted(self._left & self._store.names())
+        with ThreadPoolExecutor(_READERS) as pool:
+            receipts = pool.map(self._receipt, new)
+        for name, receipt in zip(new, receipts, strict=True):
+            if receipt is not None:
+                self._left.discard(name)
+                self.tally.add(receipt, max(0.0, receipt.finished_at - self._begun_at))
+
+    def _receipt(self, name: str) -> Receipt | None:
+        """The receipt of a file; None where there is none to be had now, or ever: a file never changes."""
+        try:
+            return read_receipt(self._store, name)
+        except CorruptOutput as error:
+            self._left.discard(name)
+            self._warn(name, error)
+        except Exception as error:
+            self._warn(name, error)
+        return None
+
+    def _warn(self, what: str, error: Exception) -> None:
+        """Log an error once for what it is about: a look comes every few seconds."""
+        if what not in self._warned:
+            self._warned.add(what)
+            trace = None if isinstance(error, PipelineError) else error
+            says = f"{what}: {type(error).__name__}: {one_line(error)}"
+            logger.warning("the run could not be looked at (%s); it goes on", says, exc_info=trace)

@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
+from pipeline.run import KEEP_PROCESSES
 from pipeline.store import Store, open_store
 from pipeline.verify import status, verify
 from tests.conftest import make_checkpoint, words
@@ -41,10 +42,11 @@ LONGEST_RUN_S, STALLED_S = 600.0, 90.0
 
 
 class Raylets:
-    """A head and two more raylets, each with two CPUs: with one, Ray keeps no idle process to read the next shard."""
+    """A head and two more raylets, each with two CPUs."""
 
     def __init__(self) -> None:
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 200 << 20})
+        head = {"num_cpus": 2, "object_store_memory": 200 << 20, "_system_config": KEEP_PROCESSES}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._others = [self._add() for _ in range(2)]
         self.address: str = self._cluster.address
 

@@ -1,7 +1,8 @@
 """The encoder's fast attention equals the dense mask, at the shapes production uses.
 
 Packed documents around the block of 128 queries, none to many global tokens (either side of FOLD_LIMIT), windows up to 512,
-invisible tokens. `dense_encoder_attention` is the slow truth.
+invisible tokens. `dense_encoder_attention` is the slow truth. In double precision, where what rounds otherwise on another
+processor is far below what a wrong key would change.
 """
 
 from __future__ import annotations
@@ -86,18 +87,28 @@ def dense(module: LEDEncoderSelfAttention, x_TE: Tensor, batch: PackedBatch) -> 
 @pytest.mark.parametrize("window", [2, 8, 128, 512])
 @torch.no_grad()
 def test_ragged_documents_equal_the_dense_mask(window: int, globals_: Spread, hidden: float) -> None:
-    batch, module = packed(LENGTHS, globals_, hidden), attention(window)
-    x = states(batch)
-    torch.testing.assert_close(module(x, Layout.of(batch)), dense(module, x, batch), atol=1e-5, rtol=0)
+    batch, module = packed(LENGTHS, globals_, hidden), attention(window).double()
+    x = states(batch).double()
+    torch.testing.assert_close(module(x, Layout.of(batch)), dense(module, x, batch), atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("n", [*LENGTHS, 2 * BLOCK, 2 * BLOCK + 1])
 @torch.no_grad()
 def test_one_document_equals_the_dense_mask(n: int) -> None:
     for window in (2, 128, 512):
-        batch, module = packed([n], GLOBALS["one global"]), attention(window)
-        x = states(batch)
-        torch.testing.assert_close(module(x, Layout.of(batch)), dense(module, x, batch), atol=1e-5, rtol=0)
+        batch, module = packed([n], GLOBALS["one global"]), attention(window).double()
+        x = states(batch).double()
+        torch.testing.assert_close(module(x, Layout.of(batch)), dense(module, x, batch), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("at_once", [1, 3 * BLOCK * 300, 1 << 30])
+@torch.no_grad()
+def test_heads_read_alone_in_groups_and_all_together_alike(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = packed([700, 5], GLOBALS["few globals"], hidden=0.1)
+    q, k, v = (torch.randn(705, 7, 4, generator=torch.Generator().manual_seed(seed)).double() for seed in range(3))
+    expected = window_attention(q, k, v, Layout.of(batch), 64)
+    monkeypatch.setattr("led.attention._SCORES", at_once)
+    torch.testing.assert_close(window_attention(q, k, v, Layout.of(batch), 64), expected, atol=1e-12, rtol=0)
 
 
 @torch.no_grad()
@@ -147,13 +158,13 @@ def test_a_document_does_not_depend_on_its_neighbours(globals_: Spread) -> None:
 @pytest.mark.parametrize("g", [1, 5, FOLD_LIMIT, 70])
 @torch.no_grad()
 def test_folded_projections_equal_projected_keys_and_values(g: int, hidden: float) -> None:
-    module, n = attention(8), 700
-    x = states(packed([n], GLOBALS["no global"]))
+    module, n = attention(8).double(), 700
+    x = states(packed([n], GLOBALS["no global"])).double()
     visible = torch.rand(n, generator=torch.Generator().manual_seed(2)) >= hidden if hidden else None
-    q = torch.randn(g, HEADS, SIZE, generator=torch.Generator().manual_seed(4))
+    q = torch.randn(g, HEADS, SIZE, generator=torch.Generator().manual_seed(4)).double()
     k, v = (f(x).view(n, HEADS, SIZE) for f in (module.key_global, module.value_global))
     folded = folded_global_attention(q, x, module.key_global, module.value_global, visible)
-    torch.testing.assert_close(folded, global_attention(q, k, v, visible), atol=1e-5, rtol=0)
+    torch.testing.assert_close(folded, global_attention(q, k, v, visible), atol=1e-9, rtol=0)
 
 
 def test_the_folded_and_the_projected_path_of_the_module_agree() -> None:

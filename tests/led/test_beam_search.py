@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from led.beam_search import BeamSearch, GreedySearch, Result, SearchRules
+from led.beam_search import BeamSearch, GreedySearch, Result, SearchRules, highest
 from led.generation import DecodingLimits, generate
 from led.model import LEDForConditionalGeneration
 from led.testing import TINY, spread_weights, tiny_config
@@ -246,3 +246,16 @@ def test_without_a_seed_chance_is_torchs() -> None:
     torch.manual_seed(3)
     assert torch.equal(generate(ours, **batch, do_sample=True).sequences, first)
     assert first.shape != second.shape or not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("numbers", [1, 255, 8 * 256, 9 * 256, 9 * 256 + 1, 4 * 50265])
+@pytest.mark.parametrize("documents", [0, 1, 5])
+def test_the_best_are_those_of_topk(numbers: int, documents: int) -> None:
+    scores = torch.randn(documents, numbers, generator=torch.Generator().manual_seed(numbers))
+    scores[:, ::3] = -torch.inf
+    count = min(8, numbers)
+    values, places = highest(scores, count)
+    expected = scores.topk(count)
+    assert torch.equal(values, expected.values)
+    reached = values > -torch.inf
+    assert torch.equal(places[reached], expected.indices[reached])

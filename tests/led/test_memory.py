@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from led import memory
 from led.generation import DecodingLimits, DecodingLoop
 from led.generation_config import GenerationConfig
-from led.memory import decoding_bytes, free_bytes
+from led.memory import cpus, cpus_of, decoding_bytes, free_bytes, free_of
 from led.packing import pack_documents
 from led.stepper import EagerStepper
 from led.testing import tiny_model
@@ -71,9 +72,41 @@ def test_what_is_free_is_the_least_of_machine_and_container(tmp_path: Path, monk
         (tmp_path / "memory.max").write_text(f"{limit}\n")
         (tmp_path / "memory.current").write_text("100000\n")
         assert free_bytes(torch.device("cpu")) == expected
+    (tmp_path / "memory.stat").write_text("anon 20000\ninactive_file 80000\n")
+    (tmp_path / "memory.max").write_text("50000\n")
+    assert free_bytes(torch.device("cpu")) == 30000
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
     (tmp_path / "memory.max").unlink()
     assert free_bytes(torch.device("cpu")) == 2**33
+
+
+def test_file_pages_that_lie_idle_are_free() -> None:
+    stat = ["anon 50000", "file 45000", "active_file 5000", "inactive_file 40000", "total_inactive_file 9"]
+    assert free_of([], ["300000"], ["100000"], stat) == 240000
+    assert free_of([], ["50000"], ["100000"], stat) == 0
+    assert free_of([], ["50000"], ["30000"], stat) == 50000  # read a moment after the other
+    assert free_of(["MemAvailable:  100 kB"], ["max"], ["100000"], stat) == 100 * 1024
+    assert free_of([], [], [], []) == 2**33
+
+
+@pytest.mark.parametrize(
+    ("bound", "line", "expected"),
+    [(8, "max 100000", 8), (8, "200000 100000", 2), (8, "150000 100000", 1), (8, "50000 100000", 1), (2, "400000 100000", 2),
+     (4, "", 4), (4, "nonsense", 4), (4, "100000", 4)],
+)  # fmt: skip
+def test_cpus_are_those_of_the_container(bound: int, line: str, expected: int) -> None:
+    assert cpus_of(bound, [line]) == expected and cpus_of(bound, []) == bound
+
+
+def test_cpus_are_read_where_the_process_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5}, raising=False)
+    assert cpus() == 4
+    (tmp_path / "cpu.max").write_text("300000 100000\n")
+    assert cpus() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert cpus() == 2
 
 
 @pytest.mark.parametrize("limit", ["documents", "encoder_tokens", "memory_bytes"])

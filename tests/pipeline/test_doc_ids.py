@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,18 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import duplicates as module
+from pipeline import inputs, retry
 from pipeline.config import RunSettings
 from pipeline.doc_ids import check_ids, doc_ids
 from pipeline.duplicates import duplicates
 from pipeline.errors import CorruptInput, UsageError
 from pipeline.files import find_files
+from pipeline.formats import Rows
 from pipeline.inputs import describe
 from pipeline.shards import Plan, make_plan
 
 
 def planned(folder: Path, documents: int = 3) -> Plan:
-    inputs = [describe(found, documents, {}, skip_bad=False) for found in find_files([str(folder)])]
-    return make_plan([i.file for i in inputs], {}, documents, {i.file.path: i.cuts for i in inputs})
+    files = [describe(found, documents, {}, skip_bad=False) for found in find_files([str(folder)])]
+    return make_plan([i.file for i in files], {}, documents, {i.file.path: i.cuts for i in files})
 
 
 SETTINGS = RunSettings(input=("in",), output="out", model="m")
@@ -49,7 +52,7 @@ def test_duplicates_are_counted_over_all_sources(names: list[list[str]]) -> None
 
 
 def test_hashes_that_meet_by_chance_refuse_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_hashes", lambda names: np.array([len(name) for name in names], np.uint64))
+    monkeypatch.setattr(module, "hashes_of", lambda names: np.array([len(name) for name in names], np.uint64))
     assert duplicates([lambda: [["a", "b", "cc"], ["d", "e"]]]) == (0, [])
     assert duplicates([lambda: [["a", "b", "cc"], ["d", "b"]]]) == (1, ["b"])
 
@@ -64,6 +67,25 @@ def test_two_documents_of_one_name_are_refused_with_examples(write_corpus: Calla
     ):
         check_ids(planned(folder), SETTINGS)
     check_ids(planned(folder), replace(SETTINGS, id_column=None))
+
+
+def test_a_fault_that_passes_while_ids_are_read_is_tried_again(
+    write_corpus: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, faults = planned(write_corpus(["x"] * 8)), [ConnectionResetError("reset"), TimeoutError("slow")]
+
+    def stream(*given: Any) -> Iterator[Rows]:
+        rows = whole(*given)
+        yield next(rows)
+        if faults:
+            raise faults.pop()
+        yield from rows
+
+    whole = inputs._stream
+    monkeypatch.setattr(inputs, "_stream", stream)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0)
+    check_ids(plan, SETTINGS)
+    assert not faults
 
 
 def test_copies_of_a_file_have_the_same_made_up_names(write_corpus: Callable[..., Path]) -> None:

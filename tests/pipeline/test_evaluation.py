@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +12,9 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.evaluation import evaluate_answers, evaluate_labels, evaluate_summaries
+from pipeline.inputs import InputFile
 from pipeline.local_store import LocalStore
+from pipeline.shards import PLAN, make_plan
 
 
 def output(folder: Path, summaries: list[str | None]) -> LocalStore:
@@ -29,6 +33,62 @@ def test_perfect_failed_and_reordered_summaries(tmp_path: Path) -> None:
     reordered = evaluate_summaries(output(tmp_path, ["It was replaced. A pump failed."]), "reference", None)
     assert reordered["ROUGE-Lsum"] > reordered["ROUGE-L"]  # the sum reads sentence by sentence
     assert "facts found" not in reordered
+
+
+def of_json_lines(folder: Path, path: str = "/in/a.jsonl", **columns: Any) -> LocalStore:
+    """A finished run that carried the columns `right` and `facts` over from a file."""
+    store, table = LocalStore(folder), pa.table(columns)
+    plan = make_plan([InputFile(path, 1, len(table), "h", "1")], {}, len(table),
+                     passthrough=pa.schema({name: pa.string() for name in ("right", "facts") if name in columns}))  # fmt: skip
+    (folder / PLAN).write_bytes(plan.to_json())
+    pq.write_table(table, folder / plan.shards[0].part)
+    (folder / "_SUCCESS").write_text("")
+    return store
+
+
+def test_facts_and_answers_of_json_lines_are_lists(tmp_path: Path) -> None:
+    facts = ['["pump", "was replaced"]', "[]", None, "[1] pump"]
+    store = of_json_lines(
+        tmp_path, summary=["The pump was replaced."] * 4, right=["[1] The pump", "[2]", None, "x"], facts=facts
+    )
+    found = evaluate_summaries(store, "right", "facts")
+    assert (found["facts"], found["facts found"]) == (3, pytest.approx(2 / 3))
+    (tmp_path / "answers").mkdir()
+    right = ['["x", "y"]', '["x", "y"]', '[{"question": "?", "answer": "z"}]', "[a] z"]
+    store = of_json_lines(tmp_path / "answers", answer=["x", "y", "z", "[a] z"], question_number=[0, 1, 0, 0], right=right)
+    assert evaluate_answers(store, "right")["exact match"] == 1
+
+
+def test_a_text_of_parquet_that_looks_like_a_list_is_a_text(tmp_path: Path) -> None:
+    store = of_json_lines(tmp_path, "/in/a.parquet", answer=["[x]"], question_number=[0], right=['["x"]'])
+    assert evaluate_answers(store, "right")["exact match"] == 1
+    store = of_json_lines(tmp_path, "/in/a.parquet", summary=['["x", "y"]'], right=["a"], facts=['["x", "y"]'])
+    found = evaluate_summaries(store, "right", "facts")
+    assert (found["facts"], found["facts found"]) == (1, 1)
+
+
+def test_columns_that_hold_something_else_than_texts_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="column 'right' holds something else than texts"):
+        evaluate_summaries(finished(tmp_path, summary=["a"], right=[3]), "right", None)
+    with pytest.raises(UsageError, match="column 'right' holds something else than texts"):
+        evaluate_summaries(finished(tmp_path, summary=["a"], right=[["a"]]), "right", None)
+    for facts in ([3], [[3]]):
+        with pytest.raises(UsageError, match=r"column 'facts' holds (int|list); it must hold lists of texts"):
+            evaluate_summaries(finished(tmp_path, summary=["a"], right=["a"], facts=facts), "right", "facts")
+
+
+def test_files_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together, whole = threading.Barrier(4), LocalStore.open
+
+    def opened(self: LocalStore, name: str) -> BinaryIO:
+        together.wait(timeout=10)
+        return whole(self, name)
+
+    store = finished(tmp_path, label=["a"], labels=[["a"]], right=["a"])
+    for n in range(3):
+        (tmp_path / f"part-{n}.parquet").write_bytes((tmp_path / "part-a.parquet").read_bytes())
+    monkeypatch.setattr(LocalStore, "open", opened)
+    assert evaluate_labels(store, "right") == {"documents": 4, "accuracy": 1, "macro-F1": 1}
 
 
 def test_an_unfinished_run_and_a_missing_column_are_named(tmp_path: Path) -> None:

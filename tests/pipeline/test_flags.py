@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.flags import measure as measure_planted
-from pipeline.flags import columns_of, flags_of, fragments, measure, words_of
+from pipeline.flags import QUALITY, columns_of, flags_of, fragments, measure, words_of
 
 DOCUMENT = (
     "The pump at Fenwick failed on 3 May. Engineer Maria Lowe replaced the seal at a cost of 1,250 dollars. "
@@ -65,6 +65,14 @@ def test_unfinished_and_unlikely_ones() -> None:
     summary = "The pump at Fenwick failed on 3 May."
     assert flags(summary, finished=False) == ["unfinished"] and flags(summary, score=-2.0) == ["unlikely"]
     assert flags_of(measure("", ""), 0, None, finished=True) == ["empty"]
+
+
+def test_the_measure_behind_unlikely_is_kept_and_the_page_names_every_measure() -> None:
+    columns = columns_of("The pump at Fenwick failed on 3 May.", DOCUMENT, -2.0, finished=True)
+    assert columns["quality"]["mean_log_probability"] == -2.0
+    assert set(columns["quality"]) == {field.name for field in QUALITY}
+    page = Path("docs/flags.md").read_text("utf-8")
+    assert all(f"`{field.name}`" in page for field in QUALITY)
 
 
 def test_references_have_no_flags_and_planted_faults_are_found() -> None:

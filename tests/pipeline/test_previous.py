@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +14,9 @@ import pytest
 
 from pipeline import previous
 from pipeline import run as composition
+from pipeline.checkpoints import find_checkpoint
 from pipeline.config import SummarizeSettings
-from pipeline.errors import UsageError
+from pipeline.errors import PipelineError, UsageError
 from pipeline.local_store import LocalStore
 from pipeline.previous import read_previous
 from pipeline.shards import Plan
@@ -45,7 +44,7 @@ def first(tmp_path: Path, model_folder: Path, write_corpus: Callable[..., Path])
 def night(settings: SummarizeSettings, name: str, **changes: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The manifest and the rows, by id, of the next night, which is verified."""
     output = Path(settings.output).with_name(name)
-    changes = {"since": settings.output, **changes}
+    changes = {"since": (settings.output,), **changes}
     manifest = composition.run(Summarize(replace(settings, output=str(output), **changes))).manifest
     findings = verify(LocalStore(output))
     assert findings.problems == [] and findings.rows.total() == manifest["documents"]
@@ -66,7 +65,7 @@ def test_what_is_as_it_was_is_carried_over_and_says_from_where(first: SummarizeS
     rewrite(Path(first.input[0]), "000.parquet", d1=words(9, 99), new=words(6, 6))
     manifest, rows = night(first, "two")
     assert (manifest["documents"], manifest["ok"], manifest["failed"], manifest["carried"]) == (8, 6, 2, 5)
-    assert manifest["since"]["output"] == first.output and manifest["since"]["redone_because"] == []
+    assert [(run["output"], run["finished"], run["redone_because"]) for run in manifest["since"]] == [(first.output, True, [])]
     done = {name for name, row in rows.items() if row["origin"] is None}
     assert done == {"d1", "new", "d4"}  # of a null text nothing shows that it is as it was
     plan = Plan.from_json((Path(first.output) / "_plan.json").read_bytes())
@@ -92,7 +91,7 @@ def test_what_failed_is_done_again_where_asked(first: SummarizeSettings) -> None
 
 def test_with_other_settings_all_is_done_again_or_carried_as_asked(first: SummarizeSettings) -> None:
     manifest, rows = night(first, "two", num_beams=1)
-    assert manifest["carried"] == 0 and "settings.num_beams: was None, is 1" in manifest["since"]["redone_because"]
+    assert manifest["carried"] == 0 and "settings.num_beams: was None, is 1" in manifest["since"][0]["redone_because"]
     assert all(row["origin"] is None for row in rows.values())
     manifest, _ = night(first, "three", num_beams=1, on_changed_settings="keep")
     assert manifest["carried"] == 6
@@ -106,8 +105,8 @@ def test_a_row_is_found_by_what_it_is_though_hashes_meet(first: SummarizeSetting
 
 
 def test_the_index_takes_16_bytes_a_document(first: SummarizeSettings) -> None:
-    task = Summarize(replace(first, output=first.output + "-2", since=first.output))
-    checkpoint = composition.find_checkpoint(first)
+    task = Summarize(replace(first, output=first.output + "-2", since=(first.output,)))
+    checkpoint = find_checkpoint(first)
     index = read_previous(composition.build_plan(task, checkpoint, None).facts["since"], task.columns)
     assert index is not None and np.all(np.diff(index.keys) >= 0)
     assert sum(part.nbytes for part in (index.keys, index.files, index.rows)) == 16 * 6
@@ -117,22 +116,35 @@ def test_what_cannot_be_carried_from_is_refused(first: SummarizeSettings, tmp_pa
     with pytest.raises(UsageError, match="--since and --output are both"):
         night(first, Path(first.output).name)
     with pytest.raises(UsageError, match="holds no run"):
-        night(first, "two", since=str(tmp_path))
+        night(first, "two", since=(str(tmp_path),))
     with pytest.raises(UsageError, match="--retry-failed is True; it needs --since"):
         replace(first, retry_failed=True)
-    (Path(first.output) / "_SUCCESS").unlink()
-    with pytest.raises(UsageError, match="is not finished"):
+
+
+def test_a_night_that_was_stopped_is_carried_over_and_what_it_did_not_reach_from_the_one_before(
+    first: SummarizeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the corpus has grown meanwhile, with which the stopped night itself could not go on."""
+    rewrite(Path(first.input[0]), "000.parquet", d0=words(9, 99), d1=words(9, 98))
+    monkeypatch.setattr(composition, "_execute", lambda task, checkpoint, plan, left, *rest: one_by_one(
+        task, checkpoint, plan, left[:1], *rest))  # fmt: skip
+    with pytest.raises(PipelineError, match="3 of 4 shards are not committed"):
         night(first, "two")
+    monkeypatch.setattr(composition, "_execute", one_by_one)
+    two = str(Path(first.output).with_name("two"))
+    rewrite(Path(first.input[0]), "001.parquet", new=words(6, 6))
+    manifest, rows = night(first, "three", since=(two, first.output))
+    assert [(run["finished"], run["parts"]) for run in manifest["since"]] == [(False, 1), (True, 4)]
+    assert {n for n, row in rows.items() if row["origin"] is None} == {"new", "d4"}  # d4 is null
+    plans = {row["origin"].split("/")[0] for row in rows.values() if row["origin"]}
+    assert plans == {run["plan"] for run in manifest["since"]}
 
 
 def test_another_run_in_the_folder_since_is_noticed(first: SummarizeSettings) -> None:
-    task = Summarize(replace(first, output=first.output + "-2", since=first.output))
-    since = composition.build_plan(task, composition.find_checkpoint(first), None).facts["since"]
-    manifest = Path(first.output) / "_manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"documents": 8}))
-    with pytest.raises(UsageError, match="is another run than when this one was planned"):
-        read_previous(since, task.columns)
+    task = Summarize(replace(first, output=first.output + "-2", since=(first.output,)))
+    since = composition.build_plan(task, find_checkpoint(first), None).facts["since"]
     with pytest.raises(UsageError, match="have no label"):
-        read_previous(
-            {**since, "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest()}, pa.schema({"label": pa.string()})
-        )
+        read_previous(since, pa.schema({"label": pa.string()}))
+    next(Path(first.output).glob("part-*")).unlink()
+    with pytest.raises(UsageError, match="has 3 shards, not the 4 that were planned with"):
+        read_previous(since, task.columns)

@@ -7,16 +7,35 @@ import re
 import shutil
 import struct
 import subprocess
+import threading
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.commit import manifest_of
+from pipeline.errors import UsageError
 from pipeline.inputs import InputFile
-from pipeline.report import RANDOM, WORST, Findings, render, share_beyond
-from pipeline.shards import make_plan
+from pipeline.local_store import LocalStore
+from pipeline.report import (
+    BEST,
+    LOOKED_AT,
+    RANDOM,
+    WORST,
+    Findings,
+    Place,
+    check_reference,
+    findings_of,
+    render,
+    share_beyond,
+    try_report,
+    write_report,
+)
+from pipeline.shards import FORECAST, REPORT, Plan, make_plan
 from tests.pipeline.receipts import receipt
 
 FACTS = {"task": "summarize", "weights_sha256": "w" * 64, "settings": {}, "reading": {"max_input_tokens": 4096}}
@@ -40,9 +59,18 @@ def page(*rows: dict[str, Any], **given: Any) -> str:
     manifest = {"documents": len(rows), "rows": len(rows), "ok": ok, "failed": len(rows) - ok, "skipped": 0, "carried": 0,
                 "truncated": 0, "input_tokens": 9, "output_tokens": 4, "failures": dict(failures), "flags": dict(flags),
                 "shards": shards}  # fmt: skip
-    findings = Findings("seed")
-    findings.add(rows)
+    findings = found_in("part-0", list(rows), most_drawn=500)
+    findings.texts = {Place("part-0", i): row for i, row in enumerate(rows)}
     return render(PLAN, manifest, findings, **given)
+
+
+def found_in(part: str, rows: list[dict[str, Any]], seed: str = "seed", most_drawn: int = RANDOM) -> Findings:
+    """What the report says of rows."""
+    counted = [name.partition(".")[0] for name in LOOKED_AT]
+    table = pa.Table.from_pylist([{name: r.get(name) for name in counted if any(name in r for r in rows)} for r in rows])
+    findings = Findings(most_drawn)
+    findings.add(findings_of(part, table, seed))
+    return findings
 
 
 def test_documents_cannot_write_html() -> None:
@@ -58,22 +86,120 @@ def test_failures_are_counted_by_reason_and_all_may_fail() -> None:
     assert "ROUGE" not in page(bad, reference_column="right")
 
 
-def test_every_row_has_the_same_chance_to_be_drawn() -> None:
-    chosen: Counter[str] = Counter()
+def test_every_row_has_the_same_chance_to_be_drawn_whatever_comes_first() -> None:
+    chosen: Counter[Place] = Counter()
     for seed in range(400):
-        findings = Findings(str(seed))
-        for start in (0, 20, 40):
-            findings.add(row(doc_id=f"d{i}") for i in range(start, start + 20))
-        chosen.update(sample["doc_id"] for sample in findings.samples)
-    assert len(chosen) == 60 and all(abs(n - 400 * RANDOM / 60) < 50 for n in chosen.values())
+        parts = [found_in(f"part-{n}", [row()] * (10 * n), str(seed)) for n in (3, 1, 2)]
+        one, other = Findings(), Findings()
+        for part in parts:
+            one.add(part)
+        for part in reversed(parts):
+            other.add(part)
+        assert one.drawn == other.drawn and len(one.drawn) == RANDOM
+        chosen.update(place for _, place in one.drawn)
+    assert len(chosen) == 60 and all(abs(n - 400 * RANDOM / 60) < 55 for n in chosen.values())
 
 
-def test_the_worst_have_most_flags_then_the_lowest_scores() -> None:
-    findings = Findings("s")
-    flagged = [row(doc_id=f"f{n}", flags=["names"] * n, score=-1.0) for n in range(1, 4)]
-    findings.add([*(row(doc_id=f"d{n}", score=-n / 10) for n in range(60)), *flagged])
-    assert [r["doc_id"] for r in findings.worst()][:5] == ["f3", "f2", "f1", "d59", "d58"] and len(findings.worst()) == WORST
-    assert [r["doc_id"] for r in findings.best()][:2] == ["d0", "d1"]
+def names(ranked: list[Any], rows: list[dict[str, Any]]) -> list[str]:
+    return [rows[place.row]["doc_id"] for _, place in ranked]
+
+
+def test_the_worst_have_most_flags_then_the_least_likely_tokens() -> None:
+    rows = [*(row(doc_id=f"d{n}", quality={"mean_log_probability": -n / 10}, score=-1.0) for n in range(60)),
+            *(row(doc_id=f"f{n}", flags=["names"] * n, quality={"mean_log_probability": -1.0}) for n in range(1, 4)),
+            row(doc_id="failed", status="failed", quality=None, score=None, input_tokens=None)]  # fmt: skip
+    findings = found_in("part", rows)
+    assert names(findings.worst, rows)[:5] == ["f3", "f2", "f1", "d59", "d58"] and len(findings.worst) == WORST
+    assert names(findings.best, rows)[:2] == ["d0", "d1"]
+
+
+def test_a_long_summary_is_not_the_worse_for_its_length() -> None:
+    """The score of a greedy summary is the sum over its tokens."""
+    rows = [row(doc_id=name, output_tokens=n, score=n * mean, quality={"mean_log_probability": mean})
+            for name, n, mean in (("long", 200, -0.1), ("short", 4, -2.0), ("middle", 50, -0.5))]  # fmt: skip
+    assert names(found_in("part", rows).worst, rows) == ["short", "middle", "long"]
+
+
+def test_rows_without_the_measure_are_ranked_by_their_score() -> None:
+    for name in ("score", "label_score", "answer_score"):
+        rows = [row(doc_id=f"d{n}", score=None) | {name: -float(n)} for n in range(3)]
+        assert names(found_in("part", rows).worst, rows) == ["d2", "d1", "d0"]
+
+
+class CountingStore(LocalStore):
+    """A store that counts what is opened; `at_once` files must be open together before any is read."""
+
+    def __init__(self, folder: Path, at_once: int) -> None:
+        super().__init__(folder)
+        self.opened: Counter[str] = Counter()
+        self._together = threading.Barrier(at_once)
+
+    def open(self, name: str) -> BinaryIO:
+        self.opened[name] += 1
+        if sum(self.opened.values()) <= self._together.parties:
+            self._together.wait(timeout=10)
+        return super().open(name)
+
+
+def committed(folder: Path, parts: int, rows: int, **carried: Any) -> tuple[Plan, dict[str, Any]]:
+    """A finished run's files, and its plan and manifest."""
+    types = pa.schema({name: pa.array(values[:1]).type for name, values in carried.items()})
+    plan = make_plan([InputFile("/in", 1, parts * rows, "h", "1")], FACTS, rows, passthrough=types)
+    for n, shard in enumerate(plan.shards):
+        given = [{name: values[i] for name, values in carried.items()} for i in range(rows)]
+        here = [row(doc_id=f"d{n}-{i}", origin=None, windows=1, **given[i]) for i in range(rows)]
+        pq.write_table(pa.Table.from_pylist(here), folder / shard.part)
+    counts = {"documents": rows, "rows": rows, "ok": rows, "seconds": 1800.0}
+    return plan, manifest_of(plan, {s.shard_id: receipt(s.shard_id, finished_at=1e4, **counts) for s in plan.shards})
+
+
+def test_files_are_read_together_and_once_but_for_those_whose_rows_are_shown(tmp_path: Path) -> None:
+    plan, manifest = committed(tmp_path, 200, 3)
+    store = CountingStore(tmp_path, 8)
+    write_report(store, plan, manifest)
+    assert len(store.opened) == 200 and max(store.opened.values()) <= 2
+    assert sum(store.opened.values()) <= 200 + WORST + BEST + RANDOM
+    page = (tmp_path / REPORT).read_text()
+    assert page.count("<article>") == WORST + BEST + RANDOM
+
+
+def test_a_column_carried_over_is_not_taken_for_one_that_is_counted(tmp_path: Path) -> None:
+    plan, manifest = committed(tmp_path, 1, 3, label_score=["high", "low", "low"], attention=["a", "b", "c"])
+    write_report(LocalStore(tmp_path), plan, manifest)
+    assert "Where the summaries looked" not in (tmp_path / REPORT).read_text()
+
+
+def test_hours_and_cost_are_of_the_gpus_that_are_named(tmp_path: Path) -> None:
+    plan, manifest = committed(tmp_path, 4, 3)
+    for gpus, hours, cost in ((0.0, "2.0", "5.0"), (0.5, "1.0", "2.5"), (1.0, "2.0", "5.0")):
+        write_report(LocalStore(tmp_path), plan, manifest, price_per_hour=2.5, gpus=gpus)
+        page = (tmp_path / REPORT).read_text()
+        assert f'device-hours at work</td><td class="n">{hours}<' in page
+        assert f'cost of these hours</td><td class="n">{cost}<' in page
+
+
+@pytest.mark.parametrize("right", [[1, 2, 3], [["a"], [], None]])
+def test_a_reference_that_is_no_text_is_refused_and_ends_no_finished_run(
+    right: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, manifest = committed(tmp_path, 1, 3, right=right, text=["a", "b", None])
+    with pytest.raises(UsageError, match=r"--reference-column right: the column holds .*; it must hold the right summaries"):
+        check_reference(plan, "right")
+    with pytest.raises(UsageError, match=r"no such column; carry it over by --passthrough"):
+        check_reference(plan, "wrong")
+    check_reference(plan, "text")
+    assert not try_report(LocalStore(tmp_path), plan, manifest, reference_column="right")
+    assert "warning: the report could not be written (UsageError: --reference-column right" in capsys.readouterr().err
+    assert try_report(LocalStore(tmp_path), plan, manifest, reference_column="text")
+    assert "ROUGE against text" in (tmp_path / REPORT).read_text()
+
+
+@pytest.mark.parametrize("forecast", [b"{}", b'{"rows": 3, "startup_seconds": 1}', b"no JSON", b"[]"])
+def test_a_forecast_of_another_version_is_left_out_with_a_note(forecast: bytes, tmp_path: Path) -> None:
+    plan, manifest = committed(tmp_path, 1, 3)
+    (tmp_path / FORECAST).write_bytes(forecast)
+    write_report(LocalStore(tmp_path), plan, manifest)
+    assert "_forecast.json was written by another version of this system and is left out" in (tmp_path / REPORT).read_text()
 
 
 def test_the_share_beyond_a_reach_splits_the_part_it_falls_into() -> None:
@@ -95,7 +221,7 @@ def whole_page() -> str:
                 "startup_seconds": 2.0}  # fmt: skip
     before = {**dict.fromkeys(("documents", "rows", "ok", "input_tokens", "output_tokens"), 5),
               **dict.fromkeys(("failed", "skipped", "truncated"), 0), "flags": {"names": 1}}  # fmt: skip
-    return page(*rows, bad, forecast=forecast, before=before, reference_column="right", price=2.0)
+    return page(*rows, bad, forecast=forecast, before=before, reference_column="right", price_per_hour=2.0)
 
 
 def test_all_sections_are_there() -> None:

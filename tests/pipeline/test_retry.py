@@ -6,6 +6,7 @@ import errno
 
 import pytest
 
+from pipeline.errors import Unreachable
 from pipeline.retry import ATTEMPTS, is_transient, retrying
 
 
@@ -41,6 +42,16 @@ def test_only_what_may_pass_is_tried_again_with_growing_pauses(error: Exception)
         retrying(work, sleep=pauses.append)
     assert calls == (ATTEMPTS if error in TRANSIENT else 1) and len(pauses) == calls - 1
     assert all(0.25 * 2**i <= pause <= 0.5 * 2**i for i, pause in enumerate(pauses))
+
+
+def raised_from(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def test_an_error_is_as_passing_as_what_it_was_raised_from() -> None:
+    assert all(is_transient(raised_from(Unreachable("no answer"), cause)) for cause in TRANSIENT)
+    assert not any(is_transient(raised_from(Unreachable("gone"), cause)) for cause in LASTING)
 
 
 def test_what_works_in_the_end_is_the_result() -> None:

@@ -29,6 +29,26 @@ def test_the_next_such_hour() -> None:
     assert hour_of(None, now) is None
 
 
+@pytest.mark.parametrize(
+    ("begun", "until"),
+    [
+        ("2026-10-24T22:00+02:00", "2026-10-25T06:00+01:00"),  # the clock is set back at three
+        ("2026-03-28T22:00+01:00", "2026-03-29T06:00+02:00"),  # and forward at two
+        ("2026-10-25T02:40+02:00", "2026-10-25T06:00+01:00"),
+        ("2026-10-25T06:00+01:00", "2026-10-26T06:00+01:00"),
+    ],
+)
+def test_six_is_six_on_the_clock_after_it_was_set(begun: str, until: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        assert hour_of("06:00", datetime.fromisoformat(begun).timestamp()) == datetime.fromisoformat(until).timestamp()
+        assert hour_of(until, 0.0) == hour_of(until[:16], 0.0) == datetime.fromisoformat(until).timestamp()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 @pytest.mark.parametrize("hour", ["25:00", "6 o'clock", "2026-13-01T06:00"])
 def test_what_is_no_hour_is_refused(hour: str) -> None:
     with pytest.raises(UsageError, match=r"--stop-at is .*; write 06:00, or 2026-11-24T06:00"):
@@ -56,8 +76,26 @@ def test_limits_ask_when_they_are_reached_and_not_before() -> None:
     assert isinstance(reached, Stopped) and "the run has cost 2.11 (--max-cost 2)" in str(reached) and reached.exit_code == 130
     assert asked(1, failed=4, max_failed=4) is None
     assert isinstance(asked(1, failed=5, max_failed=4), TooManyFailures)
-    past = datetime.fromtimestamp(time.time() - 5).isoformat()
-    assert isinstance(asked(1, stop_at=past), Stopped)
+
+
+def test_a_moment_is_reached_and_one_that_is_past_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, moment = Stop(), datetime.fromtimestamp(time.time() + 100).isoformat()
+    limits = Limits(stop, settings(stop_at=moment), lambda: None)
+    limits(Tally(100, 10, 2), 1.0)
+    assert stop.error is None
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 101)
+    limits(Tally(100, 10, 2), 102.0)
+    assert isinstance(stop.error, Stopped)
+    with pytest.raises(Stopped, match=rf"--stop-at is '{moment}', which is past; name a later moment, or an hour"):
+        Limits(Stop(), settings(stop_at=moment), lambda: None)
+
+
+def test_a_limit_says_its_reason_once(capsys: pytest.CaptureFixture[str]) -> None:
+    limits = Limits(Stop(), settings(price_per_hour=2.0, max_cost=2.0), lambda: None)
+    for seconds in (1900, 1902):
+        limits(Tally(100, 10, 2), seconds)
+    assert capsys.readouterr().err == "\nthe run has cost 2.11 (--max-cost 2). Finishing the shards in flight.\n"
 
 
 def test_the_first_reason_stands() -> None:
@@ -78,6 +116,18 @@ def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals, capsy
         os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
     signal.signal(number, outside)
+
+
+def test_the_first_signal_after_a_limit_is_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    outside, stop = signal.signal(signal.SIGINT, signal.default_int_handler), Stop()
+    stop.ask(Stopped("it is six."))
+    said = ""
+    with pytest.raises(KeyboardInterrupt), signals_ask(stop):
+        os.kill(os.getpid(), signal.SIGINT)
+        said = capsys.readouterr().err
+        os.kill(os.getpid(), signal.SIGINT)
+    assert "once more ends the run at once" in said and str(stop.error) == "it is six."
+    signal.signal(signal.SIGINT, outside)
 
 
 def test_who_is_deaf_to_a_signal_stays_deaf() -> None:

@@ -15,9 +15,12 @@ from led.config import LEDConfig
 from led.model import LEDForQuestionAnswering, LEDForSequenceClassification
 from led.pipelines import pipeline
 from led.tokenizer import LEDTokenizer
-from pipeline.config import AnswerSettings, ClassifySettings
+from pipeline import tasks
+from pipeline.config import AnswerSettings, ClassifySettings, SummarizeSettings
 from pipeline.errors import UsageError
-from pipeline.tasks import Answer, Classify
+from pipeline.reader import ShardReader
+from pipeline.shards import Shard
+from pipeline.tasks import Answer, Classify, copies_beside
 from tests.conftest import words
 from tests.pipeline.readers import Corpus, make_reader, rows_of
 
@@ -297,6 +300,29 @@ def test_a_column_may_hold_a_question_or_several(answerer: Path, tmp_path: Path)
     file = corpus_with(tmp_path / "numbers", texts[:1], pa.array([7]))
     with pytest.raises(UsageError, match="--question-column asked holds int; it must hold texts, lists of texts"):
         rows_of(ask(answerer, file, question_column="asked"), answerer, file)
+
+
+def test_a_column_of_json_lines_may_hold_a_question_or_several(answerer: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    asked = [["pump?", "when?"], [], "[a] pump?", [{"question": "pump?"}], [{"answer": "x"}]]
+    path.write_text("".join(json.dumps({"doc_id": f"d{n}", "text": "a pump", "asked": q}) + "\n" for n, q in enumerate(asked)))
+    task = ask(answerer, path, question_column="asked", passthrough=("asked",))
+    table = ShardReader(task, str(answerer), None, task.reading(answerer))(Shard("s", str(path), 0, 5))
+    nothing, other = "the document has no question in column 'asked'", "a record in column 'asked' has no field `question`"
+    assert [(row["doc_id"], row["question"], row["reason"]) for row in table.to_pylist()] == [
+        ("d0", "pump?", None), ("d0", "when?", None), ("d1", None, nothing), ("d2", "[a] pump?", None),
+        ("d3", "pump?", None), ("d4", None, other)]  # fmt: skip
+    assert table["asked"].to_pylist()[:3] == ['["pump?", "when?"]'] * 2 + ["[]"]
+
+
+def test_memory_is_shared_by_the_copies_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def beside(**given: Any) -> float:
+        return copies_beside(SummarizeSettings(input=("i",), output="o", model="m", **given))
+
+    monkeypatch.setattr(tasks, "cpus", lambda: 8)
+    assert (beside(), beside(threads=3), beside(threads=16)) == (8, 2, 1)
+    assert (beside(actors=2), beside(actors=20), beside(actors=2, threads=3)) == (2, 8, 2)
+    assert (beside(actors=1, max_actors=4), beside(gpus=0.25), beside(gpus=1.0, actors=3)) == (4, 4, 1)
 
 
 def test_questions_that_cannot_be_asked_are_said_before_the_run(answerer: Path, tmp_path: Path) -> None:

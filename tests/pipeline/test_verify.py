@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.commit import commit, finish
+from pipeline.doc_ids import doc_ids
 from pipeline.errors import UsageError
 from pipeline.inputs import InputFile
 from pipeline.local_store import LocalStore
 from pipeline.shards import MANIFEST, PLAN, SUCCESS, make_plan
-from pipeline.verify import status, verify
+from pipeline.verify import Findings, status, verify
 from tests.pipeline.test_commit import block
 
 ROOT = Path(__file__).parents[2]
@@ -125,13 +128,55 @@ def test_whatever_was_done_to_the_files_is_found(harm: Callable[[Path], None], s
     assert any(says in problem for problem in verify(store).problems)
 
 
-def test_ids_that_name_two_rows_are_told(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    store.create(PLAN, RUN.to_json())
-    for shard in RUN.shards[:2]:
-        commit(store, block(shard.shard_id, 3, 3, 0), {"plan": RUN.fingerprint})
-    findings = verify(store)
-    assert findings.problems == [] and str(findings).endswith("3 documents have the doc_id of another, such as d0, d1, d2")
+def with_repeats(folder: Path, facts: dict[str, Any], **columns: list[Any]) -> Findings:
+    """What is found of a run in which two shards of three rows have the same ids."""
+    store, plan = LocalStore(folder), make_plan([InputFile("/in/a", 1, 8, "h", "1")], {"weights_sha256": "w", **facts}, 3)
+    store.create(PLAN, plan.to_json())
+    for shard in plan.shards[:2]:
+        rows = block(shard.shard_id, 3, 3, 0)
+        for name, values in columns.items():
+            rows = rows.set_column(rows.column_names.index(name), name, [values])
+        commit(store, rows, {"plan": plan.fingerprint})
+    return verify(store)
+
+
+def test_ids_that_name_two_documents_are_wrong_unless_they_were_to_be_kept(tmp_path: Path) -> None:
+    says = "3 doc_ids stand for more than one document, such as d0, d1, d2"
+    found = with_repeats(tmp_path / "refused", {})
+    assert found.problems == [says] and str(found).endswith(says) and found.repeated_ids == ["d0", "d1", "d2"]
+    kept = with_repeats(tmp_path / "kept", {"duplicates_kept": True})
+    assert kept.problems == [] and str(kept).endswith(says)
+
+
+def test_the_places_of_skipped_rows_are_no_ids(tmp_path: Path) -> None:
+    skipped = with_repeats(tmp_path, {}, status=["skipped"] * 3)
+    assert skipped.problems == [] and skipped.repeats == 0
+
+
+def test_ids_that_were_made_are_those_of_the_rows(tmp_path: Path) -> None:
+    plan = make_plan([InputFile("/in/a.parquet", 1, 3, "h", "1")], {"settings": {"id_column": None}}, 3)
+    [shard] = plan.shards
+    for folder, ids in (("right", doc_ids(None, shard.source, 0, 3)), ("wrong", [f"{shard.source}:{n}" for n in (0, 2, 1)])):
+        store = LocalStore(tmp_path / folder)
+        store.create(PLAN, plan.to_json())
+        rows = block(shard.shard_id, 3, 3)
+        commit(store, rows.set_column(rows.column_names.index("doc_id"), "doc_id", [ids]), {"plan": plan.fingerprint})
+        problems = verify(store).problems
+        assert problems == [] if folder == "right" else "has other doc_ids than a.parquet-" in problems[0]
+
+
+def test_files_are_read_together_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together, whole, opened = threading.Barrier(3), LocalStore.open, list[str]()
+    store = committed(tmp_path)
+
+    def open_(self: LocalStore, name: str) -> BinaryIO:
+        if name.startswith("part-"):
+            opened.append(name)
+            together.wait(timeout=10)
+        return whole(self, name)
+
+    monkeypatch.setattr(LocalStore, "open", open_)
+    assert verify(store).problems == [] and sorted(opened) == sorted(shard.part for shard in RUN.shards)
 
 
 def test_a_folder_without_a_run_is_named_and_not_made(tmp_path: Path) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from pipeline.commit import Receipt, read_receipt
+from pipeline.errors import PipelineError
 from pipeline.inputs import InputFile
 from pipeline.local_store import LocalStore
 from pipeline.shards import make_plan
 from pipeline.tally import Tally
-from pipeline.watch import Watch
+from pipeline.watch import Observer, Watch
 from tests.pipeline.receipts import receipt
 
 PLAN = make_plan([InputFile("/in", 1, 40, "h", "1")], {}, 10)
@@ -32,10 +35,58 @@ def test_shards_are_added_once_and_the_end_is_told(tmp_path: Path, monkeypatch: 
     assert told == sorted(told) and told[-1] == 30 and 10 in told
 
 
-def test_an_error_of_a_look_is_logged_and_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def watched(store: LocalStore, observers: Sequence[Observer], tally: Tally, seconds: float = 0.15) -> None:
+    with Watch(store, PLAN.shards, tally, observers, 0.02):
+        time.sleep(seconds)
+
+
+def test_an_observer_that_fails_is_logged_once_and_the_others_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(tally: Tally, seconds: float) -> None:
         raise OSError("no disk")
 
-    with caplog.at_level(logging.ERROR), Watch(LocalStore(tmp_path), PLAN.shards, Tally(40, 4, 1), [fail], 0.02):
-        time.sleep(0.1)
-    assert "the run could not be looked at; it goes on" in caplog.text and "no disk" in caplog.text
+    told: list[float] = []
+    with caplog.at_level(logging.WARNING):
+        watched(LocalStore(tmp_path), [fail, lambda tally, seconds: told.append(seconds)], Tally(40, 4, 1))
+    assert len(told) > 3 and len(caplog.records) == 1 and "Traceback" in caplog.text
+    assert "the run could not be looked at" in caplog.text and "OSError: no disk); it goes on" in caplog.text
+
+
+def test_observers_are_told_while_the_folder_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of them is what ends a run when it is asked to."""
+
+    def names(self: LocalStore) -> set[str]:
+        raise PipelineError("the store does not answer")
+
+    monkeypatch.setattr(LocalStore, "names", names)
+    told: list[float] = []
+    with caplog.at_level(logging.WARNING):
+        watched(LocalStore(tmp_path), [lambda tally, seconds: told.append(seconds)], Tally(40, 4, 1))
+    assert len(told) > 3 and told == sorted(told) and caplog.text.count("PipelineError: the store does not answer") == 1
+
+
+def test_a_file_without_a_receipt_is_warned_of_once_and_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    foreign, slow, good, _ = (shard.part for shard in PLAN.shards)
+    reads: list[str] = []
+
+    def read(store: LocalStore, name: str) -> Receipt:
+        reads.append(name)
+        if name == foreign:
+            return read_receipt(store, name)
+        if name == slow and reads.count(slow) < 3:
+            raise ConnectionResetError("a moment")
+        return receipt(name, documents=10, finished_at=time.time())
+
+    monkeypatch.setattr("pipeline.watch.read_receipt", read)
+    store, tally = LocalStore(tmp_path), Tally(40, 4, 1)
+    for name in (foreign, slow, good):
+        store.create(name, b"PAR1 torn")
+    with caplog.at_level(logging.WARNING):
+        watched(store, [], tally)
+    assert tally.own.counts["documents"] == 20 and (reads.count(foreign), reads.count(good)) == (1, 1)
+    assert reads.count(slow) == 3 and len(caplog.records) == 2 and foreign in caplog.text

@@ -1,0 +1,34 @@
+"""A task whose model sleeps, as a process does that waits for its GPU: the pipeline at scales that no model allows here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from pipeline.model_inputs import ModelInput, Row
+from pipeline.tasks import LoadedTask, Summarize
+
+
+@dataclass(frozen=True)
+class StandIn(Summarize):
+    """Summaries of nothing, `seconds` for each document."""
+
+    seconds: float = 0.03
+
+    def load(self, folder: Path) -> LoadedTask:
+        """No weights."""
+        return _Asleep(self.seconds)
+
+
+@dataclass
+class _Asleep:
+    seconds: float
+    measured: ClassVar[dict[str, float]] = {}
+
+    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
+        time.sleep(self.seconds * len(documents))
+        for i in range(len(documents)):
+            yield i, {"summary": "", "output_tokens": 1, "finish_reason": "stop", "score": 0.0}

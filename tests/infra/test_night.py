@@ -1,0 +1,195 @@
+"""A night begins on KubeRay with the right command, once; and what a job exits with reaches KubeRay as it should."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra import night
+from infra.night import LABEL, RayJobs, nights_before, run_of, start
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "led-run", "labels": {"a": "b"}, "uid": "1"},
+            "spec": {"suspend": True, "entrypoint": "bash run.sh --config c\n", "backoffLimit": 2},
+            "status": {"jobDeploymentStatus": "Suspended"}}  # fmt: skip
+
+
+class Api:
+    """An API server that has RayJobs, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Any] = {"led-run": TEMPLATE}
+        self.asked: list[str] = []
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                api.asked.append(f"{self.command} {self.path}")
+                assert self.headers["Authorization"] == "Bearer secret"
+                name = self.path.split("?")[0].partition("/rayjobs")[2].strip("/")
+                said: Any = {}
+                if self.command == "POST":
+                    said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                    said["metadata"] |= {
+                        "name": said["metadata"]["generateName"] + "x",
+                        "creationTimestamp": "2026-11-24T22:00:00Z",
+                    }
+                    api.jobs[said["metadata"]["name"]] = said
+                elif self.command == "DELETE":
+                    del api.jobs[name]
+                elif name and name not in api.jobs:
+                    self.send_error(404)
+                    return
+                elif name:
+                    said = api.jobs[name]
+                else:
+                    said = {"items": [job for job in api.jobs.values() if LABEL in job["metadata"].get("labels", {})]}
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(json.dumps(said).encode())
+
+            do_GET = do_POST = do_DELETE = answer
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.client = RayJobs(f"http://127.0.0.1:{self.server.server_port}", "led", "secret", None)
+
+    def add(self, night: str, status: str | None) -> None:
+        self.jobs[f"led-{night}"] = {"metadata": {"name": f"led-{night}", "labels": {LABEL: night}, "creationTimestamp": night},
+                                     **({"status": {"jobDeploymentStatus": status}} if status else {})}  # fmt: skip
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    api = Api()
+    yield api
+    api.server.shutdown()
+    api.server.server_close()
+
+
+def nights_with(folder: Path, *finished: str, unfinished: tuple[str, ...] = ()) -> str:
+    for name in (*finished, *unfinished):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "_plan.json").touch()
+    for name in finished:
+        (folder / name / "_SUCCESS").touch()
+    return str(folder)
+
+
+def test_the_nights_before_go_back_to_the_newest_that_finished(tmp_path: Path) -> None:
+    nights = nights_with(tmp_path / "n", "2026-11-20", "2026-11-21", "2026-11-25", "a-trial", unfinished=("2026-11-22",))
+    (tmp_path / "n" / "2026-11-23").mkdir()  # it never had a plan
+    assert nights_before(nights, "2026-11-24") == ["2026-11-22", "2026-11-21"]
+    assert nights_before(nights, "2026-11-20") == []
+    assert nights_before(str(tmp_path / "none"), "2026-11-24") == []
+
+
+def test_what_failed_is_retried_in_a_folder_between_two_nights(tmp_path: Path) -> None:
+    nights = nights_with(tmp_path / "n", "2026-11-23")
+    assert nights_before(nights, "2026-11-23-retry") == ["2026-11-23"]
+    nights_with(tmp_path / "n", "2026-11-23-retry")
+    assert nights_before(nights, "2026-11-24") == ["2026-11-23-retry"]
+
+
+def test_a_night_is_a_copy_of_the_suspended_run(api: Api, tmp_path: Path) -> None:
+    nights = nights_with(tmp_path / "n", "2026-11-22", unfinished=("2026-11-23",))
+    assert start(api.client, "led-run", "2026-11-24", nights, "--num-beams 2", keep=14) == 0
+    made = api.jobs["led-2026-11-24-x"]
+    assert made["spec"] == {
+        "suspend": False, "backoffLimit": 2,
+        "entrypoint": f"bash run.sh --config c --output {nights}/2026-11-24 --since {nights}/2026-11-23 {nights}/2026-11-22 "
+        "--num-beams 2",
+    }  # fmt: skip
+    assert made["metadata"]["labels"] == {"a": "b", LABEL: "2026-11-24"} and "status" not in made
+    assert "fieldValidation=Strict" in next(asked for asked in api.asked if asked.startswith("POST"))
+
+
+def test_the_first_night_has_no_night_before(tmp_path: Path) -> None:
+    assert "--since" not in run_of(TEMPLATE, "2026-11-24", "s3://b/n", [], "")["spec"]["entrypoint"]
+
+
+def test_no_night_begins_beside_another_and_none_twice(api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    api.add("2026-11-23", "Running")
+    assert start(api.client, "led-run", "2026-11-24", str(tmp_path), "", keep=14) == 1
+    assert "led-2026-11-23 is still at work; 2026-11-24 is not begun." in capsys.readouterr().out
+    assert start(api.client, "led-run", "2026-11-23", str(tmp_path), "", keep=14) == 0
+    api.add("2026-11-23", None)  # not looked at by KubeRay yet
+    assert start(api.client, "led-run", "2026-11-24", str(tmp_path), "", keep=14) == 1
+    assert not any(asked.startswith(("POST", "DELETE")) for asked in api.asked)
+
+
+def test_the_oldest_ended_go(api: Api, tmp_path: Path) -> None:
+    for day in range(10, 16):
+        api.add(f"2026-11-{day}", "Failed" if day % 2 else "Complete")
+    assert start(api.client, "led-run", "2026-11-24", str(tmp_path), "", keep=4) == 0
+    assert set(api.jobs) == {"led-run", "led-2026-11-24-x", *(f"led-2026-11-{day}" for day in range(12, 16))}
+
+
+def test_the_whole_command_on_a_cluster(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the CronJob's pod calls it; an hour to stop at gets its date."""
+    (tmp_path / "namespace").write_text("led")
+    (tmp_path / "token").write_text("secret")
+    (tmp_path / "run.yaml").write_text(f"output: {tmp_path}/nights/\nstop_at: '06:00'\n", "utf-8")
+    monkeypatch.setattr(night, "ACCOUNT", tmp_path)
+    monkeypatch.setattr(night, "RayJobs", lambda *given: api.client)
+    monkeypatch.setattr(sys, "argv", ["night.py", "--config", str(tmp_path / "run.yaml"), "--template", "led-run"])
+    monkeypatch.setenv("NIGHT", "2026-11-24")
+    assert night.main() == 0
+    words = api.jobs["led-2026-11-24-x"]["spec"]["entrypoint"].split()
+    assert words[4:6] == ["--output", f"{tmp_path}/nights/2026-11-24"] and words[6] == "--stop-at"
+    assert timedelta(0) < datetime.fromisoformat(words[7]) - datetime.now() <= timedelta(days=1) and words[7][-5:] == "06:00"
+    monkeypatch.setattr(sys, "argv", ["night.py", "--config", str(tmp_path / "run.yaml"), "--template", "none"])
+    api.jobs.clear()
+    assert night.main() == 1
+
+
+@pytest.mark.parametrize("name, flags", [("tonight", ""), ("2026-11-24; rm", ""), ("2026-11-24", "'--output a;b'")])
+def test_what_a_shell_would_read_otherwise_is_refused(name: str, flags: str) -> None:
+    with pytest.raises(ValueError, match="without blanks or quotes"):
+        run_of(TEMPLATE, name, "s3://b/n", [], flags)
+
+
+def job_that(folder: Path, text: str) -> list[str]:
+    (folder / "job.py").write_text(text, "utf-8")
+    return ["bash", str(ROOT / "infra" / "run.sh"), str(folder / "job.py")]
+
+
+ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize("code, told", [(0, 0), (1, 1), (2, 2), (3, 3), (130, 0)])
+def test_an_end_that_was_asked_for_is_no_failure(tmp_path: Path, code: int, told: int) -> None:
+    done = subprocess.run(
+        [*job_that(tmp_path, "import sys; sys.exit(int(sys.argv[1]))"), str(code)], env=ENVIRONMENT, check=False
+    )
+    assert done.returncode == told
+
+
+def test_a_signal_waits_for_the_jobs_own_end(tmp_path: Path) -> None:
+    """Ray stops a job by SIGTERM to its process group; the shell must not be gone before the job has ended."""
+    text = """import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), pathlib.Path(sys.argv[1]).touch(), sys.exit(130)))
+print("ready", flush=True)
+time.sleep(60)
+"""
+    run = subprocess.Popen([*job_that(tmp_path, text), str(tmp_path / "ended")], env=ENVIRONMENT, stdout=subprocess.PIPE,
+                           start_new_session=True)  # fmt: skip
+    assert run.stdout is not None and run.stdout.readline() == b"ready\n"
+    begun = time.monotonic()
+    os.killpg(run.pid, signal.SIGTERM)
+    assert run.wait(30) == 0 and (tmp_path / "ended").exists() and time.monotonic() - begun < 20
