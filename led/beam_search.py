@@ -136,11 +136,11 @@ class BeamSearch(_Search[_Beams]):
         super().__init__(rules, rules.num_beams, device)
 
     def step(self, scores_RV: Tensor, generators: Sequence[torch.Generator | None]) -> Choice:
-        """Take one step for every document; `scores_RV` are processed log-probabilities."""
+        """Take one step for every document; `scores_RV` are processed log-probabilities, and are used up."""
         rules, state = self.rules, self._state
         nb, V = rules.num_beams, scores_RV.shape[-1]
         width = max(2, 1 + len(rules.eos_token_ids)) * nb
-        flat = (scores_RV.view(-1, nb, V) + state.running_scores[:, :, None]).flatten(1)
+        flat = scores_RV.view(-1, nb, V).add_(state.running_scores[:, :, None]).flatten(1)
         if rules.do_sample:
             picks = [torch.multinomial(row.softmax(-1), width, generator=g) for row, g in zip(flat, generators, strict=True)]
             places = torch.stack(picks)

@@ -176,7 +176,8 @@ class DecodingLoop:
         rows = Rows(search.sequences, search.lengths, [a.input_ids for a in self._active], [a.index for a in self._active])
         scores = self._stepper.step(rows.last(1))
         if self._log_probabilities:
-            scores = scores.log_softmax(-1)
+            # In their place: numbers for a whole vocabulary, made anew, cost as much in page faults as in arithmetic.
+            torch.log_softmax(scores, -1, out=scores)
         for process in self._processors:
             scores = process(rows, scores)
         choice = search.step(scores, [a.generator for a in self._active])

@@ -213,9 +213,11 @@ def bad_words(rows: Rows, scores: Tensor, words: Sequence[Sequence[int]]) -> Ten
 
 def min_length(rows: Rows, scores: Tensor, shortest: int, eos: Sequence[int]) -> Tensor:
     """Forbid the end of sequence in rows of fewer than `shortest` tokens, the start token counted."""
-    ends = list(eos)
+    ends, short = list(eos), rows.lengths < shortest
+    if not bool(short.any()):
+        return scores
     changed = scores.clone()
-    changed[:, ends] = scores[:, ends].masked_fill((rows.lengths < shortest)[:, None], -torch.inf)
+    changed[:, ends] = scores[:, ends].masked_fill(short[:, None], -torch.inf)
     return changed
 
 
