@@ -24,6 +24,10 @@ _FOLDED = ("key_global", "value_global")
 _OVER_ALL_TOKENS = ("self_attn.query", "self_attn.key", "self_attn.value", "self_attn.output")
 
 
+# Where packed layers multiply many rows at once, and wait for arithmetic rather than for memory.
+_MANY_ROWS = ("encoder.", "led.encoder.")
+
+
 class LEDPreTrainedModel(nn.Module):
     """What every LED model shares: configuration, initialisation, device and dtype, loading and saving.
 
@@ -123,6 +127,9 @@ class LEDPreTrainedModel(nn.Module):
                     stack.read_in_float32()
         plain = _FOLDED + _OVER_ALL_TOKENS if in_float32 and not int8 and plain_is_as_fast() else _FOLDED
         pack_linears(self, lambda name: name.endswith(plain), int8)
+        for name, module in self.named_modules():
+            if isinstance(module, PackedLinear) and not name.startswith(_MANY_ROWS):
+                module.move_to_huge_pages()
         packed = QuantizedLinear if int8 else PackedLinear
         self.is_packed = any(isinstance(module, packed) for module in self.modules())
         if int8 and not self.is_packed:

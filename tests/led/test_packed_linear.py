@@ -36,6 +36,20 @@ def test_a_packed_layer_is_the_plain_one(dtype: torch.dtype, bias: bool) -> None
 
 
 @needs_kernels
+def test_weights_in_huge_pages_are_the_same() -> None:
+    torch.manual_seed(0)
+    linear, x = nn.Linear(1024, 2500), torch.randn(4, 1024)
+    packed = PackedLinear(linear)
+    with torch.no_grad():
+        before = packed(x)
+        packed.move_to_huge_pages()
+        assert torch.equal(packed(x), before)
+        small = PackedLinear(nn.Linear(8, 8))
+        small.move_to_huge_pages()
+        assert small(x[:, :8]).isfinite().all()
+
+
+@needs_kernels
 @pytest.mark.parametrize("cls", [LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification])
 @pytest.mark.parametrize("activation", ["gelu", "relu", "gelu_new"])
 def test_a_packed_model_answers_as_before(cls: type, activation: str) -> None:
