@@ -24,13 +24,19 @@ STATE = Path("/tmp/led-local-cluster.json")
 PORT, DASHBOARD = 6380, 8265
 RAY = Path(sys.executable).with_name("ray")
 
-# One machine plays many: Ray must neither end waiting processes nor take what all use together for one machine's.
-ENVIRONMENT = {"RAY_idle_worker_killing_time_threshold_ms": "3600000", "RAY_memory_monitor_refresh_ms": "0"}
+# One machine plays many: Ray must neither end waiting processes nor take what all use together for one machine's. Only this
+# machine reaches it, so nobody needs a token.
+ENVIRONMENT = {
+    "RAY_idle_worker_killing_time_threshold_ms": "3600000",
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_AUTH_MODE": "disabled",
+}
 
 
 def start(*words: str) -> int:
     """A node of the cluster as a session of processes of its own; the session's id."""
-    environment = {**os.environ, **ENVIRONMENT}
+    # A job's `python` is the one that Ray runs on.
+    environment = {**os.environ, **ENVIRONMENT, "PATH": f"{RAY.parent}:{os.environ['PATH']}"}
     command = [str(RAY), "start", "--block", "--disable-usage-stats", "--object-store-memory", str(300 << 20), *words]
     with open(STATE.with_suffix(".log"), "a") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True).pid
@@ -53,7 +59,7 @@ def wait_for(machines: int, longest_s: float = 90.0) -> None:
     begun = time.monotonic()
     while time.monotonic() - begun < longest_s:
         asked = subprocess.run([RAY, "list", "nodes", "--address", f"http://127.0.0.1:{DASHBOARD}", "--format", "json"],
-                               capture_output=True, text=True)  # fmt: skip
+                               capture_output=True, text=True, env={**os.environ, **ENVIRONMENT})  # fmt: skip
         if asked.returncode == 0 and sum(node["state"] == "ALIVE" for node in json.loads(asked.stdout)) >= machines:
             return
         time.sleep(1)
@@ -79,10 +85,11 @@ def main(argv: list[str] | None = None) -> None:
         nodes["head"] = start("--head", "--num-cpus", "0", "--port", str(PORT), "--dashboard-port", str(DASHBOARD))
         STATE.write_text(json.dumps(nodes))
         wait_for(1)
-        nodes |= {str(n): _machine(given.cpus) for n in range(1, given.machines + 1)}
-        STATE.write_text(json.dumps(nodes))
-        wait_for(len(nodes))
-        print(f"export RAY_API_SERVER_ADDRESS=http://127.0.0.1:{DASHBOARD} RAY_ADDRESS=127.0.0.1:{PORT}")
+        for number in range(1, given.machines + 1):  # one after the other: they would take each other's ports
+            nodes[str(number)] = _machine(given.cpus)
+            STATE.write_text(json.dumps(nodes))
+            wait_for(len(nodes))
+        print(f"export RAY_AUTH_MODE=disabled RAY_API_SERVER_ADDRESS=http://127.0.0.1:{DASHBOARD} RAY_ADDRESS=127.0.0.1:{PORT}")
     elif given.verb == "add":
         nodes[str(max(map(int, nodes.keys() - {"head"}), default=0) + 1)] = _machine(given.cpus)
     elif given.verb == "lose":

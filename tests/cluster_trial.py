@@ -59,6 +59,11 @@ def state(job: str) -> str:
     )
 
 
+def logs_of(job: str) -> str:
+    """What a job has printed."""
+    return subprocess.run([str(RAY), "job", "logs", "--address", DASHBOARD, job], capture_output=True, text=True).stdout
+
+
 def begun() -> Counter[str]:
     """How often each shard was begun by a model copy, from the workers' logs."""
     found: Counter[str] = Counter()
@@ -75,7 +80,7 @@ def trial(task: str, corpus: Path, output: Path, lose: list[str], add: bool) -> 
     started, job = time.monotonic(), submit(task, corpus, output)
     store = open_store(str(output))
     while not any(name.startswith("part-") for name in store.names()):  # something is done, and more is in flight
-        assert state(job) in ("PENDING", "RUNNING") and time.monotonic() - started < LONGEST_S
+        assert state(job) in ("PENDING", "RUNNING") and time.monotonic() - started < LONGEST_S, logs_of(job)
         time.sleep(0.5)
     for machine in lose:
         cluster("lose", machine)
@@ -84,8 +89,7 @@ def trial(task: str, corpus: Path, output: Path, lose: list[str], add: bool) -> 
     while (now := state(job)) in ("PENDING", "RUNNING"):
         assert time.monotonic() - started < LONGEST_S, f"{task} does not end"
         time.sleep(1)
-    log = subprocess.run([str(RAY), "job", "logs", "--address", DASHBOARD, job], capture_output=True, text=True).stdout
-    print("\n".join(log.splitlines()[-8:]), flush=True)
+    print("\n".join(logs_of(job).splitlines()[-8:]), flush=True)
     assert now == "SUCCEEDED", now
     findings = verify(store)
     assert findings.problems == [] and status(store).finished
@@ -99,6 +103,7 @@ def trial(task: str, corpus: Path, output: Path, lose: list[str], add: bool) -> 
 
 def main() -> None:
     os.chdir(ROOT)
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # as the local cluster has it
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         reports = pa.concat_tables([pq.read_table("demo/corpus")] * 3)
