@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 STATE = Path("/tmp/led-local-cluster.json")
@@ -58,10 +59,13 @@ def wait_for(machines: int, longest_s: float = 90.0) -> None:
     """Wait until so many nodes are up, the head among them."""
     begun = time.monotonic()
     while time.monotonic() - begun < longest_s:
-        asked = subprocess.run([RAY, "list", "nodes", "--address", f"http://127.0.0.1:{DASHBOARD}", "--format", "json"],
-                               capture_output=True, text=True, env={**os.environ, **ENVIRONMENT})  # fmt: skip
-        if asked.returncode == 0 and sum(node["state"] == "ALIVE" for node in json.loads(asked.stdout)) >= machines:
-            return
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{DASHBOARD}/api/v0/nodes", timeout=10) as answer:
+                nodes = json.load(answer)["data"]["result"]["result"]
+            if sum(node["state"] == "ALIVE" for node in nodes) >= machines:
+                return
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # the head's dashboard is not up yet
         time.sleep(1)
     raise SystemExit(f"the cluster is not up after {longest_s:.0f} s; see {STATE.with_suffix('.log')}")
 

@@ -262,7 +262,14 @@ class Workers:
         pool = self.pool
         return documents.map_batches(
             PredictorActor,
-            fn_constructor_args=(self.board, task, model, revision, self._run, plan.facts),
+            fn_constructor_args=(
+                self.board,
+                task,
+                model,
+                revision,
+                self._run,
+                {"weights_sha256": plan.facts["weights_sha256"]},
+            ),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
