@@ -284,8 +284,8 @@ def test_interrupting_ends_with_130_and_can_be_resumed(
     write_corpus: Callable[..., Path], model_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    run = command("--input", write_corpus([words(60, n) for n in range(50)]), "--output", out, "--model", model_folder,
-                  "--shard-documents", 5, "--max-new-tokens", 40, "--min-new-tokens", 40)  # fmt: skip
+    run = command("--input", write_corpus([words(60, n) for n in range(300)]), "--output", out, "--model", model_folder,
+                  "--shard-documents", 5, "--max-new-tokens", 60, "--min-new-tokens", 60)  # fmt: skip
     driver = subprocess.Popen(run, env=environment(), stderr=subprocess.PIPE, text=True)
     while not list(out.glob("part-*")) and driver.poll() is None:
         time.sleep(0.05)
@@ -293,7 +293,7 @@ def test_interrupting_ends_with_130_and_can_be_resumed(
     _, stderr = driver.communicate(timeout=60)
     assert driver.returncode == 130 and "the same command goes on" in stderr
     assert subprocess.run(run, env=environment(), timeout=300).returncode == 0
-    assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(50))
+    assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(300))
 
 
 def test_pyarrow_reads_the_folder_as_one_table(corpus: Path, model_folder: Path, tmp_path: Path) -> None:
