@@ -48,7 +48,8 @@ test: $(VENV)/.installed-test
 storm: $(VENV)/.installed-test
 	$(BIN)/python -m tests.kill_storm --kills $(KILLS)
 
-# The three jobs by `ray job submit` on a cluster of four raylets, while two are lost and others added.
+# The three jobs by `ray job submit` on a cluster of four raylets, while two are lost and others added. It has not been seen to
+# end well yet, so CI does not call it.
 cluster: $(VENV)/.installed-test
 	$(BIN)/python -m tests.cluster_trial
 

@@ -55,7 +55,7 @@ _LONGEST_SHARD_S = 24 * 3600
 _WAVE = 10_000
 
 # Ray ends a process that waits for a second, where there are more of them than CPUs; the next shard would wait for another to
-# import everything again. Clusters of others say so by RAY_idle_worker_killing_time_threshold_ms (docs/scale.md).
+# import everything again. Clusters of others say so by RAY_idle_worker_killing_time_threshold_ms (docs/cluster.md).
 KEEP_PROCESSES = {"idle_worker_killing_time_threshold_ms": 3_600_000}
 
 # Where `ray job submit` unpacks a working directory.
