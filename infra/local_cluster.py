@@ -6,7 +6,8 @@
     infra/local_cluster.py add --cpus 2                 another machine
     infra/local_cluster.py down
 
-Jobs go to http://127.0.0.1:8265 (`ray job submit`). An S3 server for it: infra/s3-server.sh.
+Jobs go to http://127.0.0.1:8265 (`ray job submit`); logs stay below /tmp/led-local-cluster until the next `up`. An S3 server for it:
+infra/s3-server.sh.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +23,9 @@ import time
 import urllib.request
 from pathlib import Path
 
-STATE = Path("/tmp/led-local-cluster.json")
-PORT, DASHBOARD = 6380, 8265
+FOLDER = Path("/tmp/led-local-cluster")  # short, as sockets' paths must be
+STATE, LOG = FOLDER / "nodes.json", FOLDER / "log"
+PORT, DASHBOARD, AGENTS = 6380, 8265, 52370
 RAY = Path(sys.executable).with_name("ray")
 
 # One machine plays many: Ray must neither end waiting processes nor take what all use together for one machine's. Only this
@@ -34,13 +37,22 @@ ENVIRONMENT = {
 }
 
 
-def start(*words: str) -> int:
-    """A node of the cluster as a session of processes of its own; the session's id."""
+def start(number: int, *words: str) -> int:
+    """A node of the cluster as a session of processes of its own, once it is up; the session's id."""
     # A job's `python` is the one that Ray runs on.
     environment = {**os.environ, **ENVIRONMENT, "PATH": f"{RAY.parent}:{os.environ['PATH']}"}
-    command = [str(RAY), "start", "--block", "--disable-usage-stats", "--object-store-memory", str(300 << 20), *words]
-    with open(STATE.with_suffix(".log"), "a") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True).pid
+    # Each has a port and a folder of its own, as on machines: of a shared folder, a node that comes takes the others' job files.
+    agent, folder = AGENTS + number, FOLDER / str(number)
+    command = [str(RAY), "start", "--block", "--disable-usage-stats", "--object-store-memory", str(300 << 20),
+               "--dashboard-agent-listen-port", str(agent), "--temp-dir", str(folder), *words]  # fmt: skip
+    with open(LOG, "a") as log:
+        session = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True).pid
+    try:
+        wait_for(f"http://127.0.0.1:{agent}/api/local_raylet_healthz")
+    except BaseException:
+        kill(session)
+        raise
+    return session
 
 
 def kill(session: int) -> None:
@@ -55,19 +67,16 @@ def kill(session: int) -> None:
             continue
 
 
-def wait_for(machines: int, longest_s: float = 90.0) -> None:
-    """Wait until so many nodes are up, the head among them."""
+def wait_for(url: str, longest_s: float = 90.0) -> None:
+    """Wait until an address answers that all is well."""
     begun = time.monotonic()
     while time.monotonic() - begun < longest_s:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{DASHBOARD}/api/v0/nodes", timeout=10) as answer:
-                nodes = json.load(answer)["data"]["result"]["result"]
-            if sum(node["state"] == "ALIVE" for node in nodes) >= machines:
+            with urllib.request.urlopen(url, timeout=10):
                 return
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # the head's dashboard is not up yet
-        time.sleep(1)
-    raise SystemExit(f"the cluster is not up after {longest_s:.0f} s; see {STATE.with_suffix('.log')}")
+        except OSError:
+            time.sleep(0.5)
+    raise SystemExit(f"the cluster is not up after {longest_s:.0f} s; see {LOG}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -86,16 +95,17 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit("no cluster is up; infra/local_cluster.py up starts one.")
     nodes: dict[str, int] = json.loads(STATE.read_text()) if STATE.exists() else {}
     if given.verb == "up":
-        nodes["head"] = start("--head", "--num-cpus", "0", "--port", str(PORT), "--dashboard-port", str(DASHBOARD))
+        shutil.rmtree(FOLDER, ignore_errors=True)
+        FOLDER.mkdir()
+        nodes["head"] = start(0, "--head", "--num-cpus", "0", "--port", str(PORT), "--dashboard-port", str(DASHBOARD))
         STATE.write_text(json.dumps(nodes))
-        wait_for(1)
-        for number in range(1, given.machines + 1):  # one after the other: they would take each other's ports
-            nodes[str(number)] = _machine(given.cpus)
+        for number in range(1, given.machines + 1):
+            nodes[str(number)] = _machine(number, given.cpus)
             STATE.write_text(json.dumps(nodes))
-            wait_for(len(nodes))
         print(f"export RAY_AUTH_MODE=disabled RAY_API_SERVER_ADDRESS=http://127.0.0.1:{DASHBOARD} RAY_ADDRESS=127.0.0.1:{PORT}")
     elif given.verb == "add":
-        nodes[str(max(map(int, nodes.keys() - {"head"}), default=0) + 1)] = _machine(given.cpus)
+        number = max(map(int, nodes.keys() - {"head"}), default=0) + 1
+        nodes[str(number)] = _machine(number, given.cpus)
     elif given.verb == "lose":
         if str(given.number) not in nodes:
             raise SystemExit(f"there is no machine {given.number}; there are {', '.join(sorted(nodes.keys() - {'head'}))}.")
@@ -108,8 +118,8 @@ def main(argv: list[str] | None = None) -> None:
     STATE.write_text(json.dumps(nodes))
 
 
-def _machine(cpus: int) -> int:
-    return start("--address", f"127.0.0.1:{PORT}", "--num-cpus", str(cpus))
+def _machine(number: int, cpus: int) -> int:
+    return start(number, "--address", f"127.0.0.1:{PORT}", "--num-cpus", str(cpus))
 
 
 if __name__ == "__main__":

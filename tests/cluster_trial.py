@@ -3,11 +3,13 @@
 Each raylet stands for a machine and is killed with all that runs on it (infra/local_cluster.py). The jobs take turns; each must
 succeed, its output must verify, and no more shards may have been begun twice than were in flight when machines were lost.
 
-    python -m tests.cluster_trial
+    python -m tests.cluster_trial --copies 3
 """
 
 from __future__ import annotations
 
+import argparse
+import glob
 import json
 import os
 import subprocess
@@ -26,7 +28,7 @@ from pipeline.verify import status, verify
 ROOT = Path(__file__).parents[1]
 RAY = Path(sys.executable).with_name("ray")
 DASHBOARD = "http://127.0.0.1:8265"
-LOGS = Path("/tmp/ray/session_latest/logs")
+LOGS = "/tmp/led-local-cluster/*/session_*/logs/worker-*.err"
 MACHINES = 4
 LONGEST_S = 900
 
@@ -67,8 +69,8 @@ def logs_of(job: str) -> str:
 def begun() -> Counter[str]:
     """How often each shard was begun by a model copy, from the workers' logs."""
     found: Counter[str] = Counter()
-    for log in LOGS.glob("worker-*.err"):
-        for line in log.read_text(errors="replace").splitlines():
+    for log in set(map(os.path.realpath, glob.glob(LOGS))):  # the newest session has a second name
+        for line in Path(log).read_text(errors="replace").splitlines():
             if '"shard begun"' in line:
                 found[json.loads(line)["shard"]] += 1
     return found
@@ -102,11 +104,14 @@ def trial(task: str, corpus: Path, output: Path, lose: list[str], add: bool) -> 
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--copies", type=int, default=3, help="how often the corpus of the demo is taken: 30 shards each time")
+    copies = parser.parse_args().copies
     os.chdir(ROOT)
     os.environ["RAY_AUTH_MODE"] = "disabled"  # as the local cluster has it
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        reports = pa.concat_tables([pq.read_table("demo/corpus")] * 3)
+        reports = pa.concat_tables([pq.read_table("demo/corpus")] * copies)
         ids = pa.array([f"d{i}" for i in range(len(reports))])
         reports = reports.set_column(reports.schema.get_field_index("doc_id"), "doc_id", ids)
         pq.write_table(reports, folder / "corpus.parquet", row_group_size=8)
