@@ -103,8 +103,8 @@ def measure(args: argparse.Namespace, actors: int, documents: int, folder: Path)
         shard_documents=args.shard_documents, on_duplicate_id="keep",
         stop_at=time.strftime("%Y-%m-%dT%H:%M", time.localtime(time.time() + args.stop_after)) if args.stop_after else None,
     )  # fmt: skip
-    cpus = -(-actors // args.machines) + 1
-    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 300 << 20, "_system_config": KEEP_PROCESSES}
+    cpus = -(-actors // args.machines)
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 300 << 20, "_system_config": KEEP_PROCESSES}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(args.machines):
         cluster.add_node(num_cpus=cpus, object_store_memory=300 << 20)
@@ -132,8 +132,8 @@ def measure(args: argparse.Namespace, actors: int, documents: int, folder: Path)
         "idle_ms_per_shard": (1 - share) * span * actors / len(receipts) * 1e3,
         "driver_cpu_ms_per_shard": used / len(receipts) * 1e3,
         "wall_s": time.time() - begun,
-        "driver_mib": [watched.mean(1, 0.2, 0.4), watched.mean(1, 0.8, 1.0)],
-        "object_store_mib": [watched.mean(2, 0.2, 0.4), watched.mean(2, 0.8, 1.0)],
+        "driver_mib": [watched.mean(1, 0.4, 0.5), watched.mean(1, 0.9, 1.0)],
+        "object_store_mib": [watched.mean(2, 0.4, 0.5), watched.mean(2, 0.9, 1.0)],
         "seen": [[round(s, 1), rss >> 20, held >> 20] for s, rss, held in watched.seen[:: max(1, len(watched.seen) // 60)]],
     }  # fmt: skip
 

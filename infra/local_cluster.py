@@ -6,8 +6,8 @@
     infra/local_cluster.py add --cpus 2                 another machine
     infra/local_cluster.py down
 
-Jobs go to http://127.0.0.1:8265 (`ray job submit`); logs stay below /tmp/led-local-cluster until the next `up`. An S3 server for it:
-infra/s3-server.sh.
+Jobs go to http://127.0.0.1:8265 (`ray job submit`); logs stay below /tmp/led-local-cluster until the next `up`. An S3 server
+for it: infra/s3-server.sh.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def start(number: int, *words: str) -> int:
     """A node of the cluster as a session of processes of its own, once it is up; the session's id."""
     # A job's `python` is the one that Ray runs on.
     environment = {**os.environ, **ENVIRONMENT, "PATH": f"{RAY.parent}:{os.environ['PATH']}"}
-    # Each has a port and a folder of its own, as on machines: of a shared folder, a node that comes takes the others' job files.
+    # Each has a port and a folder of its own, as on machines: in a shared folder, a node that comes replaces jobs' files.
     agent, folder = AGENTS + number, FOLDER / str(number)
     command = [str(RAY), "start", "--block", "--disable-usage-stats", "--object-store-memory", str(300 << 20),
                "--dashboard-agent-listen-port", str(agent), "--temp-dir", str(folder), *words]  # fmt: skip
