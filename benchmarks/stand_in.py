@@ -27,8 +27,12 @@ class StandIn(Summarize):
 class _Asleep:
     seconds: float
     measured: ClassVar[dict[str, float]] = {}
+    fatal: ClassVar[tuple[type[Exception], ...]] = ()
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
         time.sleep(self.seconds * len(documents))
         for i in range(len(documents)):
             yield i, {"summary": "", "output_tokens": 1, "finish_reason": "stop", "score": 0.0}
+
+    def make_room(self) -> None:
+        pass

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shlex
 import ssl
 import sys
@@ -23,18 +22,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import yaml
 
-from pipeline.stops import hour_of
+from pipeline.nights import NAME, night_words, nights_before
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 LABEL = "led-corpus/night"
-NAME = re.compile(r"\d{4}-\d\d-\d\d[a-z0-9-]*")
 ENDED = ("Complete", "Failed")
 
 
@@ -54,30 +51,12 @@ class RayJobs:
             return said
 
 
-def nights_before(nights: str, night: str) -> list[str]:
-    """The runs before `night`, newest first, back to one whose end is marked."""
-    fs, root = fsspec.core.url_to_fs(nights)
-    try:
-        names = [path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)]
-    except FileNotFoundError:
-        return []
-    found = []
-    for name in sorted((name for name in names if NAME.fullmatch(name) and name < night), reverse=True):
-        if fs.exists(f"{root}/{name}/_plan.json"):
-            found.append(name)
-        if fs.exists(f"{root}/{name}/_SUCCESS"):
-            break
-    return found
-
-
-def run_of(template: dict[str, Any], night: str, nights: str, since: Sequence[str], flags: str) -> dict[str, Any]:
-    """The RayJob of a night, from the suspended one.
+def run_of(template: dict[str, Any], night: str, words: Sequence[str]) -> dict[str, Any]:
+    """The RayJob of a night, from the suspended one, with these settings beside its own.
 
     Raises:
         ValueError: a name would be read by a shell otherwise than it stands.
     """
-    words = ["--output", f"{nights}/{night}", *(["--since"] if since else []),
-             *(f"{nights}/{name}" for name in since), *shlex.split(flags)]  # fmt: skip
     odd = [word for word in words if shlex.quote(word) != word]
     if odd or not NAME.fullmatch(night):
         raise ValueError(f"{[*odd, night]}: name nights 2026-11-24 or 2026-11-24-again, and folders without blanks or quotes.")
@@ -89,7 +68,7 @@ def run_of(template: dict[str, Any], night: str, nights: str, since: Sequence[st
             "spec": {**spec, "suspend": False, "entrypoint": entrypoint}}  # fmt: skip
 
 
-def start(jobs: RayJobs, template: str, night: str, nights: str, flags: str, keep: int) -> int:
+def start(jobs: RayJobs, template: str, night: str, words: Sequence[str], keep: int) -> int:
     """Start `night` unless a night is at work, and take the oldest ended RayJobs away; the exit code."""
     before = sorted(jobs.ask("GET", f"?labelSelector={LABEL}")["items"], key=lambda job: job["metadata"]["creationTimestamp"])
     ended = [job for job in before if job.get("status", {}).get("jobDeploymentStatus") in ENDED]
@@ -98,7 +77,7 @@ def start(jobs: RayJobs, template: str, night: str, nights: str, flags: str, kee
             same = job["metadata"]["labels"][LABEL] == night
             print(f"{job['metadata']['name']} is still at work" + ("." if same else f"; {night} is not begun."))
             return 0 if same else 1
-    run = run_of(jobs.ask("GET", f"/{template}"), night, nights, nights_before(nights, night), flags)
+    run = run_of(jobs.ask("GET", f"/{template}"), night, words)
     # Strict, so that a field which this KubeRay does not know is an error and not left out.
     begun = jobs.ask("POST", "?fieldValidation=Strict", run)["metadata"]["name"]
     print(f"{begun}: {run['spec']['entrypoint']}")
@@ -114,15 +93,12 @@ def main() -> int:
     parser.add_argument("--keep", type=int, default=14, help="ended RayJobs that stay to be looked at")
     given = parser.parse_args()
     settings = yaml.safe_load(given.config.read_text("utf-8"))
-    nights, flags = settings["output"].rstrip("/"), os.environ.get("FLAGS", "")
-    until = hour_of(settings.get("stop_at"), time.time())
-    if until is not None:
-        flags = f"--stop-at {datetime.fromtimestamp(until).isoformat(timespec='minutes')} {flags}"
+    nights, night = settings["output"].rstrip("/"), os.environ.get("NIGHT") or date.today().isoformat()
     namespace, token = ((ACCOUNT / name).read_text("utf-8") for name in ("namespace", "token"))
     jobs = RayJobs("https://kubernetes.default.svc", namespace, token, str(ACCOUNT / "ca.crt"))
-    night = os.environ.get("NIGHT") or date.today().isoformat()
     try:
-        return start(jobs, given.template, night, nights, flags, given.keep)
+        words = night_words(nights, night, nights_before(nights, night), settings.get("stop_at"), time.time())
+        return start(jobs, given.template, night, [*words, *shlex.split(os.environ.get("FLAGS", ""))], given.keep)
     except urllib.error.HTTPError as error:
         print(f"error: {error.url} said {error.code}: {error.read().decode()[:2000]}", file=sys.stderr)
     except (OSError, ValueError) as error:

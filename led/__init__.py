@@ -6,58 +6,15 @@ A user's guide is docs/guide.md; docs/coming-from-transformers.md says what diff
 documents; those are the package `pipeline`.
 """
 
-from led.batch_encoding import BatchEncoding
-from led.cache import DecoderCache
-from led.checkpoint import CheckpointError
-from led.config import LEDConfig
-from led.generation import DecodingLimits, DecodingLoop, GenerateOutput, generate
-from led.generation_config import GenerationConfig
-from led.model import (
-    LEDForConditionalGeneration,
-    LEDForQuestionAnswering,
-    LEDForSequenceClassification,
-    LEDInputs,
-    LEDModel,
-)
-from led.outputs import (
-    LEDEncoderBaseModelOutput,
-    LEDSeq2SeqLMOutput,
-    LEDSeq2SeqModelOutput,
-    LEDSeq2SeqQuestionAnsweringModelOutput,
-    LEDSeq2SeqSequenceClassifierOutput,
-)
-from led.packing import PackedBatch, pack_documents
-from led.pipelines import QuestionAnsweringPipeline, Text2TextPipeline, TextClassificationPipeline, pipeline
-from led.pretrained import LEDPreTrainedModel
-from led.tokenizer import LEDTokenizer, LEDTokenizerFast
+from __future__ import annotations
 
-__all__ = [
-    "BatchEncoding",
-    "CheckpointError",
-    "DecoderCache",
-    "DecodingLimits",
-    "DecodingLoop",
-    "GenerateOutput",
-    "GenerationConfig",
-    "LEDConfig",
-    "LEDEncoderBaseModelOutput",
-    "LEDForConditionalGeneration",
-    "LEDForQuestionAnswering",
-    "LEDForSequenceClassification",
-    "LEDInputs",
-    "LEDModel",
-    "LEDPreTrainedModel",
-    "LEDSeq2SeqLMOutput",
-    "LEDSeq2SeqModelOutput",
-    "LEDSeq2SeqQuestionAnsweringModelOutput",
-    "LEDSeq2SeqSequenceClassifierOutput",
-    "LEDTokenizer",
-    "LEDTokenizerFast",
-    "PackedBatch",
-    "QuestionAnsweringPipeline",
-    "Text2TextPipeline",
-    "TextClassificationPipeline",
-    "generate",
-    "pack_documents",
-    "pipeline",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from led.api import *  # noqa: F403 - its __all__ says which
+
+
+def __getattr__(name: str) -> Any:
+    """What `led.api` has of that name, loaded when one is first asked for: a process that only tokenizes needs no torch."""
+    return getattr(import_module("led.api"), name)

@@ -5,12 +5,15 @@ Letters: B rows, L tokens of a row. A row's side is "right" or "left".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from tokenizers import Encoding
+
+if TYPE_CHECKING:
+    import torch
 
 # What fills the columns a row lacks; every other feature keeps its rows as they are.
 FILL = {"attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1, "global_attention_mask": -1}
@@ -75,7 +78,7 @@ class BatchEncoding(dict[str, Any]):
     def to(self, device: str | int | torch.device, *, non_blocking: bool = False) -> BatchEncoding:
         """Move every tensor to `device` in place."""
         for name, value in self.items():
-            if isinstance(value, torch.Tensor):
+            if _is_tensor(value):
                 self[name] = value.to(device, non_blocking=non_blocking)
         return self
 
@@ -192,11 +195,11 @@ def as_tensor(name: str, value: Any, tensor_type: str) -> Any:
     Raises:
         ValueError: rows have different lengths, or an entry is no number.
     """
-    is_array, convert = _KINDS[tensor_type]
-    if is_array(value):
+    if isinstance(value, np.ndarray) if tensor_type == "np" else _is_tensor(value):
         return value
     try:
-        return convert(value)
+        array = _array(as_lists(value))
+        return _as_torch(array) if tensor_type == "pt" else array
     except (ValueError, TypeError) as error:
         raise ValueError(f"the entries of {name} make no tensor: rows of different lengths, or no numbers. Pass padding=True "
                          "(and truncation=True to cut), or pad or leave out this feature.") from error  # fmt: skip
@@ -209,17 +212,27 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
     return array if array.size else array.astype(np.int64)
 
 
-_KINDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
-    "pt": (torch.is_tensor, lambda value: torch.from_numpy(_array(as_lists(value)))),
-    "np": (lambda value: isinstance(value, np.ndarray), lambda value: _array(as_lists(value))),
-}
+def _is_tensor(value: Any) -> bool:
+    """Is it a tensor of torch? Where torch was never loaded there is none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _as_torch(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def _kind(value: Any) -> str | None:
+    return "pt" if _is_tensor(value) else "np" if isinstance(value, np.ndarray | np.generic) else None
 
 
 def as_lists(value: Any) -> Any:
     """Tensors and arrays, alone or as the rows of a list, as plain lists."""
-    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+    if _kind(value):
         return value.tolist()
-    if isinstance(value, list | tuple) and value and isinstance(value[0], torch.Tensor | np.ndarray | np.generic | list):
+    if isinstance(value, list | tuple) and value and (isinstance(value[0], list) or _kind(value[0])):
         return [as_lists(row) for row in value]
     return value
 
@@ -228,7 +241,7 @@ def tensor_type_of(value: Any) -> str | None:
     """What `value`, or the first row of it, is: "pt", "np" or None."""
     while isinstance(value, list | tuple) and value:
         value = value[0]
-    return "pt" if isinstance(value, torch.Tensor) else "np" if isinstance(value, np.ndarray | np.generic) else None
+    return _kind(value)
 
 
 def as_columns(features: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ Errors list every missing, unexpected and mis-shaped weight.
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from led.config import LEDConfig
+from led.weight_files import CheckpointError, weight_files
 
 if TYPE_CHECKING:
     from led.pretrained import LEDPreTrainedModel
@@ -48,17 +48,6 @@ HEADS = ("final_logits_bias", "lm_head.", "classification_head.", "qa_outputs.")
 
 # Weights read at once.
 _READERS = 4
-
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-
-
-class CheckpointError(ValueError):
-    """A folder's weights are absent, unreadable or not this model's."""
 
 
 class _WithoutInitialWeights(TorchFunctionMode):
@@ -119,37 +108,6 @@ def save_weights(state: dict[str, Tensor], folder: str | Path) -> None:
     repeated = set(_aliases(state)[1:])
     tensors = {name: x.detach().contiguous().cpu() for name, x in state.items() if name not in repeated}
     save_file(tensors, str(Path(folder) / "model.safetensors"), metadata={"format": "pt"})
-
-
-def weight_files(folder: str | Path) -> list[Path]:
-    """The files that hold a folder's weights, the index first where they are sharded.
-
-    Raises:
-        CheckpointError: there are none, or an index names a file that is not there.
-    """
-    folder = Path(folder)
-    for name in WEIGHT_FILES:
-        path = folder / name
-        if not path.is_file():
-            continue
-        if not name.endswith(".index.json"):
-            return [path]
-        shards = _shard_names(path)
-        absent = [s for s in shards if not (folder / s).is_file()]
-        if absent:
-            raise CheckpointError(f"{path} names {len(absent)} files that are not there: {', '.join(absent[:8])}.")
-        return [path, *(folder / s for s in shards)]
-    raise CheckpointError(f"{folder} has no weights; looked for {', '.join(WEIGHT_FILES)}.")
-
-
-def _shard_names(index: Path) -> list[str]:
-    try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
-            raise ValueError("weight_map must name files of this folder")
-        return names
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no index of weights ({error!r}); fetch the file again.") from error
 
 
 @dataclass(frozen=True)

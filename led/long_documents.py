@@ -15,14 +15,6 @@ from led.model import LEDForQuestionAnswering, LEDForSequenceClassification
 from led.packing import pack_documents
 from led.windows import Window, by_budget
 
-POOLINGS = ("mean", "max")
-
-
-def pooling_of(problem_type: str | None) -> str:
-    """How class scores of windows become those of a document: "max" for several labels at once, any of which may stand in one
-    place; "mean" for one label or a value, which the whole document has."""
-    return "max" if problem_type == "multi_label_classification" else "mean"
-
 
 def pooled(logits_WC: Tensor, pooling: str) -> Tensor:
     """(C,) the scores of a document from those of its windows, pooled before they become probabilities."""

@@ -25,12 +25,12 @@ from torch import Tensor
 from led.answers import Answer, best_answers
 from led.generation import DecodingLimits, DecodingLoop
 from led.generation_config import GenerationConfig
-from led.long_documents import pooled, pooling_of, read_windows
+from led.long_documents import pooled, read_windows
 from led.model import LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification
 from led.packing import pack_documents
 from led.pretrained import LEDPreTrainedModel
 from led.tokenizer import LEDTokenizer
-from led.windows import by_budget, cut, split
+from led.windows import by_budget, cut, pooling_of, split
 
 Result = dict[str, Any]
 

@@ -73,3 +73,9 @@ def by_budget(lengths: Sequence[int], tokens: int) -> list[list[int]]:
         groups[-1].append(i)
         room -= lengths[i]
     return groups
+
+
+def pooling_of(problem_type: str | None) -> str:
+    """How class scores of windows become those of a document: "max" for several labels at once, any of which may stand in one
+    place; "mean" for one label or a value, which the whole document has."""
+    return "max" if problem_type == "multi_label_classification" else "mean"

@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from led.checkpoint import CheckpointError, weight_files
 from led.hub import Checkpoint, resolve
 from led.tokenizer import LEDTokenizer
+from led.weight_files import CheckpointError, weight_files
 from pipeline.config import RunSettings
 from pipeline.errors import PipelineError, PlanMismatch, UsageError
 

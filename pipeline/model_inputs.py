@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from led.config import LEDConfig
-from led.generation import DecodingLimits
-from led.long_documents import read_windows
-from led.model import LEDForQuestionAnswering, LEDForSequenceClassification
 from led.windows import Window, cut, split
-from pipeline.batching import by_length
-from pipeline.config import RunSettings, WindowedSettings
+from pipeline.config import WindowedSettings
 from pipeline.errors import UsageError
 
 Row = dict[str, Any]
@@ -82,18 +78,3 @@ def windowed_input(ids: Sequence[int], before: int, reading: Reading, text: str 
 def windows_of(ids: Sequence[int], before: int, reading: Reading) -> list[Window]:
     """The windows of a model input."""
     return split(ids[before:-1], ids[:before], ids[-1:], reading.window_tokens, reading.overlap)
-
-
-def read_documents(
-    model: LEDForSequenceClassification | LEDForQuestionAnswering,
-    documents: Sequence[ModelInput],
-    reading: Reading,
-    settings: RunSettings,
-) -> Iterator[tuple[int, list[Window], list[Any]]]:
-    """(number of the document, its windows, what the model gives for each); documents are packed together."""
-    _, encoder_tokens, _ = DecodingLimits(None, settings.encoder_tokens, None).on(model.device)
-    for together in by_length([len(document.input_ids) for document in documents], encoder_tokens):
-        windows = [windows_of(documents[i].input_ids, documents[i].global_tokens, reading) for i in together]
-        outputs = iter(read_windows(model, [window for parts in windows for window in parts], encoder_tokens))
-        for i, parts in zip(together, windows, strict=True):
-            yield i, parts, [next(outputs) for _ in parts]

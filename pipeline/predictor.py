@@ -5,7 +5,6 @@ It becomes the actor; it knows no Ray, and a test may call it as it is.
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import resource
@@ -14,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import torch
 
 from pipeline.attempts import CAREFUL_AFTER, REASON, Attempts
 from pipeline.batching import longest_first
@@ -27,9 +25,6 @@ from pipeline.tasks import Task
 
 logger = logging.getLogger(__name__)
 
-# After an error of the accelerator itself nothing runs in this process any more: it is no document's fault.
-FATAL: tuple[type[Exception], ...] = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
-
 
 class Predictor:
     """A task with its model in memory, from a table of one shard to the rows of that shard.
@@ -41,7 +36,6 @@ class Predictor:
     def __init__(
         self, task: Task, model: str, revision: str | None, run: str | None = None, facts: Mapping[str, Any] | None = None
     ) -> None:
-        torch.set_num_threads(task.settings.threads)
         self.task, self.run = task, run
         self.loaded = task.load(worker_checkpoint(model, revision, facts or {}))
 
@@ -103,11 +97,4 @@ class Predictor:
         return outcomes
 
     def _isolated(self, documents: Sequence[ModelInput]) -> list[Row | Failed]:
-        return isolate(documents, self.loaded.predict, fatal=FATAL, between=_make_room)
-
-
-def _make_room() -> None:
-    """Give back what a failed batch held, before a part of it is tried."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        return isolate(documents, self.loaded.predict, fatal=self.loaded.fatal, between=self.loaded.make_room)

@@ -19,7 +19,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from led.hub import Checkpoint
 from pipeline import __version__
-from pipeline.actor import Board, PredictorActor
+from pipeline.actor import PredictorActor
+from pipeline.board import Board
 from pipeline.checkpoints import checkpoint_facts, find_checkpoint
 from pipeline.columns import COUNTED, STATUSES, output_columns
 from pipeline.commit import Receipt, finish, read_receipts

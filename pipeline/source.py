@@ -11,7 +11,7 @@ import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from pipeline.actor import Board
+from pipeline.board import Board
 from pipeline.previous import Previous
 from pipeline.reader import ShardReader
 from pipeline.shards import Shard

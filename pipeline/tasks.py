@@ -1,7 +1,10 @@
 """The extension point: a task turns documents into model inputs and model outputs into rows.
 
-A new task is one class here, with another for its model in memory. It says how a text is encoded, with which global tokens,
-how outputs are made, and which columns come of it; reading, ordering, failing alone and committing are the same for all.
+A new task is one class here, with another for its model in memory (models.py). It says how a text is encoded, with which
+global tokens, how outputs are made, and which columns come of it; reading, ordering, failing alone and committing are the same
+for all.
+
+Processes that only read or commit have no need of torch, so models are imported where one is loaded or checked.
 """
 
 from __future__ import annotations
@@ -9,43 +12,38 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
-import torch
 
-from led.answers import best_answers
-from led.beam_search import Result
-from led.checkpoint import check_weights
 from led.config import LEDConfig
-from led.generation import DecodingLimits, DecodingLoop
 from led.generation_config import GenerationConfig
-from led.long_documents import pooled, pooling_of
-from led.memory import cpus, free_bytes
-from led.model import LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification
-from led.packing import pack_documents
-from led.pretrained import LEDPreTrainedModel
 from led.tokenizer import LEDTokenizer
-from led.windows import Window, cut
+from led.windows import cut, pooling_of
 from pipeline.columns import FLAGS, NUMBER, QUESTIONS
 from pipeline.config import DECODING, AnswerSettings, ClassifySettings, RunSettings, SummarizeSettings
 from pipeline.errors import UsageError
-from pipeline.flags import QUALITY, columns_of
-from pipeline.model_inputs import Document, ModelInput, Reading, Row, read_documents, windowed_input, windowed_reading
+from pipeline.flags import QUALITY
+from pipeline.model_inputs import Document, ModelInput, Reading, Row, windowed_input, windowed_reading
 
-# Parts of a document in which a summary's attention is counted.
-ATTENTION_BINS = 64
-
-M = TypeVar("M", bound=LEDPreTrainedModel)
+if TYPE_CHECKING:
+    from pipeline.models import LoadedAnswerer, LoadedClassifier, LoadedSummarizer
 
 
 class LoadedTask(Protocol):
-    """A task with its model in memory; `measured` adds up what its work took, numbers by name."""
+    """A task with its model in memory; `measured` adds up what its work took, numbers by name.
+
+    After an error that is `fatal` nothing runs in this process any more: it is no document's fault.
+    """
 
     measured: dict[str, float]
+    fatal: tuple[type[Exception], ...]
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
         """(number of the document, what the model says of it as task columns), in any order."""
+
+    def make_room(self) -> None:
+        """Give back what a batch held that failed."""
 
 
 class Task(Protocol):
@@ -117,7 +115,9 @@ class Summarize:
         Raises:
             ValueError: the folder's weights are not a summarizer's, or a setting does not fit the model.
         """
-        check_weights(LEDForConditionalGeneration, folder)
+        from pipeline.models import LoadedSummarizer
+
+        LoadedSummarizer.check(folder)
         self.generation(folder).longest(LEDConfig.from_pretrained(folder))
         return {"task": "summarize", "generation": asdict(self.generation(folder))}
 
@@ -154,48 +154,9 @@ class Summarize:
 
     def load(self, folder: Path) -> LoadedSummarizer:
         """The summarizer with its weights."""
+        from pipeline.models import LoadedSummarizer
+
         return LoadedSummarizer(self, folder)
-
-
-class LoadedSummarizer:
-    """Summaries from a model in memory."""
-
-    def __init__(self, task: Summarize, folder: Path) -> None:
-        settings = task.settings
-        self.measured: dict[str, float] = {}
-        self.look_bins = ATTENTION_BINS if settings.attention else None
-        self.model = load_model(LEDForConditionalGeneration, settings, folder)
-        self.tokenizer = LEDTokenizer.from_pretrained(folder)
-        self.generation = task.generation(folder)
-        # Half of what is left is for encoding.
-        share = int(free_bytes(self.model.device) / (2 * copies_beside(settings)))
-        memory = share if settings.memory_gib is None else int(settings.memory_gib * 2**30)
-        self.limits = DecodingLimits(settings.documents_in_flight, settings.encoder_tokens, max(1, memory))
-
-    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
-        """The summary of each document as it is finished."""
-        packed = (pack_documents([d.input_ids], [range(d.global_tokens)]) for d in documents)
-        loop = DecodingLoop(self.model, self.generation, self.limits, look_bins=self.look_bins)
-        try:
-            for i, result in loop.run(packed):
-                yield i, self._row(result, documents[i].text)
-        finally:
-            self.measured = {name: self.measured.get(name, 0) + value for name, value in loop.measured.items()}
-
-    def _row(self, result: Result, text: str | None) -> Row:
-        tokens, score = result.sequences[0], result.scores[0]
-        summary, written = self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), len(tokens) - 1
-        finished = tokens[-1] in self.generation.eos_token_ids
-        reason = "stop" if finished else "length"
-        row: Row = {"summary": summary, "output_tokens": written, "finish_reason": reason, "score": score}
-        if result.looked is not None:
-            row["attention"] = result.looked
-        if text is None:
-            return row
-        # With beams a score is the sum of log-probabilities over length ** length_penalty, without the sum itself.
-        penalty = self.generation.length_penalty if self.generation.num_beams > 1 else 0.0
-        mean = score * max(1, written) ** (penalty - 1)
-        return row | columns_of(summary, text, mean, finished=finished)
 
 
 @dataclass(frozen=True)
@@ -221,7 +182,9 @@ class Classify:
             ValueError: the folder's weights are not a classifier's.
             UsageError: the checkpoint names no labels, or a threshold names none of them.
         """
-        check_weights(LEDForSequenceClassification, folder)
+        from pipeline.models import LoadedClassifier
+
+        LoadedClassifier.check(folder)
         config = LEDConfig.from_pretrained(folder)
         problem = self.problem(config)
         names = [str(name) for name in config.labels.values()]
@@ -277,6 +240,8 @@ class Classify:
 
     def load(self, folder: Path) -> LoadedClassifier:
         """The classifier with its weights."""
+        from pipeline.models import LoadedClassifier
+
         return LoadedClassifier(self, folder)
 
     @staticmethod
@@ -284,37 +249,6 @@ class Classify:
         """The windows, and the labels or the value."""
         outcome = ", ".join(row["labels"] or [row["label"] or "no label"])
         return f"{row['windows']} windows, score {row['label_score']:.3f}", outcome
-
-
-class LoadedClassifier:
-    """Labels from a model in memory."""
-
-    def __init__(self, task: Classify, folder: Path) -> None:
-        self.task, self.reading = task, task.reading(folder)
-        self.measured: dict[str, float] = {}
-        self.model = load_model(LEDForSequenceClassification, task.settings, folder)
-        self.problem, self.pooling = task.problem(self.model.config), task.pooling(self.model.config)
-        self.thresholds = task.thresholds(self.model.config)
-
-    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
-        """The labels of each document."""
-        for i, _, logits in read_documents(self.model, documents, self.reading, self.task.settings):
-            yield i, self._row(pooled(torch.stack(logits), self.pooling))
-
-    def _row(self, logits_C: torch.Tensor) -> Row:
-        names = [str(name) for name in self.model.config.labels.values()]
-        several = self.problem == "multi_label_classification"
-        values = logits_C if self.problem == "regression" else logits_C.sigmoid() if several else logits_C.softmax(-1)
-        scores = dict(zip(names, values.tolist(), strict=True))
-        best = max(scores, key=lambda name: scores[name])
-        row: Row = {"label": None, "label_score": scores[best], "labels": None}
-        if self.problem != "regression":
-            hold = [name for name in (names if several else [best]) if scores[name] >= self.thresholds[name]]
-            hold.sort(key=lambda name: -scores[name])
-            row |= {"label": hold[0] if hold else None, "labels": hold}
-        if not self.task.settings.labels_only:
-            row["scores"] = [{"label": name, "score": score} for name, score in scores.items()]
-        return row
 
 
 @dataclass(frozen=True)
@@ -377,7 +311,9 @@ class Answer:
             ValueError: the folder's weights are not a question answerer's.
             UsageError: a question leaves no room for the document.
         """
-        check_weights(LEDForQuestionAnswering, folder)
+        from pipeline.models import LoadedAnswerer
+
+        LoadedAnswerer.check(folder)
         tokenizer, window = LEDTokenizer.from_pretrained(folder), self.reading(folder).window_tokens
         for question in self.questions:
             length = len(tokenizer.encode(question)) + 2
@@ -421,6 +357,8 @@ class Answer:
 
     def load(self, folder: Path) -> LoadedAnswerer:
         """The question answerer with its weights."""
+        from pipeline.models import LoadedAnswerer
+
         return LoadedAnswerer(self, folder)
 
     @staticmethod
@@ -428,52 +366,6 @@ class Answer:
         """The question, and the answer."""
         facts = f"{row['question']} {row['windows']} windows, score {row['answer_score']:.3f}, none {row['null_score']:.3f}"
         return facts, row["answer"] or "no answer"
-
-
-class LoadedAnswerer:
-    """Answers from a model in memory."""
-
-    def __init__(self, task: Answer, folder: Path) -> None:
-        self.settings, self.reading = task.settings, task.reading(folder)
-        self.measured: dict[str, float] = {}
-        self.model = load_model(LEDForQuestionAnswering, task.settings, folder)
-        self.tokenizer = LEDTokenizer.from_pretrained(folder)
-
-    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
-        """The answer in each document."""
-        encodings: dict[str, Any] = {}
-        for i, windows, scores in read_documents(self.model, documents, self.reading, self.settings):
-            text = documents[i].text
-            assert text is not None
-            if text not in encodings:
-                encodings = {text: self.tokenizer.encode_batch([text])[0]}  # of the last document alone: they are large
-            yield i, self._row(text, encodings[text], windows, scores)
-
-    def _row(self, text: str, encoding: Any, windows: Sequence[Window], scores: Sequence[Any]) -> Row:
-        settings = self.settings
-        found, null = best_answers(text, encoding, windows, scores, settings.n_best, settings.max_answer_tokens,
-                                   align_to_words=settings.align_to_words)  # fmt: skip
-        best = found[0] if found else None
-        row: Row = {"answer_score": best.score if best else 0.0, "null_score": null, "answers": [asdict(a) for a in found]}
-        least = settings.no_answer_threshold
-        if best and (least is None or null - best.score <= least):
-            row |= {"answer": best.answer, "answer_start": best.start, "answer_end": best.end}
-        return row
-
-
-def copies_beside(settings: RunSettings) -> float:
-    """Model copies that share what a machine, or a GPU, has left: at most one per CPU, at most all that there will be."""
-    if settings.gpus:
-        return 1 / settings.gpus
-    copies = max(1, cpus() // settings.threads)
-    return min(copies, settings.max_actors or settings.actors or copies)
-
-
-def load_model(kind: type[M], settings: RunSettings, folder: Path) -> M:
-    """The checkpoint as the settings want it computed, laid out for inference."""
-    int8 = settings.precision == "int8"
-    dtype = "float32" if int8 else settings.precision
-    return kind.from_pretrained(folder, dtype=dtype, device="cuda" if settings.gpus else "cpu").pack(int8=int8)
 
 
 def _questions_in(value: Any, column: str) -> list[str | None]:

@@ -28,6 +28,7 @@ from infra.run_image_steps import Image, instructions
 from jobs.cli import parse
 from pipeline.config import SummarizeSettings
 from pipeline.errors import UsageError
+from pipeline.nights import night_words
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "infra" / "kuberay"
@@ -277,7 +278,8 @@ def settings_of(entrypoint: str, config: Path) -> SummarizeSettings:
 def test_the_commands_are_commands_of_ours(manifests: list[Manifest]) -> None:
     job = one(manifests, "RayJob")
     once = settings_of(job["spec"]["entrypoint"], RUN_YAML)
-    night = run_of(job, "2026-11-24", once.output, ["2026-11-23", "2026-11-21"], "--num-beams 2 --retry-failed")
+    words = night_words(once.output, "2026-11-24", ["2026-11-23", "2026-11-21"], None, 0)
+    night = run_of(job, "2026-11-24", [*words, "--num-beams", "2", "--retry-failed"])
     settings = settings_of(night["spec"]["entrypoint"], RUN_YAML)
     assert settings.output == f"{once.output}/2026-11-24"
     assert settings.since == (f"{once.output}/2026-11-23", f"{once.output}/2026-11-21")

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from infra import night
-from infra.night import LABEL, RayJobs, nights_before, run_of, start
+from infra.night import LABEL, RayJobs, run_of, start
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "led-run", "labels": {"a": "b"}, "uid": "1"},
@@ -82,61 +82,32 @@ def api() -> Iterator[Api]:
     api.server.server_close()
 
 
-def nights_with(folder: Path, *finished: str, unfinished: tuple[str, ...] = ()) -> str:
-    for name in (*finished, *unfinished):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "_plan.json").touch()
-    for name in finished:
-        (folder / name / "_SUCCESS").touch()
-    return str(folder)
-
-
-def test_the_nights_before_go_back_to_the_newest_that_finished(tmp_path: Path) -> None:
-    nights = nights_with(tmp_path / "n", "2026-11-20", "2026-11-21", "2026-11-25", "a-trial", unfinished=("2026-11-22",))
-    (tmp_path / "n" / "2026-11-23").mkdir()  # it never had a plan
-    assert nights_before(nights, "2026-11-24") == ["2026-11-22", "2026-11-21"]
-    assert nights_before(nights, "2026-11-20") == []
-    assert nights_before(str(tmp_path / "none"), "2026-11-24") == []
-
-
-def test_what_failed_is_retried_in_a_folder_between_two_nights(tmp_path: Path) -> None:
-    nights = nights_with(tmp_path / "n", "2026-11-23")
-    assert nights_before(nights, "2026-11-23-retry") == ["2026-11-23"]
-    nights_with(tmp_path / "n", "2026-11-23-retry")
-    assert nights_before(nights, "2026-11-24") == ["2026-11-23-retry"]
-
-
-def test_a_night_is_a_copy_of_the_suspended_run(api: Api, tmp_path: Path) -> None:
-    nights = nights_with(tmp_path / "n", "2026-11-22", unfinished=("2026-11-23",))
-    assert start(api.client, "led-run", "2026-11-24", nights, "--num-beams 2", keep=14) == 0
+def test_a_night_is_a_copy_of_the_suspended_run(api: Api) -> None:
+    words = ["--output", "n/2026-11-24", "--since", "n/2026-11-23", "n/2026-11-22", "--num-beams", "2"]
+    assert start(api.client, "led-run", "2026-11-24", words, keep=14) == 0
     made = api.jobs["led-2026-11-24-x"]
     assert made["spec"] == {
         "suspend": False, "backoffLimit": 2,
-        "entrypoint": f"bash run.sh --config c --output {nights}/2026-11-24 --since {nights}/2026-11-23 {nights}/2026-11-22 "
-        "--num-beams 2",
+        "entrypoint": "bash run.sh --config c --output n/2026-11-24 --since n/2026-11-23 n/2026-11-22 --num-beams 2",
     }  # fmt: skip
     assert made["metadata"]["labels"] == {"a": "b", LABEL: "2026-11-24"} and "status" not in made
     assert "fieldValidation=Strict" in next(asked for asked in api.asked if asked.startswith("POST"))
 
 
-def test_the_first_night_has_no_night_before(tmp_path: Path) -> None:
-    assert "--since" not in run_of(TEMPLATE, "2026-11-24", "s3://b/n", [], "")["spec"]["entrypoint"]
-
-
 def test_no_night_begins_beside_another_and_none_twice(api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     api.add("2026-11-23", "Running")
-    assert start(api.client, "led-run", "2026-11-24", str(tmp_path), "", keep=14) == 1
+    assert start(api.client, "led-run", "2026-11-24", [], keep=14) == 1
     assert "led-2026-11-23 is still at work; 2026-11-24 is not begun." in capsys.readouterr().out
-    assert start(api.client, "led-run", "2026-11-23", str(tmp_path), "", keep=14) == 0
+    assert start(api.client, "led-run", "2026-11-23", [], keep=14) == 0
     api.add("2026-11-23", None)  # not looked at by KubeRay yet
-    assert start(api.client, "led-run", "2026-11-24", str(tmp_path), "", keep=14) == 1
+    assert start(api.client, "led-run", "2026-11-24", [], keep=14) == 1
     assert not any(asked.startswith(("POST", "DELETE")) for asked in api.asked)
 
 
 def test_the_oldest_ended_go(api: Api, tmp_path: Path) -> None:
     for day in range(10, 16):
         api.add(f"2026-11-{day}", "Failed" if day % 2 else "Complete")
-    assert start(api.client, "led-run", "2026-11-24", str(tmp_path), "", keep=4) == 0
+    assert start(api.client, "led-run", "2026-11-24", [], keep=4) == 0
     assert set(api.jobs) == {"led-run", "led-2026-11-24-x", *(f"led-2026-11-{day}" for day in range(12, 16))}
 
 
@@ -158,10 +129,10 @@ def test_the_whole_command_on_a_cluster(api: Api, tmp_path: Path, monkeypatch: p
     assert night.main() == 1
 
 
-@pytest.mark.parametrize("name, flags", [("tonight", ""), ("2026-11-24; rm", ""), ("2026-11-24", "'--output a;b'")])
-def test_what_a_shell_would_read_otherwise_is_refused(name: str, flags: str) -> None:
+@pytest.mark.parametrize("name, words", [("tonight", []), ("2026-11-24; rm", []), ("2026-11-24", ["--output", "a;b"])])
+def test_what_a_shell_would_read_otherwise_is_refused(name: str, words: list[str]) -> None:
     with pytest.raises(ValueError, match="without blanks or quotes"):
-        run_of(TEMPLATE, name, "s3://b/n", [], flags)
+        run_of(TEMPLATE, name, words)
 
 
 def job_that(folder: Path, text: str) -> list[str]:

@@ -13,9 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from led.checkpoint import SHARED_ALIASES, SHARED_EMBEDDING, CheckpointError, weight_files
+from led.checkpoint import SHARED_ALIASES, SHARED_EMBEDDING
 from led.model import LEDForConditionalGeneration, LEDModel
 from led.testing import TINY, spread_weights, tiny_config, tiny_model
+from led.weight_files import CheckpointError, weight_files
 
 BATCH = {
     "input_ids": torch.randint(3, 99, (2, 19), generator=torch.Generator().manual_seed(0)),

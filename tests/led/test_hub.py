@@ -28,10 +28,10 @@ from typing import Any
 import pytest
 
 from led import hub as led_hub
-from led.checkpoint import WEIGHT_FILES
 from led.config import LEDConfig
 from led.hub import resolve
 from led.tokenizer import LEDTokenizer
+from led.weight_files import WEIGHT_FILES
 
 FIRST, SECOND = "1f" * 20, "2e" * 20
 TOKEN = "hf_SecretSecretSecretSecretSecretSec"

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from led.config import LEDConfig
-from led.long_documents import pooled, pooling_of, read_windows
+from led.long_documents import pooled, read_windows
 from led.model import LEDForQuestionAnswering, LEDForSequenceClassification, LEDModel
 from led.packing import pack_documents
 from led.testing import TINY, spread_weights, tiny_config
-from led.windows import Window
+from led.windows import Window, pooling_of
 
 LENGTHS = ([5], [1], [2, 64, 17, 1, 33], [64, 64], [3] * 9)
 PROMPT = {"decoder_prompt": (2, 0, 7), "max_decoder_position_embeddings": 4}

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import led
-from led.checkpoint import CheckpointError
 from led.testing import TINY, spread_weights, tiny_config
+from led.weight_files import CheckpointError
 
 transformers = pytest.importorskip("transformers", "5", reason="the reference, transformers 5, is not installed")
 

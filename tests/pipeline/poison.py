@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipeline.model_inputs import ModelInput, Row
-from pipeline.tasks import LoadedSummarizer, LoadedTask, Summarize
+from pipeline.models import LoadedSummarizer
+from pipeline.tasks import LoadedTask, Summarize
 
 KILLS = "gallery gallery gallery"
 BREAKS = "rose rose rose rose"
@@ -32,7 +33,7 @@ class _Brittle:
     measured: ClassVar[dict[str, float]] = {}
 
     def __init__(self, loaded: LoadedSummarizer) -> None:
-        self.loaded = loaded
+        self.loaded, self.fatal, self.make_room = loaded, loaded.fatal, loaded.make_room
         self.breaks, self.too_large, self.kills = (loaded.tokenizer.encode(text)[1:-1] for text in (BREAKS, TOO_LARGE, KILLS))
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:

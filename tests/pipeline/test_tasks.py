@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,11 @@ from led.config import LEDConfig
 from led.model import LEDForQuestionAnswering, LEDForSequenceClassification
 from led.pipelines import pipeline
 from led.tokenizer import LEDTokenizer
-from pipeline import tasks
-from pipeline.config import AnswerSettings, ClassifySettings, SummarizeSettings
+from pipeline.config import AnswerSettings, ClassifySettings
 from pipeline.errors import UsageError
 from pipeline.reader import ShardReader
 from pipeline.shards import Shard
-from pipeline.tasks import Answer, Classify, copies_beside
+from pipeline.tasks import Answer, Classify
 from tests.conftest import words
 from tests.pipeline.readers import Corpus, make_reader, rows_of
 
@@ -315,16 +316,6 @@ def test_a_column_of_json_lines_may_hold_a_question_or_several(answerer: Path, t
     assert table["asked"].to_pylist()[:3] == ['["pump?", "when?"]'] * 2 + ["[]"]
 
 
-def test_memory_is_shared_by_the_copies_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    def beside(**given: Any) -> float:
-        return copies_beside(SummarizeSettings(input=("i",), output="o", model="m", **given))
-
-    monkeypatch.setattr(tasks, "cpus", lambda: 8)
-    assert (beside(), beside(threads=3), beside(threads=16)) == (8, 2, 1)
-    assert (beside(actors=2), beside(actors=20), beside(actors=2, threads=3)) == (2, 8, 2)
-    assert (beside(actors=1, max_actors=4), beside(gpus=0.25), beside(gpus=1.0, actors=3)) == (4, 4, 1)
-
-
 def test_questions_that_cannot_be_asked_are_said_before_the_run(answerer: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give the questions in one way"):
         AnswerSettings(input=("a",), output="b", model="c")
@@ -366,3 +357,20 @@ def test_spans_lie_in_the_document_and_in_one_window(answerer: Path, write_corpu
         start += room - 6
     _, first, last = best
     assert (row["answer_start"], row["answer_end"]) == (encoding.offsets[first + 1][0], encoding.offsets[last + 1][1])
+
+
+def test_processes_that_read_or_commit_load_no_torch(classifier: Path, write_corpus: Corpus) -> None:
+    path = write_corpus(["a pump", "a valve"]) / "000.parquet"
+    code = f"""
+import sys
+import pipeline.actor, pipeline.sink, pipeline.source
+from pipeline.config import ClassifySettings
+from pipeline.reader import ShardReader
+from pipeline.shards import Shard
+from pipeline.tasks import Classify
+task = Classify(ClassifySettings(input=("i",), output="o", model={str(classifier)!r}))
+reader = ShardReader(task, {str(classifier)!r}, None, task.reading({str(classifier)!r}))
+assert reader(Shard("s", {str(path)!r}, 0, 2))["status"].to_pylist() == ["ok", "ok"]
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

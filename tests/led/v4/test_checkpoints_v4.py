@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import led
-from led.checkpoint import SHARED_ALIASES, CheckpointError, weight_files
+from led.checkpoint import SHARED_ALIASES
 from led.testing import TINY, spread_weights
+from led.weight_files import CheckpointError, weight_files
 
 ABSENT = "the reference, transformers 4.57, is not installed: make test-parity"
 transformers = pytest.importorskip("transformers", reason=ABSENT)

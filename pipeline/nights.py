@@ -1,0 +1,46 @@
+"""A corpus run every night: a folder for each night below one of all nights, and what the next one carries over.
+
+Nights are named by their date, and may have something after it (`2026-11-24-retry`); they follow one another by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+
+import fsspec
+
+from pipeline.stops import hour_of
+
+NAME = re.compile(r"\d{4}-\d\d-\d\d[a-z0-9-]*")
+
+
+def nights_before(nights: str, night: str) -> list[str]:
+    """The runs before `night` below the folder `nights`, newest first, back to one whose end is marked.
+
+    A night that was stopped half-way is one of them: what it did is carried over.
+    """
+    fs, root = fsspec.core.url_to_fs(nights)
+    fs.invalidate_cache()
+    try:
+        names = [path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)]
+    except FileNotFoundError:
+        return []
+    found = []
+    for name in sorted((name for name in names if NAME.fullmatch(name) and name < night), reverse=True):
+        if fs.exists(f"{root}/{name}/_plan.json"):
+            found.append(name)
+        if fs.exists(f"{root}/{name}/_SUCCESS"):
+            break
+    return found
+
+
+def night_words(nights: str, night: str, since: Sequence[str], stop_at: str | None, now: float) -> list[str]:
+    """The settings of a night's run, as words of its command. An hour to stop at gets its date, so that a second try of the
+    same night ends at the same hour."""
+    words = ["--output", f"{nights}/{night}"]
+    if since:
+        words += ["--since", *(f"{nights}/{name}" for name in since)]
+    until = hour_of(stop_at, now)
+    return words if until is None else [*words, "--stop-at", datetime.fromtimestamp(until).isoformat(timespec="minutes")]
