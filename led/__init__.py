@@ -9,6 +9,7 @@ documents; those are the package `pipeline`.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,5 +17,10 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """What `led.api` has of that name, loaded when one is first asked for: a process that only tokenizes needs no torch."""
-    return getattr(import_module("led.api"), name)
+    """A module of the package, or what `led.api` has of that name, loaded when it is first asked for: a process that only
+    tokenizes needs no torch."""
+    if find_spec(f"led.{name}") is not None:
+        return import_module(f"led.{name}")
+    api = import_module("led.api")
+    globals().update({each: getattr(api, each) for each in api.__all__})
+    return getattr(api, name)
