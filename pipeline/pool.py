@@ -12,8 +12,15 @@ from dataclasses import dataclass
 
 from pipeline.errors import UsageError
 
-# CPUs of a task that reads or commits: it waits for disks more than it computes. Of such tasks a machine has room for four.
-IO_CPUS, _ROOM = 0.2, 4
+# What Ray sets aside for a task that reads or commits: next to nothing, since how many there are at once is said beside it.
+IO_CPUS = 0.01
+
+# CPUs of such a task in truth: it waits for disks more than it computes.
+_TASK_CPUS = 0.2
+
+# CPUs of a machine that model copies leave. Of what is left, Ray Data 2.60 gives whole ones to a run, beside what it foresaw;
+# where there is none, reading ahead may take it all, and what is done waits to be committed.
+_ROOM = 1.2
 
 _LEAST_CPUS = 0.1
 
@@ -29,11 +36,14 @@ class Machine:
 
 @dataclass(frozen=True)
 class Pool:
-    """Model copies: how many to begin with, how many at most as the cluster grows, and the CPUs of each."""
+    """Model copies: how many to begin with, how many at most as the cluster grows, and the CPUs of each; and how many tasks
+    read at once, and how many commit."""
 
     actors: int
     most: int
     cpus: float
+    readers: int
+    writers: int
 
 
 def copies(machine: Machine, threads: int, gpus: float) -> int:
@@ -74,7 +84,14 @@ def make_pool(
             "--max-actors."
         )
     begin = min(actors or fit_now or 1, most, shards)
-    return Pool(begin, max(begin, min(most, shards)) if most > fit_now else begin, _cpus_each(now, later, threads, gpus))
+    cpus = _cpus_each(now, later, threads, gpus)
+    left = [(m.count, m.cpus - cpus * copies(m, threads, gpus)) for m in later or now]
+    room = sum(count * max(0.0, cpus_left) / _TASK_CPUS for count, cpus_left in left)
+    room = max(room, most)  # of machines that nobody has named: room for a task beside each copy
+    # A shard is read and committed once. More tasks commit, so that what is done does not wait behind what is read ahead.
+    readers, writers = max(1, round(room / 3)), max(1, round(room * 2 / 3))
+    readers = readers if any(cpus_left >= 1 for _, cpus_left in left) else 1
+    return Pool(begin, max(begin, min(most, shards)) if most > fit_now else begin, cpus, readers, writers)
 
 
 def _fitting(machines: Sequence[Machine], threads: int, gpus: float) -> int:
@@ -84,8 +101,8 @@ def _fitting(machines: Sequence[Machine], threads: int, gpus: float) -> int:
 def _cpus_each(now: Sequence[Machine], later: Sequence[Machine] | None, threads: int, gpus: float) -> float:
     """CPUs of a copy, so that as many as fit leave room to read beside them on every machine that holds any."""
     held = [(m, copies(m, threads, gpus)) for m in (*now, *(later or ()))]
-    shares = [(m.cpus - _ROOM * IO_CPUS) / fit for m, fit in held if fit]
-    return max(_LEAST_CPUS, round(min([threads - IO_CPUS, *shares]), 2))
+    shares = [(m.cpus - _ROOM) / fit for m, fit in held if fit]
+    return max(_LEAST_CPUS, round(min([threads - _TASK_CPUS, *shares]), 2))
 
 
 def _described(machines: Sequence[Machine]) -> str:

@@ -214,7 +214,9 @@ def _execute(
         with Watch(store, left, tally, (workers.count, *observers), look):
             for first in range(0, len(left), _WAVE):
                 sink = CommitSink(store.url, {**plan.facts, "model": settings.model, "plan": plan.fingerprint})
-                workers.rows(plan, left[first : first + _WAVE]).write_datasink(sink, ray_remote_args={"num_cpus": IO_CPUS})
+                workers.rows(plan, left[first : first + _WAVE]).write_datasink(
+                    sink, ray_remote_args={"num_cpus": IO_CPUS}, concurrency=workers.pool.writers
+                )
                 receipts |= {receipt.shard_id: receipt for receipt in sink.receipts}
                 if stop.error is not None:
                     break
@@ -258,7 +260,10 @@ class Workers:
         reader = ShardReader(task, model, revision, reading, plan.passthrough, tokenizer)
         previous = read_previous(plan.facts["since"], task.columns)
         documents = ray.data.read_datasource(
-            ShardSource(shards, reader, self.board, previous), num_cpus=IO_CPUS, override_num_blocks=len(shards)
+            ShardSource(shards, reader, self.board, previous),
+            num_cpus=IO_CPUS,
+            override_num_blocks=len(shards),
+            concurrency=self.pool.readers,
         )
         pool = self.pool
         return documents.map_batches(

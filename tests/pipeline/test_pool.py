@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.pool import IO_CPUS, Machine, copies, make_pool
+from pipeline.pool import Machine, copies, make_pool
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,28 @@ def test_pools(now: list[Machine], later: list[Machine] | None, asked: dict[str,
 def test_every_machine_that_is_full_of_copies_has_room_to_read_and_to_commit(now: list[Machine], gpus: float) -> None:
     if not any(copies(machine, 1, gpus) for machine in now):
         return
-    cpus = make_pool(now, None, 1000, gpus=gpus).cpus
-    for machine in now:
-        fit = copies(machine, 1, gpus)
-        assert cpus >= 0.1 and (not fit or machine.cpus - fit * cpus >= 2 * IO_CPUS - 1e-9)
+    pool = make_pool(now, None, 1000, gpus=gpus)
+    left = [machine.cpus - copies(machine, 1, gpus) * pool.cpus for machine in now]
+    # Of less than a whole CPU Ray Data may give to reading and committing two tasks in all.
+    assert pool.cpus >= 0.1 and min(left) >= 0.1 and pool.writers >= 1 and (max(left) >= 1 or pool.readers == 1)
+
+
+@pytest.mark.parametrize(
+    ("now", "later", "asked", "tasks"),
+    [
+        ([Machine(2)], None, {}, (2, 4)),
+        ([Machine(1)], None, {}, (1, 3)),
+        ([Machine(4)] * 2, None, {}, (4, 8)),
+        ([Machine(16), Machine(8, 2)], None, {"gpus": 1}, (37, 75)),
+        ([Machine(0)], [Machine(0), Machine(4, count=5)], {}, (10, 20)),
+        ([Machine(0)], None, {"max_actors": 8}, (1, 5)),
+    ],
+)
+def test_reading_and_committing_have_room_of_their_own(
+    now: list[Machine], later: list[Machine] | None, asked: dict[str, Any], tasks: tuple[int, int]
+) -> None:
+    pool = make_pool(now, later, 1000, **asked)
+    assert (pool.readers, pool.writers) == tasks
 
 
 @pytest.mark.parametrize(

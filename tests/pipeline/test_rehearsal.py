@@ -77,7 +77,7 @@ class Here:
 
     def __init__(self, task: Task, checkpoint: Any, shards: int, run: str) -> None:
         self._task, self._folder, self._stopped = task, str(checkpoint.folder), False
-        self.pool, self.board = Pool(1, 1, 1.0), self
+        self.pool, self.board = Pool(1, 1, 1.0, 1, 1), self
 
     def stop(self) -> None:
         self._stopped = True
