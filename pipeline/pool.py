@@ -24,6 +24,8 @@ _ROOM = 1.2
 
 _LEAST_CPUS = 0.1
 
+_SMALLEST_WAVE, _SHARDS_EACH, _LARGEST_WAVE = 1_000, 250, 10_000
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -44,6 +46,12 @@ class Pool:
     cpus: float
     readers: int
     writers: int
+
+    @property
+    def wave(self) -> int:
+        """Shards that Ray Data is given at once: what the driver holds grows with them, and an end that is asked for waits
+        until each has been looked at. Model copies load once for each such wave, which takes an hour or more."""
+        return min(_LARGEST_WAVE, max(_SMALLEST_WAVE, _SHARDS_EACH * self.most))
 
 
 def copies(machine: Machine, threads: int, gpus: float) -> int:

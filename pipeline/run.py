@@ -51,10 +51,6 @@ _LOOK_S, _LOOKED_AT_PER_S = 2.0, 2000
 
 _LONGEST_SHARD_S = 24 * 3600
 
-# Shards that Ray Data is given at once: what the driver holds grows with them, and an end that is asked for waits for no
-# others. Model copies load once for each such wave, which takes hours.
-_WAVE = 10_000
-
 # Ray ends a process that waits for a second, where there are more of them than CPUs; the next shard would wait for another to
 # import everything again. Clusters of others say so by RAY_idle_worker_killing_time_threshold_ms (docs/cluster.md).
 KEEP_PROCESSES = {"idle_worker_killing_time_threshold_ms": 3_600_000}
@@ -212,9 +208,10 @@ def _execute(
         observers = (Limits(stop, settings, workers.board.stop), Metrics(settings, this_run), ProgressLog(), progress)
         look = min(every, max(_LOOK_S, len(plan.shards) / _LOOKED_AT_PER_S))
         with Watch(store, left, tally, (workers.count, *observers), look):
-            for first in range(0, len(left), _WAVE):
+            wave = workers.pool.wave
+            for first in range(0, len(left), wave):
                 sink = CommitSink(store.url, {**plan.facts, "model": settings.model, "plan": plan.fingerprint})
-                workers.rows(plan, left[first : first + _WAVE]).write_datasink(
+                workers.rows(plan, left[first : first + wave]).write_datasink(
                     sink, ray_remote_args={"num_cpus": IO_CPUS}, concurrency=workers.pool.writers
                 )
                 receipts |= {receipt.shard_id: receipt for receipt in sink.receipts}

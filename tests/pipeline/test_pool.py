@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.pool import Machine, copies, make_pool
+from pipeline.pool import Machine, Pool, copies, make_pool
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,11 @@ def test_reading_and_committing_have_room_of_their_own(
 ) -> None:
     pool = make_pool(now, later, 1000, **asked)
     assert (pool.readers, pool.writers) == tasks
+
+
+@pytest.mark.parametrize(("actors", "shards"), [(1, 1_000), (4, 1_000), (8, 2_000), (40, 10_000), (1000, 10_000)])
+def test_a_wave_is_an_hour_or_more_and_never_too_many_shards(actors: int, shards: int) -> None:
+    assert Pool(actors, actors, 1.0, 1, 1).wave == shards
 
 
 @pytest.mark.parametrize(
