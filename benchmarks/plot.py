@@ -1,4 +1,4 @@
-"""Draws docs/figures/ from benchmarks/results.jsonl, the last lines of the benchmarks.
+"""Draws docs/figures/ from the last lines of the benchmarks: those of the Xeon, and of the runs at scale, which an EPYC did.
 
 python -m benchmarks.plot
 """
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-RESULTS, FIGURES = Path("benchmarks/results.jsonl"), Path("docs/figures")
+RESULTS, AT_SCALE = Path("benchmarks/results.jsonl"), Path("benchmarks/results-epyc.jsonl")
+FIGURES = Path("docs/figures")
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2")
 WIDTH, ROW, LEFT, TOP = 640, 20, 190, 46
 
@@ -69,7 +70,7 @@ def against(found: Sequence[dict[str, Any]], what: str, label: str) -> Bars:
 
 
 def main() -> None:
-    found = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    found, at_scale = ([json.loads(line) for line in file.read_text().splitlines()] for file in (RESULTS, AT_SCALE))
     encoders = against(found, "encoder", "{tokens} tokens, {dtype}")
     decoders = against(found, "decode", "{documents} x {tokens} tokens, {dtype}")
     steps = [
@@ -89,7 +90,7 @@ def main() -> None:
         "decoding": bar_chart("A step of decoding, 4 beams: times as fast as transformers", "x", decoders),
         "steps": bar_chart("Milliseconds per step and document", "ms", steps),
     }
-    for row in (row for run in found if run["benchmark"] == "scale" for row in run["rows"] if row["wall_s"] > 120):
+    for row in (row for run in at_scale if run["benchmark"] == "scale" for row in run["rows"] if row["wall_s"] > 240):
         charts[f"scale_{row['actors']}"] = line_chart(
             f"{row['actors']} model copies, {row['shards_done']:,} shards: memory during the run", "MiB",
             {"the driver": [(s, driver) for s, driver, _ in row["seen"]],
