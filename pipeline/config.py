@@ -91,8 +91,8 @@ class RunSettings:
     actors: int = 0
     """Model copies working side by side; 0 takes one per CPU, or as many as the GPUs hold, of the machines that are there."""
     max_actors: int | None = None
-    """On a cluster that grows, model copies at most; --actors are those to begin with. By default as many as its autoscaler
-    says that it may come to hold."""
+    """Model copies at most, on a cluster that grows: as many as all the machines hold that its autoscaler may start. The run
+    begins with what is there, or --actors. By default the cluster is believed to stay as it is."""
     threads: int = 1
     """CPU threads of each model copy."""
     gpus: float = 0.0

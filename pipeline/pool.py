@@ -29,11 +29,10 @@ _SMALLEST_WAVE, _SHARDS_EACH, _LARGEST_WAVE = 1_000, 250, 10_000
 
 @dataclass(frozen=True)
 class Machine:
-    """What Ray may give away of a machine, and how many of its kind there are, or may come to be."""
+    """What Ray may give away of a machine."""
 
     cpus: float
     gpus: float = 0.0
-    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,7 @@ def copies(machine: Machine, threads: int, gpus: float) -> int:
 
 
 def make_pool(
-    now: Sequence[Machine],
-    later: Sequence[Machine] | None,
+    machines: Sequence[Machine],
     shards: int,
     *,
     actors: int = 0,
@@ -74,48 +72,40 @@ def make_pool(
     threads: int = 1,
     gpus: float = 0.0,
 ) -> Pool:
-    """The model copies of a run of so many `shards` on the machines that are there `now`.
+    """The model copies of a run of so many `shards` on the machines that are there.
 
-    `later` are all that an autoscaler may come to run, or None where nobody says. `actors` are to begin with (0: as many as
-    fit now), `max_actors` at most; given, the cluster is believed to grow even where nobody says so.
+    `actors` are to begin with (0: as many as fit), `max_actors` at most: given, more machines are believed to come, since no
+    autoscaler says how many it may start.
 
     Raises:
-        UsageError: the cluster can never hold them.
+        UsageError: the cluster does not hold them.
     """
-    fit_now, fit_later = (_fitting(machines, threads, gpus) for machines in (now, later or now))
-    most = max(fit_now, fit_later) if max_actors is None else max(max_actors, actors)
+    fit = sum(copies(machine, threads, gpus) for machine in machines)
+    most = fit if max_actors is None else max(max_actors, actors)
     if not most or (actors > most and max_actors is None):
         asked = f"--actors is {actors}" if actors else "there is no room for a model copy"
         raise UsageError(
             f"{asked}: each takes {threads} CPUs (--threads) and {gpus:g} GPUs (--gpus) of one machine, and the cluster has "
-            f"{_described(later or now)}, room for {most}. Ask for less or add machines; on a cluster that grows, say "
-            "--max-actors."
+            f"{_described(machines)}, room for {most}. Ask for less or add machines; on a cluster that grows, say --max-actors."
         )
-    begin = min(actors or fit_now or 1, most, shards)
-    cpus = _cpus_each(now, later, threads, gpus)
-    left = [(m.count, m.cpus - cpus * copies(m, threads, gpus)) for m in later or now]
-    room = sum(count * max(0.0, cpus_left) / _TASK_CPUS for count, cpus_left in left)
-    room = max(room, most)  # of machines that nobody has named: room for a task beside each copy
+    begin = min(actors or fit or 1, most, shards)
+    cpus = _cpus_each(machines, threads, gpus)
+    left = [machine.cpus - cpus * copies(machine, threads, gpus) for machine in machines if machine.cpus]
+    room = max(sum(left) / _TASK_CPUS, most)  # of machines to come: room for a task beside each copy
     # A shard is read and committed once. More tasks commit, so that what is done does not wait behind what is read ahead.
     readers, writers = max(1, round(room / 3)), max(1, round(room * 2 / 3))
-    readers = readers if any(cpus_left >= 1 for _, cpus_left in left) else 1
-    return Pool(begin, max(begin, min(most, shards)) if most > fit_now else begin, cpus, readers, writers)
+    readers = 1 if left and max(left) < 1 else readers
+    return Pool(begin, max(begin, min(most, shards)) if most > fit else begin, cpus, readers, writers)
 
 
-def _fitting(machines: Sequence[Machine], threads: int, gpus: float) -> int:
-    return sum(machine.count * copies(machine, threads, gpus) for machine in machines)
-
-
-def _cpus_each(now: Sequence[Machine], later: Sequence[Machine] | None, threads: int, gpus: float) -> float:
+def _cpus_each(machines: Sequence[Machine], threads: int, gpus: float) -> float:
     """CPUs of a copy, so that as many as fit leave room to read beside them on every machine that holds any."""
-    held = [(m, copies(m, threads, gpus)) for m in (*now, *(later or ()))]
-    shares = [(m.cpus - _ROOM) / fit for m, fit in held if fit]
+    held = [(machine, copies(machine, threads, gpus)) for machine in machines]
+    shares = [(machine.cpus - _ROOM) / fit for machine, fit in held if fit]
     return max(_LEAST_CPUS, round(min([threads - _TASK_CPUS, *shares]), 2))
 
 
 def _described(machines: Sequence[Machine]) -> str:
-    kinds: Counter[tuple[float, float]] = Counter()
-    for machine in machines:
-        kinds[machine.cpus, machine.gpus] += machine.count
+    kinds = Counter((machine.cpus, machine.gpus) for machine in machines)
     each = [f"{count} x {cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "") for (cpus, gpus), count in kinds.items()]
     return " + ".join(each) or "no machines"

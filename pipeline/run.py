@@ -234,7 +234,7 @@ class Workers:
         with plain_errors():
             _join_cluster(settings)
             self.pool: Pool = make_pool(
-                _machines(), _machines_to_come(), shards,
+                _machines(), shards,
                 actors=settings.actors, max_actors=settings.max_actors, threads=settings.threads, gpus=settings.gpus,
             )  # fmt: skip
             self.board = Board(run)
@@ -331,13 +331,6 @@ def _machines() -> list[Machine]:
     """The machines that are there."""
     given = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [Machine(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in given]
-
-
-def _machines_to_come() -> list[Machine] | None:
-    """All machines that the cluster's autoscaler may come to run, the head's among them; None where it does not say."""
-    config = ray._private.state.state.get_cluster_config()
-    groups = config.node_group_configs if config is not None else ()
-    return [Machine(g.resources.get("CPU", 0), g.resources.get("GPU", 0), max(0, g.max_count)) for g in groups] or None
 
 
 def _frozen(store: Store) -> Plan | None:

@@ -389,3 +389,12 @@ def test_the_steps_run_in_a_folder(tmp_path: Path) -> None:
         image.step("ADD", "a b")
     with pytest.raises(ValueError, match="this Python is"):
         image.step("FROM", "python:3.9-slim")
+
+
+def test_a_run_may_grow_to_all_workers(manifests: list[Manifest]) -> None:
+    """No autoscaler says how many machines it may start, so the settings do."""
+    cpu, gpu = one(manifests, "RayJob")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    copies = int(cpu["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"]) * cpu["maxReplicas"]
+    component = (KUBERAY / "components" / "gpu" / "kustomization.yaml").read_text("utf-8")
+    said = yaml.safe_load(RUN_YAML.read_text("utf-8")) if copies else yaml.safe_load(component.split("`")[3])
+    assert said["max_actors"] == (copies or gpu["maxReplicas"])
