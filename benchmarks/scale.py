@@ -40,10 +40,11 @@ FILES = 50
 
 
 class Watched:
-    """The memory of this process and of the object stores, looked at every `every` seconds: (seconds, bytes, bytes)."""
+    """This process and the object stores, looked at every `every` seconds: (seconds, bytes, bytes of the object stores, seconds
+    of CPU)."""
 
     def __init__(self, every: float = 2.0) -> None:
-        self.seen: list[tuple[float, int, int]] = []
+        self.seen: list[tuple[float, int, int, float]] = []
         self._every, self._begun, self._end = every, time.time(), threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -62,12 +63,17 @@ class Watched:
                 if node["Alive"]:
                     stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], False)
                     held += stats.store_stats.object_store_bytes_used
-            self.seen.append((time.time() - self._begun, _own_bytes(), held))
+            self.seen.append((time.time() - self._begun, _own_bytes(), held, time.process_time()))
 
     def mean(self, column: int, first: float, last: float) -> float:
         """The mean of a column between two parts of the time, in MiB."""
         rows = self.seen[int(len(self.seen) * first) : max(1, int(len(self.seen) * last))]
         return sum(row[column] for row in rows) / max(1, len(rows)) / 2**20
+
+    def cpu_seconds(self, first: float, last: float) -> float:
+        """Seconds of CPU between two moments, as `time.time()` gives them."""
+        rows = [row for row in self.seen if first <= self._begun + row[0] <= last]
+        return rows[-1][3] - rows[0][3] if rows else 0.0
 
 
 def _own_bytes() -> int:
@@ -109,32 +115,31 @@ def measure(args: argparse.Namespace, actors: int, documents: int, folder: Path)
     for _ in range(args.machines):
         cluster.add_node(num_cpus=cpus, object_store_memory=300 << 20)
     ray.init(address=cluster.address, log_to_driver=False)
-    begun, used = time.time(), time.process_time()
+    begun = time.time()
     with Watched() as watched:
         try:
             run(StandIn(settings, args.seconds))
         except Stopped as stopped:
             print(stopped, flush=True)
-    used = time.process_time() - used
     ray.shutdown()
     cluster.shutdown()
     store = open_store(settings.output)
     plan, names = Plan.from_json(store.read("_plan.json")), store.names()
     receipts = list(read_receipts(store, [shard for shard in plan.shards if shard.part in names]).values())
     share, span = busy_share(receipts, actors)
+    first, last = min(r.finished_at - r.seconds for r in receipts), max(r.finished_at for r in receipts)
     return {
         "actors": actors,
         "shards": len(plan.shards),
         "shards_done": len(receipts),
         "busy": share,
-        "documents_per_s": sum(r.documents for r in receipts) / (max(r.finished_at for r in receipts) - min(
-            r.finished_at - r.seconds for r in receipts)),
+        "documents_per_s": sum(r.documents for r in receipts) / (last - first),
         "idle_ms_per_shard": (1 - share) * span * actors / len(receipts) * 1e3,
-        "driver_cpu_ms_per_shard": used / len(receipts) * 1e3,
+        "driver_cpu_ms_per_shard": watched.cpu_seconds(first, last) / len(receipts) * 1e3,
         "wall_s": time.time() - begun,
         "driver_mib": [watched.mean(1, 0.4, 0.5), watched.mean(1, 0.9, 1.0)],
         "object_store_mib": [watched.mean(2, 0.4, 0.5), watched.mean(2, 0.9, 1.0)],
-        "seen": [[round(s, 1), rss >> 20, held >> 20] for s, rss, held in watched.seen[:: max(1, len(watched.seen) // 60)]],
+        "seen": [[round(s, 1), rss >> 20, held >> 20] for s, rss, held, _ in watched.seen[:: max(1, len(watched.seen) // 60)]],
     }  # fmt: skip
 
 
