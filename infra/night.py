@@ -28,6 +28,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.errors import PipelineError
 from pipeline.nights import NAME, night_words, nights_before
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -101,7 +102,7 @@ def main() -> int:
         return start(jobs, given.template, night, [*words, *shlex.split(os.environ.get("FLAGS", ""))], given.keep)
     except urllib.error.HTTPError as error:
         print(f"error: {error.url} said {error.code}: {error.read().decode()[:2000]}", file=sys.stderr)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, PipelineError) as error:
         print(f"error: {error}", file=sys.stderr)
     return 1
 

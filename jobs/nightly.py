@@ -11,6 +11,7 @@ and the exit code in $CODE. The exit code is the job's; 0 also where it ended as
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from datetime import date
 import tyro
 
 from jobs.cli import INTERRUPTED, exit_code
-from pipeline.errors import UsageError
+from pipeline.errors import PipelineError, UsageError
 from pipeline.nights import NAME, night_words, nights_before
 
 
@@ -57,10 +58,7 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError("no job is named; write it last: -- jobs/summarize_corpus.py --config nightly.yaml")
     if not NAME.fullmatch(settings.night):
         raise UsageError(f"--night is {settings.night!r}; name nights 2026-11-24 or 2026-11-24-retry.")
-    nights = settings.nights.rstrip("/")
-    since = nights_before(nights, settings.night)
-    command = [sys.executable, *job, *night_words(nights, settings.night, since, settings.stop_at, time.time())]
-    code = _tried(command, settings)
+    code = _tried(job, settings)
     if code in (0, INTERRUPTED):
         return 0
     print(f"the night {settings.night} failed with exit code {code}.", file=sys.stderr, flush=True)
@@ -70,15 +68,26 @@ def main(argv: Sequence[str]) -> int:
     return code
 
 
-def _tried(command: Sequence[str], settings: NightlySettings) -> int:
+def _tried(job: Sequence[str], settings: NightlySettings) -> int:
+    """The exit code of the last try; the hour to stop at is that of the first."""
+    nights, now = settings.nights.rstrip("/"), time.time()
     for left in reversed(range(max(1, settings.tries))):
-        print(" ".join(command), file=sys.stderr, flush=True)
-        with subprocess.Popen(command) as job, _signals_to(job):
-            code = job.wait()
+        try:
+            words = night_words(nights, settings.night, nights_before(nights, settings.night), settings.stop_at, now)
+            code = _call([sys.executable, *job, *words])
+        except PipelineError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            code = error.exit_code
         if code != 1 or not left:
             return code
         time.sleep(settings.pause_seconds)
     return code
+
+
+def _call(command: Sequence[str]) -> int:
+    print(shlex.join(command), file=sys.stderr, flush=True)
+    with subprocess.Popen(command) as job, _signals_to(job):
+        return job.wait()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from led.tokenizer import LEDTokenizer
 from led.weight_files import CheckpointError, weight_files
 from pipeline.config import RunSettings
 from pipeline.errors import PipelineError, PlanMismatch, UsageError
+from pipeline.retry import is_transient
 
 
 def find_checkpoint(settings: RunSettings) -> Checkpoint:
@@ -21,13 +22,14 @@ def find_checkpoint(settings: RunSettings) -> Checkpoint:
 
     Raises:
         UsageError: there is none, or it has no weights.
+        PipelineError: it could not be fetched; a later try may well do.
     """
     try:
         checkpoint = resolve(settings.model, settings.revision)
         weight_files(checkpoint.folder)
         return checkpoint
     except (FileNotFoundError, CheckpointError) as error:
-        raise UsageError(f"--model: {error}") from error
+        raise (PipelineError if is_transient(error) else UsageError)(f"--model: {error}") from error
 
 
 def checkpoint_facts(folder: Path) -> dict[str, str]:

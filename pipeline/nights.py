@@ -11,6 +11,8 @@ from datetime import datetime
 
 import fsspec
 
+from pipeline.errors import PipelineError, UsageError, one_line
+from pipeline.retry import is_transient, retrying
 from pipeline.stops import hour_of
 
 NAME = re.compile(r"\d{4}-\d\d-\d\d[a-z0-9-]*")
@@ -20,7 +22,20 @@ def nights_before(nights: str, night: str) -> list[str]:
     """The runs before `night` below the folder `nights`, newest first, back to one whose end is marked.
 
     A night that was stopped half-way is one of them: what it did is carried over.
+
+    Raises:
+        PipelineError: the folder cannot be looked at now; a later try may well do.
+        UsageError: it may not be looked at.
     """
+    try:
+        return retrying(lambda: _nights_before(nights, night))
+    except Exception as error:
+        kind = PipelineError if is_transient(error) else UsageError
+        raise kind(f"the nights in {nights} cannot be listed: {type(error).__name__}: {one_line(error)} Check the address, "
+                   "AWS_ENDPOINT_URL and the credentials.") from error  # fmt: skip
+
+
+def _nights_before(nights: str, night: str) -> list[str]:
     fs, root = fsspec.core.url_to_fs(nights)
     fs.invalidate_cache()
     try:
@@ -38,9 +53,16 @@ def nights_before(nights: str, night: str) -> list[str]:
 
 def night_words(nights: str, night: str, since: Sequence[str], stop_at: str | None, now: float) -> list[str]:
     """The settings of a night's run, as words of its command. An hour to stop at gets its date, so that a second try of the
-    same night ends at the same hour."""
+    same night ends at the same hour.
+
+    Raises:
+        UsageError: the hour is none.
+    """
     words = ["--output", f"{nights}/{night}"]
     if since:
         words += ["--since", *(f"{nights}/{name}" for name in since)]
-    until = hour_of(stop_at, now)
+    try:
+        until = hour_of(stop_at, now)
+    except ValueError as error:
+        raise UsageError(f"--stop-at is {stop_at!r}; write 06:00, or 2026-11-24T06:00.") from error
     return words if until is None else [*words, "--stop-at", datetime.fromtimestamp(until).isoformat(timespec="minutes")]

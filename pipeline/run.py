@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -212,7 +213,7 @@ def _execute(
             for first in range(0, len(left), wave):
                 sink = CommitSink(store.url, {**plan.facts, "model": settings.model, "plan": plan.fingerprint})
                 workers.rows(plan, left[first : first + wave]).write_datasink(
-                    sink, ray_remote_args={"num_cpus": IO_CPUS}, concurrency=workers.pool.writers
+                    sink, ray_remote_args={"num_cpus": IO_CPUS}, concurrency=min(workers.pool.writers, len(left[first:]))
                 )
                 receipts |= {receipt.shard_id: receipt for receipt in sink.receipts}
                 if stop.error is not None:
@@ -260,7 +261,7 @@ class Workers:
             ShardSource(shards, reader, self.board, previous),
             num_cpus=IO_CPUS,
             override_num_blocks=len(shards),
-            concurrency=self.pool.readers,
+            concurrency=min(self.pool.readers, len(shards)),
         )
         pool = self.pool
         return documents.map_batches(
@@ -318,13 +319,23 @@ def _join_cluster(settings: RunSettings) -> None:
         "include_dashboard": False, "_metrics_export_port": settings.metrics_port, "_system_config": KEEP_PROCESSES,
     }  # fmt: skip
     try:
+        _check_reachable(joined)
         ray.init(address=joined or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise PipelineError(f"the cluster {joined or 'of this machine'} cannot be joined: {one_line(error)} Check "
                             "--ray-address, and that it runs the same versions of Ray and Python.") from error  # fmt: skip
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # Of a run that is asked to end, the last tasks are fewer than might be at work.
+    warnings.filterwarnings("ignore", "The maximum number of concurrent tasks")
+
+
+def _check_reachable(address: str | None) -> None:
+    """See that somebody listens at `host:port`; Ray would wait for minutes, and not always end."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit() and "//" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _machines() -> list[Machine]:

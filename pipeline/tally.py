@@ -29,7 +29,8 @@ _FOUR_IN_FIVE = 1.28
 
 @dataclass
 class Totals:
-    """Sums over receipts: what they count by name, and `shards`; what was measured, of peaks the highest; failures; flags."""
+    """Sums over receipts: what they count by name, `shards`, and `worked_tokens`, those of rows that were not carried over;
+    what was measured, of peaks the highest; failures; flags."""
 
     counts: Counter[str] = field(default_factory=Counter)
     measured: dict[str, float] = field(default_factory=dict)
@@ -46,7 +47,9 @@ class Totals:
 
     def add(self, receipt: Receipt) -> None:
         """Add one shard."""
-        self.counts.update({name: getattr(receipt, name) for name in COUNTED}, shards=1)
+        made = (receipt.rows - receipt.carried) / receipt.rows if receipt.rows else 0.0
+        worked = round((receipt.input_tokens + receipt.output_tokens) * made)
+        self.counts.update({name: getattr(receipt, name) for name in COUNTED}, shards=1, worked_tokens=worked)
         for name, value in receipt.measured.items():
             before = self.measured.get(name, 0)
             self.measured[name] = max(before, value) if name.startswith("peak_") else before + value
@@ -63,7 +66,7 @@ class Totals:
     def tokens_per_second(self) -> float | None:
         """Tokens read and written in a second of one actor's work; None where there was none."""
         seconds = self.counts["seconds"]
-        return (self.counts["input_tokens"] + self.counts["output_tokens"]) / seconds if seconds else None
+        return self.counts["worked_tokens"] / seconds if seconds else None
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,31 @@ def test_what_is_no_night_is_refused(words: list[str], said: str, tmp_path: Path
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_store_that_cannot_be_reached_is_tried_again_and_told_of(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    command = [
+        *NIGHTLY,
+        "--nights",
+        "s3://bucket/out",
+        "--tries",
+        "2",
+        "--on-failure",
+        f'echo "$CODE" >> {told}',
+        "--",
+        "job.py",
+    ]
+    asked = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "SK",
+             "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1"}  # fmt: skip
+    done = subprocess.run(command, env={**ENVIRONMENT, **asked}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and told.read_text() == "1\n" and "Traceback" not in done.stderr
+    assert done.stderr.count("error: the nights in s3://bucket/out cannot be listed") == 2
+
+
+def test_an_hour_that_is_none_is_told_of(tmp_path: Path) -> None:
+    code, calls, said = run(tmp_path, "0", "--stop-at", "25:00", "--on-failure", f"touch {tmp_path}/told")
+    assert code == 2 and not calls and "--stop-at is '25:00'" in said and (tmp_path / "told").exists()
+
+
 def test_a_signal_ends_the_job_and_then_the_night(tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text("""import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), pathlib.Path(sys.argv[1]).touch(), sys.exit(130)))

@@ -114,6 +114,10 @@ def limit_over_the_models(corpus: Path, model: Path) -> list[object]:
     return ["--max-input-tokens", "4000"]
 
 
+def no_cluster_there(corpus: Path, model: Path) -> list[object]:
+    return ["--ray-address", "127.0.0.1:9"]
+
+
 @pytest.mark.parametrize(
     ("damage", "code", "says"),
     [
@@ -132,6 +136,7 @@ def limit_over_the_models(corpus: Path, model: Path) -> list[object]:
         (wrong_value, 2, "error: --model .*num_beams is 0; it must be at least 1"),
         (too_long, 2, "error: .*max_length is 5001; this model's decoder has 64 positions"),
         (limit_over_the_models, 2, "error: --max-input-tokens is 4000; this model reads at most 128 tokens"),
+        (no_cluster_there, 1, "error: the cluster 127.0.0.1:9 cannot be joined: .*refused"),
     ],
 )
 def test_bad_input_has_a_plain_message_and_its_exit_code(

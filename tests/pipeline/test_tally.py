@@ -26,6 +26,12 @@ def test_sums_and_of_peaks_the_highest() -> None:
     assert Totals().fill is None and Totals().tokens_per_second is None
 
 
+def test_what_was_carried_over_is_no_work() -> None:
+    totals = Totals.of([receipt("a", rows=4, ok=4, carried=3, seconds=2.0, input_tokens=70, output_tokens=10),
+                        receipt("b", rows=2, ok=2, carried=2, input_tokens=1000)])  # fmt: skip
+    assert totals.tokens_per_second == 10
+
+
 def run_of(costs: list[float], actors: int) -> tuple[Tally, float]:
     """The tally of a run with shards of ten documents, after half of them, and the seconds that the rest then takes."""
     lanes, ends = [5.0] * actors, []
