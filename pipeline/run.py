@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
