@@ -87,7 +87,8 @@ def _tried(job: Sequence[str], settings: NightlySettings) -> int:
 def _call(command: Sequence[str]) -> int:
     print(shlex.join(command), file=sys.stderr, flush=True)
     with subprocess.Popen(command) as job, _signals_to(job):
-        return job.wait()
+        code = job.wait()
+    return code if code >= 0 else 1  # a job that the kernel killed goes on in the next try
 
 
 @contextmanager

@@ -43,6 +43,17 @@ def test_a_night_has_a_folder_and_the_nights_before(tmp_path: Path) -> None:
     assert code == 0 and calls == [f'["--output", "{out}/2026-11-24", "--since", "{out}/2026-11-23", "{out}/2026-11-22"]']
 
 
+def test_a_job_that_was_killed_is_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text("""import os, pathlib, signal, sys
+tried = pathlib.Path(sys.argv[1])
+if not tried.exists():
+    tried.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+""")
+    command = [*NIGHTLY, "--nights", str(tmp_path / "out"), "--", str(tmp_path / "job.py"), str(tmp_path / "tried")]
+    assert subprocess.run(command, env=ENVIRONMENT, check=False).returncode == 0 and (tmp_path / "tried").exists()
+
+
 def test_what_may_be_tried_again_is(tmp_path: Path) -> None:
     told = tmp_path / "told"
     code, calls, _ = run(tmp_path, "1,1,0", "--on-failure", f"touch {told}")
