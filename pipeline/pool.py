@@ -92,8 +92,9 @@ def make_pool(
     cpus = _cpus_each(machines, threads, gpus)
     left = [machine.cpus - cpus * copies(machine, threads, gpus) for machine in machines if machine.cpus]
     room = max(sum(left) / _TASK_CPUS, most)  # of machines to come: room for a task beside each copy
-    # A shard is read and committed once. More tasks commit, so that what is done does not wait behind what is read ahead.
-    readers, writers = max(1, round(room / 3)), max(1, round(room * 2 / 3))
+    # A shard is read and committed once. More tasks commit, so that what is done does not wait behind what is read ahead. Each
+    # does some five shards a second and is a process, so of the room some is left.
+    readers, writers = max(1, round(room / 5)), max(1, round(room * 2 / 5))
     readers = 1 if left and max(left) < 1 else readers
     return Pool(begin, max(begin, min(most, shards)) if most > fit else begin, cpus, readers, writers)
 

@@ -17,5 +17,5 @@ NOTHING: dict[str, Any] = {
 
 
 def receipt(shard_id: str = "s", **given: Any) -> Receipt:
-    """A receipt that counts what is given and nothing else."""
-    return Receipt(shard_id=shard_id, **{**NOTHING, **given})
+    """A receipt that counts what is given, a row for each document, and nothing else."""
+    return Receipt(shard_id=shard_id, **{**NOTHING, "rows": given.get("documents", 0), **given})

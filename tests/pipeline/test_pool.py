@@ -65,11 +65,11 @@ def test_every_machine_that_is_full_of_copies_has_room_to_read_and_to_commit(mac
 @pytest.mark.parametrize(
     ("machines", "asked", "tasks"),
     [
-        ([Machine(2)], {}, (2, 4)),
-        ([Machine(1)], {}, (1, 3)),
-        ([Machine(4)] * 2, {}, (4, 8)),
-        ([Machine(16), Machine(8, 2)], {"gpus": 1}, (37, 75)),
-        ([Machine(0)], {"max_actors": 8}, (3, 5)),
+        ([Machine(2)], {}, (1, 2)),
+        ([Machine(1)], {}, (1, 2)),
+        ([Machine(4)] * 2, {}, (2, 5)),
+        ([Machine(16), Machine(8, 2)], {"gpus": 1}, (22, 45)),
+        ([Machine(0)], {"max_actors": 8}, (2, 3)),
     ],
 )
 def test_reading_and_committing_have_room_of_their_own(
