@@ -14,7 +14,7 @@ CLASSIFY = $(JOBS)/classify_corpus.py $(CORPUS) --model demo/checkpoints/led-rep
 ANSWER = $(JOBS)/answer_corpus.py $(CORPUS) --model demo/checkpoints/led-reports-answer --question-column questions \
 	--passthrough questions
 
-.PHONY: demo quality test test-parity storm cluster growth lint check docs clean
+.PHONY: demo quality test test-parity storm cluster lint check docs clean
 
 # Summaries, labels and answers of the sample corpus, from Parquet to Parquet; and how good labels and answers are, of whole
 # reports and of their first 512 tokens.
@@ -52,10 +52,6 @@ storm: $(VENV)/.installed-test
 # The three jobs by `ray job submit` on a cluster of four raylets, while three are lost and others added; minutes.
 cluster: $(VENV)/.installed-test
 	$(BIN)/python -m tests.cluster_trial --copies $(COPIES)
-
-# A run on a cluster that Ray's autoscaler grows from one machine to three.
-growth: $(VENV)/.installed-test
-	$(BIN)/python -m tests.growth_trial
 
 # What only transformers 4 has (classification, the slow tokenizer, the pipelines), in an environment of its own.
 test-parity: $(PARITY_VENV)/.installed
