@@ -206,6 +206,12 @@ def manifest_of(plan: Plan, receipts: Mapping[str, Receipt]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def new_rows(manifest: Mapping[str, Any]) -> int | None:
+    """Rows of documents that none of the runs before had; None where there was none to look in."""
+    counts = [shard["measured"].get("new_rows") for shard in manifest["shards"].values()]
+    return None if None in counts else int(sum(counts))
+
+
 def _failed_documents(rows: pa.Table) -> int:
     """Documents with a row that failed."""
     failed = pc.equal(rows["status"], "failed")

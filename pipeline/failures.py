@@ -6,7 +6,12 @@ lead further.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pipeline.errors import TooManyFailures
+
+# Reasons that a message names, the most frequent ones.
+_NAMED = 3
 
 
 def allowed_failures(max_failed: float | None, documents: int) -> int | None:
@@ -16,8 +21,8 @@ def allowed_failures(max_failed: float | None, documents: int) -> int | None:
     return int(max_failed if max_failed >= 1 else max_failed * documents)
 
 
-def check_failures(failed: int, max_failed: float | None, documents: int) -> None:
-    """See that no more than `max_failed` of a run's documents failed.
+def check_failures(failed: int, max_failed: float | None, documents: int, reasons: Mapping[str, int]) -> None:
+    """See that no more than `max_failed` of a run's documents failed; `reasons` are counts of rows by stage and reason.
 
     Raises:
         TooManyFailures: more did.
@@ -25,6 +30,11 @@ def check_failures(failed: int, max_failed: float | None, documents: int) -> Non
     allowed = allowed_failures(max_failed, documents)
     if allowed is not None and failed > allowed:
         raise TooManyFailures(
-            f"{failed} of {documents} documents failed; --max-failed is {max_failed:g}. "
-            "The reasons stand in the rows. Allow more to go on."
+            f"{failed} of {documents} documents failed; --max-failed is {max_failed:g}. Most often: {_most_often(reasons)}. "
+            "Each row says its own reason. Allow more to go on."
         )
+
+
+def _most_often(reasons: Mapping[str, int]) -> str:
+    most = sorted(reasons.items(), key=lambda item: -item[1])[:_NAMED]
+    return "; ".join(f"{reason} ({count:,} rows)" for reason, count in most)

@@ -1,7 +1,7 @@
 """The rows of earlier runs, finished or not, found again by document: what `--since` carries over.
 
-A row is carried where doc_id and text are the same. The index takes 16 bytes a document: a hash of both, and where the row
-stands; the row itself says whether it is the right one.
+A row is carried where doc_id and text are the same. The index takes 24 bytes a document: a hash of both, where the row
+stands, and a hash of the id; the row itself says whether it is the right one.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Previous:
-    """An index of earlier runs' rows: `keys` (rows), sorted, and for each its place among `parts` and in that file.
+    """An index of earlier runs' rows: `keys` (rows), sorted, and for each its place among `parts` and in that file; `ids`,
+    sorted, of all their documents, those that failed too.
 
     Of rows that stand in several runs, that of the run named first is taken.
     """
@@ -89,6 +90,11 @@ class Previous:
     keys: np.ndarray
     files: np.ndarray
     rows: np.ndarray
+    ids: np.ndarray
+
+    def count_new(self, doc_ids: Sequence[str]) -> int:
+        """How many of these are of documents that no earlier run had."""
+        return int((~np.isin([_key(doc_id) for doc_id in doc_ids], self.ids)).sum())
 
     def find(self, doc_ids: Sequence[str], hashes: Sequence[str | None], columns: pa.Schema) -> list[Row | None]:
         """For each document its row, with its origin, and those of the task's `columns`; None where it is not there."""
@@ -97,7 +103,7 @@ class Previous:
         for i, (doc_id, text_hash) in enumerate(zip(doc_ids, hashes, strict=True)):
             if text_hash is None:
                 continue
-            key = _key(doc_id, text_hash)
+            key = _key(f"{text_hash} {doc_id}")
             for place in range(*np.searchsorted(self.keys, [key, key + 1])):
                 wanted.setdefault(int(self.files[place]), []).append((int(self.rows[place]), i))
         names = [DOC_ID.name, *STATE.names, *COUNTS.names, *PROVENANCE.names, *columns.names]
@@ -122,11 +128,10 @@ def read_previous(since: Sequence[Mapping[str, Any]], columns: pa.Schema) -> Pre
         return None
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         found = list(pool.map(lambda part: _keys(part[0], retry_failed=part[1]), parts))
-    keys = np.concatenate([keys for keys, _ in found])
-    rows = np.concatenate([rows for _, rows in found])
-    files = np.repeat(np.arange(len(parts), dtype=np.int32), [len(keys) for keys, _ in found])
+    keys, rows, ids = (np.concatenate(each) for each in zip(*found, strict=True))
+    files = np.repeat(np.arange(len(parts), dtype=np.int32), [len(keys) for keys, _, _ in found])
     order = np.argsort(keys, kind="stable")
-    return Previous([part for part, _ in parts], keys[order], files[order], rows[order])
+    return Previous([part for part, _ in parts], keys[order], files[order], rows[order], np.unique(ids))
 
 
 def _unchanged_parts(run: Mapping[str, Any], columns: pa.Schema) -> list[str]:
@@ -145,18 +150,19 @@ def _unchanged_parts(run: Mapping[str, Any], columns: pa.Schema) -> list[str]:
     return parts
 
 
-def _keys(part: Part, *, retry_failed: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The keys of the rows of a file that may be carried, and their numbers."""
+def _keys(part: Part, *, retry_failed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The keys of the rows of a file that may be carried, their numbers, and those of the ids of all its rows."""
     table = read_columns(open_store(part.url), part.name, [DOC_ID.name, "status", "text_hash"])
     carried = {"ok"} if retry_failed else {"ok", "failed"}
-    keys, rows = [], []
+    keys, rows, ids = [], [], []
     for i, row in enumerate(table.to_pylist()):
+        ids.append(_key(row["doc_id"]))
         if row["status"] in carried and row["text_hash"] is not None:
-            keys.append(_key(row["doc_id"], row["text_hash"]))
+            keys.append(_key(f"{row['text_hash']} {row['doc_id']}"))
             rows.append(i)
-    return np.array(keys, np.int64), np.array(rows, np.int32)
+    return np.array(keys, np.int64), np.array(rows, np.int32), np.array(ids, np.int64)
 
 
-def _key(doc_id: str, text_hash: str) -> int:
-    both = hashlib.blake2b(f"{text_hash} {doc_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(both) >> 2  # in the range of whole numbers of 64 bits, the next one too
+def _key(text: str) -> int:
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 2  # in the range of whole numbers of 64 bits, the next one too

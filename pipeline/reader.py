@@ -61,8 +61,10 @@ class ShardReader:
         """
         begun = time.monotonic()
         table = self._read(shard, previous)
-        measured = json.dumps({"read_seconds": time.monotonic() - begun})
-        return table.append_column(MEASURED, pa.array([measured] * len(table), MEASURED.type))
+        measured: dict[str, float] = {"read_seconds": time.monotonic() - begun}
+        if previous is not None:
+            measured["new_rows"] = previous.count_new(table[DOC_ID.name].to_pylist())
+        return table.append_column(MEASURED, pa.array([json.dumps(measured)] * len(table), MEASURED.type))
 
     def _read(self, shard: Shard, previous: Previous | None) -> pa.Table:
         settings = self.task.settings

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.commit import Receipt, as_values, read_columns
+from pipeline.commit import Receipt, as_values, new_rows, read_columns
 from pipeline.errors import CorruptOutput, UsageError, one_line
 from pipeline.evaluation import rouge
 from pipeline.logs import event
@@ -266,6 +266,8 @@ def render(
     ]
     if forecast is not None:
         parts += ["<h2>Forecast and actual</h2>", _unless_other(FORECAST, lambda: _forecast_table(forecast, manifest, made))]
+    if plan.facts.get("since"):
+        parts += ["<h2>Runs before</h2>", _runs_before(plan)]
     if before is not None:
         parts += [
             "<h2>Change against the run before</h2>",
@@ -304,6 +306,7 @@ def _key_figures(
         ("failed", manifest["failed"]),
         ("skipped", manifest["skipped"]),
         ("carried over from an earlier run", manifest["carried"]),
+        *_done_now(manifest),
         ("files skipped", len(plan.skipped)),
         ("cut at the input limit", manifest["truncated"]),
         ("input tokens", manifest["input_tokens"]),
@@ -323,6 +326,21 @@ def _key_figures(
         at = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(r.finished_at for r in made)))
         figures.append(("last shard done", at))
     return [*figures, ("plan", plan.fingerprint)]
+
+
+def _done_now(manifest: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Why rows were made, where others could be carried over."""
+    new = new_rows(manifest)
+    if new is None:
+        return []
+    again = manifest["rows"] - manifest["carried"] - new
+    return [("new documents' rows", new), ("rows done again: changed, or failed before", again)]
+
+
+def _runs_before(plan: Plan) -> str:
+    since = plan.facts["since"]
+    rows = [(run["output"], "yes" if run["finished"] else "no", "; ".join(run["redone_because"])) for run in since]
+    return _table(("folder", "finished", "nothing taken of it, because"), rows)
 
 
 def _forecast_table(forecast: Mapping[str, Any], manifest: Mapping[str, Any], made: Sequence[Receipt]) -> str:

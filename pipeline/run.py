@@ -44,7 +44,7 @@ from pipeline.sink import CommitSink
 from pipeline.source import ShardSource
 from pipeline.stops import Limits, Stop, signals_ask
 from pipeline.store import Store, open_store, probe
-from pipeline.tally import Tally
+from pipeline.tally import Tally, Totals
 from pipeline.tasks import Task
 from pipeline.watch import Watch
 
@@ -118,7 +118,8 @@ def _run(task: Task, this_run: str, progress_every: float) -> RunResult:
     receipts = read_receipts(store, [shard for shard in plan.shards if shard.shard_id not in missing])
     event("begun", output=store.url, plan=plan.fingerprint, documents=plan.documents, shards=len(plan.shards), left=len(left))
     if left:
-        check_failures(sum(r.failed_documents for r in receipts.values()), settings.max_failed, plan.documents)
+        so_far = Totals.of(receipts.values())
+        check_failures(so_far.counts["failed_documents"], settings.max_failed, plan.documents, so_far.failures)
         stop = Stop()
         with signals_ask(stop):
             receipts |= _execute(task, checkpoint, plan, left, receipts.values(), stop, store, this_run, progress_every)
@@ -133,7 +134,7 @@ def _run(task: Task, this_run: str, progress_every: float) -> RunResult:
         reference_column=settings.reference_column, price_per_hour=settings.price_per_hour, gpus=settings.gpus,
     )  # fmt: skip
     event("finished", **{name: manifest[name] for name in ("documents", "rows", *STATUSES, "failures", "flags")})
-    check_failures(manifest["failed_documents"], settings.max_failed, plan.documents)
+    check_failures(manifest["failed_documents"], settings.max_failed, plan.documents, manifest["failures"])
     return RunResult(manifest, store.url, len(left), f"{store.url}/{REPORT}" if report else "not written", plan.skipped)
 
 

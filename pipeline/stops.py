@@ -69,9 +69,9 @@ class Limits:
             self._tell()
 
     def _exceeded(self, tally: Tally, seconds: float) -> PipelineError | None:
-        settings = self._settings
+        settings, all_ = self._settings, tally.all
         try:
-            check_failures(tally.all.counts["failed_documents"], settings.max_failed, tally.documents)
+            check_failures(all_.counts["failed_documents"], settings.max_failed, tally.documents, all_.failures)
         except TooManyFailures as error:
             return error
         if self._until is not None and time.time() >= self._until:

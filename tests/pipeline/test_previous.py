@@ -15,6 +15,7 @@ import pytest
 from pipeline import previous
 from pipeline import run as composition
 from pipeline.checkpoints import find_checkpoint
+from pipeline.commit import new_rows
 from pipeline.config import SummarizeSettings
 from pipeline.errors import PipelineError, UsageError
 from pipeline.local_store import LocalStore
@@ -65,6 +66,7 @@ def test_what_is_as_it_was_is_carried_over_and_says_from_where(first: SummarizeS
     rewrite(Path(first.input[0]), "000.parquet", d1=words(9, 99), new=words(6, 6))
     manifest, rows = night(first, "two")
     assert (manifest["documents"], manifest["ok"], manifest["failed"], manifest["carried"]) == (8, 6, 2, 5)
+    assert new_rows(manifest) == 1
     assert [(run["output"], run["finished"], run["redone_because"]) for run in manifest["since"]] == [(first.output, True, [])]
     done = {name for name, row in rows.items() if row["origin"] is None}
     assert done == {"d1", "new", "d4"}  # of a null text nothing shows that it is as it was
@@ -92,24 +94,26 @@ def test_what_failed_is_done_again_where_asked(first: SummarizeSettings) -> None
 def test_with_other_settings_all_is_done_again_or_carried_as_asked(first: SummarizeSettings) -> None:
     manifest, rows = night(first, "two", num_beams=1)
     assert manifest["carried"] == 0 and "settings.num_beams: was None, is 1" in manifest["since"][0]["redone_because"]
+    assert new_rows(manifest) is None
     assert all(row["origin"] is None for row in rows.values())
     manifest, _ = night(first, "three", num_beams=1, on_changed_settings="keep")
     assert manifest["carried"] == 6
 
 
 def test_a_row_is_found_by_what_it_is_though_hashes_meet(first: SummarizeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(previous, "_key", lambda doc_id, text_hash: 5)
+    monkeypatch.setattr(previous, "_key", lambda text: 5)
     manifest, rows = night(first, "two")
     before = {row["doc_id"]: row for row in read_output(Path(first.output))}
     assert manifest["carried"] == 6 and all(rows[n]["summary"] == before[n]["summary"] for n in rows)
 
 
-def test_the_index_takes_16_bytes_a_document(first: SummarizeSettings) -> None:
+def test_the_index_takes_24_bytes_a_document(first: SummarizeSettings) -> None:
     task = Summarize(replace(first, output=first.output + "-2", since=(first.output,)))
     checkpoint = find_checkpoint(first)
     index = read_previous(composition.build_plan(task, checkpoint, None).facts["since"], task.columns)
     assert index is not None and np.all(np.diff(index.keys) >= 0)
-    assert sum(part.nbytes for part in (index.keys, index.files, index.rows)) == 16 * 6
+    assert sum(part.nbytes for part in (index.keys, index.files, index.rows, index.ids)) == 16 * 6 + 8 * 7
+    assert index.count_new(["d0", "d4", "d6", "d7", ""]) == 2
 
 
 def test_what_cannot_be_carried_from_is_refused(first: SummarizeSettings, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +35,7 @@ from tests.pipeline.receipts import receipt
 
 FACTS = {"task": "summarize", "weights_sha256": "w" * 64, "settings": {}, "reading": {"max_input_tokens": 4096}}
 PLAN = make_plan([InputFile("/in", 1, 6, "h", "1")], FACTS, 3)
+MEASURED = {"document_steps": 3, "places": 4, "peak_bytes": 2**30}
 HOSTILE = '<script>document.title="broken"</script><img src=x onerror="document.title=1"><b>bold</b> & "quoted"'
 
 
@@ -43,11 +44,10 @@ def row(**changes: Any) -> dict[str, Any]:
             "output_tokens": 4, "finish_reason": "stop", "score": -0.5, "summary": "fine", "flags": [], **changes}  # fmt: skip
 
 
-def page(*rows: dict[str, Any], **given: Any) -> str:
+def page(*rows: dict[str, Any], plan: Plan = PLAN, measured: dict[str, float] = MEASURED, **given: Any) -> str:
     ok = sum(r["status"] == "ok" for r in rows)
     failures = Counter(f"{r['stage']}: {r['reason']}" for r in rows if r["status"] != "ok")
     flags = Counter(flag for r in rows for flag in r["flags"] or ())
-    measured = {"document_steps": 3, "places": 4, "peak_bytes": 2**30}
     counts = {"documents": len(rows), "rows": len(rows), "ok": ok, "seconds": 2.0, "measured": measured}
     shards = {f"part-{n}": asdict(receipt(f"{n}", finished_at=100.0 + n, **counts)) for n in range(6)}
     manifest = {"documents": len(rows), "rows": len(rows), "ok": ok, "failed": len(rows) - ok, "skipped": 0, "carried": 0,
@@ -55,7 +55,7 @@ def page(*rows: dict[str, Any], **given: Any) -> str:
                 "shards": shards}  # fmt: skip
     findings = found_in("part-0", list(rows), most_drawn=500)
     findings.texts = {Place("part-0", i): row for i, row in enumerate(rows)}
-    return render(PLAN, manifest, findings, **given)
+    return render(plan, manifest, findings, **given)
 
 
 def found_in(part: str, rows: list[dict[str, Any]], seed: str = "seed", most_drawn: int = RANDOM) -> Findings:
@@ -216,6 +216,17 @@ def whole_page() -> str:
     before = {**dict.fromkeys(("documents", "rows", "ok", "input_tokens", "output_tokens"), 5),
               **dict.fromkeys(("failed", "skipped", "truncated"), 0), "flags": {"names": 1}}  # fmt: skip
     return page(*rows, bad, forecast=forecast, before=before, reference_column="right", price_per_hour=2.0)
+
+
+def test_runs_before_are_named_with_why_rows_were_made_again() -> None:
+    since = [{"output": "s3://b/one", "finished": True, "redone_because": []},
+             {"output": "s3://b/two", "finished": False, "redone_because": ["settings.num_beams: was 4, is 1"]}]  # fmt: skip
+    plan = replace(PLAN, facts={**PLAN.facts, "since": since})
+    html = page(*[row()] * 5, plan=plan, measured={"new_rows": 0.5, **MEASURED})
+    assert "<h2>Runs before</h2>" in html and "s3://b/one</td><td>yes" in html and "no</td><td>settings.num_beams" in html
+    assert 'new documents&#x27; rows</td><td class="n">3<' in html
+    assert 'rows done again: changed, or failed before</td><td class="n">2<' in html
+    assert "Runs before" not in page(row()) and "done again" not in page(row())
 
 
 def test_all_sections_are_there() -> None:
