@@ -9,7 +9,10 @@ import ast
 import inspect
 from dataclasses import MISSING, fields
 
-from jobs.cli import VERBS, PlanOptions, ReportSettings, SampleOptions
+from jobs import evaluate_summaries
+from jobs.cli import VERBS, EvaluationSettings, OutputSettings, PlanOptions, ReportSettings, SampleOptions
+from jobs.nightly import NightlySettings
+from jobs.verify_output import VerifySettings
 from pipeline import config
 
 _JOBS = {
@@ -19,7 +22,12 @@ _JOBS = {
     "`answer_corpus.py`": config.AnswerSettings,
     "The verb `plan`": PlanOptions,
     "The verb `sample`": SampleOptions,
+    "The verbs `status` and `verify`": OutputSettings,
     "The verb `report`": ReportSettings,
+    "`nightly.py`": NightlySettings,
+    "`verify_output.py`": VerifySettings,
+    "`evaluate_summaries.py`": evaluate_summaries.EvaluationSettings,
+    "`evaluate_labels.py` and `evaluate_answers.py`": EvaluationSettings,
 }
 
 
@@ -45,9 +53,11 @@ def page() -> str:
         lines += ["", f"## {title}", "", "| setting | default | what it is |", "|---|---|---|"]
         texts = documented(kind)
         for field in fields(kind):
-            if kind is not config.RunSettings and field.name in general:
+            if kind is not config.RunSettings and issubclass(kind, config.RunSettings) and field.name in general:
                 continue
-            default = "*required*" if field.default is MISSING else f"`{field.default}`"
+            default = f"`{field.default}`"
+            if field.default is MISSING:
+                default = "*required*" if field.default_factory is MISSING else "*of the day*"
             lines.append(f"| `--{field.name.replace('_', '-')}` | {default} | {texts[field.name].replace('|', '/')} |")
     return "\n".join(lines) + "\n"
 

@@ -218,7 +218,8 @@ def _list(fs: Any, path: str, given: str) -> tuple[str, list[Found]]:
         else:
             root, inside = path.rstrip("/"), _one_kind(fs, path.rstrip("/"), given)
     if not inside:
-        raise UsageError(f"the input {given} holds no file that can be read; {_ENDINGS}.")
+        hint = "" if has_magic(path) else f" In a folder .json, and names that begin with _ or ., need a glob: {given}/*.json."
+        raise UsageError(f"the input {given} holds no file that can be read; {_ENDINGS}.{hint}")
     return _address(fs, root), [_found(fs, info) for info in inside]
 
 

@@ -1,4 +1,4 @@
-"""The three jobs on a cluster of four raylets, through the Jobs API, while two machines are lost and one is added.
+"""The three jobs on a cluster of four raylets, through the Jobs API, while three machines are lost and two are added.
 
 Each raylet stands for a machine and is killed with all that runs on it (infra/local_cluster.py). The jobs take turns; each must
 succeed, its output must verify, and no more shards may have been begun twice than were in flight when machines were lost.

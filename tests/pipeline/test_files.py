@@ -50,13 +50,14 @@ def test_relative_paths_are_made_absolute(write_corpus: Callable[..., Path], mon
         ("*.none", "holds no file that can be read; these are .parquet"),
         ("a.csv", "a.csv has no ending that says what it is"),
         ("empty", "holds no file that can be read"),
+        ("json", r"In a folder \.json, and names that begin with _ or \., need a glob: json/\*\.json"),
         ("mixed", r"holds 1 \.parquet and 1 \.txt files; name those you mean with a glob"),
         ("https://host/a.parquet", "is on https; inputs are local or mounted files, s3:// or hf://"),
     ],
 )
 def test_an_input_that_names_nothing_is_refused(given: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("a.csv", "mixed/a.parquet", "mixed/readme.txt"):
+    for name in ("a.csv", "mixed/a.parquet", "mixed/readme.txt", "json/a.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     (tmp_path / "empty").mkdir()
