@@ -33,7 +33,10 @@ from pipeline.nights import NAME, night_words, nights_before
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 LABEL = "led-corpus/night"
-ENDED = ("Complete", "Failed")
+ENDED = ("Complete", "Failed", "ValidationFailed")
+
+# What KubeRay takes as the name of a RayJob, less what stands around the night's in it: led-NIGHT-xxxxx.
+_LONGEST_NIGHT = 47 - len("led--xxxxx")
 
 
 class RayJobs:
@@ -56,11 +59,13 @@ def run_of(template: dict[str, Any], night: str, words: Sequence[str]) -> dict[s
     """The RayJob of a night, from the suspended one, with these settings beside its own.
 
     Raises:
-        ValueError: a name would be read by a shell otherwise than it stands.
+        ValueError: a name would be read by a shell otherwise than it stands, or is too long.
     """
     odd = [word for word in words if shlex.quote(word) != word]
     if odd or not NAME.fullmatch(night):
         raise ValueError(f"{[*odd, night]}: name nights 2026-11-24 or 2026-11-24-again, and folders without blanks or quotes.")
+    if len(night) > _LONGEST_NIGHT:
+        raise ValueError(f"the night {night} has {len(night)} characters; KubeRay takes {_LONGEST_NIGHT}: name it shorter.")
     spec = template["spec"]
     entrypoint = " ".join([spec["entrypoint"].strip(), *words])
     labels = {**template["metadata"].get("labels", {}), LABEL: night}

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from pipeline.commit import new_rows
+from pipeline.commit import done_again, new_rows
 from pipeline.errors import PipelineError, UsageError
 from pipeline.progress import clock
 from pipeline.shards import FORECAST, MANIFEST, SUCCESS
@@ -40,7 +40,7 @@ def run(task: Task) -> None:
         print(f"{counts['carried']} of them carried over from {', '.join(run['output'] for run in counts['since'])}")
         new = new_rows(counts)
         if new is not None:
-            print(f"{new} are of new documents, {counts['rows'] - counts['carried'] - new} were done again")
+            print(f"{new} are of new documents, {done_again(counts, new)} were done again")
     for run_before in counts["since"]:
         if run_before["redone_because"]:
             print(f"nothing from {run_before['output']}: {', '.join(run_before['redone_because'])}")

@@ -86,17 +86,25 @@ def _tried(job: Sequence[str], settings: NightlySettings) -> int:
 
 def _call(command: Sequence[str]) -> int:
     print(shlex.join(command), file=sys.stderr, flush=True)
-    with subprocess.Popen(command) as job, _signals_to(job):
+    with subprocess.Popen(command) as job, _signals_to(job) as asked:
         code = job.wait()
+    if code in (-signal.SIGINT, -signal.SIGTERM) or (asked and code not in (0, 2, 3)):
+        return INTERRUPTED
     return code if code >= 0 else 1  # a job that the kernel killed goes on in the next try
 
 
 @contextmanager
-def _signals_to(job: subprocess.Popen[bytes]) -> Iterator[None]:
-    """A job ends by itself when it is asked to, and this process after it. A terminal asks both by itself."""
-    before = signal.signal(signal.SIGTERM, lambda *_: job.terminate()), signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _signals_to(job: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """A job ends by itself when it is asked to, and this process after it; the signals that asked. A terminal asks both."""
+    asked: list[int] = []
+
+    def tell(number: int, frame: object) -> None:
+        asked.append(number)
+        job.terminate()
+
+    before = signal.signal(signal.SIGTERM, tell), signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
     try:
-        yield
+        yield asked
     finally:
         signal.signal(signal.SIGTERM, before[0])
         signal.signal(signal.SIGINT, before[1])

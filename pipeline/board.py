@@ -25,6 +25,11 @@ class Board:
         """A model copy came."""
         internal_kv._internal_kv_put(self._arrivals + uuid.uuid4().hex.encode(), b"", overwrite=True)
 
+    def forget_arrivals(self) -> None:
+        """All model copies are gone."""
+        for key in internal_kv._internal_kv_list(self._arrivals):
+            internal_kv._internal_kv_del(key)
+
     def arrived(self) -> int:
         """How many model copies came so far, those that went again among them."""
         return len(internal_kv._internal_kv_list(self._arrivals))

@@ -206,8 +206,13 @@ def manifest_of(plan: Plan, receipts: Mapping[str, Receipt]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def done_again(manifest: Mapping[str, Any], new: int) -> int:
+    """Rows of documents that the runs before had, and that changed or had failed, where so many are new."""
+    return int(manifest["rows"] - manifest["skipped"] - manifest["carried"] - new)
+
+
 def new_rows(manifest: Mapping[str, Any]) -> int | None:
-    """Rows of documents that none of the runs before had; None where there was none to look in."""
+    """Rows of documents that none of the runs before had; None where there was none, or not all could be looked in."""
     counts = [shard["measured"].get("new_rows") for shard in manifest["shards"].values()]
     return None if None in counts else int(sum(counts))
 

@@ -21,8 +21,9 @@ def allowed_failures(max_failed: float | None, documents: int) -> int | None:
     return int(max_failed if max_failed >= 1 else max_failed * documents)
 
 
-def check_failures(failed: int, max_failed: float | None, documents: int, reasons: Mapping[str, int]) -> None:
-    """See that no more than `max_failed` of a run's documents failed; `reasons` are counts of rows by stage and reason.
+def check_failures(failed: int, max_failed: float | None, documents: int, reasons: Mapping[str, int], then: str = "") -> None:
+    """See that no more than `max_failed` of a run's documents failed; `reasons` are counts of rows that failed or
+    were skipped, by stage and reason, and `then` is what to say beside.
 
     Raises:
         TooManyFailures: more did.
@@ -30,8 +31,8 @@ def check_failures(failed: int, max_failed: float | None, documents: int, reason
     allowed = allowed_failures(max_failed, documents)
     if allowed is not None and failed > allowed:
         raise TooManyFailures(
-            f"{failed} of {documents} documents failed; --max-failed is {max_failed:g}. Most often: {_most_often(reasons)}. "
-            "Each row says its own reason. Allow more to go on."
+            f"{failed} of {documents} documents failed; --max-failed is {max_failed:g}. What rows say that are not ok, most "
+            f"often: {_most_often(reasons)}.{then and ' '}{then}"
         )
 
 

@@ -25,7 +25,7 @@ class Metrics:
         self._documents = Counter("led_documents", "Documents committed by this run", (*keys, "status"))
         self._tokens = Counter("led_tokens", "Tokens of committed documents", (*keys, "direction"))
         self._stages = Counter("led_stage_seconds", "Seconds of work on committed shards", (*keys, "stage"))
-        self._failures = Counter("led_failures", "Rows that failed", (*keys, "reason"))
+        self._failures = Counter("led_failures", "Rows that failed or were skipped", (*keys, "reason"))
         self._flags = Counter("led_flags", "Rows that have a flag", (*keys, "flag"))
         self._shards = Counter("led_shards", "Shards committed by this run", keys)
         self._gauges = {
@@ -57,12 +57,12 @@ class Metrics:
         self._grow(self._failures, "reason", tally.own.failures)
         self._grow(self._flags, "flag", tally.own.flags)
         left, price = tally.time_left(seconds), self._settings.price_per_hour
-        hours = device_hours(seconds, tally.actors, self._settings.gpus)
+        hours = device_hours(tally.held_seconds, self._settings.gpus)
         values = {
             "documents_planned": tally.documents,
             "documents_left": tally.documents_left,
             "actors": tally.actors,
-            "actor_busy_share": min(1.0, counts["seconds"] / max(1e-9, seconds * tally.actors)),
+            "actor_busy_share": min(1.0, counts["seconds"] / max(1e-9, tally.held_seconds)),
             "batch_fill": tally.own.fill,
             "seconds_left": None if left is None else left.middle,
             "device_hours": hours,

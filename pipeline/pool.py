@@ -22,6 +22,7 @@ _TASK_CPUS = 0.2
 # where there is none, reading ahead may take it all, and what is done waits to be committed.
 _ROOM = 1.2
 
+# CPUs of a copy at least, and what copies leave of a machine at least.
 _LEAST_CPUS = 0.1
 
 _SMALLEST_WAVE, _SHARDS_EACH, _LARGEST_WAVE = 1_000, 250, 10_000
@@ -49,7 +50,7 @@ class Pool:
     @property
     def wave(self) -> int:
         """Shards that Ray Data is given at once: what the driver holds grows with them, and an end that is asked for waits
-        until each has been looked at. Model copies load once for each such wave, which takes an hour or more."""
+        until each has been looked at. Model copies load once for each such wave."""
         return min(_LARGEST_WAVE, max(_SMALLEST_WAVE, _SHARDS_EACH * self.most))
 
 
@@ -60,7 +61,9 @@ def copies(machine: Machine, threads: int, gpus: float) -> int:
         return by_cpus
     # A GPU is shared by whole copies: of two GPUs, 0.6 each, both have room for one.
     by_gpus = int(machine.gpus) * int(1 / gpus + 1e-6)
-    return min(by_gpus, by_cpus) if threads > 1 else by_gpus * (machine.cpus >= 1)
+    if threads == 1:  # CPUs only feed them, but some must be left to read
+        by_cpus = int((machine.cpus - _LEAST_CPUS) / _LEAST_CPUS + 1e-6) if machine.cpus >= 1 else 0
+    return min(by_gpus, by_cpus)
 
 
 def make_pool(
@@ -96,7 +99,7 @@ def make_pool(
     # does some five shards a second and is a process, so of the room some is left.
     readers, writers = max(1, round(room / 5)), max(1, round(room * 2 / 5))
     readers = 1 if left and max(left) < 1 else readers
-    return Pool(begin, max(begin, min(most, shards)) if most > fit else begin, cpus, readers, writers)
+    return Pool(begin, begin if max_actors is None else max(begin, min(most, shards)), cpus, readers, writers)
 
 
 def _cpus_each(machines: Sequence[Machine], threads: int, gpus: float) -> float:

@@ -81,7 +81,7 @@ class Part(NamedTuple):
 @dataclass(frozen=True)
 class Previous:
     """An index of earlier runs' rows: `keys` (rows), sorted, and for each its place among `parts` and in that file; `ids`,
-    sorted, of all their documents, those that failed too.
+    sorted, of all their documents, those that failed too, or None where of some of the runs nothing may be taken.
 
     Of rows that stand in several runs, that of the run named first is taken.
     """
@@ -90,11 +90,14 @@ class Previous:
     keys: np.ndarray
     files: np.ndarray
     rows: np.ndarray
-    ids: np.ndarray
+    ids: np.ndarray | None
 
-    def count_new(self, doc_ids: Sequence[str]) -> int:
-        """How many of these are of documents that no earlier run had."""
-        return int((~np.isin([_key(doc_id) for doc_id in doc_ids], self.ids)).sum())
+    def count_new(self, doc_ids: Sequence[str]) -> int | None:
+        """How many of these are of documents that no earlier run had; None where that is not known."""
+        if self.ids is None:
+            return None
+        keys = np.array([_key(doc_id) for doc_id in doc_ids], np.int64)
+        return int((np.searchsorted(self.ids, keys) == np.searchsorted(self.ids, keys, "right")).sum())
 
     def find(self, doc_ids: Sequence[str], hashes: Sequence[str | None], columns: pa.Schema) -> list[Row | None]:
         """For each document its row, with its origin, and those of the task's `columns`; None where it is not there."""
@@ -131,7 +134,8 @@ def read_previous(since: Sequence[Mapping[str, Any]], columns: pa.Schema) -> Pre
     keys, rows, ids = (np.concatenate(each) for each in zip(*found, strict=True))
     files = np.repeat(np.arange(len(parts), dtype=np.int32), [len(keys) for keys, _, _ in found])
     order = np.argsort(keys, kind="stable")
-    return Previous([part for part, _ in parts], keys[order], files[order], rows[order], np.unique(ids))
+    known = np.unique(ids) if len(runs) == len(since) else None
+    return Previous([part for part, _ in parts], keys[order], files[order], rows[order], known)
 
 
 def _unchanged_parts(run: Mapping[str, Any], columns: pa.Schema) -> list[str]:

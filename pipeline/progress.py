@@ -39,7 +39,7 @@ def describe_progress(tally: Tally, seconds: float, settings: RunSettings) -> st
     if left is not None:
         parts.append(f"{clock(left.middle)} left ({clock(left.low)} to {clock(left.high)})")
     if settings.price_per_hour is not None:
-        parts.append(f"cost {device_hours(seconds, tally.actors, settings.gpus) * settings.price_per_hour:.2f}")
+        parts.append(f"cost {device_hours(tally.held_seconds, settings.gpus) * settings.price_per_hour:.2f}")
     return ", ".join(parts)
 
 

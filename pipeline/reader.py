@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from led.tokenizer import LEDTokenizer
 from pipeline.batching import by_length
@@ -62,8 +63,9 @@ class ShardReader:
         begun = time.monotonic()
         table = self._read(shard, previous)
         measured: dict[str, float] = {"read_seconds": time.monotonic() - begun}
-        if previous is not None:
-            measured["new_rows"] = previous.count_new(table[DOC_ID.name].to_pylist())
+        read = table.filter(pc.not_equal(table["status"], "skipped"))
+        if previous is not None and (new := previous.count_new(read[DOC_ID.name].to_pylist())) is not None:
+            measured["new_rows"] = new
         return table.append_column(MEASURED, pa.array([json.dumps(measured)] * len(table), MEASURED.type))
 
     def _read(self, shard: Shard, previous: Previous | None) -> pa.Table:

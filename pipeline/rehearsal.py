@@ -172,7 +172,7 @@ def _forecast(
     shard_rows = [max(1, round(shard.documents * rows_each)) for shard in plan.shards]
     work, fill = forecast_seconds(lengths, rehearsed, shard_rows, actors, in_flight)
     time_needed = work.plus(startup)
-    hours = time_needed.times(device_hours(1.0, actors, settings.gpus))
+    hours = time_needed.times(device_hours(actors, settings.gpus))
     price = settings.price_per_hour
     ok = [status == "ok" for status in table["status"].to_pylist()]
     tokens = [value or 0 for value in table["input_tokens"].to_pylist()]
@@ -231,6 +231,9 @@ def sample(task: Task, documents: int, seed: int = 0) -> Iterator[tuple[str | No
     predictor = Predictor(task, str(checkpoint.folder), None)
     for piece in sample_shards(plan, 1, documents, seed):
         rows = predictor(reader(piece)).drop_columns(INTERNAL).to_pylist()
+        if rows[0]["status"] == "skipped":
+            yield from ((None, row) for row in rows)
+            continue
         column = read_rows(piece.path, piece.cut, settings.text_column, [settings.text_column], settings.max_document_bytes)
         [text] = read_texts(column.table[settings.text_column], settings.max_document_bytes)
         yield from ((text.text, row) for row in rows)

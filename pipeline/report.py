@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.commit import Receipt, as_values, new_rows, read_columns
+from pipeline.commit import Receipt, as_values, done_again, new_rows, read_columns
 from pipeline.errors import CorruptOutput, UsageError, one_line
 from pipeline.evaluation import rouge
 from pipeline.logs import event
@@ -298,7 +298,7 @@ def _key_figures(
     plan: Plan, manifest: Mapping[str, Any], totals: Totals, made: Sequence[Receipt], price: float | None, gpus: float
 ) -> list[tuple[str, Any]]:
     # A receipt's seconds are of one model copy.
-    hours = device_hours(totals.counts["seconds"], 1, gpus)
+    hours = device_hours(totals.counts["seconds"], gpus)
     figures: list[tuple[str, Any]] = [
         ("documents", manifest["documents"]),
         ("rows", manifest["rows"]),
@@ -333,7 +333,7 @@ def _done_now(manifest: Mapping[str, Any]) -> list[tuple[str, Any]]:
     new = new_rows(manifest)
     if new is None:
         return []
-    again = manifest["rows"] - manifest["carried"] - new
+    again = done_again(manifest, new)
     return [("new documents' rows", new), ("rows done again: changed, or failed before", again)]
 
 

@@ -27,7 +27,7 @@ from pipeline.checkpoints import checkpoint_facts, find_checkpoint
 from pipeline.columns import COUNTED, STATUSES, output_columns
 from pipeline.commit import Receipt, finish, read_receipts
 from pipeline.config import RunSettings
-from pipeline.errors import PipelineError, PlanMismatch, UsageError, one_line
+from pipeline.errors import PipelineError, PlanMismatch, TooManyFailures, UsageError, one_line
 from pipeline.failures import check_failures
 from pipeline.inputs import InputFile
 from pipeline.logs import ProgressLog, event, logging_to
@@ -41,7 +41,7 @@ from pipeline.reader import ShardReader
 from pipeline.report import check_reference, try_report
 from pipeline.shards import PLAN, REPORT, Plan, Shard, differences, remaining
 from pipeline.sink import CommitSink
-from pipeline.source import ShardSource
+from pipeline.source import ShardSource, Shared, share
 from pipeline.stops import Limits, Stop, signals_ask
 from pipeline.store import Store, open_store, probe
 from pipeline.tally import Tally, Totals
@@ -118,15 +118,15 @@ def _run(task: Task, this_run: str, progress_every: float) -> RunResult:
     receipts = read_receipts(store, [shard for shard in plan.shards if shard.shard_id not in missing])
     event("begun", output=store.url, plan=plan.fingerprint, documents=plan.documents, shards=len(plan.shards), left=len(left))
     if left:
-        so_far = Totals.of(receipts.values())
-        check_failures(so_far.counts["failed_documents"], settings.max_failed, plan.documents, so_far.failures)
+        so_far, then = Totals.of(receipts.values()), "The same command with a higher --max-failed goes on."
+        check_failures(so_far.counts["failed_documents"], settings.max_failed, plan.documents, so_far.failures, then)
         stop = Stop()
         with signals_ask(stop):
             receipts |= _execute(task, checkpoint, plan, left, receipts.values(), stop, store, this_run, progress_every)
         if stop.error is not None and len(receipts) < len(plan.shards):
             done = sum(r.documents for r in receipts.values())
             raise type(stop.error)(
-                f"{stop.error} {done} of {plan.documents} documents are committed; the same command goes on."
+                f"{stop.error} {done} of {plan.documents} documents are committed; {_next_step(stop.error, settings)} goes on."
             )
     manifest = finish(store, plan, receipts)
     report = try_report(
@@ -134,8 +134,17 @@ def _run(task: Task, this_run: str, progress_every: float) -> RunResult:
         reference_column=settings.reference_column, price_per_hour=settings.price_per_hour, gpus=settings.gpus,
     )  # fmt: skip
     event("finished", **{name: manifest[name] for name in ("documents", "rows", *STATUSES, "failures", "flags")})
-    check_failures(manifest["failed_documents"], settings.max_failed, plan.documents, manifest["failures"])
+    then = "The run is finished all the same."
+    check_failures(manifest["failed_documents"], settings.max_failed, plan.documents, manifest["failures"], then)
     return RunResult(manifest, store.url, len(left), f"{store.url}/{REPORT}" if report else "not written", plan.skipped)
+
+
+def _next_step(error: PipelineError, settings: RunSettings) -> str:
+    """The command that goes on with a run which ended with this error."""
+    if isinstance(error, TooManyFailures):
+        return "the same command with a higher --max-failed"
+    dated = settings.stop_at is not None and len(settings.stop_at) > len("06:00")
+    return "the same command with a later --stop-at" if dated else "the same command"
 
 
 def build_plan(task: Task, checkpoint: Checkpoint, before: Plan | None) -> Plan:
@@ -241,6 +250,7 @@ class Workers:
                 actors=settings.actors, max_actors=settings.max_actors, threads=settings.threads, gpus=settings.gpus,
             )  # fmt: skip
             self.board = Board(run)
+        self._shared: Shared | None = None
 
     def count(self, tally: Tally, seconds: float) -> None:
         """Tell the tally how many model copies there are, where they come as the cluster grows."""
@@ -253,14 +263,17 @@ class Workers:
         context = DataContext.get_current()
         context.enable_progress_bars = settings.ray_progress
         context.target_max_block_size = 1 << 50  # a shard is one block, however large
+        context.raise_original_map_exception = True
         # A shard of long documents on a slow machine takes hours, and nothing moves meanwhile.
         context.execution_no_progress_timeout_s = max(context.execution_no_progress_timeout_s, _LONGEST_SHARD_S)
         model = settings.model if revision else str(self._checkpoint.folder)
-        reading, tokenizer = Reading(**plan.facts["reading"]), plan.facts["tokenizer_sha256"]
-        reader = ShardReader(task, model, revision, reading, plan.passthrough, tokenizer)
-        previous = read_previous(plan.facts["since"], task.columns)
+        if self._shared is None:
+            reading, tokenizer = Reading(**plan.facts["reading"]), plan.facts["tokenizer_sha256"]
+            reader = ShardReader(task, model, revision, reading, plan.passthrough, tokenizer)
+            self._shared = share(reader, read_previous(plan.facts["since"], task.columns))
+        self.board.forget_arrivals()
         documents = ray.data.read_datasource(
-            ShardSource(shards, reader, self.board, previous),
+            ShardSource(shards, self._shared, self.board),
             num_cpus=IO_CPUS,
             override_num_blocks=len(shards),
             concurrency=min(self.pool.readers, len(shards)),
@@ -302,7 +315,8 @@ def plain_errors() -> Iterator[None]:
             cause = cause.cause
         if isinstance(cause, PipelineError):
             raise cause from None
-        raise PipelineError(f"a worker failed: {type(cause).__name__}: {cause}. The same command goes on from here.") from error
+        says = f"{type(cause).__name__}: {one_line(cause).rstrip('.')}"
+        raise PipelineError(f"a worker failed: {says}. The same command goes on from here.") from error
     except RayError as error:
         last = str(error).strip().splitlines()[-1]
         raise PipelineError(f"the cluster failed: {last} The same command goes on from here.") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import ray
@@ -16,16 +16,17 @@ from pipeline.previous import Previous
 from pipeline.reader import ShardReader
 from pipeline.shards import Shard
 
+Shared: TypeAlias = "ray.ObjectRef[tuple[ShardReader, Previous | None]]"
+
 
 class ShardSource(Datasource):
-    """Shards, each read and tokenized by a task of its own; the reader and the index of the run before are objects that all
-    tasks share. Once the run is stopped, a task reads nothing and gives no rows.
+    """Shards, each read and tokenized by a task of its own; `shared` are the reader and the index of the runs before, which
+    all tasks share (`share`). Once the run is stopped, a task reads nothing and gives no rows.
     """
 
-    def __init__(self, shards: Sequence[Shard], reader: ShardReader, board: Board, previous: Previous | None = None) -> None:
+    def __init__(self, shards: Sequence[Shard], shared: Shared, board: Board) -> None:
         super().__init__()
-        self._shards, self._board = shards, board
-        self._shared = ray.put((reader, previous))
+        self._shards, self._shared, self._board = shards, shared, board
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -37,7 +38,12 @@ class ShardSource(Datasource):
         return partial(_read, self._shared, shard, self._board)
 
 
-def _read(shared: Any, shard: Shard, board: Board) -> Iterable[pa.Table]:
+def share(reader: ShardReader, previous: Previous | None) -> Shared:
+    """Put both where every task finds them."""
+    return ray.put((reader, previous))
+
+
+def _read(shared: Shared, shard: Shard, board: Board) -> Iterable[pa.Table]:
     if board.is_stopped():
         yield pa.table({})
         return

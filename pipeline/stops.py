@@ -76,7 +76,7 @@ class Limits:
             return error
         if self._until is not None and time.time() >= self._until:
             return Stopped(f"it is {settings.stop_at} (--stop-at).")
-        spent = device_hours(seconds, tally.actors, settings.gpus) * (settings.price_per_hour or 0.0)
+        spent = device_hours(tally.held_seconds, settings.gpus) * (settings.price_per_hour or 0.0)
         if settings.max_cost is not None and spent >= settings.max_cost:
             return Stopped(f"the run has cost {spent:.2f} (--max-cost {settings.max_cost:g}).")
         return None

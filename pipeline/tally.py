@@ -95,7 +95,7 @@ class Estimate:
 class Tally:
     """A run while it goes on: what is planned, what stands in its folder, and of that what this run did itself.
 
-    `actors` work side by side.
+    `actors` work side by side now; `held_seconds` are those of all model copies together.
     """
 
     documents: int
@@ -105,6 +105,8 @@ class Tally:
     own: Totals = field(default_factory=Totals)
     costs: list[tuple[int, float]] = field(default_factory=list)  # documents and seconds of each shard of this run
     first: float | None = None  # seconds after the run's begin at which its first shard was begun
+    held_seconds: float = 0.0
+    passed: float = 0.0  # seconds after the run's begin up to which they are counted
 
     def add(self, receipt: Receipt, since: float | None = None) -> None:
         """Add a shard; one that this run did itself was finished `since` seconds after its begin."""
@@ -115,6 +117,11 @@ class Tally:
         self.costs.append((receipt.documents, receipt.seconds))
         begun = max(0.0, since - receipt.seconds)
         self.first = begun if self.first is None else min(self.first, begun)
+
+    def pass_time(self, seconds: float) -> None:
+        """The run has lasted so many seconds; since it was last told, there were `actors` model copies."""
+        self.held_seconds += (seconds - self.passed) * self.actors
+        self.passed = seconds
 
     @property
     def documents_left(self) -> int:
@@ -142,9 +149,9 @@ class Tally:
         return Estimate(middle, max(0.0, middle - reach), middle + reach)
 
 
-def device_hours(seconds: float, actors: int, gpus: float) -> float:
-    """Hours that the run holds devices: of each model copy its GPU or its share of one, or its CPUs."""
-    return seconds / 3600 * actors * (gpus or 1.0)
+def device_hours(held_seconds: float, gpus: float) -> float:
+    """Hours of devices while model copies are held, so many seconds in all: each has its GPU, a share of one, or its CPUs."""
+    return held_seconds / 3600 * (gpus or 1.0)
 
 
 def throughput(receipts: Iterable[Receipt], bins: int) -> list[tuple[float, float, float]]:

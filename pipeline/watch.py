@@ -56,9 +56,11 @@ class Watch:
             self._gather()
         except Exception as error:
             self._warn("the folder", error)
+        seconds = time.monotonic() - self._begun
+        self.tally.pass_time(seconds)
         for observe in self._observers:  # whatever happens: one of them ends the run when it is asked to
             try:
-                observe(self.tally, time.monotonic() - self._begun)
+                observe(self.tally, seconds)
             except Exception as error:
                 self._warn(repr(observe), error)
 

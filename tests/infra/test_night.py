@@ -106,7 +106,7 @@ def test_no_night_begins_beside_another_and_none_twice(api: Api, tmp_path: Path,
 
 def test_the_oldest_ended_go(api: Api, tmp_path: Path) -> None:
     for day in range(10, 16):
-        api.add(f"2026-11-{day}", "Failed" if day % 2 else "Complete")
+        api.add(f"2026-11-{day}", ["Complete", "Failed", "ValidationFailed"][day % 3])
     assert start(api.client, "led-run", "2026-11-24", [], keep=4) == 0
     assert set(api.jobs) == {"led-run", "led-2026-11-24-x", *(f"led-2026-11-{day}" for day in range(12, 16))}
 
@@ -133,6 +133,13 @@ def test_the_whole_command_on_a_cluster(api: Api, tmp_path: Path, monkeypatch: p
 def test_what_a_shell_would_read_otherwise_is_refused(name: str, words: list[str]) -> None:
     with pytest.raises(ValueError, match="without blanks or quotes"):
         run_of(TEMPLATE, name, words)
+
+
+def test_a_night_whose_run_kuberay_would_not_take_is_refused() -> None:
+    longest = run_of(TEMPLATE, "2026-11-24-retry-after-the-store-was-do", [])["metadata"]["generateName"]
+    assert len(longest) + 5 == 47
+    with pytest.raises(ValueError, match="has 38 characters; KubeRay takes 37: name it shorter"):
+        run_of(TEMPLATE, "2026-11-24-retry-after-the-store-was-dow", [])
 
 
 def job_that(folder: Path, text: str) -> list[str]:

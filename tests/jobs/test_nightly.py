@@ -106,6 +106,31 @@ def test_an_hour_that_is_none_is_told_of(tmp_path: Path) -> None:
     assert code == 2 and not calls and "--stop-at is '25:00'" in said and (tmp_path / "told").exists()
 
 
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_job_that_a_signal_ended_is_not_tried_again(number: str, tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(f"""import os, pathlib, signal, sys
+pathlib.Path(sys.argv[1]).open("a").write("x")
+signal.signal(signal.{number}, signal.SIG_DFL)
+os.kill(os.getpid(), signal.{number})
+""")
+    command = [*NIGHTLY, "--nights", str(tmp_path / "out"), "--", str(tmp_path / "job.py"), str(tmp_path / "tries")]
+    assert subprocess.run(command, env=ENVIRONMENT, check=False).returncode == 0 and (tmp_path / "tries").read_text() == "x"
+
+
+@pytest.mark.parametrize("code, ends", [(1, 0), (3, 3)])
+def test_a_night_that_was_asked_to_end_does_so_however_its_job_ends(code: int, ends: int, tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(f"""import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))
+print("ready", flush=True)
+time.sleep(60)
+""")
+    command = [*NIGHTLY, "--nights", str(tmp_path / "out"), "--", str(tmp_path / "job.py")]
+    night = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE)
+    assert night.stdout is not None and night.stdout.readline() == b"ready\n"
+    night.send_signal(signal.SIGTERM)
+    assert night.wait(30) == ends
+
+
 def test_a_signal_ends_the_job_and_then_the_night(tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text("""import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), pathlib.Path(sys.argv[1]).touch(), sys.exit(130)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,29 @@ class _Brittle:
             if _begins(documents[i], self.breaks):
                 raise KeyError("position 7")
             yield i, row
+
+
+@dataclass(frozen=True)
+class UnwellSummarize(Summarize):
+    """Raises outside the model, as where a machine's disk is full."""
+
+    def load(self, folder: Path) -> LoadedTask:
+        """Nothing that can be used."""
+        return _Unwell()
+
+
+class _Unwell:
+    fatal: ClassVar[tuple[type[Exception], ...]] = ()
+
+    @property
+    def measured(self) -> dict[str, float]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
+        yield from ()
+
+    def make_room(self) -> None:
+        pass
 
 
 def _begins(document: ModelInput, tokens: list[int]) -> bool:

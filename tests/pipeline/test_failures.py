@@ -22,7 +22,7 @@ def test_a_number_or_a_share(max_failed: float | None, documents: int, allowed: 
 
 def test_the_most_frequent_reasons_are_named() -> None:
     reasons = {"read: the text is null": 2, "read: the text is empty": 1200, "predict: it broke": 1, "predict: it burst": 7}
-    with pytest.raises(TooManyFailures, match="Most often: ") as raised:
+    with pytest.raises(TooManyFailures, match="What rows say that are not ok, most often: ") as raised:
         check_failures(1210, 0.1, 9000, reasons)
-    named = "read: the text is empty (1,200 rows); predict: it burst (7 rows); read: the text is null (2 rows). Each row"
+    named = "read: the text is empty (1,200 rows); predict: it burst (7 rows); read: the text is null (2 rows)."
     assert named in str(raised.value)

@@ -22,6 +22,8 @@ from pipeline.pool import Machine, Pool, copies, make_pool
         (Machine(8, 2), 1, 0.25, 8),
         (Machine(8, 1), 1, 1 / 3, 3),
         (Machine(1, 4), 1, 1, 4),  # CPUs only feed them
+        (Machine(2, 1), 1, 0.05, 19),  # but a tenth each, and a tenth for reading
+        (Machine(8, 8), 1, 0.1, 79),
         (Machine(8, 8), 4, 1, 2),
         (Machine(64), 1, 1, 0),
     ],
@@ -42,6 +44,8 @@ def test_copies_of_one_machine(machine: Machine, threads: int, gpus: float, fit:
         ([Machine(0)], {"actors": 3, "max_actors": 8}, (3, 8)),
         ([Machine(0), Machine(4)], {"max_actors": 6}, (4, 6)),
         ([Machine(2)], {"max_actors": 1}, (1, 1)),
+        ([Machine(8)], {"actors": 2, "max_actors": 6}, (2, 6)),
+        ([Machine(8)], {"max_actors": 6}, (6, 6)),
     ],
 )
 def test_pools(machines: list[Machine], asked: dict[str, Any], expected: tuple[int, int]) -> None:
@@ -52,14 +56,14 @@ def test_pools(machines: list[Machine], asked: dict[str, Any], expected: tuple[i
 
 
 @pytest.mark.parametrize("machines", [[Machine(1)], [Machine(2)], [Machine(2), Machine(64)], [Machine(1, 4)], [Machine(8, 8)]])
-@pytest.mark.parametrize("gpus", [0.0, 1.0])
+@pytest.mark.parametrize("gpus", [0.0, 0.05, 0.1, 1.0])
 def test_every_machine_that_is_full_of_copies_has_room_to_read_and_to_commit(machines: list[Machine], gpus: float) -> None:
     if not any(copies(machine, 1, gpus) for machine in machines):
         return
     pool = make_pool(machines, 1000, gpus=gpus)
     left = [machine.cpus - copies(machine, 1, gpus) * pool.cpus for machine in machines]
     # Of less than a whole CPU Ray Data may give to reading and committing two tasks in all.
-    assert pool.cpus >= 0.1 and min(left) >= 0.1 and pool.writers >= 1 and (max(left) >= 1 or pool.readers == 1)
+    assert pool.cpus >= 0.1 and min(left) >= 0.1 - 1e-9 and pool.writers >= 1 and (max(left) >= 1 or pool.readers == 1)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,7 @@ def test_reading_and_committing_have_room_of_their_own(
 
 
 @pytest.mark.parametrize(("actors", "shards"), [(1, 1_000), (4, 1_000), (8, 2_000), (40, 10_000), (1000, 10_000)])
-def test_a_wave_is_an_hour_or_more_and_never_too_many_shards(actors: int, shards: int) -> None:
+def test_a_wave_is_many_shards_of_each_copy_and_never_too_many(actors: int, shards: int) -> None:
     assert Pool(actors, actors, 1.0, 1, 1).wave == shards
 
 

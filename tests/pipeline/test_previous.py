@@ -15,7 +15,7 @@ import pytest
 from pipeline import previous
 from pipeline import run as composition
 from pipeline.checkpoints import find_checkpoint
-from pipeline.commit import new_rows
+from pipeline.commit import done_again, new_rows
 from pipeline.config import SummarizeSettings
 from pipeline.errors import PipelineError, UsageError
 from pipeline.local_store import LocalStore
@@ -111,7 +111,7 @@ def test_the_index_takes_24_bytes_a_document(first: SummarizeSettings) -> None:
     task = Summarize(replace(first, output=first.output + "-2", since=(first.output,)))
     checkpoint = find_checkpoint(first)
     index = read_previous(composition.build_plan(task, checkpoint, None).facts["since"], task.columns)
-    assert index is not None and np.all(np.diff(index.keys) >= 0)
+    assert index is not None and index.ids is not None and np.all(np.diff(index.keys) >= 0)
     assert sum(part.nbytes for part in (index.keys, index.files, index.rows, index.ids)) == 16 * 6 + 8 * 7
     assert index.count_new(["d0", "d4", "d6", "d7", ""]) == 2
 
@@ -140,8 +140,17 @@ def test_a_night_that_was_stopped_is_carried_over_and_what_it_did_not_reach_from
     manifest, rows = night(first, "three", since=(two, first.output))
     assert [(run["finished"], run["parts"]) for run in manifest["since"]] == [(False, 1), (True, 4)]
     assert {n for n, row in rows.items() if row["origin"] is None} == {"new", "d4"}  # d4 is null
+    assert new_rows(manifest) == 1 and done_again(manifest, 1) == 1
     plans = {row["origin"].split("/")[0] for row in rows.values() if row["origin"]}
     assert plans == {run["plan"] for run in manifest["since"]}
+
+
+def test_what_is_new_is_not_said_where_a_night_before_cannot_be_used(first: SummarizeSettings) -> None:
+    night(first, "two", num_beams=1)
+    since = (str(Path(first.output).with_name("two")), first.output)
+    manifest, _ = night(first, "three", num_beams=1, since=since)
+    assert [bool(run["redone_because"]) for run in manifest["since"]] == [False, True]
+    assert manifest["carried"] == 6 and new_rows(manifest) is None
 
 
 def test_another_run_in_the_folder_since_is_noticed(first: SummarizeSettings) -> None:

@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 
 from pipeline.attempts import REASON
 from pipeline.config import AnswerSettings, ClassifySettings, SummarizeSettings
-from pipeline.errors import CorruptInput, PlanMismatch, Stopped, TooManyFailures, UsageError
+from pipeline.errors import CorruptInput, PipelineError, PlanMismatch, Stopped, TooManyFailures, UsageError
 from pipeline.model_inputs import Reading
 from pipeline.predictor import Predictor
 from pipeline.reader import ShardReader
@@ -30,7 +30,7 @@ from pipeline.store import open_store
 from pipeline.tasks import Answer, Classify, Summarize
 from pipeline.verify import verify
 from tests.conftest import read_output, words
-from tests.pipeline.poison import BREAKS, KILLS, TOO_LARGE, BrittleSummarize
+from tests.pipeline.poison import BREAKS, KILLS, TOO_LARGE, BrittleSummarize, UnwellSummarize
 from tests.pipeline.readers import make_reader, rows_of
 
 
@@ -169,6 +169,13 @@ def test_documents_that_break_the_model_fail_alone_and_disturb_no_other(
             assert {k: v for k, v in row.items() if k != "score"} == expected
 
 
+def test_what_ends_a_worker_is_said(model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path) -> None:
+    task = UnwellSummarize(job(model_folder, write_corpus([words(9, 1)]), tmp_path / "out").settings)
+    says = r"^a worker failed: OSError: \[Errno 28\] No space left on device\. The same command goes on from here\.$"
+    with pytest.raises(PipelineError, match=says):
+        run(task)
+
+
 def test_a_document_that_kills_every_process_is_a_failed_row_in_the_end(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -192,8 +199,14 @@ def test_too_many_failures_end_the_run_and_what_is_committed_stays(
     corpus = write_corpus([None if n % 3 == 0 else words(60, n) for n in range(120)])  # in every shard, whichever is first
     long = {"min_new_tokens": 60, "max_new_tokens": 60, "shard_documents": 3}
     task = job(model_folder, corpus, tmp_path / "out", max_failed=0.01, **long)
-    with pytest.raises(TooManyFailures, match=r"\d of 120 documents failed; --max-failed is 0.01"):
+    with pytest.raises(
+        TooManyFailures, match=r"\d of 120 documents failed; --max-failed is 0.01.* higher --max-failed goes on"
+    ):
         run(task, progress_every=0.1)
+    with pytest.raises(
+        TooManyFailures, match=r"most often: read: the text is null \(\d+ rows\)\. The same command with a higher"
+    ):
+        run(task)
     assert list((tmp_path / "out").glob("part-*")) and not (tmp_path / "out" / SUCCESS).exists()
     assert run(job(model_folder, corpus, tmp_path / "out", max_failed=40, **long)).manifest["ok"] == 80
 

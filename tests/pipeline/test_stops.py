@@ -63,6 +63,7 @@ def test_a_cost_needs_a_price() -> None:
 def asked(seconds: float, failed: int = 0, **given: Any) -> Exception | None:
     stop, tally = Stop(), Tally(100, 10, 2)
     tally.add(receipt(documents=10, failed_documents=failed), 1.0)
+    tally.pass_time(seconds)
     told: list[bool] = []
     Limits(stop, settings(**given), lambda: told.append(True))(tally, seconds)
     assert bool(told) == (stop.error is not None)
@@ -92,9 +93,10 @@ def test_a_moment_is_reached_and_one_that_is_past_is_refused(monkeypatch: pytest
 
 
 def test_a_limit_says_its_reason_once(capsys: pytest.CaptureFixture[str]) -> None:
-    limits = Limits(Stop(), settings(price_per_hour=2.0, max_cost=2.0), lambda: None)
+    limits, tally = Limits(Stop(), settings(price_per_hour=2.0, max_cost=2.0), lambda: None), Tally(100, 10, 2)
     for seconds in (1900, 1902):
-        limits(Tally(100, 10, 2), seconds)
+        tally.pass_time(seconds)
+        limits(tally, seconds)
     assert capsys.readouterr().err == "\nthe run has cost 2.11 (--max-cost 2). Finishing the shards in flight.\n"
 
 

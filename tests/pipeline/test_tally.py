@@ -85,4 +85,12 @@ def test_throughput_is_what_was_done() -> None:
 
 
 def test_device_hours() -> None:
-    assert device_hours(1800, 4, 0.0) == 2 and device_hours(1800, 4, 0.25) == 0.5
+    assert device_hours(7200, 0.0) == 2 and device_hours(7200, 0.25) == 0.5
+
+
+def test_model_copies_are_held_from_when_they_came() -> None:
+    tally = Tally(10, 1, 8)
+    for seconds, actors in ((3600, 8), (7200, 64), (7300, 64)):
+        tally.pass_time(seconds)
+        tally.actors = actors
+    assert tally.held_seconds == 7200 * 8 + 100 * 64
