@@ -1,4 +1,4 @@
-# `make demo` and `make test` are all a fresh machine needs: Python 3.11 or later, and a package index.
+# `make demo` and `make test` are all a fresh machine needs: Python 3.11 to 3.13, and a package index.
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -26,7 +26,8 @@ PANELS: list[tuple[str, str, int, list[tuple[str, str]]]] = [
     ("Shards committed", "none", 8, [('sum(ray_led_shards_total{run=~"$run"})', "shards")]),
     ("Decoding batches full", "percentunit", 8, [('avg(ray_led_batch_fill{run=~"$run"})', "full")]),
     ("Memory of a model copy, peak", "bytes", 8, [('max(ray_led_peak_memory_bytes{run=~"$run"})', "peak")]),
-    ("Rows that failed, by reason", "none", 12, [('sum by (reason) (ray_led_failures_total{run=~"$run"})', "{{reason}}")]),
+    ("Rows that failed or were skipped, by reason", "none", 12, [
+        ('sum by (reason) (ray_led_failures_total{run=~"$run"})', "{{reason}}")]),
     ("Flags, share of documents", "percentunit", 12, [
         ('sum by (flag) (ray_led_flags_total{run=~"$run"}) / scalar(sum(ray_led_documents_total{run=~"$run"}))', "{{flag}}")]),
     ("Device-hours", "none", 12, [('sum(ray_led_device_hours{run=~"$run"})', "hours")]),

@@ -119,7 +119,7 @@ def sample(task: Task, options: SampleOptions) -> None:
         shown = (text or "")[:_HEAD] + (" …" if len(text or "") > _HEAD else "")
         facts, outcome = task.describe(row) if row["status"] == "ok" else (row["stage"], row["reason"])
         flags = ", ".join(row.get("flags") or [])
-        below = f"{row['input_tokens']} tokens in, {facts}" if row["status"] == "ok" else f"failed: {facts}"
+        below = f"{row['input_tokens']} tokens in, {facts}" if row["status"] == "ok" else f"{row['status']}: {facts}"
         side = Text(f"{outcome}\n\n{below}" + (f"\nflags: {flags}" if flags else ""))
         panels = [Panel(Text(shown), title=Text(row["doc_id"]), width=width), Panel(side, title="output", width=width)]
         console.print(Columns(panels))

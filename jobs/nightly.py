@@ -95,14 +95,14 @@ def _call(command: Sequence[str]) -> int:
 
 @contextmanager
 def _signals_to(job: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """A job ends by itself when it is asked to, and this process after it; the signals that asked. A terminal asks both."""
+    """A job ends by itself when it is asked to, and this process after it; what asked it. A terminal asks both by itself."""
     asked: list[int] = []
 
     def tell(number: int, frame: object) -> None:
         asked.append(number)
         job.terminate()
 
-    before = signal.signal(signal.SIGTERM, tell), signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    before = signal.signal(signal.SIGTERM, tell), signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield asked
     finally:

@@ -146,7 +146,12 @@ class RunSettings:
             value = getattr(self, name)
             _rule(value is None or value >= 0, name, value, "it must be at least 0")
         _rule(self.max_cost is None or self.price_per_hour is not None, "max_cost", self.max_cost, "it needs --price-per-hour")
-        _rule(self.stop_at is None or _is_hour(self.stop_at), "stop_at", self.stop_at, "write 06:00, or 2026-11-24T06:00")
+        _rule(
+            self.stop_at is None or _is_hour(self.stop_at),
+            "stop_at",
+            self.stop_at,
+            "write 06:00, or 2026-11-24T06:00, in YAML in quotes",
+        )
         _rule(isinstance(self.since, tuple), "since", self.since, "give a tuple of folders")
         once = len(set(self.passthrough)) == len(self.passthrough)
         _rule(once, "passthrough", self.passthrough, "it must name each column once")

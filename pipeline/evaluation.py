@@ -92,31 +92,34 @@ def rouge(pairs: Sequence[tuple[str, str]], *, stemmer: bool = False) -> dict[st
 
 
 def evaluate_labels(store: Store, reference: str) -> dict[str, float | int]:
-    """Accuracy and macro-F1 (the mean over the references' labels) of all documents; a failed document is wrong.
+    """Accuracy and macro-F1 (the mean over the references' labels) of all documents; one that failed or was skipped is
+    wrong.
 
     Raises:
         UsageError: the run is not finished, has no such column, or wrote values instead of labels.
     """
-    rows = read_rows(store, ["label", "labels", reference])
+    rows = read_rows(store, ["label", "labels", "status", reference])
     if all(row["labels"] is None for row in rows):
         raise UsageError(f"{store.url} has no labels: a regression, or nothing was labelled.")
     written, wanted = [row["label"] for row in rows], [row[reference] for row in rows]
-    if not all(isinstance(label, str) for label in wanted):
+    # Where rows could not be read, the right label could not either.
+    if not all(isinstance(row[reference], str) or row["status"] == "skipped" for row in rows):
         raise UsageError(f"column {reference!r} holds something else than one label a row; it must name the right one.")
     return {
         "documents": len(rows),
-        "accuracy": fmean(a == b for a, b in zip(written, wanted, strict=True)),
-        "macro-F1": fmean(_f1_of_label(label, written, wanted) for label in sorted(set(wanted))),
+        "accuracy": fmean(a == b is not None for a, b in zip(written, wanted, strict=True)),
+        "macro-F1": fmean(_f1_of_label(label, written, wanted) for label in sorted({*wanted} - {None})),
     }
 
 
-def _f1_of_label(label: str, written: Sequence[str | None], wanted: Sequence[str]) -> float:
+def _f1_of_label(label: str, written: Sequence[str | None], wanted: Sequence[str | None]) -> float:
     right = sum(a == b == label for a, b in zip(written, wanted, strict=True))
     return 2 * right / (sum(a == label for a in written) + sum(b == label for b in wanted))
 
 
 def evaluate_answers(store: Store, reference: str) -> dict[str, float | int]:
-    """Exact match and token F1 (arXiv:1606.05250) over all questions; a question without an answer that has one is wrong.
+    """Exact match and token F1 (arXiv:1606.05250) over all questions; one that failed or was skipped is wrong, and so is one
+    without an answer that has one.
 
     `reference` is a column with the answer (a text), or for several questions a list of answers or of records with a field
     `answer`, in the order of the questions.
@@ -124,12 +127,15 @@ def evaluate_answers(store: Store, reference: str) -> dict[str, float | int]:
     Raises:
         UsageError: the run is not finished, or has no such column.
     """
-    rows = read_rows(store, ["answer", NUMBER, reference], reference)
-    pairs = [(row["answer"] or "", _reference_answer(row[reference], row[NUMBER], reference)) for row in rows]
+    rows = read_rows(store, ["answer", "status", NUMBER, reference], reference)
+    answered = [row for row in rows if row["status"] == "ok"]
+    pairs = [
+        (_plain(row["answer"] or ""), _plain(_reference_answer(row[reference], row[NUMBER], reference))) for row in answered
+    ]
     return {
         "questions": len(rows),
-        "exact match": fmean(_plain(a) == _plain(b) for a, b in pairs),
-        "token F1": fmean(_f1_of_words(_plain(a), _plain(b)) for a, b in pairs),
+        "exact match": sum(a == b for a, b in pairs) / len(rows),
+        "token F1": sum(_f1_of_words(a, b) for a, b in pairs) / len(rows),
     }
 
 

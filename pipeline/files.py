@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ import fsspec
 import pyarrow as pa
 
 from pipeline.errors import CorruptInput, PipelineError, PlanMismatch, Unreachable, UsageError, one_line
+from pipeline.listing import Info, files_below, files_matching, is_local
 from pipeline.retry import retrying
 
 REMOTE = ("s3", "s3a", "hf")
@@ -206,10 +207,8 @@ def _list(fs: Any, path: str, given: str) -> tuple[str, list[Found]]:
         if not has_magic(path):
             hint = "name Parquet, JSON lines or text files, folders of them, or globs"
             raise UsageError(f"the input {given} does not exist; {hint}.") from None
-        fixed = path[: next(i for i, c in enumerate(path) if c in "*?[")]
-        root, inside = fixed.rpartition("/")[0], list(fs.glob(path, detail=True).values())
-        asked = _hidden(path, root)
-        inside = [i for i in inside if i["type"] == "file" and kind_of(i["name"]) and (asked or not _hidden(i["name"], root))]
+        root, matching = files_matching(fs, path)
+        inside = [info for info in matching if kind_of(info["name"])]
     else:
         if info["type"] == "file":
             if kind_of(path) is None:
@@ -223,12 +222,12 @@ def _list(fs: Any, path: str, given: str) -> tuple[str, list[Found]]:
     return _address(fs, root), [_found(fs, info) for info in inside]
 
 
-def _one_kind(fs: Any, root: str, given: str) -> list[Mapping[str, Any]]:
+def _one_kind(fs: Any, root: str, given: str) -> list[Info]:
     """The files under a folder, all of one kind."""
-    kinds: dict[str, list[Mapping[str, Any]]] = {}
-    for name, info in fs.find(root, detail=True).items():
-        kind = kind_of(name)
-        if kind and not _hidden(name, root) and _uncompressed(name) != ".json":
+    kinds: dict[str, list[Info]] = {}
+    for info in files_below(fs, root):
+        kind = kind_of(info["name"])
+        if kind and _uncompressed(info["name"]) != ".json":
             kinds.setdefault(kind, []).append(info)
     if len(kinds) > 1:
         counts = " and ".join(f"{len(infos)} {kind}" for kind, infos in sorted(kinds.items()))
@@ -248,11 +247,7 @@ def _hash_listing(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _hidden(name: str, root: str) -> bool:
-    return any(part[:1] in ("_", ".") for part in name[len(root) :].strip("/").split("/"))
-
-
-def _found(fs: Any, info: Mapping[str, Any]) -> Found:
+def _found(fs: Any, info: Info) -> Found:
     path = _address(fs, info["name"])
     if "://" not in path:
         stat = os.stat(path)
@@ -265,4 +260,4 @@ def _found(fs: Any, info: Mapping[str, Any]) -> Found:
 
 def _address(fs: Any, name: str) -> str:
     protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-    return name if protocol in ("file", "local") else f"{protocol}://{name}"
+    return name if is_local(fs) else f"{protocol}://{name}"

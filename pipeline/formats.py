@@ -52,7 +52,7 @@ class Rows:
 class Format(Protocol):
     """A format of documents. What is wrong with a file is raised as the library says it; the caller names the file."""
 
-    def measure(self, found: Found, documents: int) -> Measured:
+    def measure(self, found: Found, documents: int, longest: int) -> Measured:
         """A file's rows, cut into at most `documents` each."""
 
     def stream(self, path: str, cut: Cut, text: str, columns: Sequence[str], longest: int) -> Iterator[Rows]:
@@ -81,7 +81,7 @@ def values_of(path: str, columns: pa.Table) -> list[dict[str, Any]]:
 class Parquet:
     """Parquet files."""
 
-    def measure(self, found: Found, documents: int) -> Measured:
+    def measure(self, found: Found, documents: int, longest: int) -> Measured:
         """From the footer alone."""
         with open_file(found.path, exact=True) as opened, pq.ParquetFile(opened) as file:
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
@@ -115,13 +115,13 @@ class Parquet:
 class JsonLines:
     """Files with one JSON object in a line."""
 
-    def measure(self, found: Found, documents: int) -> Measured:
+    def measure(self, found: Found, documents: int, longest: int) -> Measured:
         """By counting lines, and looking at the keys of the first hundred."""
         seekable = not found.path.endswith(COMPRESSED)
         cuts: list[Cut] = []
         keys: dict[str, None] = {}
         rows = objects = 0
-        with _lines(found.path, 0) as lines:
+        with _lines(found.path, 0, longest * _LINE_OVER_TEXT) as lines:
             for offset, line in lines:
                 if rows < _LINES_LOOKED_AT:
                     value, reason = _parse(line)
@@ -161,7 +161,7 @@ class JsonLines:
 class Texts:
     """Folders of text files."""
 
-    def measure(self, found: Found, documents: int) -> Measured:
+    def measure(self, found: Found, documents: int, longest: int) -> Measured:
         """From the listing alone."""
         members = [member.path for member in found.members]
         cuts = tuple(replace(cut, members=tuple(members[cut.start : cut.stop])) for cut in cut_rows(len(members), documents))
@@ -181,7 +181,7 @@ class Texts:
 
 
 @contextmanager
-def _lines(path: str, offset: int, longest: int = _CHUNK) -> Iterator[Iterator[tuple[int, bytes | None]]]:
+def _lines(path: str, offset: int, longest: int) -> Iterator[Iterator[tuple[int, bytes | None]]]:
     """(byte it begins at, line) for each line that is not blank, from `offset`; None for a line over `longest` bytes."""
     with open_file(path) as opened:
         opened.seek(offset)

@@ -43,8 +43,9 @@ class Input:
     schema: pa.Schema | None = None
 
 
-def describe(found: Found, documents: int, known: Mapping[str, Input], *, skip_bad: bool) -> Input:
-    """What a file is, cut into shards of at most `documents`; not opened where `known` has it with the same size and stamp.
+def describe(found: Found, documents: int, known: Mapping[str, Input], *, skip_bad: bool, longest: int) -> Input:
+    """What a file is, its texts of at most `longest` bytes, cut into shards of at most `documents`; not opened where `known`
+    has it with the same size and stamp.
 
     Raises:
         CorruptInput: it cannot be read, and `skip_bad` does not allow to pass over it.
@@ -57,7 +58,7 @@ def describe(found: Found, documents: int, known: Mapping[str, Input], *, skip_b
     content = content_of(found)
     try:
         with reading(found.path):
-            measured = retrying(lambda: format_of(found.path).measure(found, documents))
+            measured = retrying(lambda: format_of(found.path).measure(found, documents, longest))
     except CorruptInput as error:
         if not skip_bad:
             raise

@@ -7,6 +7,7 @@ it is in nobody's way.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import uuid
@@ -17,6 +18,9 @@ from typing import BinaryIO
 
 from pipeline.errors import CorruptOutput, PipelineError, UsageError
 from pipeline.store import Outcome, plain_name
+
+# What a disk says that has no hard links; all else may be otherwise at the next try.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
 
 
 class LocalStore:
@@ -43,6 +47,8 @@ class LocalStore:
         except FileExistsError:
             return Outcome.EXISTS
         except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise self._unwritten(name, error) from error
             raise UsageError(
                 f"the output folder {self.folder} takes no hard links ({error.strerror}), which keep a name from being written "
                 "twice; choose a folder on another disk, or s3://."
@@ -83,10 +89,12 @@ class LocalStore:
                 os.fsync(file.fileno())
         except OSError as error:
             hidden.unlink(missing_ok=True)
-            raise PipelineError(
-                f"{self.folder / name} cannot be written ({error.strerror}); make room, and the same command goes on from here."
-            ) from error
+            raise self._unwritten(name, error) from error
         return hidden
+
+    def _unwritten(self, name: str, error: OSError) -> PipelineError:
+        says = f"{self.folder / name} cannot be written ({error.strerror})"
+        return PipelineError(f"{says}; make room, and the same command goes on from here.")
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:

@@ -63,6 +63,6 @@ def night_words(nights: str, night: str, since: Sequence[str], stop_at: str | No
         words += ["--since", *(f"{nights}/{name}" for name in since)]
     try:
         until = hour_of(stop_at, now)
-    except ValueError as error:
-        raise UsageError(f"--stop-at is {stop_at!r}; write 06:00, or 2026-11-24T06:00.") from error
+    except (TypeError, ValueError) as error:  # YAML reads 22:00 as a number
+        raise UsageError(f"--stop-at is {stop_at!r}; write 06:00, or 2026-11-24T06:00, in YAML in quotes.") from error
     return words if until is None else [*words, "--stop-at", datetime.fromtimestamp(until).isoformat(timespec="minutes")]

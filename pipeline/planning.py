@@ -36,7 +36,8 @@ def describe_inputs(settings: RunSettings, before: Plan | None) -> list[Input]:
     known = {f.path: Input(f, tuple(cuts.get(f.path, ()))) for f in (before.inputs if before else ())}
     found, skip_bad = find_files(settings.input), settings.on_bad_shard == "skip"
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        inputs = list(pool.map(lambda f: describe(f, settings.shard_documents, known, skip_bad=skip_bad), found))
+        longest, documents = settings.max_document_bytes, settings.shard_documents
+        inputs = list(pool.map(lambda f: describe(f, documents, known, skip_bad=skip_bad, longest=longest), found))
     for each in inputs:
         if each.schema is not None:
             check_columns(each.file.path, each.schema, settings.text_column, settings.id_column, settings.carried_columns)

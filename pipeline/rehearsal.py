@@ -13,16 +13,17 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
 from led.generation import DecodingLimits
 from pipeline.checkpoints import find_checkpoint
-from pipeline.columns import INTERNAL, MEASURED
-from pipeline.commit import counts_of
+from pipeline.columns import INTERNAL, MEASURED, NUMBER
 from pipeline.errors import PipelineError
 from pipeline.forecast import Length, Rehearsed, forecast_seconds, total
 from pipeline.inputs import read_rows
@@ -133,7 +134,10 @@ def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int
     table = sample_lengths(reader, sample_shards(plan, _TOGETHER, documents, seed), documents, seconds / 2)
     begun = time.monotonic()
     workers = Workers(task, checkpoint, len(plan.shards), f"rehearsal-{uuid.uuid4().hex}")
-    in_flight = DecodingLimits(settings.documents_in_flight).on(torch.device("cuda" if settings.gpus else "cpu"))[0]
+    # Of the devices' memory nothing is asked: they need not be of this machine.
+    in_flight = DecodingLimits(settings.documents_in_flight, memory_bytes=1).on(
+        torch.device("cuda" if settings.gpus else "cpu")
+    )[0]
     together = max(1, min(settings.shard_documents, in_flight))
     done: list[pa.Table] = []
     most = max(_REHEARSED, _REHEARSED_EACH * workers.pool.actors)
@@ -166,7 +170,8 @@ def _forecast(
     settings, made = task.settings, pa.concat_tables(done)
     rehearsed = [_rehearsed(rows) for rows in done]
     # A document of several rows: how many, the rehearsal says.
-    rows_each = len(made) / max(1, sum(counts_of(rows)["documents"] for rows in done))
+    each = [count for rows in done for count in _rows_of_documents(rows)]
+    rows_each = fmean(each)
     rows = round(plan.documents * rows_each)
     everything = len(table) >= rows
     shard_rows = [max(1, round(shard.documents * rows_each)) for shard in plan.shards]
@@ -181,7 +186,7 @@ def _forecast(
     return Forecast(
         documents=plan.documents,
         shards=len(plan.shards),
-        rows=Estimate.exactly(rows),
+        rows=total(each, plan.documents, everything=len(each) >= plan.documents),
         input_tokens=total(tokens, rows, everything=everything),
         output_tokens=total([value or 0 for value in written], rows, everything=len(made) >= rows),
         truncated=total(truncated, rows, everything=everything),
@@ -203,6 +208,14 @@ def _forecast(
 
 def _measured(rows: pa.Table) -> dict[str, Any]:
     return json.loads(rows[MEASURED.name][0].as_py())
+
+
+def _rows_of_documents(rows: pa.Table) -> list[float]:
+    """How many rows each document has."""
+    if NUMBER not in rows.column_names:
+        return [1.0] * len(rows)
+    first = pc.indices_nonzero(pc.equal(rows[NUMBER], 0)).to_pylist()
+    return [float(end - begin) for begin, end in itertools.pairwise([*first, len(rows)])]
 
 
 def _rehearsed(rows: pa.Table) -> Rehearsed:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +43,7 @@ from pipeline.report import check_reference, try_report
 from pipeline.shards import PLAN, REPORT, Plan, Shard, differences, remaining
 from pipeline.sink import CommitSink
 from pipeline.source import ShardSource, Shared, share
-from pipeline.stops import Limits, Stop, signals_ask
+from pipeline.stops import Limits, Stop, hour_of, signals_ask
 from pipeline.store import Store, open_store, probe
 from pipeline.tally import Tally, Totals
 from pipeline.tasks import Task
@@ -143,8 +144,9 @@ def _next_step(error: PipelineError, settings: RunSettings) -> str:
     """The command that goes on with a run which ended with this error."""
     if isinstance(error, TooManyFailures):
         return "the same command with a higher --max-failed"
-    dated = settings.stop_at is not None and len(settings.stop_at) > len("06:00")
-    return "the same command with a later --stop-at" if dated else "the same command"
+    now = time.time()
+    until = hour_of(settings.stop_at, now)
+    return "the same command" if until is None or until > now else "the same command with a later --stop-at"
 
 
 def build_plan(task: Task, checkpoint: Checkpoint, before: Plan | None) -> Plan:
@@ -255,7 +257,7 @@ class Workers:
     def count(self, tally: Tally, seconds: float) -> None:
         """Tell the tally how many model copies there are, where they come as the cluster grows."""
         if self.pool.most > self.pool.actors:
-            tally.actors = min(self.pool.most, max(1, self.board.arrived()))
+            tally.actors = min(self.pool.most, max(self.pool.actors, self.board.arrived()))
 
     def rows(self, plan: Plan, shards: Sequence[Shard]) -> ray.data.Dataset:
         """Read, tokenize and predict `shards`: a block of rows for each, and none once the flag is up."""

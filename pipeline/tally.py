@@ -106,6 +106,7 @@ class Tally:
     costs: list[tuple[int, float]] = field(default_factory=list)  # documents and seconds of each shard of this run
     first: float | None = None  # seconds after the run's begin at which its first shard was begun
     held_seconds: float = 0.0
+    held_at_first: float = 0.0  # those of them before the first shard was begun
     passed: float = 0.0  # seconds after the run's begin up to which they are counted
 
     def add(self, receipt: Receipt, since: float | None = None) -> None:
@@ -116,7 +117,8 @@ class Tally:
         self.own.add(receipt)
         self.costs.append((receipt.documents, receipt.seconds))
         begun = max(0.0, since - receipt.seconds)
-        self.first = begun if self.first is None else min(self.first, begun)
+        if self.first is None or begun < self.first:
+            self.first, self.held_at_first = begun, begun * self.actors
 
     def pass_time(self, seconds: float) -> None:
         """The run has lasted so many seconds; since it was last told, there were `actors` model copies."""
@@ -140,7 +142,8 @@ class Tally:
         each = mean * self.documents_left / shards_left
         lanes = min(self.actors, shards_left)
         in_flight = lanes * each / 2
-        working = max(seconds - self.first, 1e-9) * self.actors
+        held = self.held_seconds + (seconds - self.passed) * self.actors
+        working = max(held - self.held_at_first, 1e-9)
         busy = min(1.0, max(0.2, (self.own.counts["seconds"] + in_flight) / working))
         work = max(mean * self.documents_left - in_flight, each / 2)
         spread = stdev(s / n for n, s in self.costs) * self.documents_left / shards_left

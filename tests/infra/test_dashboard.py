@@ -46,6 +46,30 @@ def test_the_alert_rules_are_rules() -> None:
     subprocess.run([PROMTOOL, "check", "rules", str(ROOT / "infra" / "alerts.yml")], check=True, capture_output=True)
 
 
+@pytest.mark.skipif(PROMTOOL is None, reason="no promtool here (Debian's package prometheus)")
+def test_a_run_that_stands_still_is_told_of_after_half_an_hour(tmp_path: Path) -> None:
+    """Also one that never committed anything; not one that moves, nor one that is done."""
+    series = {"stuck": "90x100", "stopped": "90-1x9 81x90", "moves": "900-1x100", "done": "9-1x9 0x100"}
+    expected = {"29m": [], "35m": ["stuck"], "38m": ["stuck"], "41m": ["stopped", "stuck"]}
+    rules = ROOT / "infra" / "alerts.yml"
+    [rule] = [rule for rule in yaml.safe_load(rules.read_text())["groups"][0]["rules"] if rule["alert"] == "LedRunStalled"]
+
+    def alert(run: str) -> dict[str, Any]:
+        said = {key: text.replace("{{ $labels.run }}", run) for key, text in rule["annotations"].items()}
+        return {"exp_labels": {"severity": "page", "run": run}, "exp_annotations": said}
+
+    test = {"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": [{
+        "interval": "1m",
+        "input_series": [{"series": f'ray_led_documents_left{{run="{run}"}}', "values": each} for run, each in series.items()],
+        "alert_rule_test": [{"alertname": "LedRunStalled", "eval_time": at, "exp_alerts": [alert(run) for run in runs]}
+                            for at, runs in expected.items()]}]}  # fmt: skip
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(test))
+    done = subprocess.run(
+        [str(PROMTOOL), "test", "rules", str(tmp_path / "test.yml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -314,9 +314,10 @@ def test_the_alerts_on_kuberays_metrics_fire(tmp_path: Path) -> None:
     status = 'kuberay_job_deployment_status{{name="{}", namespace="led", deployment_status="{}"}}'
     series = {status.format("led-a", "Failed"): "1x200", status.format("led-b", "Initializing"): "1x200",
               status.format("led-c", "Complete"): "1x200", status.format("other", "Failed"): "1x200",
+              status.format("led-d", "ValidationFailed"): "1x200",
               'kube_cronjob_created{namespace="led", cronjob="led-night"}': "0x2000",
               'kube_cronjob_status_last_successful_time{namespace="led", cronjob="led-night"}': "3600x2000"}  # fmt: skip
-    expected = [("LedRunFailed", "5m", ["led-a"]), ("LedRunWaits", "30m", []), ("LedRunWaits", "90m", ["led-b"]),
+    expected = [("LedRunFailed", "5m", ["led-a", "led-d"]), ("LedRunWaits", "30m", []), ("LedRunWaits", "90m", ["led-b"]),
                 ("LedNightMissing", "26h", []), ("LedNightMissing", "28h", [None])]  # fmt: skip
     rules = yaml.safe_load((ROOT / "infra" / "alerts.yml").read_text("utf-8"))["groups"]
     texts = {rule["alert"]: rule["annotations"] for group in rules for rule in group["rules"]}

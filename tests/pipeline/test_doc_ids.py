@@ -28,7 +28,7 @@ from pipeline.shards import Plan, make_plan
 
 
 def planned(folder: Path, documents: int = 3) -> Plan:
-    files = [describe(found, documents, {}, skip_bad=False) for found in find_files([str(folder)])]
+    files = [describe(found, documents, {}, skip_bad=False, longest=16 << 20) for found in find_files([str(folder)])]
     return make_plan([i.file for i in files], {}, documents, {i.file.path: i.cuts for i in files})
 
 

@@ -55,12 +55,14 @@ def test_facts_and_answers_of_json_lines_are_lists(tmp_path: Path) -> None:
     assert (found["facts"], found["facts found"]) == (3, pytest.approx(2 / 3))
     (tmp_path / "answers").mkdir()
     right = ['["x", "y"]', '["x", "y"]', '[{"question": "?", "answer": "z"}]', "[a] z"]
-    store = of_json_lines(tmp_path / "answers", answer=["x", "y", "z", "[a] z"], question_number=[0, 1, 0, 0], right=right)
+    store = of_json_lines(
+        tmp_path / "answers", answer=["x", "y", "z", "[a] z"], question_number=[0, 1, 0, 0], right=right, status=["ok"] * 4
+    )
     assert evaluate_answers(store, "right")["exact match"] == 1
 
 
 def test_a_text_of_parquet_that_looks_like_a_list_is_a_text(tmp_path: Path) -> None:
-    store = of_json_lines(tmp_path, "/in/a.parquet", answer=["[x]"], question_number=[0], right=['["x"]'])
+    store = of_json_lines(tmp_path, "/in/a.parquet", answer=["[x]"], question_number=[0], right=['["x"]'], status=["ok"])
     assert evaluate_answers(store, "right")["exact match"] == 1
     store = of_json_lines(tmp_path, "/in/a.parquet", summary=['["x", "y"]'], right=["a"], facts=['["x", "y"]'])
     found = evaluate_summaries(store, "right", "facts")
@@ -99,9 +101,20 @@ def test_an_unfinished_run_and_a_missing_column_are_named(tmp_path: Path) -> Non
 
 
 def finished(folder: Path, **columns: object) -> LocalStore:
-    pq.write_table(pa.table(columns), folder / "part-a.parquet")
+    table = pa.table(columns)
+    if "status" not in columns:
+        table = table.append_column("status", pa.array(["ok"] * len(table)))
+    pq.write_table(table, folder / "part-a.parquet")
     (folder / "_SUCCESS").write_text("")
     return LocalStore(folder)
+
+
+def test_what_could_not_be_read_or_done_is_wrong_whatever_was_right(tmp_path: Path) -> None:
+    status = ["ok", "failed", "skipped"]
+    store = finished(tmp_path, answer=[None] * 3, question_number=[0] * 3, right=["", "", None], status=status)
+    assert evaluate_answers(store, "right") == {"questions": 3, "exact match": 1 / 3, "token F1": 1 / 3}
+    store = finished(tmp_path, label=["a", None, None], labels=[["a"], None, None], right=["a", "a", None], status=status)
+    assert evaluate_labels(store, "right") == {"documents": 3, "accuracy": 1 / 3, "macro-F1": pytest.approx(2 / 3)}
 
 
 def test_labels_are_counted_by_document_and_by_label(tmp_path: Path) -> None:

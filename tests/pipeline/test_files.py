@@ -114,7 +114,7 @@ def test_s3_is_listed_read_and_known_by_etag(s3_bucket: str) -> None:
     assert paths(f"{s3_bucket}/in") == paths(f"{s3_bucket}/in/") == paths(f"{s3_bucket}/in/year=*/*.parquet") == expected
     assert paths(*expected, f"s3a{s3_bucket[2:]}/in") == expected
     first = find_files(expected)[0]
-    described = describe(first, 1, {}, skip_bad=False)
+    described = describe(first, 1, {}, skip_bad=False, longest=16 << 20)
     assert described.file.content == f"etag:{first.stamp}" and len(first.stamp) == 32 and len(described.cuts) == 2
     rows = read_rows(first.path, Cut(1, 2), "text", ["text", "year"], 100)
     assert rows.table.to_pydict() == {"text": ["two"], "year": ["2023"]}
@@ -157,7 +157,7 @@ def test_of_s3_only_the_columns_and_row_groups_asked_for_are_fetched(s3_bucket: 
     fetched = count_fetched(monkeypatch)
     [found] = find_files([f"{s3_bucket}/a.parquet"])
     assert found.size > 10_000_000
-    described = describe(found, 10, {}, skip_bad=False)
+    described = describe(found, 10, {}, skip_bad=False, longest=16 << 20)
     assert sum(fetched) < 100_000, "planning takes the footer"
     fetched.clear()
     rows = read_rows(found.path, described.cuts[3], "text", ["text"], 1 << 20)
@@ -197,7 +197,7 @@ def test_json_lines_and_texts_are_read_from_s3(s3_bucket: str) -> None:
     put(f"{s3_bucket}/j/a.jsonl", b'{"text": "one"}\n{"text": "two"}\n{"text": "three"}\n')
     for name in ("x", "y"):
         put(f"{s3_bucket}/t/{name}.txt", name.encode())
-    lines, texts = (describe(find_files([f"{s3_bucket}/{f}"])[0], 2, {}, skip_bad=False) for f in "jt")
+    lines, texts = (describe(find_files([f"{s3_bucket}/{f}"])[0], 2, {}, skip_bad=False, longest=16 << 20) for f in "jt")
     got = [read_rows(lines.file.path, cut, "text", ["text"], 100).table["text"].to_pylist() for cut in lines.cuts]
     assert got == [[b"one", b"two"], [b"three"]]
     assert read_rows(texts.file.path, texts.cuts[0], "text", ["text", "doc_id"], 100).table.to_pydict() == {

@@ -22,7 +22,7 @@ LONGEST = 1 << 20
 
 def described(path: Path, documents: int = 4, **known: Input) -> Input:
     [found] = find_files([str(path)])
-    return describe(found, documents, {i.file.path: i for i in known.values()}, skip_bad=False)
+    return describe(found, documents, {i.file.path: i for i in known.values()}, skip_bad=False, longest=LONGEST)
 
 
 @pytest.mark.parametrize("content", [b"", b"not parquet", b"PAR1" + b"\0" * 50 + b"PAR1"])
@@ -31,12 +31,12 @@ def test_a_corrupt_file_is_named_or_passed_over_with_its_reason(content: bytes, 
     path.write_bytes(content)
     with pytest.raises(CorruptInput, match=r"bad\.parquet cannot be read .*--on-bad-shard skip"):
         described(path)
-    passed = describe(find_files([str(path)])[0], 4, {}, skip_bad=True)
+    passed = describe(find_files([str(path)])[0], 4, {}, skip_bad=True, longest=LONGEST)
     assert passed.file.rows == 0 and passed.cuts == () and "bad.parquet cannot be read" in str(passed.file.skipped)
     again = {passed.file.path: passed}
-    assert describe(find_files([str(path)])[0], 4, again, skip_bad=True) is passed
+    assert describe(find_files([str(path)])[0], 4, again, skip_bad=True, longest=LONGEST) is passed
     with pytest.raises(CorruptInput):
-        describe(find_files([str(path)])[0], 4, again, skip_bad=False)
+        describe(find_files([str(path)])[0], 4, again, skip_bad=False, longest=LONGEST)
 
 
 def test_a_truncated_gzip_is_corrupt(tmp_path: Path) -> None:
@@ -51,6 +51,12 @@ def test_json_that_is_no_lines_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps([{"text": "a"}, {"text": "b"}], indent=1))
     with pytest.raises(CorruptInput, match=r"a\.json cannot be read \(none of its first 8 lines is a JSON object"):
         described(path)
+
+
+def test_lines_of_long_documents_are_lines(tmp_path: Path) -> None:
+    path = tmp_path / "books.jsonl"
+    path.write_text(json.dumps({"doc_id": "a", "text": "x" * (3 << 20)}) + "\n")
+    assert described(path).schema == pa.schema([("doc_id", pa.string()), ("text", pa.string())])
 
 
 def test_a_file_is_known_by_its_bytes_and_not_opened_again_while_its_stat_is_the_same(

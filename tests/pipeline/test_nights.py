@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from pipeline.errors import UsageError
 from pipeline.nights import night_words, nights_before
 
 
@@ -39,3 +43,6 @@ def test_a_second_try_ends_at_the_same_hour() -> None:
     assert words == ["--output", "s3://b/n/2026-11-24", "--since", "s3://b/n/2026-11-23", "s3://b/n/2026-11-21",
                      "--stop-at", "2026-11-25T06:00"]  # fmt: skip
     assert datetime.fromisoformat(words[-1]) - datetime.fromtimestamp(now) == timedelta(hours=8)
+    odd: Any = 1320  # what YAML makes of 22:00
+    with pytest.raises(UsageError, match=r"--stop-at is 1320; write 06:00, .* in YAML in quotes"):
+        night_words("s3://b/n", "2026-11-24", [], odd, now)

@@ -96,3 +96,15 @@ def test_a_disk_without_hard_links_is_named(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UsageError, match="takes no hard links"):
         LocalStore(tmp_path).create("a", b"x")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_is_full_when_a_name_is_linked_may_do_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "link", refused)
+    with pytest.raises(
+        PipelineError, match=r"cannot be written \(No space left on device\).* the same command goes on"
+    ) as raised:
+        LocalStore(tmp_path).create("a", b"x")
+    assert raised.value.exit_code == 1 and os.listdir(tmp_path) == []

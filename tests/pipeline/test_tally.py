@@ -94,3 +94,13 @@ def test_model_copies_are_held_from_when_they_came() -> None:
         tally.pass_time(seconds)
         tally.actors = actors
     assert tally.held_seconds == 7200 * 8 + 100 * 64
+
+
+def test_copies_that_came_late_are_not_taken_for_idle() -> None:
+    tally = Tally(20_000, 2_000, 8)
+    for n in range(288):  # eight copies, an hour, shards of a hundred seconds
+        tally.add(receipt(documents=10, seconds=100.0), 100.0 * (1 + n // 8))
+    tally.pass_time(3600.0)
+    tally.actors = 64
+    left = tally.time_left(3600.0)
+    assert left is not None and left.middle == pytest.approx(1712 * 100 / 64, rel=0.1)
