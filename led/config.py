@@ -138,7 +138,14 @@ class LEDConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LEDConfig:
-        """The configuration in a parsed `config.json`; unknown keys go to `extra`."""
+        """The configuration in a parsed `config.json`; unknown keys go to `extra`.
+
+        Raises:
+            ValueError: it says that the embedding is not shared.
+        """
+        if values.get("tie_word_embeddings") is False:
+            raise ValueError("tie_word_embeddings is false; encoder, decoder and language-model head share one embedding here. "
+                             "Use a checkpoint whose weights share it, and take the key out of its config.json.")  # fmt: skip
         known = {f.name for f in fields(cls)} - {"extra"}
         settings: dict[str, Any] = {}
         extra: dict[str, Any] = {}

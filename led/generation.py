@@ -123,7 +123,11 @@ class DecodingLoop:
         )
 
     def run(self, documents: Iterable[PackedBatch]) -> Iterator[tuple[int, Result]]:
-        """Decode every document; yields (its number in `documents`, Result) as soon as it is done."""
+        """Decode every document; yields (its number in `documents`, Result) as soon as it is done.
+
+        What an earlier call left undone is dropped.
+        """
+        self._drop()
         waiting = enumerate(documents)
         held: tuple[int, PackedBatch] | None = None
         while True:
@@ -145,6 +149,13 @@ class DecodingLoop:
             spent = (encoded - begun, time.perf_counter() - encoded, 1, taking_part, self._documents)
             self.measured = {name: self.measured[name] + more for name, more in zip(self.measured, spent, strict=True)}
             yield from results
+
+    def _drop(self) -> None:
+        """Retire all documents."""
+        if self._active:
+            self._active = []
+            self._search.retain([])
+            self._stepper.keep([], torch.zeros(0, dtype=torch.long, device=self.model.device))
 
     def _has_room(self, newcomers: Sequence[tuple[int, PackedBatch]], next_: tuple[int, PackedBatch]) -> bool:
         """May the next document come in with these newcomers? The first into an empty loop always may."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from led.attention import cross_attention
-from led.packed_linear import AVAILABLE
+from led.packed_linear import has_kernels
 
 # Bytes of one head's keys from which on they are packed: 1,536 tokens of 64 numbers in float32.
 PACK_FROM = 384 << 10
@@ -75,8 +75,8 @@ class PackedKeysValues:
 
 def for_steps(keys_HnD: Tensor, values_HnD: Tensor) -> LayerMemory:
     """These keys and values, laid out for few queries at a time."""
-    head_bytes = keys_HnD[0].nbytes
-    if AVAILABLE and keys_HnD.device.type == "cpu" and head_bytes >= PACK_FROM and not torch.is_grad_enabled():
+    worth_it = keys_HnD.device.type == "cpu" and keys_HnD[0].nbytes >= PACK_FROM and not torch.is_grad_enabled()
+    if worth_it and has_kernels(keys_HnD.dtype):
         return PackedKeysValues(keys_HnD, values_HnD)
     return by_columns(keys_HnD, values_HnD)
 

@@ -17,12 +17,16 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def decoding_bytes(config: LEDConfig, tokens: int, rows: int, max_length: int, bytes_per_number: int) -> int:
+def decoding_bytes(
+    config: LEDConfig, tokens: int, rows: int, max_length: int, bytes_per_number: int, bytes_remembered: int | None = None
+) -> int:
     """What one document holds while `rows` rows of at most `max_length` tokens are decoded from its `tokens` tokens.
 
-    Two numbers (key and value) per layer and dimension for every token of the document, once, and of every row.
+    Two numbers (key and value) per layer and dimension for every token of the document, once, and of every row; those of the
+    document may have other bytes, `bytes_remembered`.
     """
-    return 2 * config.decoder_layers * config.d_model * bytes_per_number * (tokens + rows * max_length)
+    each = 2 * config.decoder_layers * config.d_model
+    return each * (tokens * (bytes_remembered or bytes_per_number) + rows * max_length * bytes_per_number)
 
 
 def free_bytes(device: torch.device) -> int:

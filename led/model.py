@@ -265,8 +265,12 @@ class LEDForConditionalGeneration(LEDPreTrainedModel):
         """Grow or shrink the vocabulary; rows that are added are drawn as at the start of training.
 
         Raises:
-            ValueError: a token of the configuration would fall outside.
+            ValueError: a token of the configuration would fall outside, or the model was packed for inference.
         """
+        if self.is_packed:
+            raise ValueError(
+                "this model was packed for inference and keeps its vocabulary; load the checkpoint again to resize it."
+            )
         kept = min(vocab_size, self.config.vocab_size)
         self.config = replace(self.config, vocab_size=vocab_size)
         old, led = self.led.shared.weight, self.led
@@ -423,7 +427,8 @@ class LEDForQuestionAnswering(LEDPreTrainedModel):
         out = self.led(input_ids, **inputs, return_dict=True)
         states_BTE = out.last_hidden_state
         if self.config.decoder_prompt:
-            states_BTE = out.encoder_last_hidden_state * states_BTE[:, -1:]
+            # The packed encoder of a model in bfloat16 may give float32.
+            states_BTE = out.encoder_last_hidden_state.to(states_BTE.dtype) * states_BTE[:, -1:]
         start_logits, end_logits = (x.contiguous() for x in self.qa_outputs(states_BTE).unbind(-1))
         loss = None
         if start_positions is not None and end_positions is not None:
@@ -448,7 +453,9 @@ class LEDForQuestionAnswering(LEDPreTrainedModel):
         """
         if self.config.decoder_prompt:
             documents, pointers = self.led.read_with_prompt(batch)
-            states = [document_nE * pointer_E for document_nE, pointer_E in zip(documents, pointers, strict=True)]
+            states = [
+                states_nE.to(pointer_E.dtype) * pointer_E for states_nE, pointer_E in zip(documents, pointers, strict=True)
+            ]
         else:
             states = self.led.read(batch)
         scores = [self.qa_outputs(states_nE) for states_nE in states]

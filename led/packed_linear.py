@@ -30,18 +30,22 @@ _GELU = "gelu"
 _MADV_HUGEPAGE, _MADV_COLLAPSE, _HUGE_PAGE = 14, 25, 2 << 20
 
 
-def _has_kernels() -> bool:
-    """Has this torch the private operations, and do they do here what they should?"""
+@lru_cache
+def has_kernels(dtype: torch.dtype) -> bool:
+    """Has this torch the private operations for numbers of this type, and do they do on this processor what they should?
+
+    Of bfloat16 processors without AVX-512 have none.
+    """
+    if dtype not in (torch.float32, torch.bfloat16):
+        return False
     try:
         x, weight, bias = torch.linspace(-1, 1, 6).view(2, 3), torch.linspace(-2, 1, 12).view(4, 3), torch.ones(4)
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-        mine = torch.ops.mkldnn._linear_pointwise(x, packed, bias, _GELU, [], "none")
-        return bool(torch.allclose(mine, nn.functional.gelu(nn.functional.linear(x, weight, bias)), atol=1e-5))
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype))
+        mine = torch.ops.mkldnn._linear_pointwise(x.to(dtype), packed, bias.to(dtype), _GELU, [], "none").float()
+        expected = nn.functional.gelu(nn.functional.linear(x, weight, bias))
+        return bool(torch.allclose(mine, expected, atol=1e-5 if dtype == torch.float32 else 0.05))
     except (RuntimeError, AttributeError, NotImplementedError, TypeError):
         return False
-
-
-AVAILABLE = _has_kernels()
 
 
 class PackedLinear(nn.Module):
@@ -99,8 +103,10 @@ class QuantizedLinear(nn.Module):
 def bfloat16_is_slower() -> bool:
     """Does this processor multiply matrices of bfloat16 more slowly than of float32? Measured, once; takes some 50 ms.
 
-    Processors with units for it (AMX) are several times as fast in bfloat16; without, half as fast.
+    Processors with units for it (AMX) are several times as fast in bfloat16; without, half as fast, or have no kernels for it.
     """
+    if not has_kernels(torch.bfloat16):
+        return True
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         linear, x = PackedLinear(nn.Linear(768, 3072).to(dtype)), torch.ones(256, 768, dtype=dtype)
@@ -128,7 +134,7 @@ def plain_is_as_fast() -> bool:
 
 def may_pack(linear: nn.Linear) -> bool:
     """Is it a layer that the kernels take: on the CPU, in float32 or bfloat16?"""
-    return AVAILABLE and linear.weight.device.type == "cpu" and linear.weight.dtype in (torch.float32, torch.bfloat16)
+    return linear.weight.device.type == "cpu" and has_kernels(linear.weight.dtype)
 
 
 def may_quantize(linear: nn.Linear) -> bool:

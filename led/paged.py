@@ -248,7 +248,8 @@ class GraphStepper:
     def step(self, tokens_R1: Tensor) -> Tensor:
         active = len(self._memories)
         documents = min(_power_of_two(active), len(self._tokens) // self._rows)
-        positions = min(-(-(max(self._written) + 1) // _POSITIONS) * _POSITIONS, self._max_length)
+        # The last token of the longest row is never fed.
+        positions = min(-(-(max(self._written) + 1) // _POSITIONS) * _POSITIONS, max(1, self._max_length - 1))
         pages = _power_of_two(self._memories.longest)
         self._memories.prepare(documents, pages)
         self._past.prepare(active * self._rows, documents * self._rows, positions)
@@ -276,23 +277,28 @@ class GraphStepper:
     def _replay(self, bucket: tuple[int, int, int]) -> Tensor:
         """The step of a bucket, recorded when it is first met."""
         if bucket not in self._recorded:
-            lengths, parents = self._past.lengths.clone(), self._past.parents.clone()
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self._past.parents.copy_(torch.arange(len(parents), device=parents.device))  # a rehearsal moves no row
-                self._forward()
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._graph_memory):
-                scores = self._forward()
-            self._graph_memory = self._graph_memory or graph.pool()
-            self._past.lengths.copy_(lengths)
-            self._past.parents.copy_(parents)
-            self._recorded[bucket] = graph.replay, scores
+            with torch.cuda.device(self._tokens.device):  # streams and graphs are of the current one
+                self._record(bucket)
         replay, scores = self._recorded[bucket]
         replay()
         return scores
+
+    def _record(self, bucket: tuple[int, int, int]) -> None:
+        """Record the step of a bucket, on the current device."""
+        lengths, parents = self._past.lengths.clone(), self._past.parents.clone()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._past.parents.copy_(torch.arange(len(parents), device=parents.device))  # a rehearsal moves no row
+            self._forward()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._graph_memory, stream=stream):
+            scores = self._forward()
+        self._graph_memory = self._graph_memory or graph.pool()
+        self._past.lengths.copy_(lengths)
+        self._past.parents.copy_(parents)
+        self._recorded[bucket] = graph.replay, scores
 
 
 def _power_of_two(count: int) -> int:

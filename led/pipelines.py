@@ -126,6 +126,8 @@ class TextClassificationPipeline(Pipeline):
         unknown = how.keys() - {"top_k", "function_to_apply", "truncation", "padding"}
         if unknown:
             raise ValueError(f"{sorted(unknown)[0]} is not an argument here; known: top_k, function_to_apply.")
+        if not isinstance(texts, str) and not texts:
+            return []
         logits = self.logits(as_texts(texts))
         scores = self._apply(logits, how.get("function_to_apply"))
         top_k = how.get("top_k", 1)

@@ -16,7 +16,7 @@ from led.checkpoint import load_weights, save_weights
 from led.config import LEDConfig
 from led.hub import resolve
 from led.layers import LEDStack
-from led.packed_linear import AVAILABLE, PackedLinear, QuantizedLinear, bfloat16_is_slower, pack_linears, plain_is_as_fast
+from led.packed_linear import PackedLinear, QuantizedLinear, bfloat16_is_slower, has_kernels, pack_linears, plain_is_as_fast
 
 # Linear layers that stay as they are when a model is packed: those whose weights are folded into queries, and, where torch's
 # own product is as fast (and faster over more than 10,000 rows), those that multiply all tokens of a batch at once.
@@ -83,7 +83,9 @@ class LEDPreTrainedModel(nn.Module):
         """
         if self.is_packed:
             raise ValueError("this model was packed for inference and cannot be saved; load the checkpoint again to save it.")
-        replace(self.config, extra={**self.config.extra, "architectures": [type(self).__name__]}).save_pretrained(folder)
+        extra = {name: value for name, value in self.config.extra.items() if name != "torch_dtype"}
+        extra |= {"architectures": [type(self).__name__], "dtype": str(self.dtype).removeprefix("torch.")}
+        replace(self.config, extra=extra).save_pretrained(folder)
         save_weights(self.state_dict(), folder)
 
     def _read_settings(self, folder: Path) -> None:
@@ -104,7 +106,7 @@ class LEDPreTrainedModel(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
     def pack(self, *, int8: bool = False) -> Self:
-        """Lay the weights out for inference on this CPU, in place; afterwards the model can be neither trained nor saved.
+        """Lay the weights out for inference on this CPU, in place, once; afterwards the model can be neither trained nor saved.
 
         Answers change by rounding only. Costs a copy of the token embedding where there is a language-model head. Does
         nothing on other devices, for types without such kernels, and where torch has none. Where this processor multiplies
@@ -115,9 +117,11 @@ class LEDPreTrainedModel(nn.Module):
         Raises:
             ValueError: 8 bits are asked for where this torch, this device or the weights' type have none.
         """
+        if self.is_packed:
+            return self
         in_float32 = self.dtype == torch.float32
         stacks = [module for module in self.modules() if isinstance(module, LEDStack)]
-        if AVAILABLE and self.device.type == "cpu" and (int8 or self.dtype == torch.bfloat16):
+        if has_kernels(torch.float32) and self.device.type == "cpu" and (int8 or self.dtype == torch.bfloat16):
             if int8 and not bfloat16_is_slower():
                 for stack in stacks:
                     stack.remember_in_bfloat16()

@@ -76,4 +76,6 @@ class EagerStepper:
         self._cache.retain(documents, parents)
 
     def _bytes(self, tokens: int) -> int:
-        return decoding_bytes(self._model.config, tokens, self._rows, self._max_length, self._model.dtype.itemsize)
+        model = self._model
+        remembered = model.led.decoder.steps_dtype or model.dtype
+        return decoding_bytes(model.config, tokens, self._rows, self._max_length, model.dtype.itemsize, remembered.itemsize)

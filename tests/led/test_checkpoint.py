@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,19 @@ def test_a_folder_of_ours_loads_in_the_reference(tmp_path: Path, reference: Any,
     theirs, info = type(reference).from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     torch.testing.assert_close(logits(theirs.eval()), logits(model), atol=1e-5, rtol=0)
+
+
+def test_a_saved_folder_says_the_type_of_its_weights(
+    tmp_path: Path, reference: Any, model: LEDForConditionalGeneration
+) -> None:
+    half = replace(model.config, extra={**model.config.extra, "torch_dtype": "float16", "prefix": " "})
+    for dtype in (torch.float32, torch.bfloat16):
+        saved = copy.deepcopy(model).to(dtype)
+        saved.config = half
+        saved.save_pretrained(tmp_path)
+        written = json.loads((tmp_path / "config.json").read_text())
+        assert written["dtype"] == str(dtype)[6:] and "torch_dtype" not in written and written["prefix"] == " "
+        assert type(reference).from_pretrained(tmp_path).dtype == dtype
 
 
 def test_a_sharded_folder_of_the_reference_loads_here(tmp_path: Path, reference: Any) -> None:

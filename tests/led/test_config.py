@@ -113,6 +113,11 @@ def test_legacy_keys_are_kept_and_written_back() -> None:
     assert (config.num_labels, config.labels[2], config.label2id["LABEL_1"]) == (3, "LABEL_2", 1)
 
 
+def test_an_embedding_that_is_not_shared_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"tie_word_embeddings is false; .* share one embedding here\. Use a checkpoint"):
+        LEDConfig.from_dict({**TINY, "tie_word_embeddings": False})
+
+
 def test_labels_are_named_or_counted() -> None:
     assert LEDConfig().labels == {0: "LABEL_0", 1: "LABEL_1"}
     assert LEDConfig(num_labels=4).labels[3] == "LABEL_3"

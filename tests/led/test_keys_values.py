@@ -8,11 +8,11 @@ import torch
 from led import keys_values
 from led.generation import DecodingLimits, DecodingLoop
 from led.keys_values import PACK_FROM, KeysValues, PackedKeysValues, for_steps
-from led.packed_linear import AVAILABLE
+from led.packed_linear import has_kernels
 from led.packing import pack_documents
 from led.testing import tiny_model
 
-needs_kernels = pytest.mark.skipif(not AVAILABLE, reason="this torch has no packed products for the CPU")
+needs_kernels = pytest.mark.skipif(not has_kernels(torch.float32), reason="this torch has no packed products for the CPU")
 
 
 @needs_kernels
@@ -77,3 +77,11 @@ def test_a_loop_writes_the_same_from_either_layout(num_beams: int, monkeypatch: 
     for (tokens, looked), (other_tokens, other_looked) in zip(plain, packed, strict=True):
         assert tokens == other_tokens
         assert looked == pytest.approx(other_looked, abs=1e-6)
+
+
+@torch.inference_mode()
+def test_types_without_such_kernels_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for dtype in (torch.float16, torch.float64):
+        assert isinstance(for_steps(*torch.zeros(2, 1, PACK_FROM // 64, 64, dtype=dtype)), KeysValues)
+    monkeypatch.setattr(keys_values, "has_kernels", lambda dtype: dtype == torch.float32)
+    assert isinstance(for_steps(*torch.zeros(2, 1, PACK_FROM // 64, 64).bfloat16()), KeysValues)

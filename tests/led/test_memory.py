@@ -62,6 +62,17 @@ def test_a_document_holds_what_it_is_said_to_hold() -> None:
     assert held + rows == decoding_bytes(loop.model.config, 55, rows=3, max_length=5, bytes_per_number=4)
 
 
+def test_a_document_that_is_remembered_in_another_type_holds_less() -> None:
+    loop = loop_of()
+    loop.model.led.decoder.remember_in_bfloat16()
+    assert isinstance(loop._stepper, EagerStepper)
+    config = loop.model.config
+    assert loop._stepper._bytes(55) == decoding_bytes(config, 55, 0, 0, 2) + decoding_bytes(config, 0, 3, 13, 4)
+    loop._admit([(0, pack_documents([range(5, 60)], [[0]]))])
+    remembered = sum(memory.nbytes for memory in loop._stepper._cache.memories)
+    assert remembered == decoding_bytes(config, 55, 0, 0, 2)
+
+
 def test_what_is_free_is_the_least_of_machine_and_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert free_bytes(torch.device("cpu")) > 2**20
     (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable: 500 kB\n")

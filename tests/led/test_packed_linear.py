@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from led import packed_linear, pretrained
+from led import keys_values, packed_linear, pretrained
 from led.model import LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification
 from led.outputs import LEDEncoderBaseModelOutput
 from led.packed_linear import PackedLinear, QuantizedLinear
 from led.packing import pack_documents
 from led.testing import spread_weights, tiny_config, tiny_model
 
-needs_kernels = pytest.mark.skipif(not packed_linear.AVAILABLE, reason="this torch has no packed linear layers for the CPU")
+needs_kernels = pytest.mark.skipif(
+    not packed_linear.has_kernels(torch.float32), reason="this torch has no packed linear layers for the CPU"
+)
 
 
 @needs_kernels
@@ -91,6 +93,42 @@ def test_bfloat16_reads_in_float32_where_that_is_faster(slower: bool, monkeypatc
 
 
 @needs_kernels
+@pytest.mark.parametrize("int8", [True, False])
+def test_a_processor_without_kernels_for_bfloat16_does_without(int8: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (packed_linear, pretrained, keys_values):
+        monkeypatch.setattr(module, "has_kernels", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr(pretrained, "bfloat16_is_slower", packed_linear.bfloat16_is_slower.__wrapped__)
+    monkeypatch.setattr(keys_values, "PACK_FROM", 0)
+    plain = tiny_model(seed=3, scale=8)
+    packed = copy.deepcopy(plain).pack(int8=True) if int8 else copy.deepcopy(plain).bfloat16().pack()
+    assert packed.led.decoder.reads_float32 is not int8 and packed.led.decoder.steps_dtype is None
+    ids = torch.randint(5, 99, (2, 60), generator=torch.Generator().manual_seed(0))
+    assert packed.generate(ids, num_beams=3, max_new_tokens=9).shape[0] == 2
+
+
+@needs_kernels
+def test_answers_from_a_prompt_are_of_one_type_where_documents_are_read_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "bfloat16_is_slower", lambda: True)
+    exact = LEDForQuestionAnswering(tiny_config(decoder_prompt=(2, 0))).eval()
+    spread_weights(exact, seed=3)
+    packed = copy.deepcopy(exact).bfloat16().pack()
+    ids = torch.randint(5, 99, (1, 60), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted, padded = exact(ids).start_logits[0], packed(ids).start_logits[0]
+        [(start, _)] = packed.read(pack_documents(ids.tolist(), [[0]]))
+    assert start.dtype == padded.dtype == torch.bfloat16
+    for found in (start, padded):
+        assert (found - wanted).abs().max() < 0.1 * wanted.abs().max()
+
+
+def test_packing_twice_is_packing_once_and_a_packed_model_keeps_its_vocabulary() -> None:
+    packed = tiny_model().pack()
+    assert packed.pack() is packed and packed.pack(int8=True) is packed
+    with pytest.raises(ValueError, match="packed for inference and keeps its vocabulary; load the checkpoint again"):
+        packed.resize_token_embeddings(120)
+
+
+@needs_kernels
 def test_the_processor_is_measured_once() -> None:
     assert packed_linear.bfloat16_is_slower() is packed_linear.bfloat16_is_slower()
 
@@ -131,7 +169,7 @@ def test_in_eight_bits_answers_are_near_and_the_type_must_fit() -> None:
 
 
 def test_without_the_kernels_packing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_linear, "AVAILABLE", False)
+    monkeypatch.setattr(packed_linear, "has_kernels", lambda dtype: False)
     model = tiny_model().pack()
     assert not any(isinstance(m, PackedLinear) for m in model.modules())
 

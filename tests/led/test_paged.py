@@ -103,3 +103,22 @@ def test_recorded_steps_give_the_cpu_s_tokens(settings: dict[str, Any]) -> None:
     config = GenerationConfig().updated(**settings)
     expected = generated(DecodingLoop(model(), config))
     assert generated(DecodingLoop(model().to("cuda"), config, DecodingLimits(documents=3))) == expected
+
+
+def test_a_row_may_be_as_long_as_the_decoder_has_positions() -> None:
+    """48 are no multiple of a bucket; the token behind the last position is written and never fed."""
+    short = tiny_model(max_encoder_position_embeddings=1024, max_decoder_position_embeddings=48)
+    config = GenerationConfig().updated(num_beams=2, max_new_tokens=48, min_new_tokens=48)
+    expected = generated(DecodingLoop(short, config))
+    loop = DecodingLoop(short, config)
+    assert generated(loop, GraphStepper(short, 4, 2, len(loop.prompt) + 48, 2**30)) == expected
+
+
+@pytest.mark.parametrize("paged", [False, True])
+def test_a_loop_that_was_left_begins_anew(paged: bool) -> None:
+    loop, stepper = loop_and_stepper(MODES["beams"], 3)
+    expected = generated(DecodingLoop(loop.model, loop.config, DecodingLimits(documents=3)))
+    if paged:
+        loop._stepper = stepper
+    next(loop.run(reversed(documents())))
+    assert dict((number, result.sequences) for number, result in loop.run(documents())) == expected
