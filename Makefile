@@ -5,6 +5,8 @@ VENV ?= .venv
 PARITY_VENV ?= .venv-parity
 BIN = $(VENV)/bin
 KILLS = 100
+# Half as many again as cores: many tests wait for servers and processes.
+TESTERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores + (cores + 1) / 2)))
 COPIES = 3
 JOBS = $(BIN)/python jobs
 CORPUS = --input demo/corpus
@@ -43,7 +45,7 @@ quality: demo
 	@$(JOBS)/evaluate_summaries.py --output out/demo-512 --facts-column facts
 
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTERS) --maxprocesses 6 --dist loadfile --no-loadscope-reorder
 
 # kill -9 at random on a cluster of three raylets, until KILLS processes died; minutes, so not among the tests.
 storm: $(VENV)/.installed-test
