@@ -151,11 +151,10 @@ class DecodingLoop:
             yield from results
 
     def _drop(self) -> None:
-        """Retire all documents."""
-        if self._active:
-            self._active = []
-            self._search.retain([])
-            self._stepper.keep([], torch.zeros(0, dtype=torch.long, device=self.model.device))
+        """Retire all documents, those too that an error kept from coming in."""
+        self._active = []
+        self._search.retain([])
+        self._stepper.drop()
 
     def _has_room(self, newcomers: Sequence[tuple[int, PackedBatch]], next_: tuple[int, PackedBatch]) -> bool:
         """May the next document come in with these newcomers? The first into an empty loop always may."""

@@ -39,7 +39,8 @@ def has_kernels(dtype: torch.dtype) -> bool:
     if dtype not in (torch.float32, torch.bfloat16):
         return False
     try:
-        x, weight, bias = torch.linspace(-1, 1, 6).view(2, 3), torch.linspace(-2, 1, 12).view(4, 3), torch.ones(4)
+        x, weight, bias = (torch.linspace(-2, 1, n, dtype=torch.float32, device="cpu") for n in (6, 12, 4))
+        x, weight = x.view(2, 3), weight.view(4, 3)
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype))
         mine = torch.ops.mkldnn._linear_pointwise(x.to(dtype), packed, bias.to(dtype), _GELU, [], "none").float()
         expected = nn.functional.gelu(nn.functional.linear(x, weight, bias))

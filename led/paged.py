@@ -269,6 +269,10 @@ class GraphStepper:
         self._memories.retain(documents)
         self._written = [self._written[d] for d in documents]
 
+    def drop(self) -> None:
+        self._memories.retain([])
+        self._written = []
+
     def _forward(self) -> Tensor:
         tokens = self._tokens[: self._past.rows]
         states = self._model.led.decoder(tokens, self._memories, self._state)

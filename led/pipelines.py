@@ -126,9 +126,10 @@ class TextClassificationPipeline(Pipeline):
         unknown = how.keys() - {"top_k", "function_to_apply", "truncation", "padding"}
         if unknown:
             raise ValueError(f"{sorted(unknown)[0]} is not an argument here; known: top_k, function_to_apply.")
-        if not isinstance(texts, str) and not texts:
+        several = as_texts(texts)
+        if not several:
             return []
-        logits = self.logits(as_texts(texts))
+        logits = self.logits(several)
         scores = self._apply(logits, how.get("function_to_apply"))
         top_k = how.get("top_k", 1)
         if top_k is not None and top_k < 1:

@@ -115,13 +115,17 @@ class LEDPreTrainedModel(nn.Module):
         answers differ; docs/performance.md says by how much.
 
         Raises:
-            ValueError: 8 bits are asked for where this torch, this device or the weights' type have none.
+            ValueError: 8 bits are asked for where this torch, this device or the weights' type have none, or of a model that
+                was packed without.
         """
+        quantized = any(isinstance(module, QuantizedLinear) for module in self.modules())
+        if self.is_packed and int8 and not quantized:
+            raise ValueError("this model was packed without int8 and no longer has its weights; load the checkpoint again.")
         if self.is_packed:
             return self
         in_float32 = self.dtype == torch.float32
         stacks = [module for module in self.modules() if isinstance(module, LEDStack)]
-        if has_kernels(torch.float32) and self.device.type == "cpu" and (int8 or self.dtype == torch.bfloat16):
+        if self.device.type == "cpu" and has_kernels(torch.float32) and (int8 or self.dtype == torch.bfloat16):
             if int8 and not bfloat16_is_slower():
                 for stack in stacks:
                     stack.remember_in_bfloat16()

@@ -40,6 +40,9 @@ class Stepper(Protocol):
     def keep(self, documents: Sequence[int], parents: Tensor) -> None:
         """Keep these documents; `parents` are the rows, in their order, that their rows go on from."""
 
+    def drop(self) -> None:
+        """Hold no document."""
+
 
 class EagerStepper:
     """Steps over a cache whose rows grow as they write; holds at most `memory_bytes`, if more than one document."""
@@ -74,6 +77,9 @@ class EagerStepper:
             return
         self._held = [self._held[d] for d in documents]
         self._cache.retain(documents, parents)
+
+    def drop(self) -> None:
+        self._held, self._cache = [], self._model.led.new_cache()
 
     def _bytes(self, tokens: int) -> int:
         model = self._model

@@ -102,8 +102,8 @@ def evaluate_labels(store: Store, reference: str) -> dict[str, float | int]:
     if all(row["labels"] is None for row in rows):
         raise UsageError(f"{store.url} has no labels: a regression, or nothing was labelled.")
     written, wanted = [row["label"] for row in rows], [row[reference] for row in rows]
-    # Where rows could not be read, the right label could not either.
-    if not all(isinstance(row[reference], str) or row["status"] == "skipped" for row in rows):
+    # Of a row that could not be read the right label is not there either.
+    if not all(isinstance(row[reference], str) or (row[reference] is None and row["status"] != "ok") for row in rows):
         raise UsageError(f"column {reference!r} holds something else than one label a row; it must name the right one.")
     return {
         "documents": len(rows),

@@ -128,7 +128,8 @@ def check_unchanged(path: str, content: str) -> None:
         return
     with reading(path):
         fs, name = fsspec.core.url_to_fs(path)
-        now = content_of(_found(fs, retrying(lambda: fs.info(name, refresh=True))))
+        fs.invalidate_cache()  # and not `refresh`, for which the hub's file system leaves the etag out
+        now = content_of(_found(fs, retrying(lambda: fs.info(name))))
     if now != content:
         raise PlanMismatch(f"{path} was changed after it was planned; choose another --output to read it as it is now.")
 
@@ -215,7 +216,8 @@ def _list(fs: Any, path: str, given: str) -> tuple[str, list[Found]]:
                 raise UsageError(f"the input {given} has no ending that says what it is; {_ENDINGS}.")
             root, inside = path.rpartition("/")[0], [info]
         else:
-            root, inside = path.rstrip("/"), _one_kind(fs, path.rstrip("/"), given)
+            # A hub's folder has other names than that of its listing.
+            root, inside = info["name"].rstrip("/"), _one_kind(fs, info["name"].rstrip("/"), given)
     if not inside:
         hint = "" if has_magic(path) else f" In a folder .json, and names that begin with _ or ., need a glob: {given}/*.json."
         raise UsageError(f"the input {given} holds no file that can be read; {_ENDINGS}.{hint}")

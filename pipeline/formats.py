@@ -121,7 +121,7 @@ class JsonLines:
         cuts: list[Cut] = []
         keys: dict[str, None] = {}
         rows = objects = 0
-        with _lines(found.path, 0, longest * _LINE_OVER_TEXT) as lines:
+        with _lines(found.path, 0, max(_CHUNK, longest * _LINE_OVER_TEXT)) as lines:
             for offset, line in lines:
                 if rows < _LINES_LOOKED_AT:
                     value, reason = _parse(line)

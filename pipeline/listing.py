@@ -36,18 +36,20 @@ def files_matching(fs: Any, pattern: str) -> tuple[str, list[Info]]:
         OSError: a folder that may hold some cannot be listed.
     """
     fixed = pattern[: next(i for i, c in enumerate(pattern) if c in "*?[")]
-    root = fixed.rpartition("/")[0]
+    root, _, stem = fixed.rpartition("/")
     try:
-        fs.info(root or "/")
+        info = fs.info(root or "/")
     except FileNotFoundError:
         return root, []
-    hidden, parts = is_hidden(pattern, root), pattern[len(root) :].strip("/").split("/")
+    rest = pattern[len(root) :].strip("/")
+    root = info["name"].rstrip("/")  # of the hub's folders it is another than was asked for
+    hidden, parts = is_hidden(rest, ""), rest.split("/")
     if not any("**" in part for part in parts):
         found = _step_by_step(fs, root, parts, hidden=hidden)
     elif is_local(fs):
-        found = _named(pattern, _below(fs, root, hidden=hidden))
+        found = _named(f"{root}/{rest}", _below(fs, root, hidden=hidden))
     else:
-        found = _named(pattern, fs.find(root, detail=True).values())
+        found = _named(f"{root}/{rest}", fs.find(root, detail=True, **({"prefix": stem} if _is_s3(fs) else {})).values())
     return root, [info for info in found if hidden or not is_hidden(info["name"], root)]
 
 
@@ -58,7 +60,15 @@ def is_hidden(name: str, root: str) -> bool:
 
 def is_local(fs: Any) -> bool:
     """Is it the file system of this machine?"""
-    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+    return "file" in _protocols(fs)
+
+
+def _is_s3(fs: Any) -> bool:
+    return "s3" in _protocols(fs)
+
+
+def _protocols(fs: Any) -> Sequence[str]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
 def _named(pattern: str, infos: Iterable[Info]) -> Iterator[Info]:

@@ -136,10 +136,10 @@ def test_what_a_shell_would_read_otherwise_is_refused(name: str, words: list[str
 
 
 def test_a_night_whose_run_kuberay_would_not_take_is_refused() -> None:
-    longest = run_of(TEMPLATE, "2026-11-24-retry-after-the-store-was-do", [])["metadata"]["generateName"]
+    longest = run_of(TEMPLATE, "2026-11-24-retry-after-the-store-was-", [])["metadata"]["generateName"]
     assert len(longest) + 5 == 47
     with pytest.raises(ValueError, match="has 38 characters; KubeRay takes 37: name it shorter"):
-        run_of(TEMPLATE, "2026-11-24-retry-after-the-store-was-dow", [])
+        run_of(TEMPLATE, "2026-11-24-retry-after-the-store-was-d", [])
 
 
 def job_that(folder: Path, text: str) -> list[str]:

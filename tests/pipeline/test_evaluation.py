@@ -115,6 +115,8 @@ def test_what_could_not_be_read_or_done_is_wrong_whatever_was_right(tmp_path: Pa
     assert evaluate_answers(store, "right") == {"questions": 3, "exact match": 1 / 3, "token F1": 1 / 3}
     store = finished(tmp_path, label=["a", None, None], labels=[["a"], None, None], right=["a", "a", None], status=status)
     assert evaluate_labels(store, "right") == {"documents": 3, "accuracy": 1 / 3, "macro-F1": pytest.approx(2 / 3)}
+    store = finished(tmp_path, label=["a", None], labels=[["a"], None], right=["a", None], status=["ok", "failed"])
+    assert evaluate_labels(store, "right") == {"documents": 2, "accuracy": 1 / 2, "macro-F1": 1}
 
 
 def test_labels_are_counted_by_document_and_by_label(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.cuts import Cut
 from pipeline.errors import PlanMismatch, Unreachable, UsageError, one_line
-from pipeline.files import REMOTE, Found, check_unchanged, content_of, find_files, kind_of, partitions
+from pipeline.files import check_unchanged, content_of, find_files, kind_of, partitions
 from pipeline.inputs import describe, read_rows
 
 
@@ -217,13 +217,3 @@ def test_many_files_are_asked_for_at_once(s3_bucket: str) -> None:
     for i in range(40):
         put(f"{s3_bucket}/{i:02d}.jsonl", b'{"text": "a"}\n')
     assert len(paths(*(f"{s3_bucket}/{i:02d}.jsonl" for i in range(40)))) == 40
-
-
-def test_the_hub_is_read_through_its_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the hub: its file system's class, with the answers of two of its calls."""
-    from huggingface_hub import HfFileSystem
-
-    info = {"name": "datasets/who/what/a.parquet", "type": "file", "size": 12, "blob_id": "abc"}
-    monkeypatch.setattr(HfFileSystem, "info", lambda self, path, **_: info)
-    assert "hf" in REMOTE
-    assert find_files(["hf://datasets/who/what/a.parquet"]) == [Found("hf://datasets/who/what/a.parquet", 12, "abc")]
