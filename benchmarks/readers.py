@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(found))
         return
     options = [f"--{name}={getattr(args, name)}" for name in ("task", "documents", "longest", "batch", "rounds")]
-    rows = in_both_environments("benchmarks.readers", options)
+    rows = in_both_environments("benchmarks.readers", [*options, *(["--tiny"] if args.tiny else [])])
     for name, row in rows.items():
         what = f"{args.task}, {args.documents} documents of up to {args.longest} tokens, {name}"
         print(f"{what}: led {row['led']:.2f} s, transformers {row['transformers']:.2f} s, {row['ratio']:.2f} x; "

@@ -14,7 +14,7 @@ from rich.text import Text
 from pipeline.commit import done_again, new_rows
 from pipeline.errors import PipelineError, UsageError
 from pipeline.progress import clock
-from pipeline.shards import FORECAST, MANIFEST, SUCCESS
+from pipeline.shards import FORECAST, MANIFEST, REPORT, SUCCESS
 from pipeline.store import open_store
 from pipeline.tally import Estimate
 
@@ -170,7 +170,7 @@ def report(settings: ReportSettings) -> None:
         store, plan, as_values(store.read(MANIFEST), f"{store.url}/{MANIFEST}"),
         reference_column=settings.reference_column, price_per_hour=settings.price_per_hour, gpus=settings.gpus,
     )  # fmt: skip
-    print(f"report: {store.url}/_report.html")
+    print(f"report: {store.url}/{REPORT}")
 
 
 def show_scores(scores: Mapping[str, float | int]) -> None:

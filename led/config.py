@@ -115,7 +115,7 @@ class LEDConfig:
     @property
     def labels(self) -> dict[int, str]:
         """The name of each class."""
-        return dict(self.id2label or {})
+        return {i: str(name) for i, name in (self.id2label or {}).items()}
 
     @property
     def label2id(self) -> dict[str, int]:

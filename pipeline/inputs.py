@@ -130,11 +130,11 @@ def check_columns(path: str, schema: pa.Schema, text: str, doc_id: str | None, c
             hint = " (or --id-column None)" if flag == "--id-column" else ""
             there = ", ".join([*schema.names, *in_path])
             raise UsageError(f"{path} has no column {column!r}; it has {there}. Name one with {flag}{hint}.")
-    kind = column_type(path, schema, text)
+    kind = column_type(schema, text)
     if not is_text(kind):
         raise UsageError(f"column {text!r} of {path} holds {kind}, not text; name a text column with --text-column.")
     if doc_id is not None:
-        kind = column_type(path, schema, doc_id)
+        kind = column_type(schema, doc_id)
         if not (is_text(kind) or pa.types.is_integer(kind)):
             raise UsageError(f"column {doc_id!r} of {path} holds {kind}; an --id-column holds text or whole numbers.")
 
@@ -147,7 +147,7 @@ def check_same_types(schemas: Mapping[str, pa.Schema], columns: Sequence[str]) -
     """
     types: dict[str, pa.DataType] = {}
     for column in columns:
-        kinds = {column_type(path, schema, column): path for path, schema in schemas.items()}
+        kinds = {column_type(schema, column): path for path, schema in schemas.items()}
         if len(kinds) > 1:
             found = " and ".join(f"{kind} in {path}" for kind, path in list(kinds.items())[:2])
             raise UsageError(f"--passthrough {column}: its type differs, {found}; give the files one type.")
@@ -155,7 +155,7 @@ def check_same_types(schemas: Mapping[str, pa.Schema], columns: Sequence[str]) -
     return pa.schema(types)
 
 
-def column_type(path: str, schema: pa.Schema, column: str) -> pa.DataType:
+def column_type(schema: pa.Schema, column: str) -> pa.DataType:
     """The type of a column of a file; columns of its path are text."""
     return schema.field(column).type if column in schema.names else pa.string()
 

@@ -123,7 +123,7 @@ class LoadedClassifier(LoadedModel[LEDForSequenceClassification]):
             yield i, self._row(pooled(torch.stack(logits), self.pooling))
 
     def _row(self, logits_C: torch.Tensor) -> Row:
-        names = [str(name) for name in self.model.config.labels.values()]
+        names = list(self.model.config.labels.values())
         several = self.problem == "multi_label_classification"
         values = logits_C if self.problem == "regression" else logits_C.sigmoid() if several else logits_C.softmax(-1)
         scores = dict(zip(names, values.tolist(), strict=True))

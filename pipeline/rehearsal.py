@@ -104,7 +104,7 @@ def sample_lengths(reader: ShardReader, pieces: Sequence[Shard], rows: int, seco
     return pa.concat_tables(tables)
 
 
-def rehearse(task: Task, plan: Plan, workers: Workers, pieces: Sequence[Shard], seconds: float) -> Iterator[pa.Table]:
+def rehearse(plan: Plan, workers: Workers, pieces: Sequence[Shard], seconds: float) -> Iterator[pa.Table]:
     """The rows of pieces of shards as the run would make them; after `seconds` no other piece is begun."""
     begun: float | None = None
     for table in workers.tables(plan, pieces):
@@ -141,7 +141,7 @@ def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int
     together = max(1, min(settings.shard_documents, in_flight))
     done: list[pa.Table] = []
     most = max(_REHEARSED, _REHEARSED_EACH * workers.pool.actors)
-    for rows in rehearse(task, plan, workers, sample_shards(plan, together, most, seed + 1), seconds):
+    for rows in rehearse(plan, workers, sample_shards(plan, together, most, seed + 1), seconds):
         if not done:
             startup += max(0.0, time.monotonic() - begun - _measured(rows)["predict_seconds"])
         done.append(rows)

@@ -187,7 +187,7 @@ class Classify:
         LoadedClassifier.check(folder)
         config = LEDConfig.from_pretrained(folder)
         problem = self.problem(config)
-        names = [str(name) for name in config.labels.values()]
+        names = list(config.labels.values())
         if len(set(names)) != len(names):
             raise UsageError(f"--model {self.settings.model}: id2label in config.json gives two classes one name: {names}.")
         return {"task": "classify", "problem_type": problem, "labels": names, "pooling": self.pooling(config),

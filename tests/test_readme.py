@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import led
-
 README = Path("README.md").read_text("utf-8")
 
 
@@ -28,8 +26,3 @@ def test_the_make_targets_and_flags_of_the_readme_exist() -> None:
     used = set(re.findall(r"`(--[a-z-]+)", README))
     assert {flag for flag in used if not any(flag in shown for shown in helps)} == set()
     assert all("usage:" in shown for shown in helps)
-
-
-def test_every_public_name_says_what_it_is() -> None:
-    for name in led.__all__:
-        assert (getattr(led, name).__doc__ or "").strip(), f"{name} has no docstring"

@@ -121,6 +121,7 @@ def test_an_embedding_that_is_not_shared_is_refused() -> None:
 def test_labels_are_named_or_counted() -> None:
     assert LEDConfig().labels == {0: "LABEL_0", 1: "LABEL_1"}
     assert LEDConfig(num_labels=4).labels[3] == "LABEL_3"
+    assert LEDConfig.from_dict({"id2label": {"0": 10, "1": 20}}).labels == {0: "10", 1: "20"}
     assert LEDConfig(id2label={0: "no", 1: "yes", 2: "maybe"}).num_labels == 3
     with pytest.raises(ValueError, match=r"id2label is .*; it must name the classes 0 to num_labels - 1 \(2\)"):
         LEDConfig(num_labels=3, id2label={0: "no", 1: "yes"})

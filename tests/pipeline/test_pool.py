@@ -55,11 +55,12 @@ def test_pools(machines: list[Machine], asked: dict[str, Any], expected: tuple[i
     assert (few.actors, few.most) == (1, 1)
 
 
-@pytest.mark.parametrize("machines", [[Machine(1)], [Machine(2)], [Machine(2), Machine(64)], [Machine(1, 4)], [Machine(8, 8)]])
-@pytest.mark.parametrize("gpus", [0.0, 0.05, 0.1, 1.0])
+@pytest.mark.parametrize(
+    ("machines", "gpus"),
+    [*(([Machine(*cpus)], 0.0) for cpus in ((1,), (2,), (1, 4), (8, 8))), ([Machine(2), Machine(64)], 0.0),
+     *(([Machine(*machine)], gpus) for machine in ((1, 4), (2, 1), (8, 8)) for gpus in (0.05, 0.1, 1.0))],
+)  # fmt: skip
 def test_every_machine_that_is_full_of_copies_has_room_to_read_and_to_commit(machines: list[Machine], gpus: float) -> None:
-    if not any(copies(machine, 1, gpus) for machine in machines):
-        return
     pool = make_pool(machines, 1000, gpus=gpus)
     left = [machine.cpus - copies(machine, 1, gpus) * pool.cpus for machine in machines]
     # Of less than a whole CPU Ray Data may give to reading and committing two tasks in all.
