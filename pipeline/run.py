@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -57,6 +58,9 @@ _LONGEST_SHARD_S = 24 * 3600
 # Ray ends a process that waits for a second, where there are more of them than CPUs; the next shard would wait for another to
 # import everything again. Clusters of others say so by RAY_idle_worker_killing_time_threshold_ms (docs/cluster.md).
 KEEP_PROCESSES = {"idle_worker_killing_time_threshold_ms": 3_600_000}
+
+# What Ray Data adds to the text of an error: how often it tried, and how to let it try more often.
+_ADDED = re.compile(r"(\n|: ')Failed to .* after \d+/\d+ attempts.*", re.DOTALL)
 
 # Where `ray job submit` unpacks a working directory.
 _UPLOADED = "/runtime_resources/working_dir_files/"
@@ -315,9 +319,10 @@ def plain_errors() -> Iterator[None]:
         cause = error.cause
         while isinstance(cause, RayTaskError):
             cause = cause.cause
+        text = _ADDED.sub("", str(cause))
         if isinstance(cause, PipelineError):
-            raise cause from None
-        says = f"{type(cause).__name__}: {one_line(cause).rstrip('.')}"
+            raise type(cause)(text) from None
+        says = f"{type(cause).__name__}: {one_line(Exception(text)).rstrip('.')}"
         raise PipelineError(f"a worker failed: {says}. The same command goes on from here.") from error
     except RayError as error:
         last = str(error).strip().splitlines()[-1]
