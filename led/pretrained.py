@@ -118,10 +118,9 @@ class LEDPreTrainedModel(nn.Module):
             ValueError: 8 bits are asked for where this torch, this device or the weights' type have none, or of a model that
                 was packed without.
         """
-        quantized = any(isinstance(module, QuantizedLinear) for module in self.modules())
-        if self.is_packed and int8 and not quantized:
-            raise ValueError("this model was packed without int8 and no longer has its weights; load the checkpoint again.")
         if self.is_packed:
+            if int8 and not any(isinstance(module, QuantizedLinear) for module in self.modules()):
+                raise ValueError("this model was packed without int8 and no longer has its weights; load the checkpoint again.")
             return self
         in_float32 = self.dtype == torch.float32
         stacks = [module for module in self.modules() if isinstance(module, LEDStack)]

@@ -25,7 +25,7 @@ import fsspec
 import pyarrow as pa
 
 from pipeline.errors import CorruptInput, PipelineError, PlanMismatch, Unreachable, UsageError, one_line
-from pipeline.listing import Info, files_below, files_matching, is_local
+from pipeline.listing import Info, files_below, files_matching, is_local, protocol_of
 from pipeline.retry import retrying
 
 REMOTE = ("s3", "s3a", "hf")
@@ -261,5 +261,4 @@ def _found(fs: Any, info: Info) -> Found:
 
 
 def _address(fs: Any, name: str) -> str:
-    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-    return name if is_local(fs) else f"{protocol}://{name}"
+    return name if is_local(fs) else f"{protocol_of(fs)}://{name}"

@@ -49,7 +49,9 @@ def files_matching(fs: Any, pattern: str) -> tuple[str, list[Info]]:
     elif is_local(fs):
         found = _named(f"{root}/{rest}", _below(fs, root, hidden=hidden))
     else:
-        found = _named(f"{root}/{rest}", fs.find(root, detail=True, **({"prefix": stem} if _is_s3(fs) else {})).values())
+        found = _named(
+            f"{root}/{rest}", fs.find(root, detail=True, **({"prefix": stem} if protocol_of(fs) == "s3" else {})).values()
+        )
     return root, [info for info in found if hidden or not is_hidden(info["name"], root)]
 
 
@@ -60,15 +62,12 @@ def is_hidden(name: str, root: str) -> bool:
 
 def is_local(fs: Any) -> bool:
     """Is it the file system of this machine?"""
-    return "file" in _protocols(fs)
+    return protocol_of(fs) in ("file", "local")
 
 
-def _is_s3(fs: Any) -> bool:
-    return "s3" in _protocols(fs)
-
-
-def _protocols(fs: Any) -> Sequence[str]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+def protocol_of(fs: Any) -> str:
+    """The first of the names that a file system has in addresses."""
+    return str(fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0])
 
 
 def _named(pattern: str, infos: Iterable[Info]) -> Iterator[Info]:

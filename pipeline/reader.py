@@ -63,9 +63,10 @@ class ShardReader:
         begun = time.monotonic()
         table = self._read(shard, previous)
         measured: dict[str, float] = {"read_seconds": time.monotonic() - begun}
-        read = table.filter(pc.not_equal(table["status"], "skipped"))
-        if previous is not None and (new := previous.count_new(read[DOC_ID.name].to_pylist())) is not None:
-            measured["new_rows"] = new
+        if previous is not None:
+            read = table[DOC_ID.name].filter(pc.not_equal(table["status"], "skipped"))
+            if (new := previous.count_new(read.to_pylist())) is not None:
+                measured["new_rows"] = new
         return table.append_column(MEASURED, pa.array([json.dumps(measured)] * len(table), MEASURED.type))
 
     def _read(self, shard: Shard, previous: Previous | None) -> pa.Table:

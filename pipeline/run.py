@@ -60,7 +60,7 @@ _LONGEST_SHARD_S = 24 * 3600
 KEEP_PROCESSES = {"idle_worker_killing_time_threshold_ms": 3_600_000}
 
 # What Ray Data adds to the text of an error: how often it tried, and how to let it try more often.
-_ADDED = re.compile(r"(\n|: ')Failed to .* after \d+/\d+ attempts.*", re.DOTALL)
+_ADDED = re.compile(r"(^|\n|\\n|: ')Failed to .* after \d+/\d+ attempts.*", re.DOTALL)
 
 # Where `ray job submit` unpacks a working directory.
 _UPLOADED = "/runtime_resources/working_dir_files/"
@@ -322,7 +322,7 @@ def plain_errors() -> Iterator[None]:
         text = _ADDED.sub("", str(cause))
         if isinstance(cause, PipelineError):
             raise type(cause)(text) from None
-        says = f"{type(cause).__name__}: {one_line(Exception(text)).rstrip('.')}"
+        says = f"{type(cause).__name__}: {one_line(Exception(text)).rstrip('.')}" if text else type(cause).__name__
         raise PipelineError(f"a worker failed: {says}. The same command goes on from here.") from error
     except RayError as error:
         last = str(error).strip().splitlines()[-1]
