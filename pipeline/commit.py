@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from pipeline.columns import FLAGS, INTERNAL, MEASURED, NUMBER, STATUSES
 from pipeline.errors import CorruptOutput, PipelineError
-from pipeline.shards import MANIFEST, SUCCESS, Plan, Shard
+from pipeline.shards import MANIFEST, SUCCESS, Plan, Shard, remaining
 from pipeline.store import Outcome, Store
 
 # Footers read at once.
@@ -151,19 +151,20 @@ def read_receipts(store: Store, shards: Sequence[Shard]) -> dict[str, Receipt]:
         return {receipt.shard_id: receipt for receipt in pool.map(lambda shard: read_receipt(store, shard.part), shards)}
 
 
-def finish(store: Store, plan: Plan, receipts: Mapping[str, Receipt]) -> dict[str, Any]:
-    """Write the manifest, then the end mark, each once; the manifest.
+def finish(store: Store, plan: Plan) -> dict[str, Any]:
+    """Write the manifest of the committed files' receipts, then the end mark, each once; the manifest.
 
     Raises:
         PipelineError: shards are missing, or hold another number of documents than planned.
     """
-    wrong = [s.part for s in plan.shards if s.shard_id not in receipts or receipts[s.shard_id].documents != s.documents]
+    missing = remaining(plan, store.names())
+    if missing:
+        raise PipelineError(f"{len(missing)} of {len(plan.shards)} shards that workers committed are not in {store.url}: "
+                            "it is not one folder for all machines. Give one that all mount, or s3://.")  # fmt: skip
+    receipts = read_receipts(store, plan.shards)
+    wrong = [shard.part for shard in plan.shards if receipts[shard.shard_id].documents != shard.documents]
     if wrong:
         raise PipelineError(f"{len(wrong)} of {len(plan.shards)} shards are not committed as planned: {', '.join(wrong[:5])}.")
-    elsewhere = {shard.part for shard in plan.shards} - store.names()
-    if elsewhere:
-        raise PipelineError(f"{len(elsewhere)} of {len(plan.shards)} shards that workers committed are not in {store.url}: "
-                            "it is not one folder for all machines. Give one that all mount, or s3://.")  # fmt: skip
     manifest = manifest_of(plan, receipts)
     store.create(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     written = store.read(MANIFEST)

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,7 +27,7 @@ from pipeline.actor import PredictorActor
 from pipeline.board import Board
 from pipeline.checkpoints import checkpoint_facts, find_checkpoint
 from pipeline.columns import COUNTED, STATUSES, output_columns
-from pipeline.commit import Receipt, finish, read_receipts
+from pipeline.commit import finish, read_receipts
 from pipeline.config import RunSettings
 from pipeline.errors import PipelineError, PlanMismatch, TooManyFailures, UsageError, one_line
 from pipeline.failures import check_failures
@@ -119,21 +119,22 @@ def _run(task: Task, this_run: str, progress_every: float) -> RunResult:
         probe(store)
     plan = freeze_plan(store, plan, before)
     left = remaining(plan, store.names())
-    missing = {shard.shard_id for shard in left}
-    receipts = read_receipts(store, [shard for shard in plan.shards if shard.shard_id not in missing])
     event("begun", output=store.url, plan=plan.fingerprint, documents=plan.documents, shards=len(plan.shards), left=len(left))
     if left:
-        so_far, then = Totals.of(receipts.values()), "The same command with a higher --max-failed goes on."
+        missing = {shard.shard_id for shard in left}
+        before_this = read_receipts(store, [shard for shard in plan.shards if shard.shard_id not in missing]).values()
+        so_far, then = Totals.of(before_this), "The same command with a higher --max-failed goes on."
         check_failures(so_far.counts["failed_documents"], settings.max_failed, plan.documents, so_far.failures, then)
         stop = Stop()
         with signals_ask(stop):
-            receipts |= _execute(task, checkpoint, plan, left, receipts.values(), stop, store, this_run, progress_every)
-        if stop.error is not None and len(receipts) < len(plan.shards):
-            done = sum(r.documents for r in receipts.values())
+            _execute(task, checkpoint, plan, left, so_far, stop, store, this_run, progress_every)
+        undone = remaining(plan, store.names())
+        if stop.error is not None and undone:
+            done = plan.documents - sum(shard.documents for shard in undone)
             raise type(stop.error)(
                 f"{stop.error} {done} of {plan.documents} documents are committed; {_next_step(stop.error, settings)} goes on."
             )
-    manifest = finish(store, plan, receipts)
+    manifest = finish(store, plan)
     report = try_report(
         store, plan, manifest,
         reference_column=settings.reference_column, price_per_hour=settings.price_per_hour, gpus=settings.gpus,
@@ -207,21 +208,18 @@ def _execute(
     checkpoint: Checkpoint,
     plan: Plan,
     left: Sequence[Shard],
-    before: Iterable[Receipt],
+    done: Totals,
     stop: Stop,
     store: Store,
     this_run: str,
     every: float,
-) -> dict[str, Receipt]:
-    """Do the shards that are left while they are watched; the receipts of those that were done, by shard id."""
+) -> None:
+    """Do the shards that are left while they are watched, and added to what was `done` before."""
     settings = task.settings
     workers = Workers(task, checkpoint, len(left), this_run)
-    tally = Tally(plan.documents, len(plan.shards), workers.pool.actors)
-    for receipt in before:
-        tally.add(receipt)
+    tally = Tally(plan.documents, len(plan.shards), workers.pool.actors, all=done)
     # In an order that means nothing: what is done first then speaks for what is left.
     left = sorted(left, key=lambda shard: shard.shard_id)
-    receipts: dict[str, Receipt] = {}
     with Progress(settings, every) as progress, plain_errors():
         observers = (Limits(stop, settings, workers.board.stop), Metrics(settings, this_run), ProgressLog(), progress)
         look = min(every, max(_LOOK_S, len(plan.shards) / _LOOKED_AT_PER_S))
@@ -232,10 +230,8 @@ def _execute(
                 workers.rows(plan, left[first : first + wave]).write_datasink(
                     sink, ray_remote_args={"num_cpus": IO_CPUS}, concurrency=min(workers.pool.writers, len(left[first:]))
                 )
-                receipts |= {receipt.shard_id: receipt for receipt in sink.receipts}
                 if stop.error is not None:
                     break
-    return receipts
 
 
 class Workers:

@@ -1,4 +1,4 @@
-"""The Ray Data sink: every block is one shard, committed by its name; receipts go back to the driver."""
+"""The Ray Data sink: every block is one shard, committed by its name."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from typing import Any
 import pyarrow as pa
 from ray.data import Datasink
 
-from pipeline.commit import Receipt, commit
+from pipeline.commit import commit
 from pipeline.store import open_store
 
 
-class CommitSink(Datasink[list[Receipt]]):
-    """Commits shards to the folder at `url`; `facts` go into every file's footer. `receipts` is filled at the end."""
+class CommitSink(Datasink[None]):
+    """Commits shards to the folder at `url`; `facts` go into every file's footer."""
 
     def __init__(self, url: str, facts: dict[str, Any]) -> None:
         self.url, self.facts = url, facts
-        self.receipts: list[Receipt] = []
 
-    def write(self, blocks: Iterable[pa.Table], ctx: Any) -> list[Receipt]:
+    def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
         store = open_store(self.url, begun=True)
-        return [commit(store, block, self.facts) for block in blocks if len(block)]
-
-    def on_write_complete(self, write_result: Any) -> None:
-        self.receipts = [receipt for receipts in write_result.write_returns for receipt in receipts]
+        for block in blocks:
+            if len(block):
+                commit(store, block, self.facts)

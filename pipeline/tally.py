@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from statistics import stdev
 
 from pipeline.columns import STATUSES
 from pipeline.commit import Receipt
@@ -103,7 +102,8 @@ class Tally:
     actors: int
     all: Totals = field(default_factory=Totals)
     own: Totals = field(default_factory=Totals)
-    costs: list[tuple[int, float]] = field(default_factory=list)  # documents and seconds of each shard of this run
+    mean_cost: float = 0.0  # of this run's shards, the seconds a document took
+    squares: float = 0.0  # of what they differ from that, the sum
     first: float | None = None  # seconds after the run's begin at which its first shard was begun
     held_seconds: float = 0.0
     held_at_first: float = 0.0  # those of them before the first shard was begun
@@ -115,7 +115,9 @@ class Tally:
         if since is None:
             return
         self.own.add(receipt)
-        self.costs.append((receipt.documents, receipt.seconds))
+        cost = receipt.seconds / receipt.documents
+        before, self.mean_cost = self.mean_cost, self.mean_cost + (cost - self.mean_cost) / self.own.counts["shards"]
+        self.squares += (cost - before) * (cost - self.mean_cost)
         begun = max(0.0, since - receipt.seconds)
         if self.first is None or begun < self.first:
             self.first, self.held_at_first = begun, begun * self.actors
@@ -135,19 +137,20 @@ class Tally:
 
         Shards are taken for draws of one kind: the interval is as wide as they differ.
         """
-        if len(self.costs) < 2 or self.first is None or not self.documents_left:
+        done = self.own.counts
+        if done["shards"] < 2 or self.first is None or not self.documents_left:
             return None if self.documents_left else Estimate.exactly(0)
-        mean = sum(s for _, s in self.costs) / sum(n for n, _ in self.costs)
+        mean = done["seconds"] / done["documents"]
         shards_left = self.shards - self.all.counts["shards"]
         each = mean * self.documents_left / shards_left
         lanes = min(self.actors, shards_left)
         in_flight = lanes * each / 2
         held = self.held_seconds + (seconds - self.passed) * self.actors
         working = max(held - self.held_at_first, 1e-9)
-        busy = min(1.0, max(0.2, (self.own.counts["seconds"] + in_flight) / working))
+        busy = min(1.0, max(0.2, (done["seconds"] + in_flight) / working))
         work = max(mean * self.documents_left - in_flight, each / 2)
-        spread = stdev(s / n for n, s in self.costs) * self.documents_left / shards_left
-        deviation = spread * math.sqrt(shards_left + shards_left**2 / len(self.costs))
+        spread = math.sqrt(self.squares / (done["shards"] - 1)) * self.documents_left / shards_left
+        deviation = spread * math.sqrt(shards_left + shards_left**2 / done["shards"])
         middle, reach = work / lanes / busy, _FOUR_IN_FIVE * deviation / lanes / busy
         return Estimate(middle, max(0.0, middle - reach), middle + reach)
 

@@ -27,7 +27,7 @@ from jobs.cli import exit_code
 from led.hub import Checkpoint
 from pipeline import run as composition
 from pipeline.columns import INPUT
-from pipeline.commit import Receipt, commit
+from pipeline.commit import commit
 from pipeline.config import SummarizeSettings
 from pipeline.local_store import LocalStore
 from pipeline.model_inputs import Reading
@@ -58,13 +58,14 @@ def reverse(table: pa.Table, task: Task) -> pa.Table:
     return out
 
 
-def one_by_one(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], *_: Any) -> dict[str, Receipt]:
+def one_by_one(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], *_: Any) -> None:
     settings = task.settings
     store = open_store(settings.output)
     reader = ShardReader(task, settings.model, None, Reading(**plan.facts["reading"]))
     facts, since = {**plan.facts, "plan": plan.fingerprint}, plan.facts.get("since")
     previous = read_previous(since, task.columns) if since else None
-    return {shard.shard_id: commit(store, reverse(reader(shard, previous), task), facts) for shard in shards}
+    for shard in shards:
+        commit(store, reverse(reader(shard, previous), task), facts)
 
 
 def job(corpus: Path, model: Path, output: str, environment: dict[str, str], death: str, changes: dict[str, Any]) -> None:

@@ -71,15 +71,26 @@ def test_a_part_of_a_shard_is_refused(tmp_path: Path) -> None:
 
 def test_the_end_needs_every_shard_and_is_written_once(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    receipts = {s.shard_id: commit(store, block(s.shard_id, s.documents, s.documents, s.start), {}) for s in PLAN.shards}
-    with pytest.raises(PipelineError, match="1 of 2 shards are not committed"):
-        finish(store, PLAN, {PLAN.shards[0].shard_id: receipts[PLAN.shards[0].shard_id]})
+    first, second = PLAN.shards
+    commit(store, block(first.shard_id, first.documents, first.documents), {})
+    with pytest.raises(PipelineError, match="1 of 2 shards that workers committed are not in"):
+        finish(store, PLAN)
     assert SUCCESS not in store.names()
-    manifest = finish(store, PLAN, receipts)
+    commit(store, block(second.shard_id, second.documents, second.documents, second.start), {})
+    manifest = finish(store, PLAN)
     assert (manifest["documents"], manifest["ok"], manifest["failed"]) == (5, 3, 2)
     before = {name: (tmp_path / name).read_bytes() for name in (MANIFEST, SUCCESS)}
-    assert finish(store, PLAN, receipts) == manifest
+    assert finish(store, PLAN) == manifest
     assert before == {name: (tmp_path / name).read_bytes() for name in (MANIFEST, SUCCESS)}
+
+
+def test_a_shard_of_another_number_of_documents_is_no_end(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    for shard in PLAN.shards:
+        commit(store, block(shard.shard_id, 2, 2), {})
+    with pytest.raises(PipelineError, match="1 of 2 shards are not committed as planned: part-"):
+        finish(store, PLAN)
+    assert SUCCESS not in store.names()
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"x" * 100])

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, precondition, rule
 
-from pipeline.commit import commit, finish, read_receipts
+from pipeline.commit import commit, finish
 from pipeline.errors import CorruptOutput, PlanMismatch
 from pipeline.inputs import InputFile
 from pipeline.run import freeze_plan
@@ -142,7 +142,7 @@ class Protocol(RuleBasedStateMachine):
             return writer
 
         def step() -> None:
-            finish(self.store, writer.plan, read_receipts(self.store, writer.plan.shards))
+            finish(self.store, writer.plan)
 
         return writer if self._survives([fault, second], step) else multiple()
 
@@ -180,7 +180,7 @@ class Protocol(RuleBasedStateMachine):
             self.commit_quietly(writer, which)
         while self.store.late:
             self.store.land(0)
-        finish(self.store, plan, read_receipts(self.store, plan.shards))
+        finish(self.store, plan)
         ids = [row for shard in plan.shards for row in pq.read_table(self.store.open(shard.part))["doc_id"].to_pylist()]
         assert ids == [f"d{i}" for i in range(7)] and verify(self.store).problems == []
         self.nothing_that_stands_ever_changes()

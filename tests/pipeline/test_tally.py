@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from statistics import mean, stdev
 
 import pytest
 
@@ -51,7 +53,7 @@ def test_the_interval_of_the_time_left_holds_the_truth_four_times_in_five() -> N
     rng, held = random.Random(0), 0
     for _ in range(200):
         tally, truth = run_of([rng.uniform(5, 15) for _ in range(60)], 3)
-        at = max(5.0, tally.first or 0) + sum(seconds for _, seconds in tally.costs) / 3
+        at = max(5.0, tally.first or 0) + tally.own.counts["seconds"] / 3
         left = tally.time_left(at)
         assert left is not None and left.low <= left.middle <= left.high
         assert left.middle == pytest.approx(truth, rel=0.4)
@@ -72,7 +74,16 @@ def test_nothing_is_said_before_two_shards_and_nothing_is_left_at_the_end() -> N
 def test_what_stood_there_before_is_no_measure_of_this_run() -> None:
     tally = Tally(40, 4, 1)
     tally.add(receipt(documents=10, seconds=1000.0))
-    assert tally.own.counts["documents"] == 0 and tally.all.counts["documents"] == 10 and not tally.costs
+    assert tally.own.counts["documents"] == 0 and tally.all.counts["documents"] == 10 and tally.mean_cost == 0
+
+
+def test_what_shards_differ_in_is_kept_as_sums() -> None:
+    rng, tally, costs = random.Random(0), Tally(10_000, 1_000, 1), []
+    for _ in range(500):
+        documents, seconds = rng.randint(1, 20), rng.uniform(1e3, 1e3 + 1)
+        tally.add(receipt(documents=documents, rows=documents, seconds=seconds), 1e6)
+        costs.append(seconds / documents)
+    assert tally.mean_cost == pytest.approx(mean(costs)) and math.sqrt(tally.squares / 499) == pytest.approx(stdev(costs))
 
 
 def test_throughput_is_what_was_done() -> None:
