@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any, ClassVar, Literal
 
 from pipeline.errors import UsageError
+from pipeline.hours import hour_of
 
 OPERATIONAL = frozenset(
     {
@@ -146,12 +146,7 @@ class RunSettings:
             value = getattr(self, name)
             _rule(value is None or value >= 0, name, value, "it must be at least 0")
         _rule(self.max_cost is None or self.price_per_hour is not None, "max_cost", self.max_cost, "it needs --price-per-hour")
-        _rule(
-            self.stop_at is None or _is_hour(self.stop_at),
-            "stop_at",
-            self.stop_at,
-            "write 06:00, or 2026-11-24T06:00, in YAML in quotes",
-        )
+        hour_of(self.stop_at, 0.0)
         _rule(isinstance(self.since, tuple), "since", self.since, "give a tuple of folders")
         once = len(set(self.passthrough)) == len(self.passthrough)
         _rule(once, "passthrough", self.passthrough, "it must name each column once")
@@ -309,14 +304,6 @@ class AnswerSettings(WindowedSettings):
 def fingerprint(facts: dict[str, Any]) -> str:
     """A name of 16 hexadecimal digits for these facts, the same on every machine."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _is_hour(text: str) -> bool:
-    try:
-        datetime.strptime(text, "%H:%M") if len(text) <= 5 else datetime.fromisoformat(text)
-        return True
-    except ValueError:
-        return False
 
 
 def _rule(holds: bool, name: str, value: Any, text: str) -> None:

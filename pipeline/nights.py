@@ -12,8 +12,8 @@ from datetime import datetime
 import fsspec
 
 from pipeline.errors import PipelineError, UsageError, one_line
+from pipeline.hours import hour_of
 from pipeline.retry import is_transient, retrying
-from pipeline.stops import hour_of
 
 NAME = re.compile(r"\d{4}-\d\d-\d\d[a-z0-9-]*")
 
@@ -61,8 +61,5 @@ def night_words(nights: str, night: str, since: Sequence[str], stop_at: str | No
     words = ["--output", f"{nights}/{night}"]
     if since:
         words += ["--since", *(f"{nights}/{name}" for name in since)]
-    try:
-        until = hour_of(stop_at, now)
-    except (TypeError, ValueError) as error:  # YAML reads 22:00 as a number
-        raise UsageError(f"--stop-at is {stop_at!r}; write 06:00, or 2026-11-24T06:00, in YAML in quotes.") from error
+    until = hour_of(stop_at, now)
     return words if until is None else [*words, "--stop-at", datetime.fromtimestamp(until).isoformat(timespec="minutes")]

@@ -31,6 +31,7 @@ from pipeline.commit import finish, read_receipts
 from pipeline.config import RunSettings
 from pipeline.errors import PipelineError, PlanMismatch, TooManyFailures, UsageError, one_line
 from pipeline.failures import check_failures
+from pipeline.hours import hour_of
 from pipeline.inputs import InputFile
 from pipeline.logs import ProgressLog, event, logging_to
 from pipeline.metrics import Metrics
@@ -44,7 +45,7 @@ from pipeline.report import check_reference, try_report
 from pipeline.shards import PLAN, REPORT, Plan, Shard, differences, remaining
 from pipeline.sink import CommitSink
 from pipeline.source import ShardSource, Shared, share
-from pipeline.stops import Limits, Stop, hour_of, signals_ask
+from pipeline.stops import Limits, Stop, signals_ask
 from pipeline.store import Store, open_store, probe
 from pipeline.tally import Tally, Totals
 from pipeline.tasks import Task

@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline.config import RunSettings
 from pipeline.errors import PipelineError, Stopped, TooManyFailures
 from pipeline.failures import check_failures
+from pipeline.hours import hour_of
 from pipeline.tally import Tally, device_hours
 
 
@@ -29,18 +29,6 @@ class Stop:
     def ask(self, error: PipelineError) -> None:
         """Ask for an end."""
         self.error = self.error or error
-
-
-def hour_of(stop_at: str | None, now: float) -> float | None:
-    """The Unix time that `--stop-at` names: the next 06:00 of this machine's clock, or a date and an hour as in ISO 8601."""
-    if stop_at is None:
-        return None
-    if len(stop_at) > 5:
-        return datetime.fromisoformat(stop_at).timestamp()
-    # Without a zone, so that six in the morning is six on the clock after a night in which it was set.
-    begun, clock = datetime.fromtimestamp(now), datetime.strptime(stop_at, "%H:%M")
-    then = begun.replace(hour=clock.hour, minute=clock.minute, second=0, microsecond=0)
-    return (then if then > begun else then + timedelta(days=1)).timestamp()
 
 
 class Limits:
