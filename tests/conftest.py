@@ -18,7 +18,7 @@ from led.testing import tiny_model
 from led.tokenizer import LEDTokenizer
 
 # Parts of paths of the tests that take longest: they wait for servers and processes.
-_LONGEST = ("/jobs/test_summarize_corpus.py", "/pipeline/test_crash_sweep.py", "/pipeline/test_run.py", "/tests/jobs/",
+_LONGEST = ("/jobs/test_killed_jobs.py", "/pipeline/test_crash_sweep.py", "/pipeline/test_run.py", "/tests/jobs/",
             "/infra/test_dashboard.py", "/tests/pipeline/")  # fmt: skip
 
 WORDS = "the pump at station seven was stopped after a bearing failed and water rose in the lower gallery"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,21 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import read_output, words
+from tests.jobs.commands import call, command, environment
 from tests.pipeline.readers import Corpus, make_reader
-
-ROOT = Path(__file__).parents[2]
-
-
-def command(job: str, *arguments: object) -> list[str]:
-    return [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-
-
-def call(job: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(job, *arguments), capture_output=True, text=True, env=environment(), timeout=300)
 
 
 @pytest.fixture(scope="module")
