@@ -17,12 +17,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from grpc import RpcError
 from ray._private.internal_api import node_stats
 from ray.cluster_utils import Cluster
 
@@ -57,12 +59,10 @@ class Watched:
         self._thread.join()
 
     def _look(self) -> None:
+        held = 0
         while not self._end.wait(self._every):
-            held = 0
-            for node in ray.nodes():
-                if node["Alive"]:
-                    stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], False)
-                    held += stats.store_stats.object_store_bytes_used
+            with suppress(RpcError):  # a raylet that is busy answers late; what it held before stands
+                held = sum(_held_by(node) for node in ray.nodes() if node["Alive"])
             self.seen.append((time.time() - self._begun, _own_bytes(), held, time.process_time()))
 
     def mean(self, column: int, first: float, last: float) -> float:
@@ -74,6 +74,12 @@ class Watched:
         """Seconds of CPU between two moments, as `time.time()` gives them."""
         rows = [row for row in self.seen if first <= self._begun + row[0] <= last]
         return rows[-1][3] - rows[0][3] if rows else 0.0
+
+
+def _held_by(node: dict[str, Any]) -> int:
+    """Bytes in a machine's object store."""
+    stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], False)
+    return int(stats.store_stats.object_store_bytes_used)
 
 
 def _own_bytes() -> int:
