@@ -94,7 +94,7 @@ def main() -> None:
         charts[f"scale_{row['actors']}"] = line_chart(
             f"{row['actors']} model copies, {row['shards_done']:,} shards: memory during the run", "MiB",
             {"the driver": [(s, driver) for s, driver, _ in row["seen"]],
-             "all object stores": [(s, held) for s, _, held in row["seen"]]},
+             "all object stores": [(s, held) for s, _, held in row["seen"] if held is not None]},
         )  # fmt: skip
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name, chart in charts.items():
