@@ -56,10 +56,12 @@ def night_words(nights: str, night: str, since: Sequence[str], stop_at: str | No
     same night ends at the same hour.
 
     Raises:
-        UsageError: the hour is none.
+        UsageError: the hour is none, or a moment that is past: no night would ever do anything.
     """
     words = ["--output", f"{nights}/{night}"]
     if since:
         words += ["--since", *(f"{nights}/{name}" for name in since)]
     until = hour_of(stop_at, now)
+    if until is not None and until <= now:
+        raise UsageError(f"--stop-at is {stop_at!r}, which is past; name an hour such as 06:00, or a later moment.")
     return words if until is None else [*words, "--stop-at", datetime.fromtimestamp(until).isoformat(timespec="minutes")]

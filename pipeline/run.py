@@ -42,7 +42,7 @@ from pipeline.previous import read_previous, since_facts
 from pipeline.progress import Progress
 from pipeline.reader import ShardReader
 from pipeline.report import check_reference, try_report
-from pipeline.shards import PLAN, REPORT, Plan, Shard, differences, remaining
+from pipeline.shards import MANIFEST, PLAN, REPORT, Plan, Shard, differences, remaining
 from pipeline.sink import CommitSink
 from pipeline.source import ShardSource, Shared, share
 from pipeline.stops import Limits, Stop, signals_ask
@@ -141,7 +141,7 @@ def _run(task: Task, this_run: str, progress_every: float) -> RunResult:
         reference_column=settings.reference_column, price_per_hour=settings.price_per_hour, gpus=settings.gpus,
     )  # fmt: skip
     event("finished", **{name: manifest[name] for name in ("documents", "rows", *STATUSES, "failures", "flags")})
-    then = "The run is finished all the same."
+    then = f"The run is finished all the same; {store.url}/{REPORT if report else MANIFEST} has more."
     check_failures(manifest["failed_documents"], settings.max_failed, plan.documents, manifest["failures"], then)
     return RunResult(manifest, store.url, len(left), f"{store.url}/{REPORT}" if report else "not written", plan.skipped)
 
