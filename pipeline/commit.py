@@ -159,10 +159,10 @@ def finish(store: Store, plan: Plan) -> dict[str, Any]:
     """
     missing = remaining(plan, store.names())
     if missing:
-        raise PipelineError(f"{len(missing)} of {len(plan.shards)} shards that workers committed are not in {store.url}: "
-                            "it is not one folder for all machines. Give one that all mount, or s3://.")  # fmt: skip
+        raise PipelineError(f"{len(missing)} of {len(plan.shards)} shards are not committed in {store.url}, though all were "
+                            "worked on: it is not one folder for all machines. Give one that all mount, or s3://.")  # fmt: skip
     receipts = read_receipts(store, plan.shards)
-    wrong = [shard.part for shard in plan.shards if receipts[shard.shard_id].documents != shard.documents]
+    wrong = [s.part for s in plan.shards if s.shard_id not in receipts or receipts[s.shard_id].documents != s.documents]
     if wrong:
         raise PipelineError(f"{len(wrong)} of {len(plan.shards)} shards are not committed as planned: {', '.join(wrong[:5])}.")
     manifest = manifest_of(plan, receipts)

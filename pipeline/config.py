@@ -146,7 +146,7 @@ class RunSettings:
             value = getattr(self, name)
             _rule(value is None or value >= 0, name, value, "it must be at least 0")
         _rule(self.max_cost is None or self.price_per_hour is not None, "max_cost", self.max_cost, "it needs --price-per-hour")
-        hour_of(self.stop_at, 0.0)
+        hour_of(self.stop_at, 0.0)  # raises where it names none
         _rule(isinstance(self.since, tuple), "since", self.since, "give a tuple of folders")
         once = len(set(self.passthrough)) == len(self.passthrough)
         _rule(once, "passthrough", self.passthrough, "it must name each column once")

@@ -12,7 +12,7 @@ from datetime import datetime
 import fsspec
 
 from pipeline.errors import PipelineError, UsageError, one_line
-from pipeline.hours import hour_of
+from pipeline.hours import hour_of, past_message
 from pipeline.retry import is_transient, retrying
 
 NAME = re.compile(r"\d{4}-\d\d-\d\d[a-z0-9-]*")
@@ -63,5 +63,5 @@ def night_words(nights: str, night: str, since: Sequence[str], stop_at: str | No
         words += ["--since", *(f"{nights}/{name}" for name in since)]
     until = hour_of(stop_at, now)
     if until is not None and until <= now:
-        raise UsageError(f"--stop-at is {stop_at!r}, which is past; name an hour such as 06:00, or a later moment.")
+        raise UsageError(past_message(stop_at))
     return words if until is None else [*words, "--stop-at", datetime.fromtimestamp(until).isoformat(timespec="minutes")]

@@ -129,8 +129,7 @@ def _run(task: Task, this_run: str, progress_every: float) -> RunResult:
         stop = Stop()
         with signals_ask(stop):
             _execute(task, checkpoint, plan, left, so_far, stop, store, this_run, progress_every)
-        undone = remaining(plan, store.names())
-        if stop.error is not None and undone:
+        if stop.error is not None and (undone := remaining(plan, store.names())):
             done = plan.documents - sum(shard.documents for shard in undone)
             raise type(stop.error)(
                 f"{stop.error} {done} of {plan.documents} documents are committed; {_next_step(stop.error, settings)} goes on."

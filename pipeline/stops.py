@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.config import RunSettings
 from pipeline.errors import PipelineError, Stopped, TooManyFailures
 from pipeline.failures import check_failures
-from pipeline.hours import hour_of
+from pipeline.hours import hour_of, past_message
 from pipeline.tally import Tally, device_hours
 
 
@@ -46,7 +46,7 @@ class Limits:
         self._until = hour_of(settings.stop_at, now)
         if self._until is not None and self._until <= now:
             # As at any end that was asked for: who starts a run again by a clock asks for no other.
-            raise Stopped(f"--stop-at is {settings.stop_at!r}, which is past; name a later moment, or an hour such as 06:00.")
+            raise Stopped(past_message(settings.stop_at))
 
     def __call__(self, tally: Tally, seconds: float) -> None:
         error = self._exceeded(tally, seconds) if self._stop.error is None else None

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-NIGHTLY = [sys.executable, str(ROOT / "jobs" / "nightly.py"), "--pause-seconds", "0"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+from tests.jobs.commands import command, environment
+
+NIGHTLY = command("nightly", "--pause-seconds", 0)
+ENVIRONMENT = environment()
 
 # Notes how it was called, and ends with the codes that it is given, one after the other.
 JOB = """import json, pathlib, sys

@@ -73,7 +73,7 @@ def test_the_end_needs_every_shard_and_is_written_once(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     first, second = PLAN.shards
     commit(store, block(first.shard_id, first.documents, first.documents), {})
-    with pytest.raises(PipelineError, match="1 of 2 shards that workers committed are not in"):
+    with pytest.raises(PipelineError, match=r"1 of 2 shards are not committed in .*one folder for all machines"):
         finish(store, PLAN)
     assert SUCCESS not in store.names()
     commit(store, block(second.shard_id, second.documents, second.documents, second.start), {})
@@ -82,6 +82,16 @@ def test_the_end_needs_every_shard_and_is_written_once(tmp_path: Path) -> None:
     before = {name: (tmp_path / name).read_bytes() for name in (MANIFEST, SUCCESS)}
     assert finish(store, PLAN) == manifest
     assert before == {name: (tmp_path / name).read_bytes() for name in (MANIFEST, SUCCESS)}
+
+
+def test_a_file_under_another_shards_name_is_no_end(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    first, second = PLAN.shards
+    commit(store, block(first.shard_id, first.documents, first.documents), {})
+    store.create(second.part, store.read(first.part))
+    with pytest.raises(PipelineError, match=f"1 of 2 shards are not committed as planned: {second.part}"):
+        finish(store, PLAN)
+    assert SUCCESS not in store.names()
 
 
 def test_a_shard_of_another_number_of_documents_is_no_end(tmp_path: Path) -> None:

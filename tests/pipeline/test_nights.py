@@ -46,5 +46,5 @@ def test_a_second_try_ends_at_the_same_hour() -> None:
     odd: Any = 1320  # what YAML makes of 22:00
     with pytest.raises(UsageError, match=r"--stop-at is 1320; write 06:00, .* in YAML in quotes"):
         night_words("s3://b/n", "2026-11-24", [], odd, now)
-    with pytest.raises(UsageError, match="--stop-at is '2026-11-24T21:00', which is past; name an hour such as 06:00"):
+    with pytest.raises(UsageError, match="--stop-at is '2026-11-24T21:00', which is past; name a later moment, or an hour"):
         night_words("s3://b/n", "2026-11-24", [], "2026-11-24T21:00", now)
