@@ -17,15 +17,26 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
+from benchmarks.identity import corpus, first_difference, reference_tokens
 from benchmarks.rival import LED_BASE, documents, padded
 from led import GenerationConfig, LEDConfig, LEDForConditionalGeneration
 from led.generation import DecodingLimits, DecodingLoop
-from led.gpu_attention import PAGE, flash_pages, flash_window, flex_window, gathered_pages, strided_window
+from led.gpu_attention import (
+    PAGE,
+    flash_pages,
+    flash_window,
+    flex_window,
+    gathered_pages,
+    strided_window,
+    triton_pages,
+    triton_window,
+)
 from led.layout import Layout
 from led.packing import PackedBatch, pack_documents
 from led.testing import TINY, spread_weights
@@ -35,19 +46,35 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured: the model's shape, lengths of documents, tokens written, documents at once, repetitions."""
+    """What is measured: the model's shape, lengths of documents, tokens written, documents at once, repetitions.
+
+    `whole` are (tokens read, tokens written) of whole documents; `ragged` how many documents of 30 tokens to how many are held
+    to the reference's tokens.
+    """
 
     shape: dict[str, Any]
     lengths: tuple[int, ...] = (1024, 4096, 16384)
-    new_tokens: int = 64
+    new_tokens: int = 32
     documents: tuple[int, ...] = (1, 16, 64, 128)
     reference_documents: int = 8
     encoder_tokens: tuple[int, ...] = (16384, 65536, 131072)
-    rounds: int = 5
+    whole: tuple[tuple[int, int], ...] = ((4096, 128), (16384, 256))
+    ragged: tuple[int, int] = (51, 3000)
+    rounds: int = 3
 
 
 FULL = Sizes(LED_BASE)
-MINIATURE = Sizes({**TINY, "vocab_size": 50265, "max_encoder_position_embeddings": 512}, (64, 256), 4, (1, 3), 2, (256, 512), 1)
+MINIATURE = Sizes(
+    {**TINY, "vocab_size": 50265, "max_encoder_position_embeddings": 512},
+    (64, 256),
+    4,
+    (1, 3),
+    2,
+    (256, 512),
+    ((64, 4),),
+    (3, 90),
+    1,
+)
 
 
 class Bench:
@@ -56,13 +83,21 @@ class Bench:
     def __init__(self, device: str, sizes: Sizes) -> None:
         self.device, self.sizes = torch.device(device), sizes
         self.models: dict[str, tuple[LEDForConditionalGeneration, Any]] = {}
+        self.loops: dict[tuple[int, int, int], DecodingLoop] = {}
 
     def seconds(self, call: Callable[[], Any]) -> float:
         """Median seconds of `call` after one to warm up."""
-        call()
-        return statistics.median(self._once(call) for _ in range(self.sizes.rounds))
+        return self.turns(call)[0]
 
-    def _once(self, call: Callable[[], Any]) -> float:
+    def turns(self, *calls: Callable[[], Any]) -> list[float]:
+        """Median seconds of each call, taking turns, after one of each to warm up."""
+        for call in calls:
+            call()
+        rounds = [[self.once(call) for call in calls] for _ in range(self.sizes.rounds)]
+        return [statistics.median(times) for times in zip(*rounds, strict=True)]
+
+    def once(self, call: Callable[[], Any]) -> float:
+        """Seconds of `call`."""
         self.finish()
         begun = time.perf_counter()
         call()
@@ -84,8 +119,18 @@ class Bench:
             ours = LEDForConditionalGeneration(LEDConfig(**self.sizes.shape)).eval()
             ours.load_state_dict(reference.state_dict())
             kind = getattr(torch, dtype)
-            self.models[dtype] = (ours.to(self.device, kind), reference.to(self.device, kind))
+            self.models[dtype] = (ours.to(self.device, kind).pack(), reference.to(self.device, kind))
         return self.models[dtype]
+
+    def loop(self, model: LEDForConditionalGeneration, in_flight: int, new: int) -> DecodingLoop:
+        """A loop that writes `new` tokens of so many documents, four beams; the last two are kept, as workers keep theirs."""
+        key = id(model), in_flight, new
+        if key not in self.loops:
+            for old in list(self.loops)[:-1]:
+                del self.loops[old]
+            config = GenerationConfig().updated(num_beams=4, max_new_tokens=new, min_new_tokens=new)
+            self.loops[key] = DecodingLoop(model, config, DecodingLimits(documents=in_flight))
+        return self.loops[key]
 
     def packed(self, lengths: Sequence[int]) -> PackedBatch:
         """Documents of these lengths with `<s>` global, on the device."""
@@ -117,12 +162,13 @@ def window_kernels(bench: Bench) -> Iterator[Row]:
         local = ~batch.is_global
         exact = [torch.randn(batch.cu_seqlens[-1], H, D, device=bench.device) for _ in range(3)]
         exact[0] = exact[0] / D**0.5
-        truth = strided_window(*exact, Layout.of(batch), one_sided)[local]
-        for dtype, kernel in itertools.product(("float32", "float16"), (flash_window, flex_window, strided_window)):
-            qkv, layout = [x.to(getattr(torch, dtype)) for x in exact], Layout.of(batch)
-            row: Row = {"what": f"window, {kernel.__name__}, {dtype}, {len(layout.documents)} x {n}", "unit": "ms"}
+        truth = strided_window(*(x.double() for x in exact), Layout(batch), one_sided)[local]
+        halves = [("float16", kernel) for kernel in (triton_window, flash_window, flex_window, strided_window)]
+        for dtype, kernel in (("float32", triton_window), ("float32", strided_window), *halves):
+            qkv, layout = [x.to(getattr(torch, dtype)) for x in exact], Layout(batch)
+            row: Row = {"what": f"window, {kernel.__name__}, {dtype}, {len(layout.lengths)} x {n}", "unit": "ms"}
             try:
-                row["difference"] = float((kernel(*qkv, layout, one_sided)[local].float() - truth).abs().max())
+                row["difference"] = float((kernel(*qkv, layout, one_sided)[local] - truth).abs().max())
                 row["value"] = bench.seconds(lambda k=kernel, x=qkv, at=layout: k(*x, at, one_sided)) * 1e3
             except Exception as error:  # a kernel this device or this torch has not
                 row["failed"] = f"{type(error).__name__}: {str(error)[:80]}"
@@ -137,7 +183,7 @@ def memory_kernels(bench: Bench) -> Iterator[Row]:
         pages = -(-n // PAGE)
         table = torch.arange(count * pages, dtype=torch.int32, device=bench.device).view(count, pages)
         tokens = torch.full((count,), n, dtype=torch.int32, device=bench.device)
-        for dtype, kernel in itertools.product(("float32", "float16"), (flash_pages, gathered_pages)):
+        for dtype, kernel in itertools.product(("float32", "float16"), (triton_pages, flash_pages, gathered_pages)):
             kind = getattr(torch, dtype)
             pools = [torch.randn(count * pages, PAGE, H, D, device=bench.device).to(kind) for _ in range(2)]
             query = torch.randn(count * 4, H, D, device=bench.device).to(kind)
@@ -153,6 +199,7 @@ def memory_kernels(bench: Bench) -> Iterator[Row]:
 def batch_sizes(bench: Bench, dtype: str) -> Iterator[Row]:
     """Tokens per second of the encoder by tokens at once, and of writing by documents at once."""
     ours, _ = bench.pair(dtype)
+    bench.loops.clear()
     n = bench.sizes.lengths[1]
     for tokens in bench.sizes.encoder_tokens:
         batch = bench.packed([n] * max(1, tokens // n))
@@ -160,68 +207,118 @@ def batch_sizes(bench: Bench, dtype: str) -> Iterator[Row]:
         rate = batch.cu_seqlens[-1] / seconds / 1e3
         yield {"what": f"encoder, {dtype}, {tokens} tokens at once", "value": rate, "unit": "ktok/s"}
     for count in bench.sizes.documents:
-        seconds = bench.seconds(lambda c=count: write(bench, ours, [n] * c, c))
+        seconds = bench.seconds(lambda c=count: write(bench, ours, [n] * c, c, bench.sizes.new_tokens))
         yield {"what": f"whole documents, {dtype}, {count} at once", "value": count / seconds, "unit": "documents/s"}
 
 
-def write(bench: Bench, model: LEDForConditionalGeneration, lengths: Sequence[int], in_flight: int) -> list[list[int]]:
-    """What the loop writes for documents of these lengths."""
-    new = bench.sizes.new_tokens
-    config = GenerationConfig().updated(num_beams=4, max_new_tokens=new, min_new_tokens=new)
-    loop = DecodingLoop(model, config, DecodingLimits(documents=in_flight))
-    found = dict(loop.run(bench.packed(lengths).documents()))
+def write(
+    bench: Bench, model: LEDForConditionalGeneration, lengths: Sequence[int], in_flight: int, new: int
+) -> list[list[int]]:
+    """What the loop writes for documents of these lengths, `new` tokens each."""
+    found = dict(bench.loop(model, in_flight, new).run(bench.packed(lengths).documents()))
     return [found[i].sequences[0] for i in range(len(lengths))]
 
 
 def encoders(bench: Bench, dtype: str, matrix_rate: float) -> Iterator[Row]:
-    """The encoder against the reference's, document by document of one length, and its share of the matrix rate."""
+    """The encoder against the reference's, one document and several of one length, and its share of the matrix rate."""
     ours, reference = bench.pair(dtype)
     config = ours.config
-    layers = ours.led.encoder.layers
-    weights = sum(p.numel() for name, p in layers.named_parameters() if p.dim() == 2 and "global" not in name)
+    weights = config.encoder_layers * (4 * config.d_model + 2 * config.encoder_ffn_dim) * config.d_model
     window = 4 * config.d_model * (config.attention_windows[0] + 1) * config.encoder_layers
-    for n in bench.sizes.lengths:
-        batch, rows = bench.packed([n]), bench.padded([n])
+    for count, n in itertools.product((1, bench.sizes.reference_documents), bench.sizes.lengths):
+        batch, rows = bench.packed([n] * count), bench.padded([n] * count)
         mine = torch.inference_mode()(lambda b=batch: ours.led.encoder.encode(b))
         theirs = torch.inference_mode()(lambda r=rows: reference.led.encoder(**r, return_dict=True).last_hidden_state)
-        times = [bench.seconds(call) for call in (mine, theirs)]
+        times = bench.turns(mine, theirs)
         yield {
-            "what": f"encoder, {dtype}, {n} tokens", "value": times[0] * 1e3, "unit": "ms", "transformers": times[1] * 1e3,
-            "ratio": times[1] / times[0], "difference": float((mine() - theirs()[0]).abs().max()),
-            "of matrix rate": n * (2 * weights + window) / times[0] / matrix_rate,
+            "what": f"encoder, {dtype}, {count} x {n} tokens", "value": times[0] * 1e3, "unit": "ms",
+            "transformers": times[1] * 1e3, "ratio": times[1] / times[0],
+            "difference": float((mine() - theirs().flatten(0, 1)).abs().max()),
+            "of matrix rate": count * n * (2 * weights + window) / times[0] / matrix_rate,
         }  # fmt: skip
 
 
 def decoding(bench: Bench, dtype: str, bandwidth: float) -> Iterator[Row]:
-    """Whole documents, four beams, a fixed number of tokens: seconds per document of both, and whether tokens are equal.
+    """A step of decoding, four beams: milliseconds per document of both, and whether tokens are equal.
 
     The reference runs the same documents as one padded batch. A step is the difference of two lengths of writing.
     """
     ours, reference = bench.pair(dtype)
-    config, new = ours.config, bench.sizes.new_tokens
-    count = bench.sizes.reference_documents
-    longer = Bench(str(bench.device), replace(bench.sizes, new_tokens=2 * new))
+    config, new, count = ours.config, bench.sizes.new_tokens, bench.sizes.reference_documents
+    written: dict[str, list[list[int]]] = {}
+
+    def mine(n: int, tokens: int) -> None:
+        written["mine"] = write(bench, ours, [n] * count, count, tokens)
+
+    def theirs(rows: dict[str, torch.Tensor], tokens: int) -> None:
+        written["theirs"] = written_by(reference, rows, tokens)
+
     for n in bench.sizes.lengths:
         rows = bench.padded([n] * count)
-
-        def theirs(tokens: int, rows: dict[str, torch.Tensor] = rows) -> torch.Tensor:
-            with torch.inference_mode():
-                return reference.generate(**rows, num_beams=4, max_new_tokens=tokens, min_new_tokens=tokens)
-
-        equal = sum(a == b for a, b in zip(write(bench, ours, [n] * count, count), theirs(new).tolist(), strict=True))
-        mine = [b.seconds(lambda b=b, n=n: write(b, ours, [n] * count, count)) for b in (bench, longer)]
-        other = [bench.seconds(lambda t=t: theirs(t)) for t in (new, 2 * new)]
-        step, their_step = ((after - before) / new / count for before, after in (mine, other))
-        itemsize = ours.dtype.itemsize
+        calls = [partial(call, given, t) for t in (new, 2 * new) for call, given in ((mine, n), (theirs, rows))]
+        times = bench.turns(*calls)
+        step, their_step = ((after - before) / new / count for before, after in zip(times[:2], times[2:], strict=True))
+        equal = sum(a == b for a, b in zip(written["mine"], written["theirs"], strict=True))
         once = ("encoder_attn.k_proj", "encoder_attn.v_proj")  # used when a document comes in, not at every step
         read = [p for name, p in ours.led.decoder.layers.named_parameters() if not any(part in name for part in once)]
         weights = sum(p.nbytes for p in (*read, ours.led.shared.weight))
-        moved = 2 * config.decoder_layers * config.d_model * itemsize * (n + 4 * new) + weights / count
+        moved = 2 * config.decoder_layers * config.d_model * ours.dtype.itemsize * (n + 4 * 1.5 * new) + weights / count
         yield {
-            "what": f"decoding, {dtype}, {count} x {n} tokens, {new} written", "value": step * 1e3, "unit": "ms/step/document",
-            "transformers": their_step * 1e3, "ratio": their_step / step, "whole documents": other[0] / mine[0],
-            "same tokens": f"{equal} of {count}", "of copy bandwidth": moved / step / bandwidth,
+            "what": f"step, {dtype}, {count} x {n} tokens", "value": step * 1e3, "unit": "ms/step/document",
+            "transformers": their_step * 1e3, "ratio": their_step / step, "same tokens": f"{equal} of {count}",
+            "of copy bandwidth": moved / step / bandwidth,
         }  # fmt: skip
+
+
+def full_steps(bench: Bench, dtype: str, bandwidth: float) -> Iterator[Row]:
+    """A step with as many documents in flight as the loop takes by itself, and its share of the copy bandwidth."""
+    ours, _ = bench.pair(dtype)
+    config, new, count = ours.config, bench.sizes.new_tokens, bench.sizes.documents[-2]
+    for n in bench.sizes.lengths:
+        times = bench.turns(*(lambda t=t, n=n: write(bench, ours, [n] * count, count, t) for t in (new, 3 * new)))
+        step = (times[1] - times[0]) / (2 * new)
+        moved = 2 * config.decoder_layers * config.d_model * ours.dtype.itemsize * (n + 4 * 2 * new) * count
+        yield {
+            "what": f"step, {dtype}, {count} x {n} tokens in flight", "value": step * 1e3, "unit": "ms",
+            "of copy bandwidth": moved / step / bandwidth,
+        }  # fmt: skip
+
+
+def written_by(reference: Any, rows: dict[str, torch.Tensor], new: int) -> list[list[int]]:
+    """What the reference writes for a padded batch."""
+    with torch.inference_mode():
+        written: list[list[int]] = reference.generate(**rows, num_beams=4, max_new_tokens=new, min_new_tokens=new).tolist()
+    return written
+
+
+def whole_documents(bench: Bench, dtype: str) -> Iterator[Row]:
+    """Documents per second from tokens to tokens, once each after a short run to warm up: a whole run of both is long."""
+    ours, reference = bench.pair(dtype)
+    count = bench.sizes.reference_documents
+    for n, new in bench.sizes.whole:
+        rows = bench.padded([n] * count)
+        written_by(reference, rows, 2)
+        write(bench, ours, [n] * count, count, new)
+        mine, theirs = (bench.once(call) for call in (lambda n=n, t=new: write(bench, ours, [n] * count, count, t),
+                                                      lambda r=rows, t=new: written_by(reference, r, t)))  # fmt: skip
+        yield {
+            "what": f"whole documents, {dtype}, {count} x {n} in, {new} out", "value": count / mine, "unit": "documents/s",
+            "transformers": count / theirs, "ratio": theirs / mine,
+        }  # fmt: skip
+
+
+def same_tokens(bench: Bench, dtypes: Sequence[str]) -> Iterator[Row]:
+    """How many ragged documents with 0, 1 and 20 global tokens are written as the reference in float32 writes each alone."""
+    count, longest = bench.sizes.ragged
+    rows, settings = corpus(count, 30, longest), {"num_beams": 4, "max_new_tokens": bench.sizes.new_tokens}
+    expected = list(reference_tokens(bench.pair("float32")[1], rows, settings))
+    packed = pack_documents([row.tolist() for row, _ in rows], [places for _, places in rows])
+    for dtype in dtypes:
+        loop = DecodingLoop(bench.pair(dtype)[0], GenerationConfig().updated(**settings))
+        written = {i: result.sequences[0] for i, result in loop.run(packed.documents())}
+        parted = [first_difference(written[i], theirs) for i, theirs in enumerate(expected) if written[i] != theirs]
+        first = {"first difference": statistics.median(parted)} if parted else {}
+        yield {"what": f"same tokens as float32, {dtype}", "value": len(rows) - len(parted), "unit": f"of {len(rows)}", **first}
 
 
 def peak_memory(bench: Bench, dtype: str) -> Iterator[Row]:
@@ -233,9 +330,10 @@ def peak_memory(bench: Bench, dtype: str) -> Iterator[Row]:
     rows = bench.padded([n])
     held = []
     for call in (
-        lambda: write(bench, ours, [n], 1),
+        lambda: write(bench, ours, [n], 1, new),
         lambda: reference.generate(**rows, num_beams=4, max_new_tokens=new, min_new_tokens=new),
     ):
+        bench.loops.clear()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -255,11 +353,19 @@ def show(row: Row) -> Row:
     return row
 
 
+def shown(part: Iterator[Row]) -> Iterator[Row]:
+    """The rows of a part, printed; one that fails does not take the others with it."""
+    try:
+        yield from map(show, part)
+    except Exception as error:
+        yield show({"what": part.__name__, "failed": f"{type(error).__name__}: {str(error)[:200]}"})  # type: ignore[attr-defined]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and short documents")
-    parser.add_argument("--dtypes", nargs="+", default=["float16", "float32"])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "float16"])
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch sees no GPU here; on a CPU run --tiny --device cpu.")
@@ -275,12 +381,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("  ".join(where.values()))
     rows = [show(row) for row in limits_of_the_machine(bench)]
     rates = {row["what"]: row["value"] * 1e12 for row in rows}
-    for part in (window_kernels(bench), memory_kernels(bench), *(batch_sizes(bench, dtype) for dtype in args.dtypes)):
-        rows += map(show, part)
+    parts = [window_kernels(bench), memory_kernels(bench), *(batch_sizes(bench, dtype) for dtype in args.dtypes)]
     for dtype in args.dtypes:
-        rows += map(show, encoders(bench, dtype, rates[f"matrix rate, {dtype}"]))
-        rows += map(show, decoding(bench, dtype, rates["copy"]))
-        rows += map(show, peak_memory(bench, dtype))
+        parts += [encoders(bench, dtype, rates[f"matrix rate, {dtype}"]), decoding(bench, dtype, rates["copy"])]
+        parts += [full_steps(bench, dtype, rates["copy"]), peak_memory(bench, dtype), whole_documents(bench, dtype)]
+    for part in (*parts, same_tokens(bench, ("float32", "float16", "bfloat16"))):
+        rows += shown(part)
     print(json.dumps({**where, "rows": rows}))
 
 

@@ -44,8 +44,8 @@ def reference_tokens(
         globals_ = torch.zeros(1, len(row), dtype=torch.long)
         globals_[0, places] = 1
         with torch.inference_mode():
-            written = reference.generate(row[None], attention_mask=torch.ones_like(globals_),
-                                         global_attention_mask=globals_, **settings)  # fmt: skip
+            ids, ones, globals_ = (x.to(reference.device) for x in (row[None], torch.ones_like(globals_), globals_))
+            written = reference.generate(ids, attention_mask=ones, global_attention_mask=globals_, **settings)
         yield written[0].tolist()
 
 

@@ -62,7 +62,9 @@ def window_attention(
     The rows of global and of invisible tokens are computed too and mean nothing. `query_THD` is already scaled.
     """
     if not dropout and not torch.is_grad_enabled():
-        kernel = gpu_attention.window_kernel(query_THD.dtype, layout) if query_THD.is_cuda else _window_attention_in_place
+        if not query_THD.is_cuda:
+            return _window_attention_in_place(query_THD, key_THD, value_THD, layout, one_sided)
+        kernel = gpu_attention.window_kernel(query_THD.dtype, layout, query_THD.shape[2])
         return kernel(query_THD, key_THD, value_THD, layout, one_sided)
     blocks = []
     band = _band(one_sided, query_THD.device)

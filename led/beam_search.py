@@ -10,11 +10,14 @@ Units: a length counts decoder tokens, prompt and end of sequence included.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
+
+from led.logits_processors import on_device
 
 UNREACHABLE = -1.0e9
 
@@ -78,6 +81,21 @@ class _Documents:
         for f in fields(self):  # type: ignore[arg-type]
             setattr(self, f.name, torch.cat([getattr(self, f.name), getattr(other, f.name)]))
 
+    def with_room_for(self, documents: int) -> Self:
+        """So many documents of no matter, of the same shapes."""
+        shaped = (getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
+        return type(self)(*(x.new_zeros(documents, *x.shape[1:]) for x in shaped))
+
+    def first(self, documents: int) -> Self:
+        """The first so many documents, in the same memory."""
+        return type(self)(*(getattr(self, f.name)[:documents] for f in fields(self)))  # type: ignore[arg-type]
+
+    def copy_(self, other: Self) -> None:
+        """Write the documents of `other` over the first ones, in the same memory."""
+        for f in fields(self):  # type: ignore[arg-type]
+            mine, theirs = getattr(self, f.name), getattr(other, f.name)
+            mine[: len(theirs)].copy_(theirs)
+
 
 State = TypeVar("State", bound=_Documents)
 
@@ -98,25 +116,36 @@ class _Search(Generic[State]):
 
     def __init__(self, rules: SearchRules, rows: int, device: torch.device | str) -> None:
         self.rules, self.rows, self.device = rules, rows, device
-        self._state = self._start([]).to(device)
+        self.state = self._start([]).to(device)
+
+    def over(self, state: State) -> Self:
+        """A search of the same rules over other documents."""
+        other = copy(self)
+        other.state = state
+        return other
+
+    @property
+    def last(self) -> Tensor:
+        """(R, 1) the last token of each row."""
+        return self.sequences.gather(1, self.lengths[:, None] - 1)
 
     @property
     def sequences(self) -> Tensor:
         """(R, L) the rows as they stand."""
-        return self._state.sequences.flatten(0, 1)
+        return self.state.sequences.flatten(0, 1)
 
     @property
     def lengths(self) -> Tensor:
         """(R,) tokens of each row, in greedy search those after its end included."""
-        return self._state.lengths.repeat_interleave(self.rows)
+        return self.state.lengths.repeat_interleave(self.rows)
 
     def admit(self, prompts: Sequence[Sequence[int]]) -> None:
         """Add documents at the end, each with its decoder prompt."""
-        self._state.add(self._start(prompts).to(self.device))
+        self.state.add(self._start(prompts).to(self.device))
 
     def retain(self, documents: Sequence[int]) -> None:
         """Keep these documents, in this order."""
-        self._state.keep(torch.tensor(documents, dtype=torch.long, device=self.device))
+        self.state.keep(torch.tensor(documents, dtype=torch.long, device=self.device))
 
     def _start(self, prompts: Sequence[Sequence[int]]) -> State:
         """The state of these documents before their first step."""
@@ -137,7 +166,7 @@ class BeamSearch(_Search[_Beams]):
 
     def step(self, scores_RV: Tensor, generators: Sequence[torch.Generator | None]) -> Choice:
         """Take one step for every document; `scores_RV` are processed log-probabilities, and are used up."""
-        rules, state = self.rules, self._state
+        rules, state = self.rules, self.state
         nb, V = rules.num_beams, scores_RV.shape[-1]
         width = max(2, 1 + len(rules.eos_token_ids)) * nb
         flat = scores_RV.view(-1, nb, V).add_(state.running_scores[:, :, None]).flatten(1)
@@ -166,7 +195,7 @@ class BeamSearch(_Search[_Beams]):
 
     def result(self, document: int) -> Result:
         """What document number `document` would return now, best first."""
-        state = self._state
+        state = self.state
         sequences, scores = [], []
         for row in range(self.rules.num_return_sequences):
             length = int(state.finished_lengths[document, row])
@@ -186,7 +215,7 @@ class BeamSearch(_Search[_Beams]):
 
     def _finish(self, candidates: Tensor, scores: Tensor, ends: Tensor) -> None:
         """Merge the candidates that ended into the finished rows and keep the best."""
-        rules, state = self.rules, self._state
+        rules, state = self.rules, self.state
         nb = rules.num_beams
         ended = ends & (torch.arange(ends.shape[1], device=self.device) < nb)
         new = scores / ((state.lengths - rules.prompt_length)[:, None] ** rules.length_penalty)
@@ -203,7 +232,7 @@ class BeamSearch(_Search[_Beams]):
 
     def _done(self, ends: Tensor) -> Tensor:
         """(S,) the documents that need no further step."""
-        rules, state = self.rules, self._state
+        rules, state = self.rules, self.state
         reach = state.lengths - rules.prompt_length
         if rules.early_stopping == "never" and rules.length_penalty > 0:
             reach = torch.full_like(reach, rules.max_length - rules.prompt_length)
@@ -233,7 +262,7 @@ class GreedySearch(_Search[_SampledRows]):
 
     def step(self, scores_RV: Tensor, generators: Sequence[torch.Generator | None]) -> Choice:
         """Take one step for every document; `scores_RV` are processed logits."""
-        rules, state = self.rules, self._state
+        rules, state = self.rules, self.state
         nr = rules.num_return_sequences
         scores = scores_RV.unflatten(0, (-1, nr))
         if rules.do_sample:
@@ -253,7 +282,7 @@ class GreedySearch(_Search[_SampledRows]):
 
     def result(self, document: int) -> Result:
         """What document number `document` would return now, in the order drawn."""
-        state = self._state
+        state = self.state
         rows = zip(state.sequences[document], state.row_lengths[document].tolist(), strict=True)
         return Result([row[:n].tolist() for row, n in rows], state.scores[document].tolist())
 
@@ -263,6 +292,9 @@ class GreedySearch(_Search[_SampledRows]):
         lengths = torch.full((S,), rules.prompt_length)
         return _SampledRows(_token_table(prompts, rules)[:, None].repeat(1, nr, 1), lengths, lengths[:, None].repeat(1, nr),
                             torch.zeros(S, nr), torch.zeros(S, nr, dtype=torch.bool))  # fmt: skip
+
+
+Search = BeamSearch | GreedySearch
 
 
 def highest(scores_SN: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -297,5 +329,5 @@ def _take(x_SBL: Tensor, rows_SK: Tensor) -> Tensor:
     return x_SBL.gather(1, rows_SK[:, :, None].expand(-1, -1, x_SBL.shape[2]))
 
 
-def _is_in(tokens: Tensor, members: Sequence[int]) -> Tensor:
-    return torch.isin(tokens, torch.tensor(members, dtype=tokens.dtype, device=tokens.device))
+def _is_in(tokens: Tensor, members: tuple[int, ...]) -> Tensor:
+    return torch.isin(tokens, on_device(members, tokens.device))

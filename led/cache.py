@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from led.keys_values import LayerMemory
-from led.plain import attend
+from led.plain import attend, self_attention
 
 
 class Past(Protocol):
@@ -28,7 +28,9 @@ class Past(Protocol):
     @property
     def longest(self) -> int: ...
 
-    def append(self, layer: int, key_RHTD: Tensor, value_RHTD: Tensor) -> tuple[Tensor, Tensor]: ...
+    def read(
+        self, layer: int, query_RHTD: Tensor, key_RHTD: Tensor, value_RHTD: Tensor, mask: Tensor | None, dropout: float
+    ) -> Tensor: ...
 
     def advance(self, positions: int) -> None: ...
 
@@ -167,6 +169,12 @@ class SelfAttentionCache:
         """Write T new positions of every row; return keys and values up to the longest row, (R, H, S, D)."""
         end = self.longest + key_RHTD.shape[2]
         return self._write(self._keys, layer, key_RHTD, end), self._write(self._values, layer, value_RHTD, end)
+
+    def read(
+        self, layer: int, query_RHTD: Tensor, key_RHTD: Tensor, value_RHTD: Tensor, mask: Tensor | None, dropout: float
+    ) -> Tensor:
+        """(R, H, T, D) what T new positions of every row read, which are written, from themselves and those before them."""
+        return self_attention(query_RHTD, *self.append(layer, key_RHTD, value_RHTD), mask, dropout)
 
     def advance(self, positions: int) -> None:
         """Count `positions` more for every row."""

@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from led.attention import causal_mask, causal_self_attention, decoder_self_attention
-from led.cache import DecoderState, DocumentMemories, DocumentMemory, Memories
+from led.attention import causal_mask, causal_self_attention
+from led.cache import DecoderCache, DecoderState, DocumentMemories, DocumentMemory, Memories
 from led.config import LEDConfig
 from led.keys_values import by_columns, for_steps
 from led.layers import LEDLayer, LEDStack
-from led.packed_linear import will_pack
+from led.packed_linear import stacked, will_pack, will_stack
 from led.packing import PackedBatch
-from led.plain import DecoderAttentions, attend
+from led.plain import DecoderAttentions, self_attention
 
 
 class LEDDecoderAttention(nn.Module):
@@ -57,13 +57,7 @@ class LEDDecoderAttention(nn.Module):
 
     def fuse_projections(self) -> None:
         """Make one layer of the projections of the same rows, the scale of queries in its weights."""
-        parts = (self.q_proj, self.k_proj, self.v_proj)
-        with torch.no_grad():
-            fused = nn.Linear(self.q_proj.in_features, 3 * self.q_proj.out_features).to(self.q_proj.weight)
-            for name in ("weight", "bias"):
-                q, k, v = (getattr(part, name) for part in parts)
-                getattr(fused, name).copy_(torch.cat([q * self.scale, k, v]))
-        self.qkv = fused
+        self.qkv = stacked(self.q_proj, self.k_proj, self.v_proj, self.scale)
         del self.q_proj, self.k_proj, self.v_proj
 
     def merge(self, x_RHTD: Tensor) -> Tensor:
@@ -88,7 +82,7 @@ class LEDDecoderLayer(LEDLayer):
 
     def fuse(self, int8: bool) -> None:
         super().fuse(int8)
-        if will_pack(self.self_attn.q_proj, int8):
+        if will_pack(self.self_attn.q_proj, int8) or will_stack(self.self_attn.q_proj, int8):
             self.self_attn.fuse_projections()
 
     def forward(self, x_RTE: Tensor, cache: DecoderState | None, memories: Memories, mask: Tensor | None, layer: int) -> Tensor:
@@ -96,10 +90,8 @@ class LEDDecoderLayer(LEDLayer):
 
         def own(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if cache is not None:
-                k, v = cache.past.append(layer, k, v)
-            if mask is not None and mask.dtype == torch.bool:
-                return attend(q, k, v, mask, dropout)[0]
-            return decoder_self_attention(q, k, v, mask, dropout)
+                return cache.past.read(layer, q, k, v, mask, dropout)
+            return self_attention(q, k, v, mask, dropout)
 
         return self._through(x_RTE, own, lambda q: memories.read(layer, q, self.encoder_attn.dropout_now))
 
@@ -124,8 +116,8 @@ class LEDDecoderLayer(LEDLayer):
         """The layer, given how queries read their row's keys and values, and how they read the document, (R, H, T, D)."""
         attention, cross = self.self_attn, self.encoder_attn
         read = own(*attention.queries_keys_values(x_RTE))
-        x_RTE = self.self_attn_layer_norm(self.add(x_RTE, attention.merge(read)))
-        x_RTE = self.encoder_attn_layer_norm(self.add(x_RTE, cross.merge(across(cross.queries(x_RTE)))))
+        x_RTE = self.add_and_norm(x_RTE, attention.merge(read), self.self_attn_layer_norm)
+        x_RTE = self.add_and_norm(x_RTE, cross.merge(across(cross.queries(x_RTE))), self.encoder_attn_layer_norm)
         return self.feed_forward(x_RTE)
 
 
@@ -215,7 +207,7 @@ class LEDDecoder(LEDStack):
             if attentions is None:
                 x = self.through(layer, x, cache, memories, mask, i)
             else:
-                assert isinstance(memories, DocumentMemories)
+                assert isinstance(memories, DocumentMemories) and (cache is None or isinstance(cache, DecoderCache))
                 x = attentions.layer(layer, x, cache, memories, mask, i)
         if hidden_states is not None:
             hidden_states.append(x)

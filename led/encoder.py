@@ -21,9 +21,11 @@ from led.attention import (
     window_attention,
 )
 from led.config import LEDConfig
+from led.gpu_attention import AT_ONCE_FROM, folded_globals
 from led.layers import LEDLayer, LEDStack, choose
 from led.layout import Layout
 from led.outputs import LEDEncoderBaseModelOutput
+from led.packed_linear import stacked, will_stack
 from led.packing import PackedBatch, pack, unpack
 from led.plain import EncoderAttentions
 
@@ -39,68 +41,66 @@ class LEDEncoderSelfAttention(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.query, self.key, self.value = (nn.Linear(E, E) for _ in range(3))
         self.query_global, self.key_global, self.value_global = (nn.Linear(E, E) for _ in range(3))
+        self.qkv: nn.Module | None = None
 
     def forward(self, x_TE: Tensor, layout: Layout) -> Tensor:
         T, E = x_TE.shape
-        H, D = self.heads, E // self.heads
         dropout = self.attention_dropout if self.training else 0.0
-        q, k, v = (x.unflatten(1, (H, D)) for x in self._project(x_TE))
+        q, k, v = (x.unflatten(1, (self.heads, -1)) for x in self.queries_keys_values(x_TE))
         out_THD = window_attention(q, k, v, layout, self.one_sided, dropout)
-        replaced, rows = [], []
-        for doc, read in zip(layout.documents, self._global_reads(x_TE, layout, dropout), strict=True):
-            if read is not None:
-                replaced.append(doc.start + doc.globals_)
-                rows.append(read)
-            if doc.visible is not None:
-                hidden = (~doc.visible).nonzero()[:, 0]
-                replaced.append(doc.start + hidden)
-                rows.append(out_THD.new_zeros(len(hidden), H, D))
-        if replaced:
-            places, reads = torch.cat(replaced), torch.cat(rows).to(out_THD.dtype)
+        if len(layout.globals_):
             put = out_THD.index_copy if torch.is_grad_enabled() else out_THD.index_copy_
-            out_THD = put(0, places, reads)
+            out_THD = put(0, layout.globals_, self._global_reads(x_TE, layout, dropout).to(out_THD.dtype))
+        if (visible := layout.batch.is_visible) is not None:
+            out_THD = out_THD.masked_fill(~visible[:, None, None], 0.0)
         return out_THD.reshape(T, E)
 
-    def _project(self, x_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(T, E) each: queries, scaled, keys and values.
+    def fuse(self, int8: bool) -> None:
+        """On a GPU make one layer of the projections of the same tokens, the scale of queries in its weights."""
+        if will_stack(self.query, int8):
+            self.qkv = stacked(self.query, self.key, self.value, (self.query.in_features // self.heads) ** -0.5)
+            del self.query, self.key, self.value
 
-        Where torch multiplies, without gradients, keys are stored by columns, since its products read them so, and have no
-        bias: it is the same for every key and leaves the softmax unchanged.
+    def queries_keys_values(self, x_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(T, E) each, queries scaled.
+
+        Where torch multiplies on the CPU, without gradients, keys are stored by columns, since its products read them so, and
+        have no bias: it is the same for every key and leaves the softmax unchanged.
         """
+        if self.qkv is not None:
+            q, k, v = self.qkv(x_TE).chunk(3, -1)
+            return q, k, v
         scale = (x_TE.shape[1] // self.heads) ** -0.5
         query, key = self.query, self.key
         if torch.is_grad_enabled():
             return query(x_TE) * scale, key(x_TE), self.value(x_TE)
-        if not (isinstance(query, nn.Linear) and isinstance(key, nn.Linear)):
+        if x_TE.is_cuda or not (isinstance(query, nn.Linear) and isinstance(key, nn.Linear)):
             return query(x_TE).mul_(scale), key(x_TE), self.value(x_TE)
         q_TE = torch.addmm(query.bias * scale, x_TE, query.weight.T, alpha=scale)
         return q_TE, torch.mm(key.weight, x_TE.T).T, self.value(x_TE)
 
-    def _global_reads(self, x_TE: Tensor, layout: Layout, dropout: float) -> list[Tensor | None]:
-        """What each document's global tokens read, (g, H, D), or None where it has none."""
-        documents, lengths = layout.documents, layout.lengths
-        counts = [len(doc.globals_) for doc in documents]
-        if not any(counts):
-            return [None] * len(documents)
+    def _global_reads(self, x_TE: Tensor, layout: Layout, dropout: float) -> Tensor:
+        """(G, H, D) what the global tokens of all documents read."""
+        lengths, counts = layout.lengths, layout.global_counts
         H, D = self.heads, x_TE.shape[1] // self.heads
-        queries = (self.query_global(x_TE[layout.globals_]).view(-1, H, D) / D**0.5).split(counts)
-        # One product over all documents: many small ones would each leave a gradient to add. Folding knows no dropout.
-        if torch.is_grad_enabled() or dropout:
+        queries_GHD = self.query_global(x_TE[layout.globals_]).view(-1, H, D) / D**0.5
+        # Folding knows no dropout, and many small products would each leave a gradient to add.
+        fold = not (torch.is_grad_enabled() or dropout)
+        if fold and x_TE.is_cuda and len(counts) >= AT_ONCE_FROM and max(counts) < FOLD_LIMIT:
+            return folded_globals(queries_GHD, x_TE, layout, self.key_global, self.value_global)
+        documents = zip(layout.documents, queries_GHD.split(counts), x_TE.split(lengths), strict=True)
+        if not fold:
             projected = (f(x_TE).view(-1, H, D).split(lengths) for f in (self.key_global, self.value_global))
-            return [
-                global_attention(q, k, v, doc.visible, dropout) if len(q) else None
-                for doc, q, k, v in zip(documents, queries, *projected, strict=True)
-            ]
-        reads: list[Tensor | None] = []
-        for doc, q, x_nE in zip(documents, queries, x_TE.split(lengths), strict=True):
-            if not len(q):
-                reads.append(None)
-            elif len(q) < FOLD_LIMIT:
-                reads.append(folded_global_attention(q, x_nE, self.key_global, self.value_global, doc.visible))
-            else:
+            pairs = zip(documents, *projected, strict=True)
+            return torch.cat([global_attention(q, k, v, doc.visible, dropout) for (doc, q, _), k, v in pairs if len(q)])
+        reads = []
+        for doc, q, x_nE in documents:
+            if len(q) >= FOLD_LIMIT:
                 k, v = (f(x_nE).view(-1, H, D) for f in (self.key_global, self.value_global))
                 reads.append(global_attention(q, k, v, doc.visible))
-        return reads
+            elif len(q):
+                reads.append(folded_global_attention(q, x_nE, self.key_global, self.value_global, doc.visible))
+        return torch.cat(reads)
 
 
 class LEDEncoderAttention(nn.Module):
@@ -122,17 +122,14 @@ class LEDEncoderLayer(LEDLayer):
         super().__init__(config, config.encoder_ffn_dim)
         self.self_attn = LEDEncoderAttention(config, window)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.clamps = True
 
     def forward(self, x_TE: Tensor, layout: Layout) -> Tensor:
         return self.after_attention(x_TE, self.self_attn(x_TE, layout))
 
     def after_attention(self, x_TE: Tensor, read_TE: Tensor) -> Tensor:
         """(T, E) the layer's output for its input and what its attention has read."""
-        x_TE = self.feed_forward(self.self_attn_layer_norm(self.add(x_TE, read_TE)))
-        if x_TE.dtype == torch.float16:
-            limit = torch.finfo(torch.float16).max - 1000
-            x_TE = x_TE.clamp(-limit, limit)
-        return x_TE
+        return self.feed_forward(self.add_and_norm(x_TE, read_TE, self.self_attn_layer_norm))
 
 
 class LEDEncoder(LEDStack):
@@ -173,7 +170,7 @@ class LEDEncoder(LEDStack):
                 "(max_encoder_position_embeddings): truncate it or split it into windows."
             )
         x = self.embed(batch.input_ids, inputs_embeds, batch.position_ids)
-        layout = Layout.of(batch)
+        layout = Layout(batch)
         for i, layer in enumerate(self.encoder_layers):
             if hidden_states is not None:
                 hidden_states.append(x)

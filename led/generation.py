@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from led.beam_search import BeamSearch, GreedySearch, Result, SearchRules
+from led.beam_search import BeamSearch, Choice, GreedySearch, Result, Search, SearchRules
 from led.generation_config import GenerationConfig
-from led.logits_processors import AllowedTokens, Rows, ScoreFunction, build_processors
+from led.logits_processors import AllowedTokens, Rows, ScoreFunction, build_processors, may_be_recorded
 from led.looking import where_it_looked
 from led.memory import free_bytes
 from led.outputs import ModelOutput
@@ -110,14 +110,21 @@ class DecodingLoop:
         beams = config.num_beams > 1
         self._log_probabilities = beams
         self._rows = config.num_beams if beams else config.num_return_sequences
-        self._search: BeamSearch | GreedySearch = (BeamSearch if beams else GreedySearch)(rules, model.device)
+        self._search: Search = (BeamSearch if beams else GreedySearch)(rules, model.device)
         self._processors = build_processors(config, len(self.prompt), max_length, logits_processor, prefix_allowed_tokens_fn)
         self._active: list[_Active] = []
         self.measured: dict[str, float] = dict.fromkeys(
             ("encode_seconds", "decode_seconds", "steps", "document_steps", "places"), 0
         )
         self._stepper: Stepper = (
-            GraphStepper(model, self._documents, self._rows, max_length, memory_bytes)
+            GraphStepper(
+                model,
+                self._search if may_be_recorded(config, logits_processor, prefix_allowed_tokens_fn) else None,
+                self._documents,
+                self._rows,
+                max_length,
+                memory_bytes,
+            )
             if model.device.type == "cuda"
             else EagerStepper(model, self._rows, max_length, memory_bytes)
         )
@@ -183,14 +190,7 @@ class DecodingLoop:
     def _step(self) -> list[tuple[int, Result]]:
         """Decode one token of every row, let the search choose, and retire the documents that are done."""
         search = self._search
-        rows = Rows(search.sequences, search.lengths, [a.input_ids for a in self._active], [a.index for a in self._active])
-        scores = self._stepper.step(rows.last(1))
-        if self._log_probabilities:
-            # In their place: numbers for a whole vocabulary, made anew, cost as much in page faults as in arithmetic.
-            torch.log_softmax(scores, -1, out=scores)
-        for process in self._processors:
-            scores = process(rows, scores)
-        choice = search.step(scores, [a.generator for a in self._active])
+        choice = self._stepper.advance(search, self._choose)
         done = choice.done.tolist()
         results = [(a.index, self._looked(d, search.result(d))) for d, a in enumerate(self._active) if done[d]]
         if not results:
@@ -201,6 +201,16 @@ class DecodingLoop:
         search.retain(stay)
         self._stepper.keep(stay, choice.parents.view(-1, self._rows)[stay].flatten())
         return results
+
+    def _choose(self, search: Search, scores: Tensor) -> Choice:
+        """Go on with a search from its rows' logits, which are used up."""
+        rows = Rows(search.sequences, search.lengths, [a.input_ids for a in self._active], [a.index for a in self._active])
+        if self._log_probabilities:
+            # In their place: numbers for a whole vocabulary, made anew, cost as much in page faults as in arithmetic.
+            torch.log_softmax(scores, -1, out=scores)
+        for process in self._processors:
+            scores = process(rows, scores)
+        return search.step(scores, [a.generator for a in self._active])
 
     def _looked(self, document: int, result: Result) -> Result:
         """The result of a document that is still held, with where it looked if that is asked for."""

@@ -1,27 +1,33 @@
 """Attention on GPUs: the kernels that read the encoder's windows and the decoder's memory, and which of them is taken.
 
-The rules are those of `attention.py`. Three kernels read windows:
+The rules are those of `attention.py`. Windows are read by one of
 
+  triton     one kernel of ours for document, window, global and hidden tokens (`triton_kernels.py`).
   flash      half precision, documents without hidden tokens: FlashAttention over packed documents with a window; the global
              tokens beyond the window are joined to it by their log-sum-exp. Needs torch 2.11.
   flex       half precision otherwise: one compiled kernel with the mask document + window + global.
-  strided    float32, and wherever the others are not to be had: plain products over overlapping views, exact float32.
+  strided    plain products over overlapping views, exact float32.
 
-and two the pages of the decoder's memory: `flash_pages`, with the beams of a document as grouped queries (FlashAttention
-divides the keys among processors only where a sequence has one query; torch 2.13), and `gathered_pages`, plain products.
+the pages of the decoder's memory by `triton_pages`, by `flash_pages`, with the beams of a document as grouped queries
+(FlashAttention divides the keys among processors only where a sequence has one query; torch 2.13), or by `gathered_pages`,
+plain products; the rows' own past by `triton_past` or `gathered_past`. What global tokens read has no kernel of its own:
+`folded_globals` are plain products over all documents at once.
 
-`benchmarks/gpu.py` measures each of them where it runs. On a CPU they give what they give on a GPU, FlashAttention apart.
+`benchmarks/gpu.py` measures each of them where it runs; `window_kernel`, `page_kernel` and `past_kernel` choose. On a CPU they
+give what they give on a GPU, FlashAttention apart.
 
-Shapes: T tokens of all documents, H heads, D head size, g global tokens of one document, G of all documents; S documents, R
-rows of the decoder, P pages of `PAGE` tokens, M pages of the longest document.
+Shapes: T tokens of all documents, H heads, D head size, E = H * D, g global tokens of one document, G of all documents; S
+documents, R rows of the decoder, P pages of `PAGE` tokens, M pages of the longest document, C positions a row may write.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from itertools import pairwise
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -35,10 +41,17 @@ PAGE = 256
 # Queries of a block: FlexAttention's own, and a good size of product.
 _BLOCK = 128
 
+# Tokens of a piece of a document when its global tokens read it.
+_PIECE = 512
+
+# From this many documents on, to read them all at once costs less than to launch what each of them takes.
+AT_ONCE_FROM = 4
+
 _HALF = (torch.float16, torch.bfloat16)
 
 WindowKernel = Callable[[Tensor, Tensor, Tensor, Layout, int], Tensor]
 PageKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+PastKernel = Callable[[Tensor, tuple[Tensor, Tensor], Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @cache
@@ -51,8 +64,29 @@ def _varlen_parameters() -> frozenset[str]:
     return frozenset(inspect.signature(varlen_attn).parameters)
 
 
-def window_kernel(dtype: torch.dtype, layout: Layout) -> WindowKernel:
+@cache
+def has_triton() -> bool:
+    """Is there a Triton, and a processor that it multiplies for (its products need compute capability 8)?"""
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
+        return False
+    try:
+        import led.triton_kernels  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def triton_add_and_norm(x: Tensor, read: Tensor, norm: torch.nn.LayerNorm, clamp: bool) -> Tensor:
+    """(..., E) the layer norm of a sum, by one Triton kernel; the sum is rounded to its type, as where it is written down."""
+    from led.triton_kernels import add_and_norm
+
+    return add_and_norm(x, read, norm.weight, norm.bias, norm.eps, clamp)
+
+
+def window_kernel(dtype: torch.dtype, layout: Layout, head_size: int) -> WindowKernel:
     """The kernel that reads the windows of this batch on a GPU."""
+    if has_triton() and _fits_triton(head_size):
+        return triton_window
     if dtype not in _HALF:
         return strided_window
     if layout.batch.is_visible is None and {"window_size", "return_aux"} <= _varlen_parameters():
@@ -60,11 +94,109 @@ def window_kernel(dtype: torch.dtype, layout: Layout) -> WindowKernel:
     return flex_window
 
 
-def page_kernel(device: torch.device, dtype: torch.dtype) -> PageKernel:
+def page_kernel(device: torch.device, dtype: torch.dtype, head_size: int) -> PageKernel:
     """The kernel that reads pages of memory on this device."""
-    if device.type == "cuda" and dtype in _HALF and {"block_table", "enable_gqa"} <= _varlen_parameters():
-        return flash_pages
+    if device.type == "cuda":
+        if has_triton() and _fits_triton(head_size):
+            return triton_pages
+        if dtype in _HALF and {"block_table", "enable_gqa"} <= _varlen_parameters():
+            return flash_pages
     return gathered_pages
+
+
+def past_kernel(device: torch.device, head_size: int) -> PastKernel:
+    """The kernel that reads the rows' past on this device."""
+    return triton_past if device.type == "cuda" and has_triton() and _fits_triton(head_size) else gathered_past
+
+
+def _fits_triton(head_size: int) -> bool:
+    return head_size >= 16 and head_size & (head_size - 1) == 0
+
+
+def triton_window(query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, layout: Layout, one_sided: int) -> Tensor:
+    """(T, H, D) what every token reads, by one Triton kernel."""
+    from led.triton_kernels import WINDOW_TILES, window
+
+    queries = WINDOW_TILES[query_THD.dtype.itemsize][0]
+    tiles_N5, places_G = layout.once(("triton", queries), lambda: window_tiles(layout, queries))
+    return window(query_THD, key_THD, value_THD, tiles_N5, places_G, layout.batch.is_visible, one_sided)
+
+
+def window_tiles(layout: Layout, queries: int) -> tuple[Tensor, Tensor]:
+    """The blocks of queries of all documents as `triton_kernels.window` takes them, and the places of global tokens."""
+    tiles = []
+    for (start, end), globals_ in zip(layout.batch.spans, pairwise(layout.cu_globals), strict=True):
+        first = torch.arange(start, end, queries, dtype=torch.int32)
+        of_document = torch.tensor([start, end, *globals_], dtype=torch.int32).expand(len(first), -1)
+        tiles.append(torch.cat([first[:, None], of_document], 1))
+    return torch.cat(tiles).to(layout.globals_.device), layout.globals_.int()
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """The documents that have global tokens in pieces of equal length: B documents, N pieces of c tokens, at most g globals.
+
+    `tokens` (N, c) places in the batch, those beyond a document's end repeating its last; `readable` (N, c) bool; `document`
+    (N,) the piece's document among the B; `counts` (B,) its pieces; `globals_` (B, g) numbers of its global tokens among the G,
+    the last repeated; `slots` (G,) where each of the G stands in that table.
+    """
+
+    tokens: Tensor
+    readable: Tensor
+    document: Tensor
+    counts: Tensor
+    globals_: Tensor
+    slots: Tensor
+
+    @classmethod
+    def of(cls, layout: Layout) -> Self:
+        """The pieces of a packed batch."""
+        widest = max(layout.global_counts)
+        starts: list[int] = []
+        counts: list[int] = []
+        ends, document, globals_, slots = [], [], [], []
+        for (start, end), first, count in zip(layout.batch.spans, layout.cu_globals, layout.global_counts, strict=False):
+            if count:
+                pieces = range(start, end, _PIECE)
+                starts += pieces
+                ends += [end] * len(pieces)
+                document += [len(counts)] * len(pieces)
+                slots += [len(counts) * widest + i for i in range(count)]
+                counts.append(len(pieces))
+                globals_.append([first + min(i, count - 1) for i in range(widest)])
+        device = layout.globals_.device
+        places = torch.tensor(starts)[:, None] + torch.arange(_PIECE)
+        readable = places < torch.tensor(ends)[:, None]
+        tokens = places.minimum(torch.tensor(ends)[:, None] - 1).to(device)
+        readable = readable.to(device)
+        if layout.batch.is_visible is not None:
+            readable &= layout.batch.is_visible[tokens]
+        return cls(tokens, readable, *(torch.tensor(x, device=device) for x in (document, counts, globals_, slots)))
+
+
+def folded_globals(query_GHD: Tensor, x_TE: Tensor, layout: Layout, key: torch.nn.Linear, value: torch.nn.Linear) -> Tensor:
+    """(G, H, D) `attention.folded_global_attention` of the documents all at once.
+
+    Each piece of a document is read by itself, and sums over pieces are taken in their order, so that answers repeat.
+    """
+    H, D = query_GHD.shape[1:]
+    at = layout.once("pieces", lambda: _Pieces.of(layout))
+    folded_GHE = torch.einsum("ghd,hde->ghe", query_GHD, key.weight.unflatten(0, (H, D)))
+    queries_NQE = folded_GHE[at.globals_].flatten(1, 2)[at.document]
+    pieces_NcE = x_TE[at.tokens]
+    scores_NQc = (queries_NQE @ pieces_NcE.mT).float().masked_fill_(~at.readable[:, None], -torch.inf)
+    highest_BQ = _over_pieces(scores_NQc.amax(2), "max", at)
+    weights_NQc = scores_NQc.sub_(highest_BQ[at.document][:, :, None]).exp_()
+    total_BQ = _over_pieces(weights_NQc.sum(2), "sum", at)
+    weights_NQc /= total_BQ[at.document][:, :, None]
+    read_BQE = _over_pieces((weights_NQc.to(x_TE.dtype) @ pieces_NcE).float(), "sum", at).to(x_TE.dtype)
+    read_GHE = read_BQE.unflatten(1, (-1, H)).flatten(0, 1)[at.slots]
+    return torch.einsum("ghe,hde->ghd", read_GHE, value.weight.unflatten(0, (H, D))) + value.bias.view(H, D)
+
+
+def _over_pieces(x_N: Tensor, how: str, at: _Pieces) -> Tensor:
+    """The "max" or "sum" of each document's pieces."""
+    return torch.segment_reduce(x_N, how, lengths=at.counts, unsafe=True)
 
 
 def _flash(query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, layout: Layout, one_sided: int) -> tuple[Tensor, Tensor]:
@@ -194,6 +326,13 @@ def _forbidden(layout: Layout, one_sided: int) -> Tensor:
     return ~torch.cat([near, of_mine], -1)
 
 
+def triton_pages(query_RHD: Tensor, key_PAGES: Tensor, value_PAGES: Tensor, table_SM: Tensor, tokens_S: Tensor) -> Tensor:
+    """(R, H, D) what the rows read from their documents' pages, by a Triton kernel; the arguments of `gathered_pages`."""
+    from led.triton_kernels import memory
+
+    return memory(query_RHD, key_PAGES, value_PAGES, table_SM, tokens_S)
+
+
 def flash_pages(query_RHD: Tensor, key_PAGES: Tensor, value_PAGES: Tensor, table_SM: Tensor, tokens_S: Tensor) -> Tensor:
     """(R, H, D) what the rows read from their documents' pages, by FlashAttention; the arguments of `gathered_pages`."""
     from torch.nn.attention.varlen import varlen_attn
@@ -222,3 +361,29 @@ def gathered_pages(query_RHD: Tensor, key_PAGES: Tensor, value_PAGES: Tensor, ta
     scores = (q @ k.mT).masked_fill(beyond[:, None, None, :], torch.finfo(q.dtype).min)
     read = scores.softmax(-1, dtype=torch.float32).to(q.dtype) @ v
     return read.transpose(1, 2).flatten(0, 1)
+
+
+def triton_past(query_RHD: Tensor, new_RHD: tuple[Tensor, Tensor], key_RHCD: Tensor, value_RHCD: Tensor, writers_RC: Tensor,
+                lengths_R: Tensor) -> Tensor:  # fmt: skip
+    """(R, H, D) what the rows read from their past, by a Triton kernel; the arguments of `gathered_past`."""
+    from led.triton_kernels import past
+
+    return past(query_RHD, new_RHD, key_RHCD, value_RHCD, writers_RC, lengths_R)
+
+
+def gathered_past(query_RHD: Tensor, new_RHD: tuple[Tensor, Tensor], key_RHCD: Tensor, value_RHCD: Tensor, writers_RC: Tensor,
+                  lengths_R: Tensor) -> Tensor:  # fmt: skip
+    """(R, H, D) what the rows read from their past and their new position, by plain products over a copy of it.
+
+    The new keys and values are written to `key_RHCD` and `value_RHCD` at `lengths_R`, the positions before them. Position c
+    of row r is what row `writers_RC[r, c]` wrote there, and the new one is its own.
+    """
+    rows, positions = (torch.arange(n, device=query_RHD.device) for n in writers_RC.shape)
+    for held, new in zip((key_RHCD, value_RHCD), new_RHD, strict=True):
+        held[rows, :, lengths_R] = new
+    writers = torch.where(positions == lengths_R[:, None], rows[:, None], writers_RC)
+    k_RCHD, v_RCHD = (x[writers, :, positions] for x in (key_RHCD, value_RHCD))
+    scores_RHC = torch.einsum("rhd,rchd->rhc", query_RHD, k_RCHD)
+    scores_RHC = scores_RHC.masked_fill(positions > lengths_R[:, None, None], torch.finfo(scores_RHC.dtype).min)
+    p = scores_RHC.softmax(-1, dtype=torch.float32).to(query_RHD.dtype)
+    return torch.einsum("rhc,rchd->rhd", p, v_RCHD)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from led.config import LEDConfig
+from led.gpu_attention import has_triton, triton_add_and_norm
 from led.packed_linear import PackedLinear, will_pack
 
 _ACTIVATIONS = {
@@ -27,8 +28,9 @@ _ACTIVATIONS = {
 }
 
 
-# Rows of the feed-forward block at once: their inner values stay in the processor's cache.
-_ROWS = 1024
+# Rows of the feed-forward block at once: on the CPU their inner values stay in the processor's cache, on a GPU they are
+# enough to fill it.
+_ROWS = {"cpu": 1024, "cuda": 1 << 17}
 
 
 class LEDLayer(nn.Module):
@@ -41,6 +43,7 @@ class LEDLayer(nn.Module):
         self.fc1: nn.Module = nn.Linear(config.d_model, ffn_dim)
         self.fc2: nn.Module = nn.Linear(ffn_dim, config.d_model)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
+        self.clamps = False  # does the layer keep its output finite in float16?
 
     def fuse(self, int8: bool) -> None:
         """Compute the activation within the first product, where the packed layer can."""
@@ -55,18 +58,29 @@ class LEDLayer(nn.Module):
         """(..., E) a block's input plus what it has read, dropout applied; without gradients in the place of `read`."""
         return x + self.drop(read) if torch.is_grad_enabled() else self.drop(read).add_(x)
 
+    def add_and_norm(self, x: Tensor, read: Tensor, norm: nn.Module, clamp: bool = False) -> Tensor:
+        """(..., E) `norm` of the sum of a block's input and what it has read; in float16 kept finite where `clamp` says so."""
+        if x.is_cuda and isinstance(norm, nn.LayerNorm) and not (torch.is_grad_enabled() or self.training) and has_triton():
+            return triton_add_and_norm(x, read, norm, clamp)
+        x = norm(self.add(x, read))
+        if clamp and x.dtype == torch.float16:
+            limit = torch.finfo(torch.float16).max - 1000
+            x = x.clamp(-limit, limit)
+        return x
+
     def feed_forward(self, x: Tensor) -> Tensor:
         """(..., E) the block's output; without gradients by pieces of rows, so that no inner value is as long as the batch."""
-        if x.dim() != 2 or len(x) <= _ROWS or torch.is_grad_enabled():
+        rows_at_once = _ROWS.get(x.device.type, len(x))
+        if x.dim() != 2 or len(x) <= rows_at_once or torch.is_grad_enabled():
             return self._feed_forward(x)
         out = torch.empty_like(x)
-        for piece, rows in zip(out.split(_ROWS), x.split(_ROWS), strict=True):
+        for piece, rows in zip(out.split(rows_at_once), x.split(rows_at_once), strict=True):
             piece.copy_(self._feed_forward(rows))
         return out
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         inner = F.dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training)
-        return self.final_layer_norm(self.add(x, self.fc2(inner)))
+        return self.add_and_norm(x, self.fc2(inner), self.final_layer_norm, self.clamps)
 
 
 class LEDStack(nn.Module):

@@ -5,9 +5,11 @@ Shapes: T tokens of all documents, n tokens of one, g global tokens of one docum
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -38,22 +40,20 @@ class Layout:
     """The documents of a packed batch, and what kernels that take them all at once ask for."""
 
     batch: PackedBatch
-    documents: list[DocumentLayout]
     _made: dict[Hashable, object] = field(default_factory=dict, repr=False)
 
-    @classmethod
-    def of(cls, batch: PackedBatch) -> Layout:
-        """The layout of `batch`."""
-        documents = []
-        for start, end in batch.spans:
+    @cached_property
+    def documents(self) -> list[DocumentLayout]:
+        """The documents one by one."""
+        batch, documents = self.batch, []
+        for (start, end), globals_ in zip(batch.spans, self.globals_.split(self.global_counts), strict=True):
             is_global = batch.is_global[start:end]
-            globals_ = is_global.nonzero()[:, 0]
             visible = None if batch.is_visible is None else batch.is_visible[start:end]
             local_key = visible
             if len(globals_):
                 local_key = ~is_global if visible is None else visible & ~is_global
-            documents.append(DocumentLayout(start, end, globals_, visible, local_key))
-        return cls(batch, documents)
+            documents.append(DocumentLayout(start, end, globals_ - start, visible, local_key))
+        return documents
 
     @property
     def lengths(self) -> list[int]:
@@ -64,7 +64,7 @@ class Layout:
     def document_ids(self) -> Tensor:
         """(T,) the number of each token's document."""
         device = self.batch.is_global.device
-        numbers = torch.arange(len(self.documents), device=device)
+        numbers = torch.arange(len(self.lengths), device=device)
         return numbers.repeat_interleave(torch.tensor(self.lengths, device=device), output_size=self.batch.cu_seqlens[-1])
 
     @cached_property
@@ -81,7 +81,18 @@ class Layout:
     @cached_property
     def globals_(self) -> Tensor:
         """(G,) places in the batch of the global tokens of all documents."""
-        return torch.cat([doc.start + doc.globals_ for doc in self.documents])
+        return self.batch.is_global.nonzero()[:, 0]
+
+    @cached_property
+    def cu_globals(self) -> list[int]:
+        """(B + 1) document d's global tokens are those from `cu_globals[d]` to `cu_globals[d + 1]`, exclusive."""
+        places = self.globals_.tolist()
+        return [bisect_left(places, start) for start in self.batch.cu_seqlens]
+
+    @property
+    def global_counts(self) -> list[int]:
+        """Global tokens of each document."""
+        return [end - first for first, end in pairwise(self.cu_globals)]
 
     def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """What `make` gives, made by the first layer that asks for `key`."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,7 +42,7 @@ class Rows:
 
     def end_with(self, tokens: Sequence[int]) -> Tensor:
         """(R,) whether each row ends with `tokens`."""
-        wanted = torch.tensor(tokens, dtype=torch.long, device=self.sequences.device)
+        wanted = on_device(tuple(tokens), self.sequences.device)
         return (self.last(len(tokens)) == wanted).all(-1) & (self.lengths >= len(tokens))
 
     def by_document(self) -> list[slice]:
@@ -77,6 +78,13 @@ def build_processors(
     if config.renormalize_logits:
         processors.append(lambda rows, s: s.log_softmax(-1))
     return processors
+
+
+def may_be_recorded(config: GenerationConfig, logits_processor: Sequence[ScoreFunction], allowed: AllowedTokens | None) -> bool:
+    """Do the rules look at the rows' tokens alone, and never wait for what a GPU has found, so that they can be replayed?"""
+    reads_documents = config.encoder_repetition_penalty != 1.0 or config.encoder_no_repeat_ngram_size > 0
+    decays = config.exponential_decay_length_penalty is not None
+    return not (reads_documents or decays or config.do_sample or allowed or logits_processor)
 
 
 def _rules(
@@ -184,6 +192,9 @@ def no_repeat_ngram(rows: Rows, scores: Tensor, size: int) -> Tensor:
     inside = torch.arange(size, size + windows.shape[1], device=scores.device) <= rows.lengths[:, None]
     prefix = rows.last(size - 1)[:, None, :]
     repeats = (windows[:, :, :-1] == prefix).all(-1) & inside
+    if scores.is_cuda:  # to ask where they are is to wait for all that the GPU has to do
+        least = torch.where(repeats, -torch.inf, torch.inf).to(scores.dtype)
+        return scores.scatter_reduce(1, windows[:, :, -1], least, "amin")
     return _forbid(scores, *_hits(repeats, windows[:, :, -1]))
 
 
@@ -205,19 +216,20 @@ def encoder_no_repeat_ngram(rows: Rows, scores: Tensor, size: int) -> Tensor:
 
 def bad_words(rows: Rows, scores: Tensor, words: Sequence[Sequence[int]]) -> Tensor:
     """Forbid the last token of each of `words` where the row ends with the tokens before it."""
+    changed = scores.clone()
     for word in words:
-        row = rows.end_with(word[:-1]).nonzero()[:, 0]
-        scores = _forbid(scores, row, torch.full_like(row, word[-1]))
-    return scores
+        changed[:, word[-1]].masked_fill_(rows.end_with(word[:-1]), -torch.inf)
+    return changed
 
 
 def min_length(rows: Rows, scores: Tensor, shortest: int, eos: Sequence[int]) -> Tensor:
     """Forbid the end of sequence in rows of fewer than `shortest` tokens, the start token counted."""
-    ends, short = list(eos), rows.lengths < shortest
-    if not bool(short.any()):
+    short = rows.lengths < shortest
+    if not scores.is_cuda and not bool(short.any()):
         return scores
     changed = scores.clone()
-    changed[:, ends] = scores[:, ends].masked_fill(short[:, None], -torch.inf)
+    for end in eos:
+        changed[:, end].masked_fill_(short, -torch.inf)
     return changed
 
 
@@ -353,6 +365,12 @@ def _penalise(scores: Tensor, tokens: Tensor, penalty: float) -> Tensor:
     return scores.scatter(1, tokens, torch.where(old < 0, old * penalty, old / penalty))
 
 
+@lru_cache
+def on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """Numbers on a device, copied there once: to copy is to wait for all that a GPU has to do."""
+    return torch.tensor(numbers, dtype=torch.long, device=device)
+
+
 def _below_best(scores: Tensor, count: int) -> Tensor:
     """(R, V) what is lower than the `count` highest scores of its row."""
     return scores < scores.topk(min(count, scores.shape[-1])).values[:, -1:]
@@ -360,8 +378,7 @@ def _below_best(scores: Tensor, count: int) -> Tensor:
 
 def _one_hot(tokens: Sequence[int], scores: Tensor) -> Tensor:
     hot = torch.zeros(scores.shape[-1], dtype=torch.bool, device=scores.device)
-    hot[list(tokens)] = True
-    return hot
+    return hot.index_fill(0, on_device(tuple(tokens), scores.device), True)
 
 
 def _hits(repeats: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

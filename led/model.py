@@ -34,7 +34,7 @@ from led.outputs import (
     LEDSeq2SeqQuestionAnsweringModelOutput,
     LEDSeq2SeqSequenceClassifierOutput,
 )
-from led.packed_linear import will_pack
+from led.packed_linear import rounded_up, will_pack, will_stack
 from led.packing import PackedBatch, pack
 from led.plain import DecoderAttentions
 from led.pretrained import LEDPreTrainedModel, shift_tokens_right
@@ -211,12 +211,15 @@ class LEDForConditionalGeneration(LEDPreTrainedModel):
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., E) to (..., V)."""
-        logits = self.lm_head(states)
-        return logits if self.lm_head.bias is not None else logits + self.final_logits_bias
+        if self.lm_head.bias is None:
+            return self.lm_head(states) + self.final_logits_bias
+        return self.lm_head(states)[..., : self.config.vocab_size]
 
     def fuse(self, int8: bool) -> None:
-        """Add the bias within the head's product, where it will be packed."""
-        if will_pack(self.lm_head, int8):
+        """Add the bias within the head's product, where it will be packed; on a GPU with outputs up to a round number."""
+        if will_stack(self.lm_head, int8):
+            self.lm_head = rounded_up(self.lm_head, self.final_logits_bias[0])
+        elif will_pack(self.lm_head, int8):
             self.lm_head.bias = nn.Parameter(self.final_logits_bias[0], requires_grad=False)
 
     def forward(self, input_ids: Tensor | None = None, *, labels: Tensor | None = None, return_dict: bool | None = None,

@@ -26,6 +26,9 @@ from torch import Tensor, nn
 
 _GELU = "gelu"
 
+# A number of outputs that products in half precision on GPUs are made for.
+_ROUND = 64
+
 # Linux's names for advice about memory (linux/mman.h), and the size of its huge pages on x86-64 and most others.
 _MADV_HUGEPAGE, _MADV_COLLAPSE, _HUGE_PAGE = 14, 25, 2 << 20
 
@@ -152,6 +155,31 @@ def may_quantize(linear: nn.Linear) -> bool:
 def will_pack(linear: nn.Module, int8: bool) -> bool:
     """Is it a layer that `pack_linears` replaces?"""
     return isinstance(linear, nn.Linear) and (may_quantize(linear) if int8 else may_pack(linear))
+
+
+def will_stack(linear: nn.Module, int8: bool) -> bool:
+    """Is it a layer that is made one with those that multiply the same rows, though it is not packed: on a GPU?"""
+    return isinstance(linear, nn.Linear) and linear.weight.is_cuda and not int8
+
+
+@torch.no_grad()
+def stacked(query: nn.Linear, key: nn.Linear, value: nn.Linear, scale: float) -> nn.Linear:
+    """One layer that gives `query` times `scale`, `key` and `value`, side by side."""
+    one = nn.Linear(query.in_features, 3 * query.out_features).to(query.weight)
+    for name in ("weight", "bias"):
+        q, k, v = (getattr(part, name) for part in (query, key, value))
+        getattr(one, name).copy_(torch.cat([q * scale, k, v]))
+    return one
+
+
+@torch.no_grad()
+def rounded_up(linear: nn.Linear, bias: Tensor) -> nn.Linear:
+    """A layer that gives what `linear` gives plus `bias`, then zeros: GPUs' fast products take round numbers of outputs."""
+    one = nn.Linear(linear.in_features, -(-linear.out_features // _ROUND) * _ROUND).to(linear.weight)
+    for mine, given in ((one.weight, linear.weight), (one.bias, bias)):
+        mine.zero_()
+        mine[: linear.out_features] = given
+    return one
 
 
 @runtime_checkable

@@ -45,7 +45,9 @@ class PackedBatch:
     @property
     def position_ids(self) -> Tensor:
         """(T,) each token's place in its own document, from 0."""
-        return torch.cat([torch.arange(n) for n in self.lengths]).to(self.is_global.device)
+        device, T = self.is_global.device, self.cu_seqlens[-1]
+        starts, lengths = (torch.tensor(x, device=device) for x in (self.cu_seqlens[:-1], self.lengths))
+        return torch.arange(T, device=device) - starts.repeat_interleave(lengths, output_size=T)
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch on `device`; to a GPU the copy goes on while the caller does."""

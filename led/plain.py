@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from led.attention import decoder_self_attention
 from led.layout import DocumentLayout, Layout
 from led.packing import PackedBatch
 
 if TYPE_CHECKING:
-    from led.cache import DecoderState, DocumentMemories
+    from led.cache import DecoderCache, DocumentMemories
     from led.decoder import LEDDecoderLayer
     from led.encoder import LEDEncoderLayer
 
@@ -58,12 +59,12 @@ class EncoderAttentions:
         scale = x_TE.new_ones(H) if self.head_mask is None else self.head_mask[number].to(x_TE)
         dropout = attention.attention_dropout if layer.training else 0.0
 
-        def project(*linears: torch.nn.Linear) -> list[Projected]:
-            q, k, v = (f(x_TE).view(T, H, D) for f in linears)
-            return list(zip(*(x.split(layout.lengths) for x in (q / D**0.5, k, v)), strict=True))
+        def by_document(*projected: Tensor) -> list[Projected]:
+            return list(zip(*(x.unflatten(1, (H, D)).split(layout.lengths) for x in projected), strict=True))
 
-        near = project(attention.query, attention.key, attention.value)
-        far = project(attention.query_global, attention.key_global, attention.value_global)
+        near = by_document(*attention.queries_keys_values(x_TE))
+        k, v = attention.key_global(x_TE), attention.value_global(x_TE)
+        far = by_document(attention.query_global(x_TE) / D**0.5, k, v)
         reads, local, global_ = [], [], []
         for doc, local_qkv, global_qkv in zip(layout.documents, near, far, strict=True):
             read, p = self._document(local_qkv, doc, attention.one_sided, scale, dropout)
@@ -131,7 +132,7 @@ class DecoderAttentions:
         self,
         layer: LEDDecoderLayer,
         x_RTE: Tensor,
-        cache: DecoderState | None,
+        cache: DecoderCache | None,
         memories: DocumentMemories,
         mask: Tensor | None,
         number: int,
@@ -190,3 +191,10 @@ def attend(q_RHtD: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: f
     if scale_H is not None:
         p = p * scale_H.to(p)[:, None, None]
     return F.dropout(p, dropout) @ v, p
+
+
+def self_attention(q_RHTD: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """(R, H, T, D) what rows read of what they have written, k and v (R, H, S, D); `mask` as `attend` takes it."""
+    if mask is not None and mask.dtype == torch.bool:
+        return attend(q_RHTD, k, v, mask, dropout)[0]
+    return decoder_self_attention(q_RHTD, k, v, mask, dropout)

@@ -106,10 +106,11 @@ class LEDPreTrainedModel(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
     def pack(self, *, int8: bool = False) -> Self:
-        """Lay the weights out for inference on this CPU, in place, once; afterwards the model can be neither trained nor saved.
+        """Lay the weights out for inference on this device, in place, once; the model can then be neither trained nor saved.
 
         Answers change by rounding only. Costs a copy of the token embedding where there is a language-model head. Does
-        nothing on other devices, for types without such kernels, and where torch has none. Where this processor multiplies
+        nothing on the CPU for types without such kernels, and where torch has none; on a GPU makes one product of those that
+        read the same rows. Where this processor multiplies
         bfloat16 more slowly than float32, a bfloat16 model reads documents in float32 and writes in bfloat16. With `int8` the
         linear layers compute in 8 bits, and decoding reads documents in bfloat16 where that is fast: several times as fast, and
         answers differ; docs/performance.md says by how much.
@@ -138,7 +139,7 @@ class LEDPreTrainedModel(nn.Module):
             if isinstance(module, PackedLinear) and not name.startswith(_MANY_ROWS):
                 module.move_to_huge_pages()
         packed = QuantizedLinear if int8 else PackedLinear
-        self.is_packed = any(isinstance(module, packed) for module in self.modules())
+        self.is_packed = any(isinstance(module, packed) or getattr(module, "qkv", None) for module in self.modules())
         if int8 and not self.is_packed:
             raise ValueError(f"int8 is for float32 weights on a CPU that torch has 8-bit products for; these are {self.dtype} "
                              f"on {self.device}.")  # fmt: skip

@@ -8,18 +8,23 @@ Shapes: T tokens of a packed batch, E = d_model, R rows, those of a document fol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
+from led.beam_search import Choice, Search
 from led.cache import DecoderCache, DocumentMemory
 from led.memory import decoding_bytes
 from led.packing import PackedBatch
 
 if TYPE_CHECKING:
     from led.model import LEDForConditionalGeneration
+
+
+# What goes on with a search from its rows' logits: the rules, then the search itself.
+Choose = Callable[[Search, Tensor], Choice]
 
 
 class Stepper(Protocol):
@@ -31,8 +36,8 @@ class Stepper(Protocol):
     def admit(self, batch: PackedBatch, encoder_TE: Tensor, prompt: Sequence[int]) -> None:
         """Hold the documents of a batch with their rows, which have written `prompt` but for its last token."""
 
-    def step(self, tokens_R1: Tensor) -> Tensor:
-        """(R, V) float32 logits of the token after `tokens_R1`, the last token of every row."""
+    def advance(self, search: Search, choose: Choose) -> Choice:
+        """Take a step of every row, and let `choose` go on with its search from (R, V) float32 logits of the next token."""
 
     def memory_of(self, document: int) -> DocumentMemory:
         """What is remembered of a document, of its tokens that may be attended to."""
@@ -64,9 +69,9 @@ class EagerStepper:
         self._cache.join(joined)
         self._held += map(self._bytes, batch.lengths)
 
-    def step(self, tokens_R1: Tensor) -> Tensor:
-        states = self._model.led.decoder(tokens_R1, self._cache.memories, self._cache)
-        return self._model.logits(states[:, -1]).float()
+    def advance(self, search: Search, choose: Choose) -> Choice:
+        states = self._model.led.decoder(search.last, self._cache.memories, self._cache)
+        return choose(search, self._model.logits(states[:, -1]).float())
 
     def memory_of(self, document: int) -> DocumentMemory:
         return self._cache.memories[document]

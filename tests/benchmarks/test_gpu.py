@@ -12,8 +12,11 @@ from benchmarks import gpu
 def test_the_whole_comparison_runs_in_miniature(capsys: pytest.CaptureFixture[str]) -> None:
     gpu.main(["--tiny", "--device", "cpu", "--dtypes", "float32"])
     rows = {row["what"]: row for row in json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]}
-    assert rows["window, flex_window, float32, 1 x 256"]["difference"] < 1e-5
-    assert "failed" in rows["window, flash_window, float32, 1 x 256"]  # FlashAttention has no CPU kernel
-    assert rows["encoder, float32, 256 tokens"]["difference"] < 1e-4
-    assert rows["decoding, float32, 2 x 256 tokens, 4 written"]["same tokens"] == "2 of 2"
-    assert all("value" in row or "failed" in row for row in rows.values())
+    assert rows["window, strided_window, float32, 1 x 256"]["difference"] < 1e-5
+    assert "failed" in rows["window, flash_window, float16, 1 x 256"]  # FlashAttention has no CPU kernel
+    assert rows["encoder, float32, 2 x 256 tokens"]["difference"] < 1e-4
+    assert rows["step, float32, 2 x 256 tokens"]["same tokens"] == "2 of 2"
+    assert rows["same tokens as float32, float32"]["value"] == 3
+    kernels = [row for what, row in rows.items() if what.startswith(("window", "memory"))]
+    assert all("value" in row for row in rows.values() if row not in kernels)
+    assert all("value" in row or "failed" in row for row in kernels)

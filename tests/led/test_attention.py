@@ -89,7 +89,7 @@ def dense(module: LEDEncoderSelfAttention, x_TE: Tensor, batch: PackedBatch) -> 
 def test_ragged_documents_equal_the_dense_mask(window: int, globals_: Spread, hidden: float) -> None:
     batch, module = packed(LENGTHS, globals_, hidden), attention(window).double()
     x = states(batch).double()
-    torch.testing.assert_close(module(x, Layout.of(batch)), dense(module, x, batch), atol=1e-9, rtol=0)
+    torch.testing.assert_close(module(x, Layout(batch)), dense(module, x, batch), atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("n", [*LENGTHS, 2 * BLOCK, 2 * BLOCK + 1])
@@ -98,7 +98,7 @@ def test_one_document_equals_the_dense_mask(n: int) -> None:
     for window in (2, 128, 512):
         batch, module = packed([n], GLOBALS["one global"]), attention(window).double()
         x = states(batch).double()
-        torch.testing.assert_close(module(x, Layout.of(batch)), dense(module, x, batch), atol=1e-9, rtol=0)
+        torch.testing.assert_close(module(x, Layout(batch)), dense(module, x, batch), atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("at_once", [1, 3 * BLOCK * 300, 1 << 30])
@@ -106,16 +106,16 @@ def test_one_document_equals_the_dense_mask(n: int) -> None:
 def test_heads_read_alone_in_groups_and_all_together_alike(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = packed([700, 5], GLOBALS["few globals"], hidden=0.1)
     q, k, v = (torch.randn(705, 7, 4, generator=torch.Generator().manual_seed(seed)).double() for seed in range(3))
-    expected = window_attention(q, k, v, Layout.of(batch), 64)
+    expected = window_attention(q, k, v, Layout(batch), 64)
     monkeypatch.setattr("led.attention._SCORES", at_once)
-    torch.testing.assert_close(window_attention(q, k, v, Layout.of(batch), 64), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(window_attention(q, k, v, Layout(batch), 64), expected, atol=1e-12, rtol=0)
 
 
 @torch.no_grad()
 def test_a_window_wider_than_the_document_reads_all_of_it() -> None:
     batch = packed([100], GLOBALS["no global"])
     x = states(batch)
-    torch.testing.assert_close(attention(512)(x, Layout.of(batch)), attention(200)(x, Layout.of(batch)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(attention(512)(x, Layout(batch)), attention(200)(x, Layout(batch)), atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
@@ -123,7 +123,7 @@ def test_a_document_of_invisible_tokens_reads_nothing() -> None:
     visible = torch.ones(30, dtype=torch.bool)
     visible[10:20] = False
     batch = PackedBatch(None, (0, 10, 20, 30), torch.zeros(30, dtype=torch.bool), visible)
-    out = attention(8)(states(batch), Layout.of(batch))
+    out = attention(8)(states(batch), Layout(batch))
     assert torch.equal(out[10:20], torch.zeros(10, E))
     assert out.isfinite().all() and out[:10].abs().min() > 0
 
@@ -132,9 +132,9 @@ def test_a_document_of_invisible_tokens_reads_nothing() -> None:
 def test_a_token_sees_half_a_window_on_each_side_and_no_further() -> None:
     batch, module = packed([400], GLOBALS["no global"]), attention(8)
     x = states(batch)
-    before = module(x, Layout.of(batch))
+    before = module(x, Layout(batch))
     x[200] += 1.0
-    changed = (module(x, Layout.of(batch)) != before).any(1).nonzero()[:, 0]
+    changed = (module(x, Layout(batch)) != before).any(1).nonzero()[:, 0]
     assert changed.tolist() == list(range(196, 205))
 
 
@@ -143,14 +143,14 @@ def test_a_token_sees_half_a_window_on_each_side_and_no_further() -> None:
 def test_a_document_does_not_depend_on_its_neighbours(globals_: Spread) -> None:
     batch, module = packed(LENGTHS, globals_, hidden=0.1), attention(128).double()
     x = states(batch).double()
-    together = module(x, Layout.of(batch)).split(batch.lengths)
+    together = module(x, Layout(batch)).split(batch.lengths)
     documents = list(zip(batch.documents(), x.split(batch.lengths), together, strict=True))
     for document, own, expected in documents:
         # One neighbour with FOLD_LIMIT globals makes every document project its keys, which rounds another way.
-        torch.testing.assert_close(module(own, Layout.of(document)), expected, atol=5e-6, rtol=0)
+        torch.testing.assert_close(module(own, Layout(document)), expected, atol=5e-6, rtol=0)
     documents.reverse()
     backwards = concatenate([document for document, *_ in documents])
-    out = module(torch.cat([own for _, own, _ in documents]), Layout.of(backwards))
+    out = module(torch.cat([own for _, own, _ in documents]), Layout(backwards))
     torch.testing.assert_close(out, torch.cat([expected for *_, expected in documents]), atol=1e-6, rtol=0)
 
 
@@ -170,9 +170,9 @@ def test_folded_projections_equal_projected_keys_and_values(g: int, hidden: floa
 def test_the_folded_and_the_projected_path_of_the_module_agree() -> None:
     batch, module = packed([300, 40], GLOBALS["few globals"]), attention(8)
     x = states(batch)
-    projected = module(x, Layout.of(batch)).detach()  # gradients are on: keys and values are projected
+    projected = module(x, Layout(batch)).detach()  # gradients are on: keys and values are projected
     with torch.no_grad():
-        torch.testing.assert_close(module(x, Layout.of(batch)), projected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(module(x, Layout(batch)), projected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
@@ -186,7 +186,7 @@ def test_gradients_equal_those_of_the_dense_mask(globals_: Spread, hidden: float
         inputs = [x, *module.parameters()]
         return list(torch.autograd.grad((run(x) * target).sum(), inputs, allow_unused=True, materialize_grads=True))
 
-    mine = gradients(lambda x: module(x, Layout.of(batch)))
+    mine = gradients(lambda x: module(x, Layout(batch)))
     other = gradients(lambda x: dense(module, x, batch))
     for got, expected in zip(mine, other, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
@@ -199,7 +199,7 @@ def test_window_attention_alone_has_the_gradients_of_the_dense_mask() -> None:
     target = torch.randn(257, HEADS, SIZE, generator=generator, dtype=torch.float64)
     seen = torch.ones(257, dtype=torch.bool)
     q, k, v = qkv
-    fast = window_attention(q, k, v, Layout.of(batch), one_sided=20)
+    fast = window_attention(q, k, v, Layout(batch), one_sided=20)
     slow = dense_encoder_attention((q, k, v), (q, k, v), ~seen, seen, one_sided=20)
     for got, expected in zip(*(torch.autograd.grad((out * target).sum(), qkv) for out in (fast, slow)), strict=True):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)  # the softmax is in fp32

@@ -6,21 +6,32 @@ global tokens is tested everywhere. On a GPU the kernel itself is tested.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from led.attention import dense_encoder_attention
+from led.attention import dense_encoder_attention, folded_global_attention
 from led.gpu_attention import (
     PAGE,
+    PageKernel,
+    PastKernel,
     WindowKernel,
+    _varlen_parameters,
     flash_pages,
     flash_window,
     flex_window,
+    folded_globals,
     gathered_pages,
+    gathered_past,
     needed_blocks,
     page_kernel,
+    past_kernel,
     strided_window,
+    triton_pages,
+    triton_past,
+    triton_window,
     window_kernel,
 )
 from led.layout import Layout
@@ -65,7 +76,7 @@ def check(kernel: WindowKernel, batch: PackedBatch, one_sided: int, tolerance: f
     """The rows of local, visible tokens equal the dense mask's; the others mean nothing."""
     qkv = drawn(batch)
     given = [x.to(device, dtype) for x in qkv]
-    out = kernel(*given, Layout.of(batch.to(device)), one_sided).float().cpu()
+    out = kernel(*given, Layout(batch.to(device)), one_sided).float().cpu()
     assert out.shape == qkv[0].shape
     for start, end in batch.spans:
         is_global = batch.is_global[start:end]
@@ -96,7 +107,7 @@ def test_one_document_of_one_token(kernel: WindowKernel) -> None:
 @pytest.mark.parametrize("one_sided", [4, 64, 512])
 def test_the_blocks_named_to_flex_attention_hold_all_that_may_be_read(one_sided: int) -> None:
     batch = batch_of(LENGTHS, [0, 290])
-    layout = Layout.of(batch)
+    layout = Layout(batch)
     place = torch.arange(batch.cu_seqlens[-1])
     same = layout.document_ids[:, None] == layout.document_ids
     may = same & (((place[:, None] - place).abs() <= one_sided) | batch.is_global)
@@ -107,12 +118,17 @@ def test_the_blocks_named_to_flex_attention_hold_all_that_may_be_read(one_sided:
     assert sum(map(len, blocks)) < len(blocks) ** 2
 
 
-def test_half_precision_takes_flash_attention_unless_tokens_are_hidden() -> None:
-    whole, holes = (Layout.of(batch_of([300], [0], hidden)) for hidden in (0.0, 0.5))
-    assert window_kernel(torch.float32, whole) is strided_window
-    assert window_kernel(torch.float16, holes) is flex_window
-    assert window_kernel(torch.float16, whole) in (flash_window, flex_window)
-    assert page_kernel(torch.device("cpu"), torch.float16) is gathered_pages
+def test_the_kernel_is_chosen_by_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, holes = (Layout(batch_of([300], [0], hidden)) for hidden in (0.0, 0.5))
+    monkeypatch.setattr("led.gpu_attention.has_triton", lambda: False)
+    assert window_kernel(torch.float32, whole, 64) is strided_window
+    assert window_kernel(torch.float16, holes, 64) is flex_window
+    assert window_kernel(torch.float16, whole, 64) in (flash_window, flex_window)
+    monkeypatch.setattr("led.gpu_attention.has_triton", lambda: True)
+    assert window_kernel(torch.float16, holes, 64) is triton_window
+    assert window_kernel(torch.float16, whole, 48) in (flash_window, flex_window)
+    assert page_kernel(torch.device("cpu"), torch.float16, 64) is gathered_pages
+    assert past_kernel(torch.device("cpu"), 64) is gathered_past
 
 
 def pages(lengths: list[int], device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
@@ -144,19 +160,91 @@ def test_rows_read_the_pages_of_their_document() -> None:
     check_pages(gathered_pages, "cpu", torch.float32, 1e-5)
 
 
+@pytest.mark.parametrize("globals_", [[0], [200], GLOBALS["several"]])
+@pytest.mark.parametrize("hidden", [0.0, 0.3])
+def test_all_documents_global_rows_at_once_are_those_of_each(globals_: list[int], hidden: float, monkeypatch: Any) -> None:
+    monkeypatch.setattr("led.gpu_attention._PIECE", 64)
+    check_folded_globals(batch_of(LENGTHS, globals_, hidden), "cpu")
+
+
+def check_folded_globals(batch: PackedBatch, device: str) -> None:
+    generator = torch.Generator().manual_seed(7)
+    E = HEADS * SIZE
+    key, value = (torch.nn.Linear(E, E).to(device) for _ in range(2))
+    layout = Layout(batch.to(device))
+    x = torch.randn(batch.cu_seqlens[-1], E, generator=generator).to(device)
+    query = torch.randn(len(layout.globals_), HEADS, SIZE, generator=generator).to(device)
+    each = zip(layout.documents, query.split(layout.global_counts), x.split(layout.lengths), strict=True)
+    with torch.inference_mode():
+        expected = [folded_global_attention(q, x_nE, key, value, doc.visible) for doc, q, x_nE in each if len(q)]
+        torch.testing.assert_close(folded_globals(query, x, layout, key, value), torch.cat(expected), atol=1e-5, rtol=0)
+
+
+def check_past(kernel: PastKernel, device: str, dtype: torch.dtype, tolerance: float) -> None:
+    """Rows of different lengths read what other rows wrote, and their own new position, which is written."""
+    generator = torch.Generator().manual_seed(7)
+    C, lengths = 70, [0, 1, 63, 64, 69, 5]
+    rows = len(lengths)
+    keys, values = (torch.randn(rows + 2, HEADS, C, SIZE, generator=generator) for _ in range(2))
+    writers = torch.where(torch.rand(rows, C, generator=generator) < 0.5, rows, torch.arange(rows)[:, None])
+    query, *new = torch.randn(rows, 3, HEADS, SIZE, generator=generator).unbind(1)
+    held = [x.to(device, dtype, copy=True) for x in (keys, values)]
+    mine = torch.cat([query, *new], 1).to(device, dtype).flatten(1).chunk(3, 1)
+    q, k, v = (x.unflatten(1, (HEADS, SIZE)) for x in mine)
+    read = kernel(q, (k, v), held[0], held[1], writers.to(device), torch.tensor(lengths, device=device))
+    for row, n in enumerate(lengths):
+        past = [
+            torch.cat([x[writers[row, :n], :, range(n)], own[row][None]]) for x, own in zip((keys, values), new, strict=True)
+        ]
+        p = torch.einsum("hd,nhd->hn", query[row], past[0]).softmax(-1)
+        torch.testing.assert_close(read[row].float().cpu(), torch.einsum("hn,nhd->hd", p, past[1]), atol=tolerance, rtol=0)
+        for x, own in zip(held, new, strict=True):
+            torch.testing.assert_close(x[row, :, n].float().cpu(), own[row], atol=tolerance, rtol=0)
+
+
+def test_rows_read_their_past_where_it_was_written() -> None:
+    check_past(gathered_past, "cpu", torch.float32, 1e-5)
+
+
 @ON_GPU
-@pytest.mark.parametrize("kernel", [flash_window, flex_window, strided_window])
+@pytest.mark.parametrize("kernel", [triton_window, flash_window, flex_window, strided_window])
 @pytest.mark.parametrize("globals_", GLOBALS.values(), ids=GLOBALS.keys())
 def test_a_kernel_equals_the_dense_mask_on_a_gpu(kernel: WindowKernel, globals_: list[int]) -> None:
     check(kernel, batch_of(LENGTHS, globals_), 64, 2e-2, "cuda", torch.float16)
 
 
 @ON_GPU
-def test_float32_is_exact_on_a_gpu() -> None:
-    check(strided_window, batch_of(LENGTHS, [0, 64]), 64, 1e-5, "cuda", torch.float32)
-    check_pages(gathered_pages, "cuda", torch.float32, 1e-5)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_hidden_tokens_are_read_by_nobody_on_a_gpu(dtype: torch.dtype) -> None:
+    check(triton_window, batch_of(LENGTHS, [0, 64], hidden=0.3), 64, 2e-2 if dtype == torch.float16 else 1e-5, "cuda", dtype)
 
 
 @ON_GPU
-def test_rows_read_the_pages_of_their_document_on_a_gpu() -> None:
-    check_pages(flash_pages, "cuda", torch.float16, 2e-2)
+@pytest.mark.parametrize("kernel", [triton_window, strided_window])
+def test_float32_is_exact_on_a_gpu(kernel: WindowKernel) -> None:
+    check(kernel, batch_of(LENGTHS, [0, 64]), 64, 1e-5, "cuda", torch.float32)
+
+
+@ON_GPU
+@pytest.mark.parametrize("kernel", [triton_pages, gathered_pages])
+def test_float32_pages_are_exact_on_a_gpu(kernel: PageKernel) -> None:
+    check_pages(kernel, "cuda", torch.float32, 1e-5)
+
+
+@ON_GPU
+@pytest.mark.parametrize("kernel", [triton_past, gathered_past])
+def test_float32_past_is_exact_on_a_gpu(kernel: PastKernel) -> None:
+    check_past(kernel, "cuda", torch.float32, 1e-5)
+
+
+@ON_GPU
+def test_all_documents_global_rows_at_once_on_a_gpu() -> None:
+    check_folded_globals(batch_of(LENGTHS, [0, 200], 0.3), "cuda")
+
+
+@ON_GPU
+@pytest.mark.parametrize("kernel", [triton_pages, flash_pages])
+def test_rows_read_the_pages_of_their_document_on_a_gpu(kernel: PageKernel) -> None:
+    if kernel is flash_pages and "block_table" not in _varlen_parameters():
+        pytest.skip(f"FlashAttention reads pages from torch 2.13 on, and this is {torch.__version__}")
+    check_pages(kernel, "cuda", torch.float16, 2e-2)

@@ -57,7 +57,7 @@ def test_memories_in_pages_are_the_same(model: LEDForConditionalGeneration) -> N
     batch = pack_documents([document(n) for n in (40, 3, 128)], [[0]] * 3)
     with torch.inference_mode():
         encoded = model.led.encoder.encode(batch)
-        stepper = GraphStepper(model, 4, 2, 16, 1 << 24)
+        stepper = GraphStepper(model, None, 4, 2, 16, 1 << 24)
         stepper.admit(batch, encoded, [2])
         memories = model.led.decoder.remember(encoded, batch)
         for d, memory in enumerate(memories):

@@ -182,5 +182,26 @@ def test_long_batches_go_through_the_feed_forward_block_by_pieces(monkeypatch: p
     batch = pack_documents([range(5, 55), range(9, 40)], [[0], [0, 3]])
     with torch.no_grad():
         whole = model.led.encoder.encode(batch)
-        monkeypatch.setattr("led.layers._ROWS", 7)
+        monkeypatch.setattr("led.layers._ROWS", {"cpu": 7})
         torch.testing.assert_close(model.led.encoder.encode(batch), whole, atol=1e-5, rtol=0)
+
+
+def test_products_that_are_made_one_on_a_gpu_give_what_each_gives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plain, one = tiny_model(scale=8), tiny_model(scale=8)
+    for module in ("encoder", "decoder", "model"):
+        monkeypatch.setattr(f"led.{module}.will_stack", lambda linear, int8: not int8)
+        monkeypatch.setattr("led.packed_linear.has_kernels", lambda dtype: False)
+    one.pack()
+    assert one.led.encoder.encoder_layers[0].self_attn.longformer_self_attn.qkv is not None
+    assert one.lm_head.out_features == 128 and one.is_packed and one.pack() is one
+    ids = torch.randint(3, 99, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        given = {"input_ids": ids, "decoder_input_ids": ids[:, :5], "output_attentions": True}
+        a, b = plain(**given), one(**given)
+    torch.testing.assert_close(a.logits, b.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(a.encoder_attentions, b.encoder_attentions, atol=1e-5, rtol=0)
+    assert (
+        plain.generate(ids, num_beams=3, max_new_tokens=9).tolist() == one.generate(ids, num_beams=3, max_new_tokens=9).tolist()
+    )
+    with pytest.raises(ValueError, match="packed"):
+        one.save_pretrained(tmp_path)

@@ -9,6 +9,7 @@ import torch
 
 from led.generation import DecodingLimits, DecodingLoop
 from led.generation_config import GenerationConfig
+from led.logits_processors import may_be_recorded
 from led.memory import decoding_bytes
 from led.model import LEDForConditionalGeneration
 from led.packing import PackedBatch, pack_documents
@@ -48,10 +49,15 @@ def loop_and_stepper(
     loop = DecodingLoop(model(), GenerationConfig().updated(**settings), DecodingLimits(documents=in_flight), prompt)
     rows = max(settings.get("num_beams", 1), settings.get("num_return_sequences", 1))
     longest = len(loop.prompt) + settings["max_new_tokens"]
-    return loop, GraphStepper(loop.model, in_flight, rows, longest, memory_bytes)
+    return loop, stepper_of(loop, in_flight, rows, longest, memory_bytes)
 
 
-@pytest.mark.parametrize("in_flight", [1, 3, 10])
+def stepper_of(loop: DecodingLoop, in_flight: int, rows: int, longest: int, memory_bytes: int) -> GraphStepper:
+    search = loop._search if may_be_recorded(loop.config, (), None) else None
+    return GraphStepper(loop.model, search, in_flight, rows, longest, memory_bytes)
+
+
+@pytest.mark.parametrize("in_flight", [1, 3, 10, 16])
 @pytest.mark.parametrize("settings", MODES.values(), ids=MODES.keys())
 def test_pages_give_what_a_growing_cache_gives(settings: dict[str, Any], in_flight: int) -> None:
     loop, stepper = loop_and_stepper(settings, in_flight)
@@ -93,12 +99,12 @@ def test_pages_come_back_and_bound_what_is_held() -> None:
 def test_the_pool_takes_the_memory_it_is_given() -> None:
     loop, _ = loop_and_stepper(MODES["beams"], 10)
     given = decoding_bytes(loop.model.config, 12 * 256, 0, 0, 4) + 10 * decoding_bytes(loop.model.config, 0, 4, 41, 4)
-    assert len(GraphStepper(loop.model, 10, 4, 41, given)._memories._free) == 12
-    assert len(GraphStepper(loop.model, 10, 4, 41, 2**40)._memories._free) == 10 * 4
+    assert len(stepper_of(loop, 10, 4, 41, given)._memories._free) == 12
+    assert len(stepper_of(loop, 10, 4, 41, 2**40)._memories._free) == 10 * 4
 
 
 @ON_GPU
-@pytest.mark.parametrize("settings", [MODES["beams"], MODES["longer than a bucket"]])
+@pytest.mark.parametrize("settings", [mode for name, mode in MODES.items() if name != "sampling"])
 def test_recorded_steps_give_the_cpu_s_tokens(settings: dict[str, Any]) -> None:
     config = GenerationConfig().updated(**settings)
     expected = generated(DecodingLoop(model(), config))
@@ -111,7 +117,7 @@ def test_a_row_may_be_as_long_as_the_decoder_has_positions() -> None:
     config = GenerationConfig().updated(num_beams=2, max_new_tokens=48, min_new_tokens=48)
     expected = generated(DecodingLoop(short, config))
     loop = DecodingLoop(short, config)
-    assert generated(loop, GraphStepper(short, 4, 2, len(loop.prompt) + 48, 2**30)) == expected
+    assert generated(loop, stepper_of(loop, 4, 2, len(loop.prompt) + 48, 2**30)) == expected
 
 
 @pytest.mark.parametrize("paged", [False, True])
