@@ -54,7 +54,7 @@ class Sizes:
 
     shape: dict[str, Any]
     lengths: tuple[int, ...] = (1024, 4096, 16384)
-    new_tokens: int = 32
+    new_tokens: int = 96
     documents: tuple[int, ...] = (1, 16, 64, 128)
     reference_documents: int = 8
     encoder_tokens: tuple[int, ...] = (16384, 65536, 131072)

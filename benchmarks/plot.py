@@ -1,4 +1,4 @@
-"""Draws docs/figures/ from the last lines of the benchmarks: those of the Xeon, and of the runs at scale, which an EPYC did.
+"""Draws docs/figures/ from the last lines of the benchmarks: those of a Xeon, of a GPU, and of the runs at scale on an EPYC.
 
 python -m benchmarks.plot
 """
@@ -12,6 +12,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 RESULTS, AT_SCALE = Path("benchmarks/results.jsonl"), Path("benchmarks/results-epyc.jsonl")
+ON_GPU = Path("benchmarks/results-h200.jsonl")
 FIGURES = Path("docs/figures")
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2")
 WIDTH, ROW, LEFT, TOP = 640, 20, 190, 46
@@ -69,8 +70,19 @@ def against(found: Sequence[dict[str, Any]], what: str, label: str) -> Bars:
     ]
 
 
+def on_gpu(found: Sequence[dict[str, Any]], part: str, documents: str) -> Bars:
+    """How many times as fast as the reference in each type, of the rows of a part of the comparison; later runs count."""
+    groups: dict[str, dict[str, float]] = {}
+    for row in (row for run in found for row in run["rows"] if "ratio" in row):
+        what, dtype, label = row["what"].split(", ", 2)
+        if what == part and label.startswith(documents):
+            groups.setdefault(f"{part.split()[0]}, {label}", {})[dtype] = row["ratio"]
+    return [(label, list(ratios.items())) for label, ratios in groups.items()]
+
+
 def main() -> None:
-    found, at_scale = ([json.loads(line) for line in file.read_text().splitlines()] for file in (RESULTS, AT_SCALE))
+    files = (RESULTS, AT_SCALE, ON_GPU)
+    found, at_scale, gpu = ([json.loads(line) for line in file.read_text().splitlines()] for file in files)
     encoders = against(found, "encoder", "{tokens} tokens, {dtype}")
     decoders = against(found, "decode", "{documents} x {tokens} tokens, {dtype}")
     steps = [
@@ -89,6 +101,11 @@ def main() -> None:
         "encoder": bar_chart("Encoder: times as fast as transformers", "x", encoders),
         "decoding": bar_chart("A step of decoding, 4 beams: times as fast as transformers", "x", decoders),
         "steps": bar_chart("Milliseconds per step and document", "ms", steps),
+        "gpu": bar_chart(
+            f"{gpu[0]['device']}: times as fast as transformers",
+            "x",
+            [bars for part in ("encoder", "step", "whole documents") for bars in on_gpu(gpu, part, "8 x")],
+        ),
     }
     for row in (row for run in at_scale if run["benchmark"] == "scale" for row in run["rows"] if row["wall_s"] > 240):
         charts[f"scale_{row['actors']}"] = line_chart(

@@ -21,7 +21,7 @@ from led.attention import (
     window_attention,
 )
 from led.config import LEDConfig
-from led.gpu_attention import AT_ONCE_FROM, folded_globals
+from led.folded_globals import AT_ONCE_FROM, folded_globals
 from led.layers import LEDLayer, LEDStack, choose
 from led.layout import Layout
 from led.outputs import LEDEncoderBaseModelOutput

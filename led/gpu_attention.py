@@ -10,13 +10,12 @@ The rules are those of `attention.py`. Windows are read by one of
 
 the pages of the decoder's memory by `triton_pages`, by `flash_pages`, with the beams of a document as grouped queries
 (FlashAttention divides the keys among processors only where a sequence has one query; torch 2.13), or by `gathered_pages`,
-plain products; the rows' own past by `triton_past` or `gathered_past`. What global tokens read has no kernel of its own:
-`folded_globals` are plain products over all documents at once.
+plain products; the rows' own past by `triton_past` or `gathered_past`.
 
 `benchmarks/gpu.py` measures each of them where it runs; `window_kernel`, `page_kernel` and `past_kernel` choose. On a CPU they
 give what they give on a GPU, FlashAttention apart.
 
-Shapes: T tokens of all documents, H heads, D head size, E = H * D, g global tokens of one document, G of all documents; S
+Shapes: T tokens of all documents, H heads, D head size, g global tokens of one document, G of all documents; S
 documents, R rows of the decoder, P pages of `PAGE` tokens, M pages of the longest document, C positions a row may write.
 """
 
@@ -24,10 +23,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,12 +38,6 @@ PAGE = 256
 
 # Queries of a block: FlexAttention's own, and a good size of product.
 _BLOCK = 128
-
-# Tokens of a piece of a document when its global tokens read it.
-_PIECE = 512
-
-# From this many documents on, to read them all at once costs less than to launch what each of them takes.
-AT_ONCE_FROM = 4
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -74,13 +66,6 @@ def has_triton() -> bool:
     except ImportError:
         return False
     return True
-
-
-def triton_add_and_norm(x: Tensor, read: Tensor, norm: torch.nn.LayerNorm, clamp: bool) -> Tensor:
-    """(..., E) the layer norm of a sum, by one Triton kernel; the sum is rounded to its type, as where it is written down."""
-    from led.triton_kernels import add_and_norm
-
-    return add_and_norm(x, read, norm.weight, norm.bias, norm.eps, clamp)
 
 
 def window_kernel(dtype: torch.dtype, layout: Layout, head_size: int) -> WindowKernel:
@@ -130,73 +115,6 @@ def window_tiles(layout: Layout, queries: int) -> tuple[Tensor, Tensor]:
         of_document = torch.tensor([start, end, *globals_], dtype=torch.int32).expand(len(first), -1)
         tiles.append(torch.cat([first[:, None], of_document], 1))
     return torch.cat(tiles).to(layout.globals_.device), layout.globals_.int()
-
-
-@dataclass(frozen=True)
-class _Pieces:
-    """The documents that have global tokens in pieces of equal length: B documents, N pieces of c tokens, at most g globals.
-
-    `tokens` (N, c) places in the batch, those beyond a document's end repeating its last; `readable` (N, c) bool; `document`
-    (N,) the piece's document among the B; `counts` (B,) its pieces; `globals_` (B, g) numbers of its global tokens among the G,
-    the last repeated; `slots` (G,) where each of the G stands in that table.
-    """
-
-    tokens: Tensor
-    readable: Tensor
-    document: Tensor
-    counts: Tensor
-    globals_: Tensor
-    slots: Tensor
-
-    @classmethod
-    def of(cls, layout: Layout) -> Self:
-        """The pieces of a packed batch."""
-        widest = max(layout.global_counts)
-        starts: list[int] = []
-        counts: list[int] = []
-        ends, document, globals_, slots = [], [], [], []
-        for (start, end), first, count in zip(layout.batch.spans, layout.cu_globals, layout.global_counts, strict=False):
-            if count:
-                pieces = range(start, end, _PIECE)
-                starts += pieces
-                ends += [end] * len(pieces)
-                document += [len(counts)] * len(pieces)
-                slots += [len(counts) * widest + i for i in range(count)]
-                counts.append(len(pieces))
-                globals_.append([first + min(i, count - 1) for i in range(widest)])
-        device = layout.globals_.device
-        places = torch.tensor(starts)[:, None] + torch.arange(_PIECE)
-        readable = places < torch.tensor(ends)[:, None]
-        tokens = places.minimum(torch.tensor(ends)[:, None] - 1).to(device)
-        readable = readable.to(device)
-        if layout.batch.is_visible is not None:
-            readable &= layout.batch.is_visible[tokens]
-        return cls(tokens, readable, *(torch.tensor(x, device=device) for x in (document, counts, globals_, slots)))
-
-
-def folded_globals(query_GHD: Tensor, x_TE: Tensor, layout: Layout, key: torch.nn.Linear, value: torch.nn.Linear) -> Tensor:
-    """(G, H, D) `attention.folded_global_attention` of the documents all at once.
-
-    Each piece of a document is read by itself, and sums over pieces are taken in their order, so that answers repeat.
-    """
-    H, D = query_GHD.shape[1:]
-    at = layout.once("pieces", lambda: _Pieces.of(layout))
-    folded_GHE = torch.einsum("ghd,hde->ghe", query_GHD, key.weight.unflatten(0, (H, D)))
-    queries_NQE = folded_GHE[at.globals_].flatten(1, 2)[at.document]
-    pieces_NcE = x_TE[at.tokens]
-    scores_NQc = (queries_NQE @ pieces_NcE.mT).float().masked_fill_(~at.readable[:, None], -torch.inf)
-    highest_BQ = _over_pieces(scores_NQc.amax(2), "max", at)
-    weights_NQc = scores_NQc.sub_(highest_BQ[at.document][:, :, None]).exp_()
-    total_BQ = _over_pieces(weights_NQc.sum(2), "sum", at)
-    weights_NQc /= total_BQ[at.document][:, :, None]
-    read_BQE = _over_pieces((weights_NQc.to(x_TE.dtype) @ pieces_NcE).float(), "sum", at).to(x_TE.dtype)
-    read_GHE = read_BQE.unflatten(1, (-1, H)).flatten(0, 1)[at.slots]
-    return torch.einsum("ghe,hde->ghd", read_GHE, value.weight.unflatten(0, (H, D))) + value.bias.view(H, D)
-
-
-def _over_pieces(x_N: Tensor, how: str, at: _Pieces) -> Tensor:
-    """The "max" or "sum" of each document's pieces."""
-    return torch.segment_reduce(x_N, how, lengths=at.counts, unsafe=True)
 
 
 def _flash(query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, layout: Layout, one_sided: int) -> tuple[Tensor, Tensor]:

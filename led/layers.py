@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from led.config import LEDConfig
-from led.gpu_attention import has_triton, triton_add_and_norm
+from led.gpu_attention import has_triton
 from led.packed_linear import PackedLinear, will_pack
 
 _ACTIVATIONS = {
@@ -61,7 +61,9 @@ class LEDLayer(nn.Module):
     def add_and_norm(self, x: Tensor, read: Tensor, norm: nn.Module, clamp: bool = False) -> Tensor:
         """(..., E) `norm` of the sum of a block's input and what it has read; in float16 kept finite where `clamp` says so."""
         if x.is_cuda and isinstance(norm, nn.LayerNorm) and not (torch.is_grad_enabled() or self.training) and has_triton():
-            return triton_add_and_norm(x, read, norm, clamp)
+            from led.triton_kernels import add_and_norm  # only where there is a Triton
+
+            return add_and_norm(x, read, norm.weight, norm.bias, norm.eps, clamp)
         x = norm(self.add(x, read))
         if clamp and x.dtype == torch.float16:
             limit = torch.finfo(torch.float16).max - 1000

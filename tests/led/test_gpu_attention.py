@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from led.attention import dense_encoder_attention, folded_global_attention
+from led.folded_globals import folded_globals
 from led.gpu_attention import (
     PAGE,
     PageKernel,
@@ -22,7 +23,6 @@ from led.gpu_attention import (
     flash_pages,
     flash_window,
     flex_window,
-    folded_globals,
     gathered_pages,
     gathered_past,
     needed_blocks,
@@ -163,7 +163,7 @@ def test_rows_read_the_pages_of_their_document() -> None:
 @pytest.mark.parametrize("globals_", [[0], [200], GLOBALS["several"]])
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
 def test_all_documents_global_rows_at_once_are_those_of_each(globals_: list[int], hidden: float, monkeypatch: Any) -> None:
-    monkeypatch.setattr("led.gpu_attention._PIECE", 64)
+    monkeypatch.setattr("led.folded_globals._PIECE", 64)
     check_folded_globals(batch_of(LENGTHS, globals_, hidden), "cpu")
 
 

@@ -13,7 +13,7 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton", reason="needs triton, which comes with torch's CUDA builds and is tested in its interpreter")
 
 from led import triton_kernels
-from led.gpu_attention import triton_add_and_norm, triton_pages, triton_past, triton_window
+from led.gpu_attention import triton_pages, triton_past, triton_window
 from tests.led.test_gpu_attention import GLOBALS, LENGTHS, batch_of, check, check_pages, check_past
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs them itself: test_gpu_attention.py")
@@ -46,7 +46,12 @@ def test_a_sum_and_its_norm(dtype: torch.dtype) -> None:
     torch.nn.init.normal_(norm.weight)
     x, read = torch.randn(2, 5, 3, 24, generator=torch.Generator().manual_seed(1)).to(dtype)
     tolerance = 1e-6 if dtype == torch.float32 else 4e-3
-    torch.testing.assert_close(triton_add_and_norm(x, read, norm, clamp=False), norm(x + read), atol=tolerance, rtol=0)
+    torch.testing.assert_close(
+        triton_kernels.add_and_norm(x, read, norm.weight, norm.bias, norm.eps, clamp=False),
+        norm(x + read),
+        atol=tolerance,
+        rtol=0,
+    )
 
 
 @pytest.mark.filterwarnings("ignore:overflow")  # which is what the test makes
@@ -54,5 +59,5 @@ def test_float16_is_kept_finite() -> None:
     norm = torch.nn.LayerNorm(24).half()
     torch.nn.init.constant_(norm.weight, 6e4)
     x = torch.randn(3, 24, generator=torch.Generator().manual_seed(1)).half()
-    assert torch.isinf(triton_add_and_norm(x, x, norm, clamp=False)).any()
-    assert triton_add_and_norm(x, x, norm, clamp=True).abs().max() == 64512
+    whole, kept = (triton_kernels.add_and_norm(x, x, norm.weight, norm.bias, norm.eps, clamp) for clamp in (False, True))
+    assert torch.isinf(whole).any() and kept.abs().max() == 64512
