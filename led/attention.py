@@ -36,6 +36,9 @@ FOLD_LIMIT = 64
 # Scores computed at once, in numbers: those of as many heads as fit the processor's second cache together.
 _SCORES = 1 << 20
 
+# Bytes of a line of the processor's cache.
+_LINE = 64
+
 # Up to this many queries of one document, plain products over keys that lie in columns beat torch's fused attention (CPU).
 FEW_QUERIES = 32
 
@@ -104,7 +107,9 @@ def _window_attention_in_place(query_THD: Tensor, key_THD: Tensor, value_THD: Te
     out_THD = torch.empty_like(query_THD, memory_format=torch.contiguous_format)
     bias = _band_bias(one_sided, query_THD.dtype, query_THD.device)
     lowest = torch.finfo(query_THD.dtype).min
+    line = _LINE // query_THD.element_size()
     widest = max(min(doc.end - doc.start, BLOCK + 2 * one_sided) + len(doc.globals_) for doc in layout.documents)
+    widest = _rounded_up(widest, line)
     heads = -(-H // -(-H * BLOCK * widest // _SCORES))  # groups of nearly equal size
     scores_buffer = query_THD.new_empty(heads * BLOCK * widest)
     for doc in layout.documents:
@@ -117,7 +122,8 @@ def _window_attention_in_place(query_THD: Tensor, key_THD: Tensor, value_THD: Te
             k_global, v_global = (x[:, doc.globals_] for x in (k, v))
             for lo, hi, key_lo, key_hi in _blocks(n, one_sided):
                 rows, keys = hi - lo, key_hi - key_lo
-                scores = scores_buffer[: len(q) * rows * (keys + g)].view(len(q), rows, keys + g)
+                width = _rounded_up(keys + g, line)  # every row begins at a line of the cache
+                scores = scores_buffer[: len(q) * rows * width].view(len(q), rows, width)
                 near = torch.bmm(q[:, lo:hi], k[:, key_lo:key_hi].transpose(1, 2), out=scores[..., :keys])
                 # Only the keys before the last row's window and behind the first row's are out of anyone's reach.
                 block_bias = bias[:rows, key_lo - lo + one_sided : key_hi - lo + one_sided]
@@ -127,13 +133,19 @@ def _window_attention_in_place(query_THD: Tensor, key_THD: Tensor, value_THD: Te
                 if hidden is not None:
                     near += hidden[key_lo:key_hi]
                 if g:
-                    far = torch.bmm(q[:, lo:hi], k_global.transpose(1, 2), out=scores[..., keys:])
+                    far = torch.bmm(q[:, lo:hi], k_global.transpose(1, 2), out=scores[..., keys : keys + g])
                     far.masked_fill_(near_global[lo:hi], lowest)
+                scores[..., keys + g :] = -torch.inf
                 torch.softmax(scores, -1, out=scores)
                 read = torch.bmm(scores[..., :keys], v[:, key_lo:key_hi], out=out[:, lo:hi])
                 if g:
-                    read.baddbmm_(scores[..., keys:], v_global)
+                    read.baddbmm_(scores[..., keys : keys + g], v_global)
     return out_THD
+
+
+def _rounded_up(count: int, whole: int) -> int:
+    """The smallest multiple of `whole` that is at least `count`."""
+    return -(-count // whole) * whole
 
 
 @lru_cache(maxsize=16)

@@ -52,7 +52,8 @@ class LEDEncoderSelfAttention(nn.Module):
             put = out_THD.index_copy if torch.is_grad_enabled() else out_THD.index_copy_
             out_THD = put(0, layout.globals_, self._global_reads(x_TE, layout, dropout).to(out_THD.dtype))
         if (visible := layout.batch.is_visible) is not None:
-            out_THD = out_THD.masked_fill(~visible[:, None, None], 0.0)
+            hide = out_THD.masked_fill if torch.is_grad_enabled() else out_THD.masked_fill_
+            out_THD = hide(~visible[:, None, None], 0.0)
         return out_THD.reshape(T, E)
 
     def fuse(self, int8: bool) -> None:

@@ -12,8 +12,8 @@ the pages of the decoder's memory by `triton_pages`, by `flash_pages`, with the 
 (FlashAttention divides the keys among processors only where a sequence has one query; torch 2.13), or by `gathered_pages`,
 plain products; the rows' own past by `triton_past` or `gathered_past`.
 
-`benchmarks/gpu.py` measures each of them where it runs; `window_kernel`, `page_kernel` and `past_kernel` choose. On a CPU they
-give what they give on a GPU, FlashAttention apart.
+`window_kernel`, `page_kernel` and `past_kernel` choose; `benchmarks/gpu.py` measures those of windows and of pages. On a CPU
+they give what they give on a GPU, FlashAttention apart.
 
 Shapes: T tokens of all documents, H heads, D head size, g global tokens of one document, G of all documents; S
 documents, R rows of the decoder, P pages of `PAGE` tokens, M pages of the longest document, C positions a row may write.
@@ -22,6 +22,7 @@ documents, R rows of the decoder, P pages of `PAGE` tokens, M pages of the longe
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
@@ -56,21 +57,33 @@ def _varlen_parameters() -> frozenset[str]:
     return frozenset(inspect.signature(varlen_attn).parameters)
 
 
+def has_triton(dtype: torch.dtype) -> bool:
+    """Do our Triton kernels run here, and take numbers of this type?"""
+    return dtype in (*_HALF, torch.float32) and _triton_runs()
+
+
 @cache
-def has_triton() -> bool:
-    """Is there a Triton, and a processor that it multiplies for (its products need compute capability 8)?"""
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
+def _triton_runs() -> bool:
+    """Is there a GPU that our kernels are made for (NVIDIA's, from compute capability 8 on), a Triton, and what that needs?"""
+    if not torch.cuda.is_available() or torch.version.hip or torch.cuda.get_device_capability() < (8, 0):
         return False
     try:
-        import led.triton_kernels  # noqa: F401
+        from led.triton_kernels import add_and_norm
     except ImportError:
+        return False
+    ones = torch.ones(16, device="cuda")
+    try:
+        add_and_norm(ones, ones, ones, ones, 1e-5, clamp=False)
+    except Exception as error:
+        warnings.warn(f"Triton does not run here, so slower kernels take its place; it needs a C compiler, gcc for instance "
+                      f"({type(error).__name__}: {error})", stacklevel=2)  # fmt: skip
         return False
     return True
 
 
 def window_kernel(dtype: torch.dtype, layout: Layout, head_size: int) -> WindowKernel:
     """The kernel that reads the windows of this batch on a GPU."""
-    if has_triton() and _fits_triton(head_size):
+    if _triton_takes(dtype, head_size):
         return triton_window
     if dtype not in _HALF:
         return strided_window
@@ -82,29 +95,29 @@ def window_kernel(dtype: torch.dtype, layout: Layout, head_size: int) -> WindowK
 def page_kernel(device: torch.device, dtype: torch.dtype, head_size: int) -> PageKernel:
     """The kernel that reads pages of memory on this device."""
     if device.type == "cuda":
-        if has_triton() and _fits_triton(head_size):
+        if _triton_takes(dtype, head_size):
             return triton_pages
         if dtype in _HALF and {"block_table", "enable_gqa"} <= _varlen_parameters():
             return flash_pages
     return gathered_pages
 
 
-def past_kernel(device: torch.device, head_size: int) -> PastKernel:
+def past_kernel(device: torch.device, dtype: torch.dtype, head_size: int) -> PastKernel:
     """The kernel that reads the rows' past on this device."""
-    return triton_past if device.type == "cuda" and has_triton() and _fits_triton(head_size) else gathered_past
+    return triton_past if device.type == "cuda" and _triton_takes(dtype, head_size) else gathered_past
 
 
-def _fits_triton(head_size: int) -> bool:
-    return head_size >= 16 and head_size & (head_size - 1) == 0
+def _triton_takes(dtype: torch.dtype, head_size: int) -> bool:
+    return head_size in (16, 32, 64) and has_triton(dtype)
 
 
 def triton_window(query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, layout: Layout, one_sided: int) -> Tensor:
     """(T, H, D) what every token reads, by one Triton kernel."""
-    from led.triton_kernels import WINDOW_TILES, window
+    from led.triton_kernels import window, window_tile
 
-    queries = WINDOW_TILES[query_THD.dtype.itemsize][0]
-    tiles_N5, places_G = layout.once(("triton", queries), lambda: window_tiles(layout, queries))
-    return window(query_THD, key_THD, value_THD, tiles_N5, places_G, layout.batch.is_visible, one_sided)
+    tile = window_tile(query_THD.dtype, query_THD.device)
+    tiles_N5, places_G = layout.once(("triton", tile), lambda: window_tiles(layout, tile[0]))
+    return window(query_THD, key_THD, value_THD, tiles_N5, places_G, layout.batch.is_visible, one_sided, tile)
 
 
 def window_tiles(layout: Layout, queries: int) -> tuple[Tensor, Tensor]:

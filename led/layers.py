@@ -28,9 +28,10 @@ _ACTIVATIONS = {
 }
 
 
-# Rows of the feed-forward block at once: on the CPU their inner values stay in the processor's cache, on a GPU they are
-# enough to fill it.
-_ROWS = {"cpu": 1024, "cuda": 1 << 17}
+# Rows of the feed-forward block at once: on the CPU their inner values stay in the processor's cache; on a GPU they are
+# bytes of a column, and bound what the block holds.
+_ROWS = 1024
+_BYTES_ON_GPU = 1 << 18
 
 
 class LEDLayer(nn.Module):
@@ -60,7 +61,8 @@ class LEDLayer(nn.Module):
 
     def add_and_norm(self, x: Tensor, read: Tensor, norm: nn.Module, clamp: bool = False) -> Tensor:
         """(..., E) `norm` of the sum of a block's input and what it has read; in float16 kept finite where `clamp` says so."""
-        if x.is_cuda and isinstance(norm, nn.LayerNorm) and not (torch.is_grad_enabled() or self.training) and has_triton():
+        infers = not (torch.is_grad_enabled() or self.training)
+        if infers and x.is_cuda and isinstance(norm, nn.LayerNorm) and has_triton(x.dtype):
             from led.triton_kernels import add_and_norm  # only where there is a Triton
 
             return add_and_norm(x, read, norm.weight, norm.bias, norm.eps, clamp)
@@ -72,7 +74,7 @@ class LEDLayer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """(..., E) the block's output; without gradients by pieces of rows, so that no inner value is as long as the batch."""
-        rows_at_once = _ROWS.get(x.device.type, len(x))
+        rows_at_once = _BYTES_ON_GPU // x.element_size() if x.is_cuda else _ROWS
         if x.dim() != 2 or len(x) <= rows_at_once or torch.is_grad_enabled():
             return self._feed_forward(x)
         out = torch.empty_like(x)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -365,9 +365,9 @@ def _penalise(scores: Tensor, tokens: Tensor, penalty: float) -> Tensor:
     return scores.scatter(1, tokens, torch.where(old < 0, old * penalty, old / penalty))
 
 
-@lru_cache
+@cache
 def on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """Numbers on a device, copied there once: to copy is to wait for all that a GPU has to do."""
+    """Numbers on a device, copied once and for good: to copy is to wait for a GPU, and recorded steps keep the address."""
     return torch.tensor(numbers, dtype=torch.long, device=device)
 
 

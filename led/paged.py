@@ -138,7 +138,7 @@ class StaticPast:
         heads, rows = config.decoder_attention_heads, documents * each
         shape = (rows, heads, max_length, config.d_model // heads)
         self._layers = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.decoder_layers)]
-        self._kernel = past_kernel(like.device, shape[-1])
+        self._kernel = past_kernel(like.device, like.dtype, shape[-1])
         self._each = each
         self._lengths = torch.zeros(rows, dtype=torch.long, device=like.device)
         self._itself = torch.arange(rows, device=like.device)
@@ -207,7 +207,7 @@ class StaticPast:
             self._writers[rows] += (rows - sources)[:, None]
             for buffers in self._layers:
                 for x in buffers:
-                    x[rows] = x[sources]
+                    x[rows, :, : self.positions] = x[sources, :, : self.positions]
 
     def _rows_of(self, documents: Sequence[int]) -> Tensor:
         first = torch.tensor(documents, device=self._itself.device) * self._each
@@ -256,6 +256,8 @@ class GraphStepper:
         self._written: list[int] = []  # positions of each document's rows
         self._recorded: dict[tuple[int, int, int], tuple[Callable[[], None], Any]] = {}
         self._graph_memory: Any = None
+        # One for all recordings: they share memory only on one stream.
+        self._stream = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
 
     def has_room(self, lengths: Sequence[int]) -> bool:
         return self._memories.has_room(lengths)
@@ -339,7 +341,8 @@ class GraphStepper:
         """Record a step, on the current device, after a rehearsal that leaves everything as it was."""
         lengths, parents = self._past.lengths.clone(), self._past.parents.clone()
         searched = None if self._searched is None else deepcopy(self._searched)
-        stream = torch.cuda.Stream()
+        stream = self._stream
+        assert stream is not None
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._past.parents.copy_(torch.arange(len(parents), device=parents.device))  # a rehearsal moves no row

@@ -64,6 +64,7 @@ class Text2TextPipeline(Pipeline):
         super().__init__(tokenizer, **settings)
         self.model: LEDForConditionalGeneration = model
         self.name, self.limits = name, limits
+        self._loop: tuple[tuple[GenerationConfig, LEDForConditionalGeneration, torch.device], DecodingLoop] | None = None
 
     def __call__(self, texts: str | Sequence[str], *, truncation: bool = True, clean_up_tokenization_spaces: bool = False,
                  **settings: Any) -> list[Result]:  # fmt: skip
@@ -84,7 +85,7 @@ class Text2TextPipeline(Pipeline):
             if over:
                 warnings.warn(f"text {i} has {len(ids) + over} tokens; the last {over} were cut.", stacklevel=2)
         order = [i for group in by_budget([len(ids) for ids, _ in inputs], ENCODER_TOKENS) for i in group]
-        loop = DecodingLoop(self.model, self._generation(settings), self.limits)
+        loop = self._loop_of(self._generation(settings))
         results: list[list[Result]] = [[] for _ in inputs]
         for i, result in loop.run(pack_documents([inputs[i][0]], [self.globals_(1)]) for i in order):
             for tokens in result.sequences:
@@ -94,6 +95,14 @@ class Text2TextPipeline(Pipeline):
                 over = inputs[order[i]][1]
                 results[order[i]].append({self.name: text, **({"truncated_tokens": over} if over else {})})
         return [result for found in results for result in found]
+
+    def _loop_of(self, config: GenerationConfig) -> DecodingLoop:
+        """A loop; on a GPU, where a new one is a second's work, that of the last call if nothing else was asked of it."""
+        wanted = config, self.model, self.model.device
+        if self._loop is None or self._loop[0] != wanted or self.model.device.type != "cuda":
+            self._loop = None  # its memory is for the next
+            self._loop = wanted, DecodingLoop(self.model, config, self.limits)
+        return self._loop[1]
 
     def _generation(self, settings: dict[str, Any]) -> GenerationConfig:
         config = self.model.generation_config

@@ -14,17 +14,21 @@ P pages of `page` tokens, M pages of the longest document, C positions a row may
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import lru_cache, wraps
+from typing import ParamSpec
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+P = ParamSpec("P")
+
 # Below every score and far from infinity, so that what a row holds before it has read anything stays a number.
 _LOWEST = tl.constexpr(-1.0e30)
 _LOG2E = tl.constexpr(1.4426950408889634)
-
-# Queries and keys of a block of windows, warps and stages, by bytes of a number.
-WINDOW_TILES: dict[int, tuple[int, int, int, int]] = {2: (64, 64, 4, 3), 4: (128, 64, 8, 2)}
 
 # Keys of a block of memory, warps and stages, by bytes of a number.
 _MEMORY_TILES: dict[int, tuple[int, int, int]] = {2: (64, 2, 3), 4: (32, 2, 3)}
@@ -32,13 +36,26 @@ _MEMORY_TILES: dict[int, tuple[int, int, int]] = {2: (64, 2, 3), 4: (32, 2, 3)}
 # Programs that keep a GPU busy while rows read memories: eight for each processor of the largest.
 _PROGRAMS = 1056
 
-# How float32 is multiplied: as three products of halves of its digits, which together keep them all. Against float64 their
-# error is smaller than that of plain float32 products, and they are three times as fast (docs/performance.md). Half precision
-# knows one way.
+# How float32 is multiplied: as three products of the upper and lower halves of its digits. Measured against float64 their error
+# is smaller than that of plain float32 products, and they are three times as fast (docs/performance.md). Half precision knows
+# one way.
 _PRECISION = "tf32x3"
 
 # Positions of a row's past read at once.
 _POSITIONS = 64
+
+
+def _on_its_device(launch: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """The same on the GPU of the first tensor: Triton launches on the current one."""
+
+    @wraps(launch)
+    def launched(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        first = args[0]
+        assert isinstance(first, Tensor)
+        with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
+            return launch(*args, **kwargs)
+
+    return launched
 
 
 @triton.jit
@@ -124,15 +141,29 @@ def _window(query, key, value, out, tiles, places, visible, query_stride, stride
     tl.store(out + mine * (H * D) + head + columns[None, :], read.to(out.dtype.element_ty), mask=rows[:, None] < end)
 
 
+@lru_cache
+def window_tile(dtype: torch.dtype, device: torch.device) -> tuple[int, int, int, int]:
+    """Queries and keys of a block of windows, warps and stages: the fastest that were measured on an H200.
+
+    In float32 that takes 128 KiB of a processor's shared memory, which smaller GPUs have not.
+    """
+    if dtype.itemsize == 2:
+        return 64, 64, 4, 3
+    of_gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    shared = getattr(of_gpu, "shared_memory_per_multiprocessor", 0)
+    return (128, 64, 8, 2) if shared >= 160 << 10 else (64, 32, 4, 2)
+
+
+@_on_its_device
 def window(query_THD: Tensor, key_THD: Tensor, value_THD: Tensor, tiles_N5: Tensor, places_G: Tensor, visible_T: Tensor | None,
-           one_sided: int) -> Tensor:  # fmt: skip
+           one_sided: int, tile: tuple[int, int, int, int]) -> Tensor:  # fmt: skip
     """(T, H, D) what every token reads from its window and from its document's global tokens.
 
-    `tiles_N5` int32 are the blocks of `WINDOW_TILES`' queries: first query, start and end of its document in tokens, first
+    `tiles_N5` int32 are the blocks of `tile`'s queries: first query, start and end of its document in tokens, first
     and end of its document in `places_G`, int32, the places of global tokens. Keys and values lie alike.
     """
     H, D = query_THD.shape[1:]
-    queries, keys, warps, stages = WINDOW_TILES[query_THD.dtype.itemsize]
+    queries, keys, warps, stages = tile
     assert key_THD.stride() == value_THD.stride() and all(x.stride()[1:] == (D, 1) for x in (query_THD, key_THD))
     out = torch.empty_like(query_THD, memory_format=torch.contiguous_format)
     visible = tiles_N5 if visible_T is None else visible_T.to(torch.int8)
@@ -194,6 +225,7 @@ def _shares_joined(read, sums, out, splits, SPLITS: tl.constexpr, D: tl.constexp
     tl.store(out + mine * D + dims, joined.to(out.dtype.element_ty))
 
 
+@_on_its_device
 def memory(query_RHD: Tensor, key_PAGES: Tensor, value_PAGES: Tensor, table_SM: Tensor, tokens_S: Tensor) -> Tensor:
     """(R, H, D) what the rows read from their documents' pages.
 
@@ -217,8 +249,8 @@ def memory(query_RHD: Tensor, key_PAGES: Tensor, value_PAGES: Tensor, table_SM: 
 
 
 @triton.jit
-def _past(query, new_key, new_value, key, value, out, writers, lengths, stride, columns, C: tl.constexpr, H: tl.constexpr,
-          D: tl.constexpr, POSITIONS: tl.constexpr):  # fmt: skip
+def _past(query, new_key, new_value, key, value, out, writers, lengths, stride, columns, C, H: tl.constexpr, D: tl.constexpr,
+          POSITIONS: tl.constexpr):  # fmt: skip
     """Write one row's new position and read, with one head, that and those before it."""
     row, head = tl.program_id(0), tl.program_id(1)
     length = tl.load(lengths + row)
@@ -248,6 +280,7 @@ def _past(query, new_key, new_value, key, value, out, writers, lengths, stride, 
     tl.store(out + (row * H + head) * D + dims, (read / total).to(out.dtype.element_ty))
 
 
+@_on_its_device
 def past(query_RHD: Tensor, new_RHD: tuple[Tensor, Tensor], key_RHCD: Tensor, value_RHCD: Tensor, writers_RC: Tensor,
          lengths_R: Tensor) -> Tensor:  # fmt: skip
     """(R, H, D) what rows read of their past and of their new key and value, which are written to their place.
@@ -260,7 +293,7 @@ def past(query_RHD: Tensor, new_RHD: tuple[Tensor, Tensor], key_RHCD: Tensor, va
     assert len({x.stride() for x in (query_RHD, *new_RHD)}) == 1 and query_RHD.stride()[1:] == (D, 1)
     out = torch.empty_like(query_RHD, memory_format=torch.contiguous_format)
     _past[(R, H)](query_RHD, new_key, new_value, key_RHCD, value_RHCD, out, writers_RC, lengths_R, query_RHD.stride(0),
-                  writers_RC.stride(0), C=C, H=H, D=D, POSITIONS=_POSITIONS, num_warps=4)  # fmt: skip
+                  writers_RC.stride(0), C, H=H, D=D, POSITIONS=_POSITIONS, num_warps=4)  # fmt: skip
     return out
 
 
@@ -282,6 +315,7 @@ def _add_and_norm(x, read, weight, bias, out, eps, E: tl.constexpr, WIDTH: tl.co
     tl.store(out + at, normed.to(out.dtype.element_ty), mask=inside)
 
 
+@_on_its_device
 def add_and_norm(x: Tensor, read: Tensor, weight_E: Tensor, bias_E: Tensor, eps: float, clamp: bool) -> Tensor:
     """(..., E) the layer norm of `x` + `read`; with `clamp` kept finite in float16."""
     E = x.shape[-1]

@@ -79,16 +79,24 @@ class LoadedSummarizer(LoadedModel[LEDForConditionalGeneration]):
         share = int(free_bytes(self.model.device) / (2 * copies_beside(settings)))
         memory = share if settings.memory_gib is None else int(settings.memory_gib * 2**30)
         self.limits = DecodingLimits(settings.documents_in_flight, settings.encoder_tokens, max(1, memory))
+        self._loop: DecodingLoop | None = None
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
         """The summary of each document as it is finished."""
         packed = (pack_documents([d.input_ids], [range(d.global_tokens)]) for d in documents)
-        loop = DecodingLoop(self.model, self.generation, self.limits, look_bins=self.look_bins)
+        # Kept from batch to batch: on a GPU it holds the memory for documents and the steps that were recorded.
+        self._loop = loop = self._loop or DecodingLoop(self.model, self.generation, self.limits, look_bins=self.look_bins)
+        before = loop.measured
         try:
             for i, result in loop.run(packed):
                 yield i, self._row(result, documents[i].text)
         finally:
-            self.measured = {name: self.measured.get(name, 0) + value for name, value in loop.measured.items()}
+            for name, value in loop.measured.items():
+                self.measured[name] = self.measured.get(name, 0) + value - before[name]
+
+    def make_room(self) -> None:
+        self._loop = None
+        super().make_room()
 
     def _row(self, result: Result, text: str | None) -> Row:
         tokens, score = result.sequences[0], result.scores[0]

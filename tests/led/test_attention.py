@@ -1,6 +1,6 @@
 """The encoder's fast attention equals the dense mask, at the shapes production uses.
 
-Packed documents around the block of 128 queries, none to many global tokens (either side of FOLD_LIMIT), windows up to 512,
+Packed documents around a block of queries, none to many global tokens (either side of FOLD_LIMIT), windows up to 512,
 invisible tokens. `dense_encoder_attention` is the slow truth. In double precision, where what rounds otherwise on another
 processor is far below what a wrong key would change.
 """

@@ -34,13 +34,15 @@ from led.gpu_attention import (
     triton_window,
     window_kernel,
 )
+from led.layers import LEDLayer
 from led.layout import Layout
 from led.packing import PackedBatch, cumulative
+from led.testing import tiny_config
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 HEADS, SIZE = 2, 16
 LENGTHS = [1, 127, 128, 129, 300, 2]
-GLOBALS = {"none": [], "first": [0], "several": [0, 1, 64, 290]}
+GLOBALS = {"none": [], "first": [0], "several": [0, 1, 64, 290], "many": list(range(0, 290, 4))}
 
 
 def batch_of(lengths: list[int], globals_: list[int], hidden: float = 0.0) -> PackedBatch:
@@ -120,15 +122,19 @@ def test_the_blocks_named_to_flex_attention_hold_all_that_may_be_read(one_sided:
 
 def test_the_kernel_is_chosen_by_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, holes = (Layout(batch_of([300], [0], hidden)) for hidden in (0.0, 0.5))
-    monkeypatch.setattr("led.gpu_attention.has_triton", lambda: False)
+    monkeypatch.setattr("led.gpu_attention._triton_runs", lambda: False)
     assert window_kernel(torch.float32, whole, 64) is strided_window
     assert window_kernel(torch.float16, holes, 64) is flex_window
     assert window_kernel(torch.float16, whole, 64) in (flash_window, flex_window)
-    monkeypatch.setattr("led.gpu_attention.has_triton", lambda: True)
+    monkeypatch.setattr("led.gpu_attention._triton_runs", lambda: True)
     assert window_kernel(torch.float16, holes, 64) is triton_window
+    assert window_kernel(torch.float32, whole, 64) is triton_window
     assert window_kernel(torch.float16, whole, 48) in (flash_window, flex_window)
-    assert page_kernel(torch.device("cpu"), torch.float16, 64) is gathered_pages
-    assert past_kernel(torch.device("cpu"), 64) is gathered_past
+    assert window_kernel(torch.float64, whole, 64) is strided_window
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert page_kernel(gpu, torch.float32, 64) is triton_pages and page_kernel(cpu, torch.float16, 64) is gathered_pages
+    assert past_kernel(gpu, torch.float16, 64) is triton_past and past_kernel(cpu, torch.float16, 64) is gathered_past
+    assert page_kernel(gpu, torch.float32, 8) is gathered_pages and past_kernel(gpu, torch.float32, 8) is gathered_past
 
 
 def pages(lengths: list[int], device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
@@ -248,3 +254,16 @@ def test_rows_read_the_pages_of_their_document_on_a_gpu(kernel: PageKernel) -> N
     if kernel is flash_pages and "block_table" not in _varlen_parameters():
         pytest.skip(f"FlashAttention reads pages from torch 2.13 on, and this is {torch.__version__}")
     check_pages(kernel, "cuda", torch.float16, 2e-2)
+
+
+@ON_GPU
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_layer_adds_and_norms_on_a_gpu_as_on_a_cpu(dtype: torch.dtype) -> None:
+    layer = LEDLayer(tiny_config(), 48).eval().to(dtype)
+    torch.nn.init.normal_(layer.final_layer_norm.weight)
+    x, read = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
+    with torch.inference_mode():
+        expected = layer.add_and_norm(x, read.clone(), layer.final_layer_norm)
+        found = layer.to("cuda").add_and_norm(x.cuda(), read.cuda(), layer.final_layer_norm, clamp=True)
+    tolerance = {torch.float16: 4e-3, torch.float32: 1e-6, torch.float64: 1e-12}[dtype]
+    torch.testing.assert_close(found.cpu(), expected, atol=tolerance, rtol=0)
