@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline import models
 from pipeline.config import SummarizeSettings
-from pipeline.models import copies_beside
+from pipeline.model_inputs import ModelInput
+from pipeline.models import LoadedSummarizer, copies_beside
+from pipeline.tasks import Summarize
 
 
 def test_memory_is_shared_by_the_copies_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,3 +22,19 @@ def test_memory_is_shared_by_the_copies_that_there_are(monkeypatch: pytest.Monke
     assert (beside(), beside(threads=3), beside(threads=16)) == (8, 2, 1)
     assert (beside(actors=2), beside(actors=20), beside(actors=2, threads=3)) == (2, 8, 2)
     assert (beside(actors=1, max_actors=4), beside(gpus=0.25), beside(gpus=1.0, actors=3)) == (4, 4, 1)
+
+
+def test_the_loop_is_kept_from_batch_to_batch_until_room_is_made(model_folder: Path) -> None:
+    """What was measured adds up over both loops, and what is written is the same, after a batch that was left too."""
+    loaded = LoadedSummarizer(Summarize(SummarizeSettings(input=("i",), output="o", model=str(model_folder))), model_folder)
+    documents = [ModelInput([0, *range(5, 5 + n), 2], 1) for n in (3, 9, 20)]
+    first = dict(loaded.predict(documents))
+    kept, steps = loaded._loop, loaded.measured["steps"]
+    assert steps > 0
+    next(loaded.predict(documents))
+    assert dict(loaded.predict(documents)) == first and loaded._loop is kept
+    loaded.measured.clear()
+    assert dict(loaded.predict(documents)) == first and loaded.measured["steps"] == steps
+    loaded.make_room()
+    assert dict(loaded.predict(documents)) == first and loaded._loop is not kept
+    assert loaded.measured["steps"] == 2 * steps
