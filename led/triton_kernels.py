@@ -1,12 +1,12 @@
-"""Triton kernels of LED's attention on GPUs: the encoder's windows, the decoder's memory in pages, a row's own past.
+"""Triton kernels for GPUs: the encoder's windows, the decoder's memory in pages, a row's own past, the norm of a sum.
 
-`gpu_attention.py` decides when they are taken and has plain products beside each. All keep scores in registers, with a
-running maximum and sum (arXiv:2205.14135); where rows are few and a document is long, its keys are divided among programs
-whose reads a second kernel joins.
+`gpu_attention.py` decides when those of attention are taken and has plain products beside each. They keep scores in
+registers, with a running maximum and sum (arXiv:2205.14135); where rows are few and a document is long, its keys are divided
+among programs whose reads a second kernel joins.
 
 Triton comes with torch's CUDA builds. Under `TRITON_INTERPRET=1` the kernels run on a CPU, which is how they are tested.
 
-Shapes: T tokens of all documents, H heads, D head size (a power of two, at least 16); S documents, R rows of the decoder,
+Shapes: T tokens of all documents, H heads, D head size (16, 32 or 64); S documents, R rows of the decoder,
 P pages of `page` tokens, M pages of the longest document, C positions a row may write.
 """
 # Triton reads the annotations of its kernels, and these are not of Python's types.
