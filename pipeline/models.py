@@ -91,8 +91,8 @@ class LoadedSummarizer(LoadedModel[LEDForConditionalGeneration]):
             for i, result in loop.run(packed):
                 yield i, self._row(result, documents[i].text)
         finally:
-            for name, value in loop.measured.items():
-                self.measured[name] = self.measured.get(name, 0) + value - before[name]
+            spent = {name: value - before[name] for name, value in loop.measured.items()}
+            self.measured = {name: self.measured.get(name, 0) + more for name, more in spent.items()}
 
     def make_room(self) -> None:
         self._loop = None

@@ -108,18 +108,18 @@ def test_every_query_has_data_while_a_run_goes_on(prometheus: tuple[str, int], t
     address, port = prometheus
     corpus = pq.read_table(ROOT / "demo" / "corpus" / "reports-00.parquet", columns=["doc_id", "text"])
     empty = pa.table({"doc_id": ["none"], "text": pa.nulls(1, pa.string())})
+    corpus = pa.concat_tables([empty, corpus.slice(0, 9), empty.set_column(0, "doc_id", pa.array(["gone"])), corpus.slice(9)])
     (tmp_path / "corpus").mkdir()
-    for n in range(3):
+    for n in range(4):  # each with documents that fail soon, so that failures are seen before the run ends
         named = pa.array([f"{n}-{doc_id.as_py()}" for doc_id in corpus["doc_id"]])
         pq.write_table(corpus.set_column(0, "doc_id", named), tmp_path / "corpus" / f"{n}.parquet")
-    pq.write_table(empty, tmp_path / "corpus" / "00.parquet")
     alerts = yaml.safe_load((ROOT / "infra" / "alerts.yml").read_text())["groups"][0]["rules"]
     metrics = {name for rule in alerts for name in re.findall(r"ray_led_\w+(?:\{[^}]*\})?", rule["expr"])}
     shown = {query for _, _, _, queries in PANELS for query, _ in queries}
     queries = {query.replace("$run", ".*").replace("$__rate_interval", "20s") for query in shown} | metrics
     command = [sys.executable, ROOT / "jobs" / "summarize_corpus.py", "--input", tmp_path / "corpus",
                "--output", tmp_path / "out", "--model", ROOT / "demo" / "checkpoints" / "led-reports-summary",
-               "--shard-documents", 2, "--metrics-port", port, "--price-per-hour", 2,
+               "--shard-documents", 2, "--actors", 1, "--metrics-port", port, "--price-per-hour", 2,
                "--log-file", tmp_path / "log.jsonl"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.Popen(
