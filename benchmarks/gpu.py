@@ -48,14 +48,15 @@ Row = dict[str, Any]
 class Sizes:
     """What is measured: the model's shape, lengths of documents, tokens written, documents at once, repetitions.
 
-    `whole` are (tokens read, tokens written) of whole documents; `ragged` how many documents of 30 tokens to how many are held
-    to the reference's tokens.
+    `in_flight` are the documents that a loop takes by itself; `whole` are (tokens read, tokens written) of whole documents;
+    `ragged` how many documents of 30 tokens to how many are held to the reference's tokens.
     """
 
     shape: dict[str, Any]
     lengths: tuple[int, ...] = (1024, 4096, 16384)
     new_tokens: int = 96
     documents: tuple[int, ...] = (1, 16, 64, 128)
+    in_flight: int = 64
     reference_documents: int = 8
     encoder_tokens: tuple[int, ...] = (16384, 65536, 131072)
     whole: tuple[tuple[int, int], ...] = ((4096, 128), (16384, 256))
@@ -66,14 +67,15 @@ class Sizes:
 FULL = Sizes(LED_BASE)
 MINIATURE = Sizes(
     {**TINY, "vocab_size": 50265, "max_encoder_position_embeddings": 512},
-    (64, 256),
-    4,
-    (1, 3),
-    2,
-    (256, 512),
-    ((64, 4),),
-    (3, 90),
-    1,
+    lengths=(64, 256),
+    new_tokens=4,
+    documents=(1, 3),
+    in_flight=1,
+    reference_documents=2,
+    encoder_tokens=(256, 512),
+    whole=((64, 4),),
+    ragged=(3, 90),
+    rounds=1,
 )
 
 
@@ -273,7 +275,7 @@ def decoding(bench: Bench, dtype: str, bandwidth: float) -> Iterator[Row]:
 def full_steps(bench: Bench, dtype: str, bandwidth: float) -> Iterator[Row]:
     """A step with as many documents in flight as the loop takes by itself, and its share of the copy bandwidth."""
     ours, _ = bench.pair(dtype)
-    config, new, count = ours.config, bench.sizes.new_tokens, bench.sizes.documents[-2]
+    config, new, count = ours.config, bench.sizes.new_tokens, bench.sizes.in_flight
     for n in bench.sizes.lengths:
         times = bench.turns(*(lambda t=t, n=n: write(bench, ours, [n] * count, count, t) for t in (new, 3 * new)))
         step = (times[1] - times[0]) / (2 * new)

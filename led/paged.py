@@ -287,7 +287,8 @@ class GraphStepper:
         bucket = documents, positions, self._memories.pages
         if self._searched is None:
             self._tokens[: active * self._rows] = search.last
-            return choose(search, self._replayed(bucket, self._logits)[: active * self._rows])
+            logits = self._replayed(bucket, lambda: self._logits(self._tokens[: self._past.rows]))
+            return choose(search, logits[: active * self._rows])
         if search.state.lengths.data_ptr() != self._searched.lengths.data_ptr():
             self._searched.copy_(search.state)
             search.state = self._searched.first(active)
@@ -310,10 +311,10 @@ class GraphStepper:
         self._memories.retain([])
         self._written = []
 
-    def _logits(self) -> Tensor:
-        """(rows, V) what `_tokens` make likely."""
+    def _logits(self, tokens_R1: Tensor) -> Tensor:
+        """(R, V) float32 logits of the token after the last one of every row."""
         self._past.follow_parents()
-        states = self._model.led.decoder(self._tokens[: self._past.rows], self._memories, self._state)
+        states = self._model.led.decoder(tokens_R1, self._memories, self._state)
         return self._model.logits(states[:, -1]).float().contiguous()
 
     def _choice(self, search: Search, choose: Choose, documents: int) -> Choice:
@@ -321,28 +322,25 @@ class GraphStepper:
         state = self._searched.first(documents)
         state.lengths.clamp_(1, self._max_length - 1)  # of those of no document, which nothing begins or ends
         search = search.over(state)
-        self._tokens[: self._past.rows] = search.last
-        choice = choose(search, self._logits())
+        choice = choose(search, self._logits(search.last))
         self._searched.copy_(search.state)
         return choice
 
     def _replayed(self, bucket: tuple[int, int, int], step: Callable[[], Any]) -> Any:
         """What the step of a bucket gives; on a GPU it is recorded when it is first met."""
-        if not self._tokens.is_cuda:
+        if self._stream is None:
             return step()
         if bucket not in self._recorded:
             with torch.cuda.device(self._tokens.device):  # streams and graphs are of the current one
-                self._record(bucket, step)
+                self._record(bucket, step, self._stream)
         replay, result = self._recorded[bucket]
         replay()
         return result
 
-    def _record(self, bucket: tuple[int, int, int], step: Callable[[], Any]) -> None:
+    def _record(self, bucket: tuple[int, int, int], step: Callable[[], Any], stream: torch.cuda.Stream) -> None:
         """Record a step, on the current device, after a rehearsal that leaves everything as it was."""
         lengths, parents = self._past.lengths.clone(), self._past.parents.clone()
         searched = None if self._searched is None else deepcopy(self._searched)
-        stream = self._stream
-        assert stream is not None
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._past.parents.copy_(torch.arange(len(parents), device=parents.device))  # a rehearsal moves no row

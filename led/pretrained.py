@@ -110,10 +110,9 @@ class LEDPreTrainedModel(nn.Module):
 
         Answers change by rounding only. Costs a copy of the token embedding where there is a language-model head. Does
         nothing on the CPU for types without such kernels, and where torch has none; on a GPU makes one product of those that
-        read the same rows. Where this processor multiplies
-        bfloat16 more slowly than float32, a bfloat16 model reads documents in float32 and writes in bfloat16. With `int8` the
-        linear layers compute in 8 bits, and decoding reads documents in bfloat16 where that is fast: several times as fast, and
-        answers differ; docs/performance.md says by how much.
+        read the same rows. Where this processor multiplies bfloat16 more slowly than float32, a bfloat16 model reads documents
+        in float32 and writes in bfloat16. With `int8` the linear layers compute in 8 bits, and decoding reads documents in
+        bfloat16 where that is fast: several times as fast, and answers differ; docs/performance.md says by how much.
 
         Raises:
             ValueError: 8 bits are asked for where this torch, this device or the weights' type have none, or of a model that
