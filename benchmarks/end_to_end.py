@@ -25,15 +25,15 @@ import torch
 from benchmarks.rival import LED_BASE, in_both_environments, interleaved, machine
 from led import LEDConfig, LEDForConditionalGeneration, LEDTokenizer
 from led.testing import TINY, spread_weights
-from pipeline.checkpoints import find_checkpoint
-from pipeline.commit import commit
-from pipeline.config import SummarizeSettings
-from pipeline.model_inputs import Reading
-from pipeline.predictor import Predictor
-from pipeline.reader import ShardReader
+from pipeline.checkpoint import find_checkpoint
+from pipeline.output.commit import commit
+from pipeline.settings import SummarizeSettings
+from pipeline.tasks.base import Reading
+from pipeline.workers.predictor import Predictor
+from pipeline.workers.reader import ShardReader
 from pipeline.run import build_plan
-from pipeline.store import open_store
-from pipeline.tasks import Summarize
+from pipeline.output.store import open_store
+from pipeline.tasks.all import Summarize
 
 DEMO_MODEL = Path("demo/checkpoints/led-reports-summary")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from benchmarks.rival import machine
-from pipeline.flags import columns_of
+from pipeline.tasks.quality import columns_of
 
 CORPUS = Path("demo/corpus")
 NAMES = ("Okonkwo", "Brzezinski", "Vandermeer", "Yamaguchi", "Tsukasa", "Fitzwilliam", "Delacroix", "Novgorod")

@@ -17,15 +17,15 @@ from pathlib import Path
 import torch
 
 from benchmarks.rival import interleaved, machine
-from pipeline.config import SummarizeSettings
+from pipeline.settings import SummarizeSettings
 from pipeline.logs import ProgressLog
-from pipeline.metrics import Metrics
-from pipeline.predictor import Predictor
-from pipeline.reader import ShardReader
+from pipeline.monitor.prometheus import Metrics
+from pipeline.workers.predictor import Predictor
+from pipeline.workers.reader import ShardReader
 from pipeline.run import _LOOK_S
-from pipeline.shards import Shard
-from pipeline.tally import Tally
-from pipeline.tasks import Summarize
+from pipeline.planning.plan import Shard
+from pipeline.monitor.stats import Tally
+from pipeline.tasks.all import Summarize
 
 MODEL, CORPUS = "demo/checkpoints/led-reports-summary", "demo/corpus/reports-00.parquet"
 WAYS = {"plain": {"flags": False}, "flags": {}, "attention": {"flags": False, "attention": True}}

@@ -24,12 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.rival import machine
-from pipeline.checkpoints import find_checkpoint
-from pipeline.config import SummarizeSettings
-from pipeline.predictor import Predictor
-from pipeline.reader import ShardReader
+from pipeline.checkpoint import find_checkpoint
+from pipeline.settings import SummarizeSettings
+from pipeline.workers.predictor import Predictor
+from pipeline.workers.reader import ShardReader
 from pipeline.run import build_plan
-from pipeline.tasks import Summarize
+from pipeline.tasks.all import Summarize
 
 MODEL = "demo/checkpoints/led-reports-summary"
 SHARD = 64  # the default

@@ -19,10 +19,10 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import RunSettings
-from pipeline.doc_ids import check_ids
-from pipeline.planning import describe_inputs, plan_inputs
-from pipeline.shards import Plan, remaining
+from pipeline.settings import RunSettings
+from pipeline.planning.document_ids import check_ids
+from pipeline.planning.build import describe_inputs, plan_inputs
+from pipeline.planning.plan import Plan, remaining
 
 T = TypeVar("T")
 

@@ -30,12 +30,12 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.rival import machine
 from benchmarks.stand_in import StandIn
-from pipeline.commit import Receipt, read_receipts
-from pipeline.config import SummarizeSettings
+from pipeline.output.commit import Receipt, read_receipts
+from pipeline.settings import SummarizeSettings
 from pipeline.errors import Stopped
 from pipeline.run import KEEP_PROCESSES, run
-from pipeline.shards import Plan
-from pipeline.store import open_store
+from pipeline.planning.plan import Plan
+from pipeline.output.store import open_store
 
 MODEL = "demo/checkpoints/led-reports-summary"
 FILES = 50

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.model_inputs import ModelInput, Row
-from pipeline.tasks import LoadedTask, Summarize
+from pipeline.tasks.base import ModelInput, Row
+from pipeline.tasks.all import LoadedTask, Summarize
 
 
 @dataclass(frozen=True)

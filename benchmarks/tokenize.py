@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 
 from benchmarks.rival import machine
 from led import LEDTokenizer
-from pipeline.config import SummarizeSettings
-from pipeline.model_inputs import Document, Reading
-from pipeline.tasks import Summarize
+from pipeline.settings import SummarizeSettings
+from pipeline.tasks.base import Document, Reading
+from pipeline.tasks.all import Summarize
 
 MODEL = "demo/checkpoints/led-reports-summary"
 

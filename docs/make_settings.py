@@ -13,7 +13,7 @@ from jobs import evaluate_summaries
 from jobs.cli import VERBS, EvaluationSettings, OutputSettings, PlanOptions, ReportSettings, SampleOptions
 from jobs.nightly import NightlySettings
 from jobs.verify_output import VerifySettings
-from pipeline import config
+from pipeline import settings as config
 
 _JOBS = {
     "All jobs": config.RunSettings,

@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 from pipeline.errors import PipelineError
-from pipeline.nights import NAME, night_words, nights_before
+from pipeline.scheduled import NAME, night_words, nights_before
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 LABEL = "led-corpus/night"

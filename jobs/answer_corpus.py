@@ -10,14 +10,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from jobs.cli import exit_code, main
-from pipeline.config import AnswerSettings
+from pipeline.settings import AnswerSettings
 
 if TYPE_CHECKING:
-    from pipeline.tasks import Answer
+    from pipeline.tasks.all import Answer
 
 
 def task(settings: AnswerSettings) -> Answer:
-    from pipeline.tasks import Answer
+    from pipeline.tasks.all import Answer
 
     return Answer.of(settings)
 

@@ -10,14 +10,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from jobs.cli import exit_code, main
-from pipeline.config import ClassifySettings
+from pipeline.settings import ClassifySettings
 
 if TYPE_CHECKING:
-    from pipeline.tasks import Classify
+    from pipeline.tasks.all import Classify
 
 
 def task(settings: ClassifySettings) -> Classify:
-    from pipeline.tasks import Classify
+    from pipeline.tasks.all import Classify
 
     return Classify(settings)
 

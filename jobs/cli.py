@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, TypeVar
 import tyro
 import yaml
 
-from pipeline.config import RunSettings
+from pipeline.settings import RunSettings
 from pipeline.errors import PipelineError, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.tasks import Task
+    from pipeline.tasks.all import Task
 
 Settings = TypeVar("Settings", bound=RunSettings)
 

@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from pipeline.commit import done_again, new_rows
+from pipeline.output.commit import done_again, new_rows
 from pipeline.errors import PipelineError, UsageError
-from pipeline.progress import clock
-from pipeline.shards import FORECAST, MANIFEST, REPORT, SUCCESS
-from pipeline.store import open_store
-from pipeline.tally import Estimate
+from pipeline.monitor.progress import clock
+from pipeline.planning.plan import FORECAST, MANIFEST, REPORT, SUCCESS
+from pipeline.output.store import open_store
+from pipeline.monitor.stats import Estimate
 
 if TYPE_CHECKING:
     from jobs.cli import PlanOptions, ReportSettings, SampleOptions
-    from pipeline.rehearsal import Forecast
-    from pipeline.tasks import Task
+    from pipeline.forecast.calibrate import Forecast
+    from pipeline.tasks.all import Task
 
 # Characters of a document that are shown.
 _HEAD = 700
@@ -51,8 +51,8 @@ def run(task: Task) -> None:
 
 def plan(task: Task, options: PlanOptions) -> None:
     """Forecast the run, print it, and keep it beside the run's results, where the report finds it."""
-    from pipeline.plots import lengths_picture
-    from pipeline.rehearsal import forecast
+    from pipeline.report.charts import lengths_picture
+    from pipeline.forecast.calibrate import forecast
 
     found = forecast(task, options.sample_documents, options.rehearse_seconds)
     open_store(task.settings.output).replace(FORECAST, found.to_json())
@@ -111,7 +111,7 @@ def _length_lines(lengths: tuple[int, ...], limit: int) -> list[str]:
 
 def sample(task: Task, options: SampleOptions) -> None:
     """Do a few documents and show each beside what came of it."""
-    from pipeline.rehearsal import sample
+    from pipeline.forecast.calibrate import sample
 
     console = Console(soft_wrap=False)
     width = max(30, (console.width - 2) // 2)
@@ -127,7 +127,7 @@ def sample(task: Task, options: SampleOptions) -> None:
 
 def status(output: str) -> None:
     """Print how far the run in a folder is, by a listing."""
-    from pipeline.verify import status
+    from pipeline.output.verify import status
 
     print(status(open_store(output)))
 
@@ -138,7 +138,7 @@ def verify(output: str) -> None:
     Raises:
         PipelineError: it is not what its plan says, or not yet all of it.
     """
-    from pipeline.verify import status, verify
+    from pipeline.output.verify import status, verify
 
     store = open_store(output)
     found = status(store)
@@ -158,9 +158,9 @@ def report(settings: ReportSettings) -> None:
     Raises:
         UsageError: the folder holds no finished run, or not the column of references.
     """
-    from pipeline.commit import as_values
-    from pipeline.report import write_report
-    from pipeline.verify import read_plan
+    from pipeline.output.commit import as_values
+    from pipeline.report.page import write_report
+    from pipeline.output.verify import read_plan
 
     store = open_store(settings.output)
     plan = read_plan(store)

@@ -20,8 +20,8 @@ from jobs.commands import show_scores
 def main() -> None:
     settings = tyro.cli(EvaluationSettings, description=__doc__)
 
-    from pipeline.evaluation import evaluate_answers
-    from pipeline.store import open_store
+    from pipeline.report.scores import evaluate_answers
+    from pipeline.output.store import open_store
 
     show_scores(evaluate_answers(open_store(settings.output), settings.reference_column))
 

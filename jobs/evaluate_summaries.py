@@ -36,8 +36,8 @@ class EvaluationSettings:
 def main() -> None:
     settings = tyro.cli(EvaluationSettings, description=__doc__)
 
-    from pipeline.evaluation import evaluate_summaries
-    from pipeline.store import open_store
+    from pipeline.report.scores import evaluate_summaries
+    from pipeline.output.store import open_store
 
     scores = evaluate_summaries(
         open_store(settings.output), settings.reference_column, settings.facts_column, stemmer=settings.stemmer

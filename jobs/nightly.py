@@ -25,7 +25,7 @@ import tyro
 
 from jobs.cli import INTERRUPTED, exit_code
 from pipeline.errors import PipelineError, UsageError
-from pipeline.nights import NAME, night_words, nights_before
+from pipeline.scheduled import NAME, night_words, nights_before
 
 
 @dataclass(frozen=True, kw_only=True)

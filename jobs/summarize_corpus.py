@@ -10,14 +10,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from jobs.cli import exit_code, main
-from pipeline.config import SummarizeSettings
+from pipeline.settings import SummarizeSettings
 
 if TYPE_CHECKING:
-    from pipeline.tasks import Summarize
+    from pipeline.tasks.all import Summarize
 
 
 def task(settings: SummarizeSettings) -> Summarize:
-    from pipeline.tasks import Summarize
+    from pipeline.tasks.all import Summarize
 
     return Summarize(settings)
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.tally import Tally
+from pipeline.monitor.stats import Tally
 
 logger = logging.getLogger("pipeline")
 

@@ -23,33 +23,33 @@ from ray.exceptions import RayError, RayTaskError
 
 from led.hub import Checkpoint
 from pipeline import __version__
-from pipeline.actor import PredictorActor
-from pipeline.board import Board
-from pipeline.checkpoints import checkpoint_facts, find_checkpoint
-from pipeline.columns import COUNTED, STATUSES, output_columns
-from pipeline.commit import finish, read_receipts
-from pipeline.config import RunSettings
+from pipeline.cluster.actor import PredictorActor
+from pipeline.cluster.control import Board
+from pipeline.checkpoint import checkpoint_facts, find_checkpoint
+from pipeline.schema import COUNTED, STATUSES, output_columns
+from pipeline.output.commit import finish, read_receipts
+from pipeline.settings import RunSettings
 from pipeline.errors import PipelineError, PlanMismatch, TooManyFailures, UsageError, one_line
-from pipeline.failures import check_failures
-from pipeline.hours import hour_of
-from pipeline.inputs import InputFile
+from pipeline.monitor.failures import check_failures
+from pipeline.stop_time import hour_of
+from pipeline.inputs.read import InputFile
 from pipeline.logs import ProgressLog, event, logging_to
-from pipeline.metrics import Metrics
-from pipeline.model_inputs import Reading
-from pipeline.planning import describe_inputs, plan_inputs
-from pipeline.pool import IO_CPUS, Machine, Pool, make_pool
-from pipeline.previous import read_previous, since_facts
-from pipeline.progress import Progress
-from pipeline.reader import ShardReader
-from pipeline.report import check_reference, try_report
-from pipeline.shards import MANIFEST, PLAN, REPORT, Plan, Shard, differences, remaining
-from pipeline.sink import CommitSink
-from pipeline.source import ShardSource, Shared, share
-from pipeline.stops import Limits, Stop, signals_ask
-from pipeline.store import Store, open_store, probe
-from pipeline.tally import Tally, Totals
-from pipeline.tasks import Task
-from pipeline.watch import Watch
+from pipeline.monitor.prometheus import Metrics
+from pipeline.tasks.base import Reading
+from pipeline.planning.build import describe_inputs, plan_inputs
+from pipeline.cluster.capacity import IO_CPUS, Machine, Pool, make_pool
+from pipeline.output.previous_runs import read_previous, since_facts
+from pipeline.monitor.progress import Progress
+from pipeline.workers.reader import ShardReader
+from pipeline.report.page import check_reference, try_report
+from pipeline.planning.plan import MANIFEST, PLAN, REPORT, Plan, Shard, differences, remaining
+from pipeline.cluster.sink import CommitSink
+from pipeline.cluster.source import ShardSource, Shared, share
+from pipeline.monitor.limits import Limits, Stop, signals_ask
+from pipeline.output.store import Store, open_store, probe
+from pipeline.monitor.stats import Tally, Totals
+from pipeline.tasks.all import Task
+from pipeline.monitor.watcher import Watch
 
 # How often the output folder is listed: often enough to see shards come, seldom enough for a store with a great many.
 _LOOK_S, _LOOKED_AT_PER_S = 2.0, 2000

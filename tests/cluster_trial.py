@@ -22,8 +22,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.store import open_store
-from pipeline.verify import status, verify
+from pipeline.output.store import open_store
+from pipeline.output.verify import status, verify
 
 ROOT = Path(__file__).parents[1]
 RAY = Path(sys.executable).with_name("ray")

@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
 from pipeline.run import KEEP_PROCESSES
-from pipeline.store import Store, open_store
-from pipeline.verify import status, verify
+from pipeline.output.store import Store, open_store
+from pipeline.output.verify import status, verify
 from tests.conftest import make_checkpoint, words
 from tests.pipeline.crash import rows_of
 from tests.pipeline.s3 import KEYS, NO_RADOSGW, moto_server, radosgw_server

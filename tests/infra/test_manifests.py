@@ -26,9 +26,9 @@ from referencing import Registry, Resource
 from infra.night import run_of
 from infra.run_image_steps import Image, instructions
 from jobs.cli import parse
-from pipeline.config import SummarizeSettings
+from pipeline.settings import SummarizeSettings
 from pipeline.errors import UsageError
-from pipeline.nights import night_words
+from pipeline.scheduled import night_words
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "infra" / "kuberay"

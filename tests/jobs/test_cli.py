@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import ReportSettings, main, parse
-from pipeline.config import SummarizeSettings
+from pipeline.settings import SummarizeSettings
 from pipeline.errors import UsageError
 
 

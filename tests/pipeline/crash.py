@@ -26,17 +26,17 @@ import s3fs  # noqa: F401 # imported here, it is not imported again by every pro
 from jobs.cli import exit_code
 from led.hub import Checkpoint
 from pipeline import run as composition
-from pipeline.columns import INPUT
-from pipeline.commit import commit
-from pipeline.config import SummarizeSettings
-from pipeline.local_store import LocalStore
-from pipeline.model_inputs import Reading
-from pipeline.object_store import ObjectStore
-from pipeline.previous import read_previous
-from pipeline.reader import ShardReader
-from pipeline.shards import Plan, Shard
-from pipeline.store import Store, open_store
-from pipeline.tasks import Summarize, Task
+from pipeline.schema import INPUT
+from pipeline.output.commit import commit
+from pipeline.settings import SummarizeSettings
+from pipeline.output.local import LocalStore
+from pipeline.tasks.base import Reading
+from pipeline.output.s3 import ObjectStore
+from pipeline.output.previous_runs import read_previous
+from pipeline.workers.reader import ShardReader
+from pipeline.planning.plan import Plan, Shard
+from pipeline.output.store import Store, open_store
+from pipeline.tasks.all import Summarize, Task
 
 
 def task_of(corpus: Path, model: Path, output: str, changes: dict[str, Any]) -> Summarize:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.model_inputs import ModelInput, Row
-from pipeline.models import LoadedSummarizer
-from pipeline.tasks import LoadedTask, Summarize
+from pipeline.tasks.base import ModelInput, Row
+from pipeline.tasks.models import LoadedSummarizer
+from pipeline.tasks.all import LoadedTask, Summarize
 
 KILLS = "gallery gallery gallery"
 BREAKS = "rose rose rose rose"

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 from led.model import LEDForQuestionAnswering, LEDForSequenceClassification
 from led.testing import spread_weights, tiny_config
 from led.tokenizer import LEDTokenizer
-from pipeline.predictor import Predictor
-from pipeline.reader import ShardReader
-from pipeline.shards import Shard
-from pipeline.tasks import Task
+from pipeline.workers.predictor import Predictor
+from pipeline.workers.reader import ShardReader
+from pipeline.planning.plan import Shard
+from pipeline.tasks.all import Task
 from tests.conftest import words
 
 KINDS = {"label": LEDForSequenceClassification, "answer": LEDForQuestionAnswering}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.commit import Receipt
+from pipeline.output.commit import Receipt
 
 NOTHING: dict[str, Any] = {
     **dict.fromkeys(("documents", "rows", "ok", "failed", "skipped", "failed_documents", "carried"), 0),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.attempts import Attempts
+from pipeline.workers.crashes import Attempts
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from led.testing import tiny_model
-from pipeline.checkpoints import checkpoint_facts, find_checkpoint, worker_checkpoint, worker_tokenizer
-from pipeline.config import SummarizeSettings
+from pipeline.checkpoint import checkpoint_facts, find_checkpoint, worker_checkpoint, worker_tokenizer
+from pipeline.settings import SummarizeSettings
 from pipeline.errors import PipelineError, PlanMismatch, UsageError
-from pipeline.model_inputs import Reading
-from pipeline.reader import ShardReader
-from pipeline.shards import Shard
-from pipeline.tasks import Summarize
+from pipeline.tasks.base import Reading
+from pipeline.workers.reader import ShardReader
+from pipeline.planning.plan import Shard
+from pipeline.tasks.all import Summarize
 from tests.conftest import words
 
 

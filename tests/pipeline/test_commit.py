@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.commit import commit, finish, read_receipt
+from pipeline.output.commit import commit, finish, read_receipt
 from pipeline.errors import CorruptOutput, PipelineError
-from pipeline.inputs import InputFile
-from pipeline.local_store import LocalStore
-from pipeline.shards import MANIFEST, SUCCESS, make_plan
+from pipeline.inputs.read import InputFile
+from pipeline.output.local import LocalStore
+from pipeline.planning.plan import MANIFEST, SUCCESS, make_plan
 
 PLAN = make_plan([InputFile("/in", 1, 5, "h", "1")], {"weights_sha256": "w"}, 3)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.config import OPERATIONAL, SummarizeSettings, fingerprint
+from pipeline.settings import OPERATIONAL, SummarizeSettings, fingerprint
 from pipeline.errors import UsageError
 
 GOOD = SummarizeSettings(input=("in",), output="out", model="m")

@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import local_store
+from pipeline.output import local as local_store
 from pipeline.errors import PipelineError
-from pipeline.local_store import LocalStore
-from pipeline.shards import MANIFEST, PLAN, SUCCESS, Plan
-from pipeline.store import Store, open_store
-from pipeline.verify import status, verify
+from pipeline.output.local import LocalStore
+from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, Plan
+from pipeline.output.store import Store, open_store
+from pipeline.output.verify import status, verify
 from tests.conftest import words
 from tests.pipeline.crash import Machine, rows_of
 from tests.pipeline.s3 import KEYS, Proxy, moto_server, proxied

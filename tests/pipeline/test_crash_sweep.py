@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.object_store import ObjectStore
-from pipeline.verify import status, verify
+from pipeline.output.s3 import ObjectStore
+from pipeline.output.verify import status, verify
 from tests.conftest import words
 from tests.pipeline.crash import Machine, rows_of
 from tests.pipeline.s3 import KEYS, NO_RADOSGW, Proxy, moto_server, proxied, radosgw_server

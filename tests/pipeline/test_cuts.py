@@ -7,7 +7,7 @@ from itertools import accumulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cuts import Cut, cut_groups, cut_rows
+from pipeline.inputs.splits import Cut, cut_groups, cut_rows
 
 
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 15))

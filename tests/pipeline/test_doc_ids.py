@@ -15,16 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import duplicates as module
-from pipeline import inputs, retry
-from pipeline.config import RunSettings
-from pipeline.doc_ids import check_ids, doc_ids
-from pipeline.duplicates import duplicates
+from pipeline.planning import duplicates as module
+from pipeline.inputs import read as inputs
+from pipeline import retry
+from pipeline.settings import RunSettings
+from pipeline.planning.document_ids import check_ids, doc_ids
+from pipeline.planning.duplicates import duplicates
 from pipeline.errors import CorruptInput, UsageError
-from pipeline.files import find_files
-from pipeline.formats import Rows
-from pipeline.inputs import describe
-from pipeline.shards import Plan, make_plan
+from pipeline.inputs.files import find_files
+from pipeline.inputs.formats import Rows
+from pipeline.inputs.read import describe
+from pipeline.planning.plan import Plan, make_plan
 
 
 def planned(folder: Path, documents: int = 3) -> Plan:

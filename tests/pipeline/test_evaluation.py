@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.evaluation import evaluate_answers, evaluate_labels, evaluate_summaries
-from pipeline.inputs import InputFile
-from pipeline.local_store import LocalStore
-from pipeline.shards import PLAN, make_plan
+from pipeline.report.scores import evaluate_answers, evaluate_labels, evaluate_summaries
+from pipeline.inputs.read import InputFile
+from pipeline.output.local import LocalStore
+from pipeline.planning.plan import PLAN, make_plan
 
 
 def output(folder: Path, summaries: list[str | None]) -> LocalStore:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import TooManyFailures
-from pipeline.failures import allowed_failures, check_failures
+from pipeline.monitor.failures import allowed_failures, check_failures
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.cuts import Cut
+from pipeline.inputs.splits import Cut
 from pipeline.errors import PlanMismatch, Unreachable, UsageError, one_line
-from pipeline.files import check_unchanged, content_of, find_files, kind_of, partitions
-from pipeline.inputs import describe, read_rows
+from pipeline.inputs.files import check_unchanged, content_of, find_files, kind_of, partitions
+from pipeline.inputs.read import describe, read_rows
 
 
 def paths(*inputs: object) -> list[str]:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.flags import measure as measure_planted
-from pipeline.flags import QUALITY, columns_of, flags_of, fragments, measure, words_of
+from pipeline.tasks.quality import QUALITY, columns_of, flags_of, fragments, measure, words_of
 
 DOCUMENT = (
     "The pump at Fenwick failed on 3 May. Engineer Maria Lowe replaced the seal at a cost of 1,250 dollars. "

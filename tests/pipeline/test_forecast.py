@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pipeline.forecast import Length, Rehearsed, calibrate, forecast_seconds, steps_of, total
+from pipeline.forecast.model import Length, Rehearsed, calibrate, forecast_seconds, steps_of, total
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.config import AnswerSettings
-from pipeline.cuts import Cut
-from pipeline.formats import values_of
-from pipeline.inputs import read_rows
-from pipeline.tasks import Answer
+from pipeline.settings import AnswerSettings
+from pipeline.inputs.splits import Cut
+from pipeline.inputs.formats import values_of
+from pipeline.inputs.read import read_rows
+from pipeline.tasks.all import Answer
 
 VALUES: list[tuple[Any, Any]] = [
     (["Who signed?", "When?"], ["Who signed?", "When?"]),

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import CorruptInput, CorruptOutput, PipelineError, UsageError
-from pipeline.files import find_files
-from pipeline.inputs import InputFile, check_columns, describe, read_rows
-from pipeline.reader import read_texts
-from pipeline.shards import MANIFEST, SUCCESS, Plan, make_plan
-from pipeline.verify import verify
+from pipeline.inputs.files import find_files
+from pipeline.inputs.read import InputFile, check_columns, describe, read_rows
+from pipeline.workers.reader import read_texts
+from pipeline.planning.plan import MANIFEST, SUCCESS, Plan, make_plan
+from pipeline.output.verify import verify
 from tests.pipeline.test_verify import RUN, committed
 
 TEXTS = [f"text {i} " * 20 for i in range(30)]

@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.hours import hour_of
+from pipeline.stop_time import hour_of
 
 
 def test_the_next_such_hour() -> None:

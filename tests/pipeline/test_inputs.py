@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.cuts import Cut
+from pipeline.inputs.splits import Cut
 from pipeline.errors import CorruptInput, Unreachable, UsageError
-from pipeline.files import find_files
-from pipeline.inputs import Input, check_columns, check_same_types, describe, read_rows
+from pipeline.inputs.files import find_files
+from pipeline.inputs.read import Input, check_columns, check_same_types, describe, read_rows
 
 LONGEST = 1 << 20
 

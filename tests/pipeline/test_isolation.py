@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.isolation import Failed, isolate
+from pipeline.workers.bisect import Failed, isolate
 
 
 @given(st.lists(st.booleans(), max_size=40), st.booleans())

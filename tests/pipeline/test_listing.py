@@ -11,8 +11,8 @@ import pytest
 import s3fs
 
 from pipeline.errors import UsageError
-from pipeline.files import find_files
-from pipeline.listing import files_below, files_matching
+from pipeline.inputs.files import find_files
+from pipeline.inputs.listing import files_below, files_matching
 
 LOCAL = fsspec.filesystem("file")
 

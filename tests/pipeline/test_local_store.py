@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.local_store import LocalStore
+from pipeline.output.local import LocalStore
 
 
 def refused(*_: Any, **__: Any) -> Any:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pipeline import metrics
-from pipeline.config import AnswerSettings
-from pipeline.metrics import Metrics
-from pipeline.tally import Tally
+from pipeline.monitor import prometheus as metrics
+from pipeline.settings import AnswerSettings
+from pipeline.monitor.prometheus import Metrics
+from pipeline.monitor.stats import Tally
 from tests.pipeline.receipts import receipt
 
 

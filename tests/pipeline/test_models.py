@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import models
-from pipeline.config import SummarizeSettings
-from pipeline.model_inputs import ModelInput
-from pipeline.models import LoadedSummarizer, copies_beside
-from pipeline.tasks import Summarize
+from pipeline.tasks import models
+from pipeline.settings import SummarizeSettings
+from pipeline.tasks.base import ModelInput
+from pipeline.tasks.models import LoadedSummarizer, copies_beside
+from pipeline.tasks.all import Summarize
 
 
 def test_memory_is_shared_by_the_copies_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

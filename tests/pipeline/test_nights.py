@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.nights import night_words, nights_before
+from pipeline.scheduled import night_words, nights_before
 
 
 def nights_with(folder: Path, *finished: str, unfinished: tuple[str, ...] = ()) -> str:

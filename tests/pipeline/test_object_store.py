@@ -11,10 +11,11 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipeline import object_store, retry
+from pipeline.output import s3 as object_store
+from pipeline import retry
 from pipeline.errors import CorruptOutput, PipelineError, UsageError
-from pipeline.object_store import ATTEMPTS, ObjectStore
-from pipeline.store import PROBE, Outcome, open_store, probe
+from pipeline.output.s3 import ATTEMPTS, ObjectStore
+from pipeline.output.store import PROBE, Outcome, open_store, probe
 from tests.pipeline.s3 import KEYS, NO_RADOSGW, Proxy, moto_server, radosgw_server
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.config import RunSettings
+from pipeline.settings import RunSettings
 from pipeline.errors import CorruptInput, UsageError
-from pipeline.formats import JsonLines, Parquet
-from pipeline.planning import describe_inputs, plan_inputs
-from pipeline.shards import Plan, differences
+from pipeline.inputs.formats import JsonLines, Parquet
+from pipeline.planning.build import describe_inputs, plan_inputs
+from pipeline.planning.plan import Plan, differences
 
 
 def settings(*inputs: Path, **given: object) -> RunSettings:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.plots import curve, escaped, histogram, lengths_picture, shares, short, strip
+from pipeline.report.charts import curve, escaped, histogram, lengths_picture, shares, short, strip
 
 
 def test_a_histogram_counts_every_value() -> None:

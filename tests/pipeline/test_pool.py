@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.pool import Machine, Pool, copies, make_pool
+from pipeline.cluster.capacity import Machine, Pool, copies, make_pool
 
 
 @pytest.mark.parametrize(

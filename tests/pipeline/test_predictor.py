@@ -14,12 +14,12 @@ from led.generation import generate
 from led.generation_config import GenerationConfig
 from led.model import LEDForConditionalGeneration
 from led.tokenizer import LEDTokenizer
-from pipeline.config import SummarizeSettings
-from pipeline.model_inputs import Reading
-from pipeline.predictor import Predictor
-from pipeline.reader import ShardReader, read_texts
-from pipeline.shards import Shard
-from pipeline.tasks import Summarize
+from pipeline.settings import SummarizeSettings
+from pipeline.tasks.base import Reading
+from pipeline.workers.predictor import Predictor
+from pipeline.workers.reader import ShardReader, read_texts
+from pipeline.planning.plan import Shard
+from pipeline.tasks.all import Summarize
 from tests.conftest import words
 
 

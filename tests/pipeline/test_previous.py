@@ -12,17 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import previous
+from pipeline.output import previous_runs as previous
 from pipeline import run as composition
-from pipeline.checkpoints import find_checkpoint
-from pipeline.commit import done_again, new_rows
-from pipeline.config import SummarizeSettings
+from pipeline.checkpoint import find_checkpoint
+from pipeline.output.commit import done_again, new_rows
+from pipeline.settings import SummarizeSettings
 from pipeline.errors import PipelineError, UsageError
-from pipeline.local_store import LocalStore
-from pipeline.previous import read_previous
-from pipeline.shards import Plan
-from pipeline.tasks import Summarize
-from pipeline.verify import verify
+from pipeline.output.local import LocalStore
+from pipeline.output.previous_runs import read_previous
+from pipeline.planning.plan import Plan
+from pipeline.tasks.all import Summarize
+from pipeline.output.verify import verify
 from tests.conftest import read_output, words
 from tests.pipeline.crash import one_by_one
 

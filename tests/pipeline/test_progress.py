@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config import SummarizeSettings
-from pipeline.progress import Progress, clock, describe_progress
-from pipeline.tally import Tally
+from pipeline.settings import SummarizeSettings
+from pipeline.monitor.progress import Progress, clock, describe_progress
+from pipeline.monitor.stats import Tally
 from tests.pipeline.receipts import receipt
 
 

@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, precondition, rule
 
-from pipeline.commit import commit, finish
+from pipeline.output.commit import commit, finish
 from pipeline.errors import CorruptOutput, PlanMismatch
-from pipeline.inputs import InputFile
+from pipeline.inputs.read import InputFile
 from pipeline.run import freeze_plan
-from pipeline.shards import MANIFEST, PLAN, SUCCESS, Plan, make_plan, remaining
-from pipeline.store import Outcome
-from pipeline.verify import verify
+from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, Plan, make_plan, remaining
+from pipeline.output.store import Outcome
+from pipeline.output.verify import verify
 from tests.pipeline.test_commit import block
 
 INPUT = [InputFile("/in", 1, 7, "h", "1")]

@@ -12,17 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import rehearsal
-from pipeline.config import SummarizeSettings
-from pipeline.cuts import Cut
-from pipeline.inputs import InputFile
-from pipeline.model_inputs import Reading
-from pipeline.pool import Pool
-from pipeline.predictor import Predictor
-from pipeline.reader import ShardReader
-from pipeline.rehearsal import forecast, sample, sample_shards
-from pipeline.shards import Plan, Shard, make_plan
-from pipeline.tasks import Summarize, Task
+from pipeline.forecast import calibrate as rehearsal
+from pipeline.settings import SummarizeSettings
+from pipeline.inputs.splits import Cut
+from pipeline.inputs.read import InputFile
+from pipeline.tasks.base import Reading
+from pipeline.cluster.capacity import Pool
+from pipeline.workers.predictor import Predictor
+from pipeline.workers.reader import ShardReader
+from pipeline.forecast.calibrate import forecast, sample, sample_shards
+from pipeline.planning.plan import Plan, Shard, make_plan
+from pipeline.tasks.all import Summarize, Task
 from tests.conftest import words
 
 

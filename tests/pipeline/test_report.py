@@ -12,25 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.commit import manifest_of
+from pipeline.output.commit import manifest_of
 from pipeline.errors import UsageError
-from pipeline.inputs import InputFile
-from pipeline.local_store import LocalStore
-from pipeline.report import (
-    BEST,
-    LOOKED_AT,
-    RANDOM,
-    WORST,
-    Findings,
-    Place,
-    check_reference,
-    findings_of,
-    render,
-    share_beyond,
-    try_report,
-    write_report,
-)
-from pipeline.shards import FORECAST, REPORT, Plan, make_plan
+from pipeline.inputs.read import InputFile
+from pipeline.output.local import LocalStore
+from pipeline.report.page import BEST, LOOKED_AT, RANDOM, WORST, Findings, Place, check_reference, findings_of, render, share_beyond, try_report, write_report
+from pipeline.planning.plan import FORECAST, REPORT, Plan, make_plan
 from tests.pipeline.receipts import receipt
 
 FACTS = {"task": "summarize", "weights_sha256": "w" * 64, "settings": {}, "reading": {"max_input_tokens": 4096}}

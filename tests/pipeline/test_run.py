@@ -17,18 +17,18 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from pipeline.attempts import REASON
-from pipeline.config import AnswerSettings, ClassifySettings, SummarizeSettings
+from pipeline.workers.crashes import REASON
+from pipeline.settings import AnswerSettings, ClassifySettings, SummarizeSettings
 from pipeline.errors import CorruptInput, PipelineError, PlanMismatch, Stopped, TooManyFailures, UsageError
-from pipeline.model_inputs import Reading
-from pipeline.predictor import Predictor
-from pipeline.reader import ShardReader
-from pipeline.rehearsal import forecast
+from pipeline.tasks.base import Reading
+from pipeline.workers.predictor import Predictor
+from pipeline.workers.reader import ShardReader
+from pipeline.forecast.calibrate import forecast
 from pipeline.run import KEEP_PROCESSES, run
-from pipeline.shards import MANIFEST, PLAN, SUCCESS, Shard
-from pipeline.store import open_store
-from pipeline.tasks import Answer, Classify, Summarize
-from pipeline.verify import verify
+from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, Shard
+from pipeline.output.store import open_store
+from pipeline.tasks.all import Answer, Classify, Summarize
+from pipeline.output.verify import verify
 from tests.conftest import read_output, words
 from tests.pipeline.poison import BREAKS, KILLS, TOO_LARGE, BrittleSummarize, UnwellSummarize
 from tests.pipeline.readers import make_reader, rows_of

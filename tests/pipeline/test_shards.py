@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import CorruptOutput
-from pipeline.inputs import InputFile
-from pipeline.shards import Plan, differences, make_plan, remaining
+from pipeline.inputs.read import InputFile
+from pipeline.planning.plan import Plan, differences, make_plan, remaining
 
 
 def files(*rows: int) -> list[InputFile]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import SummarizeSettings
+from pipeline.settings import SummarizeSettings
 from pipeline.errors import Stopped, TooManyFailures, UsageError
-from pipeline.stops import Limits, Stop, signals_ask
-from pipeline.tally import Tally
+from pipeline.monitor.limits import Limits, Stop, signals_ask
+from pipeline.monitor.stats import Tally
 from tests.pipeline.receipts import receipt
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import CorruptOutput, PipelineError, UsageError
-from pipeline.local_store import LocalStore
-from pipeline.store import PROBE, Outcome, open_store, probe
+from pipeline.output.local import LocalStore
+from pipeline.output.store import PROBE, Outcome, open_store, probe
 
 
 def test_the_first_write_stands(tmp_path: Path) -> None:

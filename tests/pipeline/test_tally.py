@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 import pytest
 
-from pipeline.tally import Tally, Totals, device_hours, throughput
+from pipeline.monitor.stats import Tally, Totals, device_hours, throughput
 from tests.pipeline.receipts import receipt
 
 

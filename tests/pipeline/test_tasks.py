@@ -17,11 +17,11 @@ from led.config import LEDConfig
 from led.model import LEDForQuestionAnswering, LEDForSequenceClassification
 from led.pipelines import pipeline
 from led.tokenizer import LEDTokenizer
-from pipeline.config import AnswerSettings, ClassifySettings
+from pipeline.settings import AnswerSettings, ClassifySettings
 from pipeline.errors import UsageError
-from pipeline.reader import ShardReader
-from pipeline.shards import Shard
-from pipeline.tasks import Answer, Classify
+from pipeline.workers.reader import ShardReader
+from pipeline.planning.plan import Shard
+from pipeline.tasks.all import Answer, Classify
 from tests.conftest import words
 from tests.pipeline.readers import Corpus, make_reader, rows_of
 

@@ -13,13 +13,13 @@ from typing import Any, BinaryIO
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.commit import commit, finish
-from pipeline.doc_ids import doc_ids
+from pipeline.output.commit import commit, finish
+from pipeline.planning.document_ids import doc_ids
 from pipeline.errors import UsageError
-from pipeline.inputs import InputFile
-from pipeline.local_store import LocalStore
-from pipeline.shards import MANIFEST, PLAN, SUCCESS, make_plan
-from pipeline.verify import Findings, status, verify
+from pipeline.inputs.read import InputFile
+from pipeline.output.local import LocalStore
+from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, make_plan
+from pipeline.output.verify import Findings, status, verify
 from tests.pipeline.test_commit import block
 
 ROOT = Path(__file__).parents[2]

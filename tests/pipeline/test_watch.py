@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commit import Receipt, read_receipt
+from pipeline.output.commit import Receipt, read_receipt
 from pipeline.errors import PipelineError
-from pipeline.inputs import InputFile
-from pipeline.local_store import LocalStore
-from pipeline.shards import make_plan
-from pipeline.tally import Tally
-from pipeline.watch import Observer, Watch
+from pipeline.inputs.read import InputFile
+from pipeline.output.local import LocalStore
+from pipeline.planning.plan import make_plan
+from pipeline.monitor.stats import Tally
+from pipeline.monitor.watcher import Observer, Watch
 from tests.pipeline.receipts import receipt
 
 PLAN = make_plan([InputFile("/in", 1, 40, "h", "1")], {}, 10)
@@ -24,7 +24,7 @@ PLAN = make_plan([InputFile("/in", 1, 40, "h", "1")], {}, 10)
 def test_shards_are_added_once_and_the_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, told = LocalStore(tmp_path), list[int]()
     made = {shard.part: receipt(shard.shard_id, documents=10, finished_at=time.time()) for shard in PLAN.shards}
-    monkeypatch.setattr("pipeline.watch.read_receipt", lambda store, name: made[name])
+    monkeypatch.setattr("pipeline.monitor.watcher.read_receipt", lambda store, name: made[name])
     tally = Tally(40, 4, 1)
     with Watch(store, PLAN.shards[1:], tally, [lambda t, seconds: told.append(t.own.counts["documents"])], 0.02):
         store.create(PLAN.shards[0].part, b"")  # done by a run before
@@ -82,7 +82,7 @@ def test_a_file_without_a_receipt_is_warned_of_once_and_hides_no_other(
             raise ConnectionResetError("a moment")
         return receipt(name, documents=10, finished_at=time.time())
 
-    monkeypatch.setattr("pipeline.watch.read_receipt", read)
+    monkeypatch.setattr("pipeline.monitor.watcher.read_receipt", read)
     store, tally = LocalStore(tmp_path), Tally(40, 4, 1)
     for name in (foreign, slow, good):
         store.create(name, b"PAR1 torn")

@@ -1,0 +1,51 @@
+"""The Ray Data source: one read task, one shard, one block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import ray
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from pipeline.cluster.control import Board
+from pipeline.output.previous_runs import Previous
+from pipeline.workers.reader import ShardReader
+from pipeline.planning.plan import Shard
+
+Shared: TypeAlias = "ray.ObjectRef[tuple[ShardReader, Previous | None]]"
+
+
+class ShardSource(Datasource):
+    """Shards, each read and tokenized by a task of its own; `shared` are the reader and the index of the runs before, which
+    all tasks share (`share`). Once the run is stopped, a task reads nothing and gives no rows.
+    """
+
+    def __init__(self, shards: Sequence[Shard], shared: Shared, board: Board) -> None:
+        super().__init__()
+        self._shards, self._shared, self._board = shards, shared, board
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
+        return [ReadTask(self._task(shard), BlockMetadata(shard.documents, None, None, None)) for shard in self._shards]
+
+    def _task(self, shard: Shard) -> Callable[[], Iterable[pa.Table]]:
+        return partial(_read, self._shared, shard, self._board)
+
+
+def share(reader: ShardReader, previous: Previous | None) -> Shared:
+    """Put both where every task finds them."""
+    return ray.put((reader, previous))
+
+
+def _read(shared: Shared, shard: Shard, board: Board) -> Iterable[pa.Table]:
+    if board.is_stopped():
+        yield pa.table({})
+        return
+    reader, previous = ray.get(shared)
+    yield reader(shard, previous)

@@ -1,0 +1,81 @@
+"""Progress: one line that is true, from what is committed; in place on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from pipeline.settings import RunSettings
+from pipeline.monitor.stats import Tally, device_hours
+
+
+def clock(seconds: float) -> str:
+    """A duration as people read it: 42 s, 3 min 05 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def describe_progress(tally: Tally, seconds: float, settings: RunSettings) -> str:
+    """The line: documents and shards committed, pace, what the decoder's places held, failures, time left, cost so far."""
+    counts, own = tally.all.counts, tally.own
+    parts = [f"{counts['documents']}/{tally.documents} documents", f"{counts['shards']}/{tally.shards} shards", clock(seconds)]
+    if own.counts["documents"] and seconds > 0:
+        parts.append(f"{own.counts['documents'] / seconds:.1f} documents/s")
+    if (pace := own.tokens_per_second) is not None:
+        parts.append(f"{pace:,.0f} tokens/s per actor")
+    if own.fill is not None:
+        parts.append(f"batches {own.fill:.0%} full")
+    parts.append(f"{counts['failed_documents']} failed")
+    left = tally.time_left(seconds)
+    if left is not None:
+        parts.append(f"{clock(left.middle)} left ({clock(left.low)} to {clock(left.high)})")
+    if settings.price_per_hour is not None:
+        parts.append(f"cost {device_hours(tally.held_seconds, settings.gpus) * settings.price_per_hour:.2f}")
+    return ", ".join(parts)
+
+
+class Progress:
+    """Shows the line whenever it is told the tally: rewritten in place on a terminal, else at most every `every` seconds.
+
+    The last line stays.
+    """
+
+    def __init__(self, settings: RunSettings, every: float, write: Callable[[str], object] | None = None) -> None:
+        self._settings, self._every, self._write = settings, every, write
+        self._line, self._shown = "", float("-inf")
+        console = Console(stderr=True)
+        self._live = Live(console=console, auto_refresh=False) if write is None and console.is_terminal else None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+        elif self._line:
+            self._put(self._line)
+
+    def __call__(self, tally: Tally, seconds: float) -> None:
+        line = describe_progress(tally, seconds, self._settings)
+        if self._live:
+            self._live.update(Text(line), refresh=True)
+        elif seconds - self._shown >= self._every:
+            self._shown = seconds
+            self._put(line)
+            line = ""
+        self._line = line
+
+    def _put(self, line: str) -> None:
+        (self._write or sys.stderr.write)(line + "\n")
+        sys.stderr.flush()
