@@ -28,7 +28,7 @@ from led.testing import TINY, spread_weights
 from pipeline.checkpoint import find_checkpoint
 from pipeline.output.commit import commit
 from pipeline.settings import SummarizeSettings
-from pipeline.tasks.base import Reading
+from pipeline.tasks.base import InputLimits
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
 from pipeline.run import build_plan
@@ -68,7 +68,7 @@ def our_job(corpus: Path, model: Path, output: Path, dtype: str, tokens: int, ne
     task = Summarize(settings)
     plan = build_plan(task, find_checkpoint(settings), None)
     predictor = Predictor(task, settings.model, None)
-    reader = ShardReader(task, settings.model, None, Reading(tokens, tokens))
+    reader = ShardReader(task, settings.model, None, InputLimits(tokens, tokens))
 
     def run() -> list[str]:
         shutil.rmtree(output, ignore_errors=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from benchmarks.rival import machine
-from pipeline.tasks.quality import columns_of
+from pipeline.tasks.quality import quality_columns
 
 CORPUS = Path("demo/corpus")
 NAMES = ("Okonkwo", "Brzezinski", "Vandermeer", "Yamaguchi", "Tsukasa", "Fitzwilliam", "Delacroix", "Novgorod")
@@ -79,7 +79,7 @@ def measure(seed: int) -> dict[str, dict[str, float]]:
             text, summary = row["text"], row["reference_summary"]
             if fault is not None:
                 summary = FAULTS[fault][0](summary, text, rng)
-            flags = set(columns_of(summary, text, None, finished=True)["flags"])
+            flags = set(quality_columns(summary, text, None, finished=True)["flags"])
             count += 1
             if fault is None:
                 clean += 1

@@ -54,7 +54,7 @@ def measure(mix: tuple[int, int, float], documents: int, seconds: float, sampled
         write_corpus(corpus, mix, documents)
         job = [sys.executable, "jobs/summarize_corpus.py"]
         given = ["--input", str(corpus), "--output", str(out), "--model", MODEL]
-        sizes = ["--sample-documents", str(sampled), "--rehearse-seconds", str(seconds)]
+        sizes = ["--sample-documents", str(sampled), "--calibration-seconds", str(seconds)]
         subprocess.run([*job, "plan", *given, *sizes], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         forecast = json.loads((out / "_forecast.json").read_text())
         begun = time.monotonic()

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.identity import corpus, first_difference, reference_tokens
+from benchmarks.fingerprinted_settings import corpus, first_difference, reference_tokens
 from benchmarks.rival import LED_BASE, documents, padded
 from led import GenerationConfig, LEDConfig, LEDForConditionalGeneration
 from led.generation import DecodingLimits, DecodingLoop
@@ -58,7 +58,7 @@ class Sizes:
     documents: tuple[int, ...] = (1, 16, 64, 128)
     in_flight: int = 64
     reference_documents: int = 8
-    encoder_tokens: tuple[int, ...] = (16384, 65536, 131072)
+    max_num_batched_tokens: tuple[int, ...] = (16384, 65536, 131072)
     whole: tuple[tuple[int, int], ...] = ((4096, 128), (16384, 256))
     ragged: tuple[int, int] = (51, 3000)
     rounds: int = 3
@@ -72,7 +72,7 @@ MINIATURE = Sizes(
     documents=(1, 3),
     in_flight=1,
     reference_documents=2,
-    encoder_tokens=(256, 512),
+    max_num_batched_tokens=(256, 512),
     whole=((64, 4),),
     ragged=(3, 90),
     rounds=1,
@@ -160,7 +160,7 @@ def window_kernels(bench: Bench) -> Iterator[Row]:
     H, D = config.encoder_attention_heads, config.d_model // config.encoder_attention_heads
     one_sided = config.attention_windows[0] // 2
     for n in bench.sizes.lengths:
-        batch = bench.packed([n] * max(1, bench.sizes.encoder_tokens[0] // n))
+        batch = bench.packed([n] * max(1, bench.sizes.max_num_batched_tokens[0] // n))
         local = ~batch.is_global
         exact = [torch.randn(batch.cu_seqlens[-1], H, D, device=bench.device) for _ in range(3)]
         exact[0] = exact[0] / D**0.5
@@ -203,7 +203,7 @@ def batch_sizes(bench: Bench, dtype: str) -> Iterator[Row]:
     ours, _ = bench.pair(dtype)
     bench.loops.clear()
     n = bench.sizes.lengths[1]
-    for tokens in bench.sizes.encoder_tokens:
+    for tokens in bench.sizes.max_num_batched_tokens:
         batch = bench.packed([n] * max(1, tokens // n))
         seconds = bench.seconds(torch.inference_mode()(lambda b=batch: ours.led.encoder.encode(b)))
         rate = batch.cu_seqlens[-1] / seconds / 1e3

@@ -35,7 +35,7 @@ def drawn(corpus: str, count: int, seed: int = 0) -> list[int]:
     return [min(LONGEST, max(16, round(median * math.exp(spread * z)))) for z in noise.tolist()]
 
 
-def rows_of(first: torch.nn.Module, call: Callable[[], Any]) -> int:
+def expand_rows(first: torch.nn.Module, call: Callable[[], Any]) -> int:
     """Rows that `first`, a feed-forward layer, is given during `call`."""
     rows = 0
 
@@ -56,7 +56,7 @@ def useful(lengths: Sequence[int], reference_batch: int) -> dict[str, float]:
     packed = pack_documents([row.tolist() for row in documents(lengths)], [[0]] * len(lengths))
     batches = [lengths[i : i + reference_batch] for i in range(0, len(lengths), reference_batch)]
     computed = {
-        "led": rows_of(ours.led.encoder.encoder_layers[0].fc1, lambda: ours.led.encoder.encode(packed)),
+        "led": expand_rows(ours.led.encoder.encoder_layers[0].fc1, lambda: ours.led.encoder.encode(packed)),
         "transformers": sum(len(batch) * -(-max(batch) // WINDOW) * WINDOW for batch in batches),
     }
     return {name: sum(lengths) / count for name, count in computed.items()}

@@ -19,12 +19,12 @@ import torch
 from benchmarks.rival import interleaved, machine
 from pipeline.settings import SummarizeSettings
 from pipeline.logs import ProgressLog
-from pipeline.monitor.prometheus import Metrics
+from pipeline.monitor.prometheus import PrometheusMetrics
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
 from pipeline.run import _LOOK_S
 from pipeline.planning.plan import Shard
-from pipeline.monitor.stats import Tally
+from pipeline.monitor.stats import RunStats
 from pipeline.tasks.all import Summarize
 
 MODEL, CORPUS = "demo/checkpoints/led-reports-summary", "demo/corpus/reports-00.parquet"
@@ -38,7 +38,7 @@ def measure(documents: int, rounds: int) -> dict[str, float]:
     for name, given in WAYS.items():
         task = Summarize(SummarizeSettings(input=(CORPUS,), output="none", model=MODEL, **given))
         predictor = Predictor(task, MODEL, None)
-        table = ShardReader(task, MODEL, None, task.reading(Path(MODEL)))(Shard("s", CORPUS, 0, documents))
+        table = ShardReader(task, MODEL, None, task.input_limits(Path(MODEL)))(Shard("s", CORPUS, 0, documents))
         calls[name] = lambda p=predictor, t=table: p(t)
     seconds, _ = interleaved(calls, rounds)
     return {**seconds, **{f"{name} ratio": seconds["plain"] / seconds[name] for name in WAYS if name != "plain"}}
@@ -47,12 +47,12 @@ def measure(documents: int, rounds: int) -> dict[str, float]:
 def look_seconds() -> float:
     """Seconds of one look at a run by metrics and log."""
     settings = SummarizeSettings(input=("i",), output="o", model="m")
-    observers, tally = (Metrics(settings, "benchmark"), ProgressLog()), Tally(10**6, 10**4, 8)
+    observers, stats = (PrometheusMetrics(settings, "benchmark"), ProgressLog()), RunStats(10**6, 10**4, 8)
     begun = time.perf_counter()
     for _ in range(200):
-        tally.own.counts.update(documents=64, shards=1, input_tokens=10**5)
+        stats.own.counts.update(documents=64, shards=1, input_tokens=10**5)
         for observe in observers:
-            observe(tally, 100.0)
+            observe(stats, 100.0)
     return (time.perf_counter() - begun) / 200
 
 

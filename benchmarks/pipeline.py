@@ -49,7 +49,7 @@ def bare(task: Summarize, cores: int) -> tuple[int, float]:
     """(documents, documents per second) of bare predictors, one per core, shards dealt out in turn."""
     checkpoint = find_checkpoint(task.settings)
     plan = build_plan(task, checkpoint, None)
-    reader = ShardReader(task, task.settings.model, None, task.reading(checkpoint.folder))
+    reader = ShardReader(task, task.settings.model, None, task.input_limits(checkpoint.folder))
     tables = [reader(shard) for shard in plan.shards]
     context = multiprocessing.get_context("spawn")
     ready, times = context.Barrier(cores), context.Queue()

@@ -108,8 +108,8 @@ def main() -> None:
         ),
     }
     for row in (row for run in at_scale if run["benchmark"] == "scale" for row in run["rows"] if row["wall_s"] > 240):
-        charts[f"scale_{row['actors']}"] = line_chart(
-            f"{row['actors']} model copies, {row['shards_done']:,} shards: memory during the run", "MiB",
+        charts[f"scale_{row['replicas']}"] = line_chart(
+            f"{row['replicas']} model copies, {row['shards_done']:,} shards: memory during the run", "MiB",
             {"the driver": [(s, driver) for s, driver, _ in row["seen"]],
              "all object stores": [(s, held) for s, _, held in row["seen"] if held is not None]},
         )  # fmt: skip

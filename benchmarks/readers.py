@@ -21,7 +21,7 @@ from benchmarks.rival import LED_BASE, documents, in_both_environments, interlea
 from led import LEDConfig, LEDForQuestionAnswering, LEDForSequenceClassification
 from led.long_documents import read_windows
 from led.testing import TINY, spread_weights
-from led.windows import Window
+from led.chunks import Window
 
 KINDS = {"label": LEDForSequenceClassification, "answer": LEDForQuestionAnswering}
 
@@ -70,11 +70,11 @@ def measure(task: str, count: int, longest: int, batch: int, rounds: int, tiny: 
     ours.pack()
     vocab = shape.get("vocab_size", 50265)
     rows = [torch.cat([x[:1], x[1:-1] % (vocab - 5) + 5, x[-1:]]) for x in documents(mixed_lengths(count, longest))]
-    windows = [Window(row.tolist(), 0, len(row) - 2, 1) for row in rows]
+    chunks = [Window(row.tolist(), 0, len(row) - 2, 1) for row in rows]
     with torch.inference_mode():
         seconds, found = interleaved(
             {
-                "led": lambda: read_windows(ours, windows, 16384),
+                "led": lambda: read_windows(ours, chunks, 16384),
                 "transformers": lambda: reference_outputs(task, reference, head, rows, batch),
             },
             rounds,

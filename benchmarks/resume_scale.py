@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.settings import RunSettings
-from pipeline.planning.document_ids import check_ids
-from pipeline.planning.build import describe_inputs, plan_inputs
+from pipeline.planning.document_ids import check_duplicate_ids
+from pipeline.planning.build import inspect_inputs, plan_inputs
 from pipeline.planning.plan import Plan, remaining
 
 T = TypeVar("T")
@@ -70,10 +70,10 @@ def main() -> None:
     timed("begun", lambda: None)
 
     def plan(before: Plan | None) -> Plan:
-        return plan_inputs(describe_inputs(settings, before), {"weights_sha256": ""}, settings, before)
+        return plan_inputs(inspect_inputs(settings, before), {"weights_sha256": ""}, settings, before)
 
     first = timed("plan: find, hash, count, cut", lambda: plan(None))
-    timed("compare all ids", lambda: check_ids(first, settings))
+    timed("compare all ids", lambda: check_duplicate_ids(first, settings))
     frozen = timed("write the plan and read it back", lambda: Plan.from_json(first.to_json()))
     again = timed("plan again, files as they were", lambda: plan(frozen))
     assert again.shards == frozen.shards

@@ -5,8 +5,8 @@ A cluster of raylets that say they have as many CPUs as there are actors; readin
 are real, and share this machine's cores. Busy is the share of their time that actors spent in their model, from when each had
 its first shard to when the first found none.
 
-    python -m benchmarks.scale --documents 100000 --actors 8
-    python -m benchmarks.scale --documents 100000 --actors 64 --shard-documents 1 --seconds 1 --stop-after 600
+    python -m benchmarks.scale --documents 100000 --replicas 8
+    python -m benchmarks.scale --documents 100000 --replicas 64 --shard-documents 1 --seconds 1 --stop-after 600
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.rival import machine
 from benchmarks.stand_in import StandIn
-from pipeline.output.commit import Receipt, read_receipts
+from pipeline.output.commit import ShardMetadata, read_all_shard_metadata
 from pipeline.settings import SummarizeSettings
 from pipeline.errors import Stopped
 from pipeline.run import KEEP_PROCESSES, run
@@ -98,24 +98,24 @@ def corpus(folder: Path, documents: int, words: int) -> None:
             pq.write_table(table, folder / f"{number:03d}.parquet", row_group_size=64)
 
 
-def busy_share(receipts: Sequence[Receipt], actors: int) -> tuple[float, float]:
+def busy_share(shards_metadata: Sequence[ShardMetadata], replicas: int) -> tuple[float, float]:
     """(share of their time that actors were in their model, seconds of that time), warm-up and last shards left out."""
-    spans = sorted((r.finished_at - r.seconds, r.finished_at) for r in receipts)
-    begin = spans[min(actors, len(spans) - 1)][0]
-    end = sorted(stop for _, stop in spans)[-min(actors, len(spans))]
+    spans = sorted((r.finished_at - r.seconds, r.finished_at) for r in shards_metadata)
+    begin = spans[min(replicas, len(spans) - 1)][0]
+    end = sorted(stop for _, stop in spans)[-min(replicas, len(spans))]
     work = sum(max(0.0, min(stop, end) - max(start, begin)) for start, stop in spans)
-    return work / max(1e-9, actors * (end - begin)), end - begin
+    return work / max(1e-9, replicas * (end - begin)), end - begin
 
 
-def measure(args: argparse.Namespace, actors: int, documents: int, folder: Path) -> dict[str, Any]:
+def measure(args: argparse.Namespace, replicas: int, documents: int, folder: Path) -> dict[str, Any]:
     """A run of so many actors on a cluster of its own."""
     corpus(folder / "corpus", documents, args.words)
     settings = SummarizeSettings(
-        input=(str(folder / "corpus"),), output=str(folder / "out"), model=MODEL, actors=actors, flags=False,
+        input=(str(folder / "corpus"),), output=str(folder / "out"), model=MODEL, replicas=replicas, flags=False,
         shard_documents=args.shard_documents, on_duplicate_id="keep",
         stop_at=time.strftime("%Y-%m-%dT%H:%M", time.localtime(time.time() + args.stop_after)) if args.stop_after else None,
     )  # fmt: skip
-    cpus = -(-actors // args.machines)
+    cpus = -(-replicas // args.machines)
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 300 << 20, "_system_config": KEEP_PROCESSES}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(args.machines):
@@ -131,17 +131,17 @@ def measure(args: argparse.Namespace, actors: int, documents: int, folder: Path)
     cluster.shutdown()
     store = open_store(settings.output)
     plan, names = Plan.from_json(store.read("_plan.json")), store.names()
-    receipts = list(read_receipts(store, [shard for shard in plan.shards if shard.part in names]).values())
-    share, span = busy_share(receipts, actors)
-    first, last = min(r.finished_at - r.seconds for r in receipts), max(r.finished_at for r in receipts)
+    shards_metadata = list(read_all_shard_metadata(store, [shard for shard in plan.shards if shard.part in names]).values())
+    share, span = busy_share(shards_metadata, replicas)
+    first, last = min(r.finished_at - r.seconds for r in shards_metadata), max(r.finished_at for r in shards_metadata)
     return {
-        "actors": actors,
+        "replicas": replicas,
         "shards": len(plan.shards),
-        "shards_done": len(receipts),
+        "shards_done": len(shards_metadata),
         "busy": share,
-        "documents_per_s": sum(r.documents for r in receipts) / (last - first),
-        "idle_ms_per_shard": (1 - share) * span * actors / len(receipts) * 1e3,
-        "driver_cpu_ms_per_shard": watched.cpu_seconds(first, last) / len(receipts) * 1e3,
+        "documents_per_s": sum(r.documents for r in shards_metadata) / (last - first),
+        "idle_ms_per_shard": (1 - share) * span * replicas / len(shards_metadata) * 1e3,
+        "driver_cpu_ms_per_shard": watched.cpu_seconds(first, last) / len(shards_metadata) * 1e3,
         "wall_s": time.time() - begun,
         "driver_mib": [watched.mean(1, 0.4, 0.5), watched.mean(1, 0.9, 1.0)],
         "object_store_mib": [watched.mean(2, 0.4, 0.5), watched.mean(2, 0.9, 1.0)],
@@ -152,7 +152,7 @@ def measure(args: argparse.Namespace, actors: int, documents: int, folder: Path)
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=100_000)
-    parser.add_argument("--actors", type=int, nargs="+", default=[8], help="a run for each, of documents in proportion")
+    parser.add_argument("--replicas", type=int, nargs="+", default=[8], help="a run for each, of documents in proportion")
     parser.add_argument("--machines", type=int, default=2)
     parser.add_argument("--shard-documents", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=0.03, help="of the model, for each document")
@@ -160,18 +160,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--stop-after", type=float, help="seconds after which the run is asked to end")
     args = parser.parse_args(argv)
     rows = []
-    for actors in args.actors:
+    for replicas in args.replicas:
         with tempfile.TemporaryDirectory() as folder:
-            row = measure(args, actors, args.documents * actors // max(args.actors), Path(folder))
+            row = measure(args, replicas, args.documents * replicas // max(args.replicas), Path(folder))
         rows.append(row)
-        print(f"{actors} actors, {row['shards_done']:,} of {row['shards']:,} shards: busy {row['busy']:.1%}, "
+        print(f"{replicas} actors, {row['shards_done']:,} of {row['shards']:,} shards: busy {row['busy']:.1%}, "
               f"{row['documents_per_s']:.1f} documents/s, idle {row['idle_ms_per_shard']:.0f} ms a shard, driver "
               f"{row['driver_cpu_ms_per_shard']:.1f} ms of CPU a shard; driver {row['driver_mib'][0]:.0f} then "
               f"{row['driver_mib'][1]:.0f} MiB, object stores {row['object_store_mib'][0]:.1f} then "
               f"{row['object_store_mib'][1]:.1f} MiB", flush=True)  # fmt: skip
     for row in rows[1:]:
-        linear = rows[0]["documents_per_s"] * row["actors"] / rows[0]["actors"]
-        print(f"{rows[0]['actors']} to {row['actors']} actors: {row['documents_per_s'] / linear:.3f} of linear")
+        linear = rows[0]["documents_per_s"] * row["replicas"] / rows[0]["replicas"]
+        print(f"{rows[0]['replicas']} to {row['replicas']} actors: {row['documents_per_s'] / linear:.3f} of linear")
     settings = {name: getattr(args, name) for name in ("documents", "machines", "shard_documents", "seconds", "words")}
     print(json.dumps({"benchmark": "scale", "machine": machine(), **settings, "rows": rows}))
 

@@ -34,5 +34,5 @@ class _Asleep:
         for i in range(len(documents)):
             yield i, {"summary": "", "output_tokens": 1, "finish_reason": "stop", "score": 0.0}
 
-    def make_room(self) -> None:
+    def release_memory(self) -> None:
         pass

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from benchmarks.rival import machine
 from led import LEDTokenizer
 from pipeline.settings import SummarizeSettings
-from pipeline.tasks.base import Document, Reading
+from pipeline.tasks.base import Document, InputLimits
 from pipeline.tasks.all import Summarize
 
 MODEL = "demo/checkpoints/led-reports-summary"
@@ -32,7 +32,7 @@ def main() -> None:
     task = Summarize(SummarizeSettings(input=("x",), output="x", model=MODEL))
     calls = {
         "tokenizers": lambda: library.encode_batch(texts),
-        "reader": lambda: task.encode(ours, [Document(text, {}) for text in texts], Reading(8192, 8192)),
+        "reader": lambda: task.encode(ours, [Document(text, {}) for text in texts], InputLimits(8192, 8192)),
         "call": lambda: ours(texts, truncation=True, max_length=8192),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}

@@ -23,7 +23,7 @@ from led.long_documents import read_windows
 from led.testing import TINY
 from led.windows import split
 
-POSITIONS = {"windows": 1024, "whole": 16384, "prompt": 1024}
+POSITIONS = {"chunks": 1024, "whole": 16384, "prompt": 1024}
 
 
 def measure(way: str, tokens: int, tiny: bool) -> dict[str, float]:
@@ -39,7 +39,7 @@ def measure(way: str, tokens: int, tiny: bool) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds, _ = cpu_seconds(lambda: read_windows(model, windows, 16384))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"windows": len(windows), "seconds": seconds, "peak_gb": peak * 1024 / 1e9}
+    return {"chunks": len(windows), "seconds": seconds, "peak_gb": peak * 1024 / 1e9}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for tokens in args.tokens:
         for way in POSITIONS:
             # In a process of its own: a peak is the largest ever.
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
+            with multiprocessing.get_context("spawn").Capacity(1) as pool:
                 row = {"tokens": tokens, "way": way, **pool.apply(measure, (way, tokens, args.tiny))}
             rows.append(row)
-            what = f"{tokens} tokens, {way}: {row['seconds']:.2f} s, {row['windows']} windows"
+            what = f"{tokens} tokens, {way}: {row['seconds']:.2f} s, {row['chunks']} windows"
             print(f"{what}, {row['peak_gb']:.2f} GB beyond the weights", flush=True)
     print(json.dumps({"machine": machine(), "rows": rows}))
 

@@ -532,7 +532,7 @@ SLOTS: dict[str, Slot] = {
         dry; tidy; well lit; quiet; crowded; dusty; damp; orderly; half empty; freshly painted; cool;
         accessible; draughty; warm; clean; cluttered; locked; spotless
     """),
-    "reading": _phrases("""
+    "input_limits": _phrases("""
         the inlet pressure; the bearing temperature; the oil level; the line voltage; the flow rate;
         the tank level; the exhaust draught; the chlorine residual; the axle load; the shaft speed; the
         phase current; the pond depth; the air humidity; the noise level; the fuel stock; the steam

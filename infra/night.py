@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 from pipeline.errors import PipelineError
-from pipeline.scheduled import NAME, night_words, nights_before
+from pipeline.scheduled import NAME, run_arguments, earlier_runs
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 LABEL = "led-corpus/night"
@@ -103,7 +103,7 @@ def main() -> int:
     namespace, token = ((ACCOUNT / name).read_text("utf-8") for name in ("namespace", "token"))
     jobs = RayJobs("https://kubernetes.default.svc", namespace, token, str(ACCOUNT / "ca.crt"))
     try:
-        words = night_words(nights, night, nights_before(nights, night), settings.get("stop_at"), time.time())
+        words = run_arguments(nights, night, earlier_runs(nights, night), settings.get("stop_at"), time.time())
         return start(jobs, given.template, night, [*words, *shlex.split(os.environ.get("FLAGS", ""))], given.keep)
     except urllib.error.HTTPError as error:
         print(f"error: {error.url} said {error.code}: {error.read().decode()[:2000]}", file=sys.stderr)

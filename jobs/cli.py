@@ -75,7 +75,7 @@ class PlanOptions:
 
     sample_documents: int = 2000
     """Documents whose lengths are looked at."""
-    rehearse_seconds: float = 60.0
+    calibration_seconds: float = 60.0
     """Seconds of work that are rehearsed on the run's own devices."""
     picture: str | None = None
     """File for a picture of the lengths (.svg)."""
@@ -93,7 +93,7 @@ class SampleOptions:
 
 def main(settings: type[Settings], make_task: Callable[[Settings], Task], description: str) -> None:
     """A job: the verb, its settings, and what it does."""
-    verb, words = verb_of(sys.argv[1:])
+    verb, words = split_subcommand(sys.argv[1:])
     listed = "\n".join(f"  {name:<13} {what}" for name, what in VERBS.items())
     note = f"{description.strip()}\n\nVerbs, before the settings:\n{listed}\n\nNow: {verb}."
     if verb in ("status", "verify", "report"):
@@ -124,12 +124,12 @@ def main(settings: type[Settings], make_task: Callable[[Settings], Task], descri
     if isinstance(options, PlanOptions):
         commands.plan(make_task(parsed), options)
     elif isinstance(options, SampleOptions):
-        commands.sample(make_task(parsed), options)
+        commands.preview(make_task(parsed), options)
     else:
         commands.run(make_task(parsed))
 
 
-def verb_of(words: Sequence[str]) -> tuple[str, list[str]]:
+def split_subcommand(words: Sequence[str]) -> tuple[str, list[str]]:
     """The verb of a command line, and what stands after it.
 
     Raises:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from pipeline.output.commit import done_again, new_rows
+from pipeline.output.commit import rows_recomputed, new_rows
 from pipeline.errors import PipelineError, UsageError
 from pipeline.monitor.progress import clock
 from pipeline.planning.plan import FORECAST, MANIFEST, REPORT, SUCCESS
@@ -37,13 +37,13 @@ def run(task: Task) -> None:
     rows = "" if counts["rows"] == counts["documents"] else f", {counts['rows']} rows"
     print(f"{counts['documents']} documents{rows} = {done}; {counts['truncated']} cut at the limit")
     if counts["since"]:
-        print(f"{counts['carried']} of them carried over from {', '.join(run['output'] for run in counts['since'])}")
+        print(f"{counts['reused']} of them carried over from {', '.join(run['output'] for run in counts['since'])}")
         new = new_rows(counts)
         if new is not None:
-            print(f"{new} are of new documents, {done_again(counts, new)} were done again")
+            print(f"{new} are of new documents, {rows_recomputed(counts, new)} were done again")
     for run_before in counts["since"]:
-        if run_before["redone_because"]:
-            print(f"nothing from {run_before['output']}: {', '.join(run_before['redone_because'])}")
+        if run_before["recomputed_because"]:
+            print(f"nothing from {run_before['output']}: {', '.join(run_before['recomputed_because'])}")
     for file in result.files_skipped:
         print(f"skipped: {file.skipped}")
     print(f"rows: {result.output}/part-*.parquet\nreport: {result.report}")
@@ -54,7 +54,7 @@ def plan(task: Task, options: PlanOptions) -> None:
     from pipeline.report.charts import lengths_picture
     from pipeline.forecast.calibrate import forecast
 
-    found = forecast(task, options.sample_documents, options.rehearse_seconds)
+    found = forecast(task, options.sample_documents, options.calibration_seconds)
     open_store(task.settings.output).replace(FORECAST, found.to_json())
     print("\n".join(_forecast_lines(found)))
     if options.picture:
@@ -78,7 +78,7 @@ def _forecast_lines(found: Forecast) -> list[str]:
         f"cut            {about(found.truncated)} rows have more than {found.limit:,} tokens",
         f"will fail      {about(found.failed)} rows, of what cannot be read",
         f"time           {clock(seconds.middle)} ({clock(seconds.low)} to {clock(seconds.high)}), "
-        f"{clock(found.startup_seconds)} of it until the first shard is begun; {found.actors} model copies",
+        f"{clock(found.startup_seconds)} of it until the first shard is begun; {found.replicas} model copies",
         f"device-hours   {hours.middle:.3g} ({hours.low:.3g} to {hours.high:.3g})",
     ]
     if found.cost is not None:
@@ -109,13 +109,13 @@ def _length_lines(lengths: tuple[int, ...], limit: int) -> list[str]:
     return lines
 
 
-def sample(task: Task, options: SampleOptions) -> None:
+def preview(task: Task, options: SampleOptions) -> None:
     """Do a few documents and show each beside what came of it."""
-    from pipeline.forecast.calibrate import sample
+    from pipeline.forecast.calibrate import preview
 
     console = Console(soft_wrap=False)
     width = max(30, (console.width - 2) // 2)
-    for text, row in sample(task, options.documents, options.draw):
+    for text, row in preview(task, options.documents, options.draw):
         shown = (text or "")[:_HEAD] + (" …" if len(text or "") > _HEAD else "")
         facts, outcome = task.describe(row) if row["status"] == "ok" else (row["stage"], row["reason"])
         flags = ", ".join(row.get("flags") or [])
@@ -158,7 +158,7 @@ def report(settings: ReportSettings) -> None:
     Raises:
         UsageError: the folder holds no finished run, or not the column of references.
     """
-    from pipeline.output.commit import as_values
+    from pipeline.output.commit import parse_json_object
     from pipeline.report.page import write_report
     from pipeline.output.verify import read_plan
 
@@ -167,7 +167,7 @@ def report(settings: ReportSettings) -> None:
     if SUCCESS not in store.names():
         raise UsageError(f"{store.url} holds no finished run (no {SUCCESS}); the command that began it goes on from here.")
     write_report(
-        store, plan, as_values(store.read(MANIFEST), f"{store.url}/{MANIFEST}"),
+        store, plan, parse_json_object(store.read(MANIFEST), f"{store.url}/{MANIFEST}"),
         reference_column=settings.reference_column, price_per_hour=settings.price_per_hour, gpus=settings.gpus,
     )  # fmt: skip
     print(f"report: {store.url}/{REPORT}")

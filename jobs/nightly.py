@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run a job as tonight's: into a folder of its own, carrying over what the nights before it did.
 
-    python jobs/nightly.py --nights s3://bucket/out -- jobs/summarize_corpus.py --config nightly.yaml
+    python jobs/nightly.py --runs s3://bucket/out -- jobs/summarize_corpus.py --config nightly.yaml
 
 calls the job with --output s3://bucket/out/2026-11-24 and --since of the nights before, back to the newest that was finished.
 A try that fails (exit code 1) is made again. Where the last fails, --on-failure is given to a shell, with the night in $NIGHT
@@ -25,7 +25,7 @@ import tyro
 
 from jobs.cli import INTERRUPTED, exit_code
 from pipeline.errors import PipelineError, UsageError
-from pipeline.scheduled import NAME, night_words, nights_before
+from pipeline.scheduled import NAME, run_arguments, earlier_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     if not job:
         raise UsageError("no job is named; write it last: -- jobs/summarize_corpus.py --config nightly.yaml")
     if not NAME.fullmatch(settings.night):
-        raise UsageError(f"--night is {settings.night!r}; name nights 2026-11-24 or 2026-11-24-retry.")
+        raise UsageError(f"--name is {settings.night!r}; name nights 2026-11-24 or 2026-11-24-retry.")
     code = _tried(job, settings)
     if code in (0, INTERRUPTED):
         return 0
@@ -73,7 +73,7 @@ def _tried(job: Sequence[str], settings: NightlySettings) -> int:
     nights, now = settings.nights.rstrip("/"), time.time()
     for left in reversed(range(max(1, settings.tries))):
         try:
-            words = night_words(nights, settings.night, nights_before(nights, settings.night), settings.stop_at, now)
+            words = run_arguments(nights, settings.night, earlier_runs(nights, settings.night), settings.stop_at, now)
             code = _call([sys.executable, *job, *words])
         except PipelineError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)

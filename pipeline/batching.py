@@ -13,7 +13,7 @@ def longest_first(lengths: Sequence[int]) -> list[int]:
     return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
 
 
-def by_length(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+def by_token_budget(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
     """The places of `lengths` in their order, as many together as sum to at most `most`; a longer one stands alone."""
     together: list[int] = []
     total = 0

@@ -32,7 +32,7 @@ def find_checkpoint(settings: RunSettings) -> Checkpoint:
         raise (PipelineError if is_transient(error) else UsageError)(f"--model: {error}") from error
 
 
-def checkpoint_facts(folder: Path) -> dict[str, str]:
+def checkpoint_hashes(folder: Path) -> dict[str, str]:
     """What names a checkpoint's files by their bytes: weights, configuration, tokenizer."""
     return {
         "weights_sha256": _sha256(weight_files(folder)),
@@ -41,7 +41,7 @@ def checkpoint_facts(folder: Path) -> dict[str, str]:
     }
 
 
-def worker_checkpoint(model: str, revision: str | None, facts: Mapping[str, Any]) -> Path:
+def worker_checkpoint(model: str, revision: str | None, config: Mapping[str, Any]) -> Path:
     """The checkpoint's folder on a worker's machine; the one that was planned with, if `facts` name it.
 
     Raises:
@@ -50,8 +50,8 @@ def worker_checkpoint(model: str, revision: str | None, facts: Mapping[str, Any]
     """
     found = _on_this_machine(model, revision, weights=True)
     # A commit names its bytes; a folder may be another on each machine, or be replaced while the run goes on.
-    if found.revision is None and "weights_sha256" in facts:
-        _check(found.folder, "weights_sha256", _sha256(weight_files(found.folder)), facts)
+    if found.revision is None and "weights_sha256" in config:
+        _check(found.folder, "weights_sha256", _sha256(weight_files(found.folder)), config)
     return found.folder
 
 
@@ -83,11 +83,11 @@ def _on_this_machine(model: str, revision: str | None, *, weights: bool) -> Chec
         ) from error
 
 
-def _check(folder: Path, name: str, found: str, facts: Mapping[str, Any]) -> None:
-    if found != facts[name]:
+def _check(folder: Path, name: str, found: str, config: Mapping[str, Any]) -> None:
+    if found != config[name]:
         raise PlanMismatch(
             f"{folder} on {socket.gethostname()} is another checkpoint than was planned with ({name} is {found[:12]}, was "
-            f"{str(facts[name])[:12]}); every machine must have the same files until the run ends."
+            f"{str(config[name])[:12]}); every machine must have the same files until the run ends."
         )
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.monitor.stats import Tally
+from pipeline.monitor.stats import RunStats
 
 logger = logging.getLogger("pipeline")
 
@@ -85,13 +85,13 @@ class ProgressLog:
     def __init__(self) -> None:
         self._shards = -1
 
-    def __call__(self, tally: Tally, seconds: float) -> None:
-        counts = tally.all.counts
+    def __call__(self, stats: RunStats, seconds: float) -> None:
+        counts = stats.all.counts
         if counts["shards"] == self._shards:
             return
         self._shards = counts["shards"]
-        left = tally.time_left(seconds)
-        event("progress", documents=counts["documents"], of=tally.documents, shards=self._shards, seconds=round(seconds, 1),
+        left = stats.time_left(seconds)
+        event("progress", documents=counts["documents"], of=stats.documents, shards=self._shards, seconds=round(seconds, 1),
               failed_documents=counts["failed_documents"], input_tokens=counts["input_tokens"],
-              output_tokens=counts["output_tokens"], failures=dict(tally.all.failures),
+              output_tokens=counts["output_tokens"], failures=dict(stats.all.failures),
               seconds_left=None if left is None else round(left.middle))  # fmt: skip

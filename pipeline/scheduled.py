@@ -12,13 +12,13 @@ from datetime import datetime
 import fsspec
 
 from pipeline.errors import PipelineError, UsageError, one_line
-from pipeline.stop_time import hour_of, past_message
+from pipeline.stop_time import parse_stop_time, stop_time_passed_message
 from pipeline.retry import is_transient, retrying
 
 NAME = re.compile(r"\d{4}-\d\d-\d\d[a-z0-9-]*")
 
 
-def nights_before(nights: str, night: str) -> list[str]:
+def earlier_runs(nights: str, night: str) -> list[str]:
     """The runs before `night` below the folder `nights`, newest first, back to one whose end is marked.
 
     A night that was stopped half-way is one of them: what it did is carried over.
@@ -28,14 +28,14 @@ def nights_before(nights: str, night: str) -> list[str]:
         UsageError: it may not be looked at.
     """
     try:
-        return retrying(lambda: _nights_before(nights, night))
+        return retrying(lambda: _earlier_runs(nights, night))
     except Exception as error:
         kind = PipelineError if is_transient(error) else UsageError
         raise kind(f"the nights in {nights} cannot be listed: {type(error).__name__}: {one_line(error)} Check the address, "
                    "AWS_ENDPOINT_URL and the credentials.") from error  # fmt: skip
 
 
-def _nights_before(nights: str, night: str) -> list[str]:
+def _earlier_runs(nights: str, night: str) -> list[str]:
     fs, root = fsspec.core.url_to_fs(nights)
     fs.invalidate_cache()
     try:
@@ -51,7 +51,7 @@ def _nights_before(nights: str, night: str) -> list[str]:
     return found
 
 
-def night_words(nights: str, night: str, since: Sequence[str], stop_at: str | None, now: float) -> list[str]:
+def run_arguments(nights: str, night: str, since: Sequence[str], stop_at: str | None, now: float) -> list[str]:
     """The settings of a night's run, as words of its command. An hour to stop at gets its date, so that a second try of the
     same night ends at the same hour.
 
@@ -61,7 +61,7 @@ def night_words(nights: str, night: str, since: Sequence[str], stop_at: str | No
     words = ["--output", f"{nights}/{night}"]
     if since:
         words += ["--since", *(f"{nights}/{name}" for name in since)]
-    until = hour_of(stop_at, now)
+    until = parse_stop_time(stop_at, now)
     if until is not None and until <= now:
-        raise UsageError(past_message(stop_at))
+        raise UsageError(stop_time_passed_message(stop_at))
     return words if until is None else [*words, "--stop-at", datetime.fromtimestamp(until).isoformat(timespec="minutes")]

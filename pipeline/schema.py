@@ -20,7 +20,7 @@ STATUSES = ("ok", "failed", "skipped")
 # Every row of every task.
 DOC_ID = pa.field("doc_id", pa.string())
 STATE = pa.schema([pa.field(name, pa.string()) for name in ("status", "stage", "reason")])
-COUNTS = pa.schema([pa.field(name, pa.int32()) for name in ("input_tokens", "truncated_tokens", "windows")])
+COUNTS = pa.schema([pa.field(name, pa.int32()) for name in ("input_tokens", "truncated_tokens", "chunks")])
 
 # Of a task that gives several rows a document: the number of the row among them, from 0.
 NUMBER = "question_number"
@@ -35,7 +35,7 @@ COUNTED = (NUMBER, FLAGS.name, "output_tokens")
 QUESTIONS = "questions"
 
 # What the text (and the question) was, and where the row was made if not in this run: `<plan>/<file>` of the run that made it.
-PROVENANCE = pa.schema([pa.field("text_hash", pa.string()), pa.field("origin", pa.string())])
+PROVENANCE = pa.schema([pa.field("text_hash", pa.string()), pa.field("reused_from", pa.string())])
 
 
 def output_columns(task: pa.Schema) -> list[str]:

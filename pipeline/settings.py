@@ -1,168 +1,147 @@
-"""The settings of a run: frozen dataclasses that refuse nonsense, and the fingerprint that names their results.
+"""Settings of a run: frozen dataclasses that validate every value, and the fingerprint that names their results.
 
-Settings that cannot change a row (`OPERATIONAL`) are left out of the fingerprint, so a run may be resumed with more actors.
-A model counts by the bytes of its weights and tokenizer, an input by the bytes of its files; neither by its name.
+Each field states its type and constraints in its annotation. Rules that involve several fields are in `__post_init__`. The text
+under a field is its help text on the command line and in the documentation.
+
+A field with the metadata `affects_output=False` cannot change a row, so it is not part of the fingerprint. A run can therefore
+resume with more replicas. The fingerprint covers the model by the bytes of its weights and tokenizer, and the input by the bytes
+of its files. Their names do not count.
+
+This module imports neither pyarrow nor torch, so that `--help` is fast.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+
+from annotated_types import Ge, Gt, Interval, Le, MinLen
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import UsageError
-from pipeline.stop_time import hour_of
+from pipeline.stop_time import parse_stop_time
 
-OPERATIONAL = frozenset(
-    {
-        "input",
-        "output",
-        "model",
-        "revision",
-        "actors",
-        "max_actors",
-        "threads",
-        "gpus",
-        "documents_in_flight",
-        "encoder_tokens",
-        "memory_gib",
-        "on_bad_shard",
-        "on_duplicate_id",
-        "max_failed",
-        "since",
-        "retry_failed",
-        "on_changed_settings",
-        "ray_address",
-        "accept_unsafe_store",
-        "stop_at",
-        "price_per_hour",
-        "max_cost",
-        "ray_progress",
-        "log_file",
-        "metrics_port",
-        "reference_column",
-    }
-)
+Probability = Annotated[float, Interval(ge=0, le=1)]
+Count = Annotated[int, Ge(1)]
+
+
+def operational(default: Any = MISSING) -> Any:
+    """A field that cannot change a row: `affects_output=False`."""
+    return field(default=default, metadata={"affects_output": False})
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What every job needs to know. Lengths are in tokens."""
+    """Settings that all tasks share. Lengths are in tokens.
+
+    Raises:
+        UsageError: a value has the wrong type or breaks a rule.
+    """
 
     reference_column: ClassVar[str | None] = None
 
-    input: tuple[str, ...]
-    """Files, folders or globs on disks, s3:// or hf://: Parquet, JSON lines (.jsonl, .gz, .zst) or texts (.txt)."""
-    output: str
-    """Folder for the results, a path or s3://bucket/folder. Of a run that was interrupted: the run goes on where it was."""
-    model: str
+    input: Annotated[tuple[str, ...], MinLen(1)] = operational()
+    """Files, folders or globs on local disks, s3:// or hf://. Formats: Parquet, JSON lines (.jsonl, .gz, .zst), text (.txt)."""
+    output: str = operational()
+    """Folder for the results: a path or s3://bucket/folder. If it holds an interrupted run, that run resumes."""
+    model: str = operational()
     """A model folder, or the name of a published checkpoint such as allenai/led-large-16384-arxiv."""
-    revision: str | None = None
+    revision: str | None = operational(None)
     """Branch, tag or commit of a published checkpoint."""
     dtype: Literal["float32", "float16", "bfloat16", "int8"] | None = None
-    """Arithmetic of the model: by default float32, which gives the reference's answers, and float16 on GPUs. int8 (CPUs) is
+    """Arithmetic of the model. Default: float32, which gives the reference's answers, or float16 on GPUs. int8 (CPU only) is
     faster and less exact."""
     text_column: str = "text"
-    """Column that holds the document, as text or as bytes of UTF-8."""
+    """Column that holds the document, as text or as UTF-8 bytes."""
     id_column: str | None = "doc_id"
-    """Column that names the document; without one (None), names are made from the file's name, its content and the row."""
+    """Column that holds the document ID. With None, the ID is made from the file name, the file's content and the row."""
     passthrough: tuple[str, ...] = ()
-    """Input columns to carry over into the output; folders called year=2024 are columns too."""
-    max_input_tokens: int | None = None
-    """Longest input, special tokens included; the model's own limit where not set. What is cut is counted in the row."""
-    max_document_bytes: int = 16 << 20
-    """Longest text in bytes of UTF-8; a longer one is a failed row. To tokenize 16 MiB takes 17 seconds and up to 3 GB."""
-    on_bad_shard: Literal["fail", "skip"] = "fail"
-    """What a file or shard that cannot be read does: end the run, or give rows with status skipped and the reason."""
-    on_duplicate_id: Literal["fail", "keep"] = "fail"
-    """What two documents of one name do when a run is planned: end it, or be kept. To look takes a pass over the id columns."""
-    max_failed: float | None = None
-    """Failed documents that end the run with exit code 3: a number, or below 1 a share of all; committed rows stay."""
-    since: tuple[str, ...] = ()
-    """Folders of earlier runs, finished or not, the newest first: documents that stand there with the same doc_id and text are
-    not done again; their rows are carried over."""
-    retry_failed: bool = False
-    """Of --since, do documents again that failed."""
-    on_changed_settings: Literal["redo", "keep"] = "redo"
-    """What to do with the rows of --since where model or settings were others than now: all documents again, or carry over."""
-    shard_documents: int = 64
-    """Documents of one shard: the unit of work, of loss when a machine dies, and of an output file."""
-    actors: int = 0
-    """Model copies working side by side; 0 takes one per CPU, or as many as the GPUs hold, of the machines that are there."""
-    max_actors: int | None = None
-    """Model copies at most, on a cluster that grows: as many as all the machines hold that its autoscaler may start. The run
-    begins with what is there, or --actors. By default the cluster is believed to stay as it is."""
-    threads: int = 1
-    """CPU threads of each model copy."""
-    gpus: float = 0.0
-    """GPUs of each model copy; a part of 1 lets copies share one."""
-    documents_in_flight: int | None = None
-    """Documents decoded together by one model copy; by default 16, on a GPU 64."""
-    encoder_tokens: int | None = None
-    """Tokens encoded together by one model copy; by default 16,384, on a GPU 131,072."""
-    memory_gib: float | None = None
-    """Memory for the documents that one model copy decodes together; by default a share of what its machine has left."""
-    stop_at: str | None = None
-    """End the run at this hour (06:00, by this machine's clock, or 2026-11-24T06:00), at a shard border; exit code 130."""
-    price_per_hour: float | None = None
-    """What an hour of one device costs: of a GPU, or without GPUs of one model copy's CPUs."""
-    max_cost: float | None = None
-    """End the run at a shard border when it has cost this much, by --price-per-hour; exit code 130."""
-    log_file: str | None = None
-    """Local file to which structured logs are appended: a line of JSON for each event, with the run's name."""
-    metrics_port: int | None = None
-    """Port at which a cluster that is started here for the run serves metrics for Prometheus; others have their own."""
-    ray_progress: bool = False
-    """Show Ray's own progress bars too."""
-    accept_unsafe_store: bool = False
-    """Go on where the output's store writes over what exists. Then never let two runs write to one folder."""
-    ray_address: str | None = None
-    """Cluster to join; by default the one of the job or RAY_ADDRESS, else one started here for the run."""
+    """Input columns to copy to the output. Folders named year=2024 count as columns."""
+    max_input_tokens: Annotated[int, Ge(3)] | None = None
+    """Longest input, special tokens included. Default: the model's own limit. Each row counts the tokens that were cut off."""
+    max_document_bytes: Count = 16 << 20
+    """Longest text in UTF-8 bytes. A longer text is a failed row. Tokenizing 16 MiB takes 17 seconds and up to 3 GB."""
+    on_bad_shard: Literal["fail", "skip"] = operational("fail")
+    """What to do with a file or shard that cannot be read: fail the run, or write rows with status skipped and the reason."""
+    on_duplicate_id: Literal["fail", "keep"] = operational("fail")
+    """How to handle duplicate document IDs. The check reads the ID columns once, when the run is planned."""
+    max_failed: Annotated[float, Ge(0)] | None = operational(None)
+    """Stop with exit code 3 if more documents fail: a number, or below 1 a share of all. Committed rows stay."""
+    since: tuple[str, ...] = operational(())
+    """Folders of earlier runs, finished or not, newest first. Rows of documents with the same ID and text are reused."""
+    retry_failed: bool = operational(False)
+    """Recompute the documents that failed in the runs of --since."""
+    on_changed_settings: Literal["redo", "keep"] = operational("redo")
+    """What to do if the model or settings of --since differ from this run's: recompute all documents, or reuse the rows."""
+    shard_documents: Count = 64
+    """Documents per shard. A shard is the unit of work, of loss when a machine dies, and one output file."""
+    replicas: Annotated[int, Ge(0)] = operational(0)
+    """Model replicas that work in parallel. 0 starts one per CPU, or as many as the GPUs hold, on the machines present."""
+    max_replicas: Count | None = operational(None)
+    """Most replicas on an autoscaling cluster, over all machines that the autoscaler may start. The run starts with
+    --replicas, or with as many as fit now. Without it, the cluster size is fixed."""
+    threads: Count = operational(1)
+    """CPU threads of each replica."""
+    gpus: Annotated[float, Interval(ge=0, le=1)] = operational(0.0)
+    """GPUs of each replica. With a fraction, replicas share a GPU."""
+    max_num_seqs: Count | None = operational(None)
+    """Documents that one replica decodes together (slots). Default: 16, or 64 on a GPU."""
+    max_num_batched_tokens: Count | None = operational(None)
+    """Tokens that one replica encodes together. Default: 16,384, or 131,072 on a GPU."""
+    memory_gib: Annotated[float, Gt(0)] | None = operational(None)
+    """Memory in GiB for the documents that one replica decodes together. Default: a share of the machine's free memory."""
+    stop_at: str | None = operational(None)
+    """Stop gracefully at this time: 06:00 by this machine's clock, or 2026-11-24T06:00. Exit code 130."""
+    price_per_hour: Annotated[float, Ge(0)] | None = operational(None)
+    """Price of one device-hour: a GPU's, or without GPUs that of one replica's CPUs."""
+    max_cost: Annotated[float, Ge(0)] | None = operational(None)
+    """Stop gracefully once the run has cost this much. Needs --price-per-hour. Exit code 130."""
+    log_file: str | None = operational(None)
+    """Local file to append structured logs to, one JSON object per line."""
+    metrics_port: Annotated[int, Interval(ge=0, le=65535)] | None = operational(None)
+    """Port for Prometheus metrics if the run starts its own local cluster. Other clusters have their own port."""
+    ray_progress: bool = operational(False)
+    """Show Ray's own progress bars as well."""
+    accept_unsafe_store: bool = operational(False)
+    """Allow an output store without conditional writes. Two runs must then never write to the same folder."""
+    ray_address: str | None = operational(None)
+    """Address of the cluster to join. Default: the job's own cluster or RAY_ADDRESS, otherwise a new local cluster."""
 
     def __post_init__(self) -> None:
-        for name in ("shard_documents", "threads", "documents_in_flight", "encoder_tokens", "max_document_bytes"):
-            value = getattr(self, name)
-            _rule(value is None or value >= 1, name, value, "it must be at least 1")
-        _rule(0 <= self.gpus <= 1, "gpus", self.gpus, "it must be between 0 and 1")
-        _rule(not self.gpus or self.dtype != "int8", "dtype", self.dtype, "8 bits are for CPUs: leave it or --gpus away")
-        _rule(bool(self.gpus) or self.dtype != "float16", "dtype", self.dtype, "float16 is for GPUs: give --gpus 1")
-        memory = self.memory_gib
-        _rule(memory is None or memory > 0, "memory_gib", memory, "it must be above 0")
-        _rule(self.actors >= 0, "actors", self.actors, "it must be 0 (one per CPU) or more")
-        most = self.max_actors
-        _rule(most is None or most >= max(1, self.actors), "max_actors", most, "it must be at least 1, and at least --actors")
-        _rule(bool(self.input), "input", self.input, "name at least one file or folder")
-        failed = self.max_failed
-        right = failed is None or 0 <= failed < 1 or (failed >= 1 and failed == int(failed))
-        _rule(right, "max_failed", failed, "it must be a whole number, or a share from 0 to below 1")
-        _rule(
-            bool(self.since) or not self.retry_failed,
-            "retry_failed",
-            True,
-            "it needs --since, the run that they failed in",
-        )
-        for name in ("price_per_hour", "max_cost"):
-            value = getattr(self, name)
-            _rule(value is None or value >= 0, name, value, "it must be at least 0")
-        _rule(self.max_cost is None or self.price_per_hour is not None, "max_cost", self.max_cost, "it needs --price-per-hour")
-        hour_of(self.stop_at, 0.0)  # raises where it names none
-        _rule(isinstance(self.since, tuple), "since", self.since, "give a tuple of folders")
-        once = len(set(self.passthrough)) == len(self.passthrough)
-        _rule(once, "passthrough", self.passthrough, "it must name each column once")
-        limit = self.max_input_tokens
-        _rule(
-            limit is None or limit >= 3, "max_input_tokens", limit, "it must leave room for <s>, one token and </s>: 3 or more"
-        )
+        for f in fields(self):
+            check_setting(type(self), f.name, getattr(self, f.name))
+        self.check_rules()
 
-    def identity(self) -> dict[str, Any]:
+    def check_rules(self) -> None:
+        """Check the rules that involve several settings, or that an annotation cannot express.
+
+        Raises:
+            UsageError: a rule is broken.
+        """
+        require(not self.gpus or self.dtype != "int8", "dtype", self.dtype, "int8 is for CPUs: leave it or --gpus out")
+        require(bool(self.gpus) or self.dtype != "float16", "dtype", self.dtype, "float16 is for GPUs: give --gpus 1")
+        most = self.max_replicas
+        require(most is None or most >= self.replicas, "max_replicas", most, "it must be at least --replicas")
+        failed = self.max_failed
+        rule = "it must be a whole number, or a share from 0 to below 1"
+        require(failed is None or failed < 1 or failed == int(failed), "max_failed", failed, rule)
+        require(bool(self.since) or not self.retry_failed, "retry_failed", True, "it needs --since, the run that they failed in")
+        require(self.max_cost is None or self.price_per_hour is not None, "max_cost", self.max_cost, "it needs --price-per-hour")
+        parse_stop_time(self.stop_at, 0.0)
+        once = len(set(self.passthrough)) == len(self.passthrough)
+        require(once, "passthrough", self.passthrough, "it must name each column once")
+
+    def fingerprinted_settings(self) -> dict[str, Any]:
         """The settings that can change a row."""
         values = asdict(self) | {"dtype": self.precision}
-        return {name: value for name, value in values.items() if name not in OPERATIONAL}
+        return {f.name: values[f.name] for f in fields(self) if f.metadata.get("affects_output", True)}
 
     @property
-    def carried_columns(self) -> list[tuple[str, str]]:
-        """(flag, column) of the input's columns that are read besides text and id."""
+    def extra_columns(self) -> list[tuple[str, str]]:
+        """(flag, column) of the input columns that are read besides text and ID."""
         return [("--passthrough", column) for column in self.passthrough]
 
     @property
@@ -173,35 +152,35 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingSettings(RunSettings):
-    """Settings of runs that write. Where one is not given, the checkpoint's own holds."""
+    """Settings of text generation. An unset one keeps the checkpoint's own value."""
 
-    num_beams: int | None = None
-    """Beams of the search; 1 is greedy."""
-    max_new_tokens: int | None = None
+    num_beams: Count | None = None
+    """Number of beams. 1 is greedy search."""
+    max_new_tokens: Count | None = None
     """Longest summary."""
-    min_new_tokens: int | None = None
+    min_new_tokens: Annotated[int, Ge(0)] | None = None
     """Shortest summary."""
     length_penalty: float | None = None
-    """Above 0 favours longer summaries."""
-    no_repeat_ngram_size: int | None = None
-    """Never write an n-gram of this many tokens twice."""
-    encoder_no_repeat_ngram_size: int | None = None
-    """Never write an n-gram of this many tokens that the document holds."""
-    repetition_penalty: float | None = None
-    """Above 1 makes tokens already written less likely."""
+    """Length penalty of beam search. Above 0 favors longer summaries."""
+    no_repeat_ngram_size: Annotated[int, Ge(0)] | None = None
+    """Never write an n-gram of this size twice."""
+    encoder_no_repeat_ngram_size: Annotated[int, Ge(0)] | None = None
+    """Never write an n-gram of this size that occurs in the document."""
+    repetition_penalty: Annotated[float, Gt(0)] | None = None
+    """Above 1 makes tokens that were already written less likely."""
     do_sample: bool | None = None
-    """Draw tokens at random."""
-    temperature: float | None = None
-    """Of drawing: below 1 is more careful, above 1 more daring."""
-    top_k: int | None = None
-    """Draw among this many tokens."""
-    top_p: float | None = None
-    """Draw among the likeliest tokens that make up this share."""
+    """Sample tokens instead of taking the most likely ones."""
+    temperature: Annotated[float, Gt(0)] | None = None
+    """Sampling temperature."""
+    top_k: Annotated[int, Ge(0)] | None = None
+    """Sample from this many of the most likely tokens."""
+    top_p: Annotated[float, Gt(0), Le(1)] | None = None
+    """Sample from the most likely tokens that together have this probability."""
     seed: int = 0
-    """Of drawing; a document's summary depends on it and on nothing around the document."""
+    """Sampling seed. A document's summary depends on the seed and not on the documents around it."""
 
 
-DECODING = tuple(DecodingSettings.__annotations__)  # the settings that go on to the decoding loop
+DECODING = tuple(DecodingSettings.__annotations__)  # the settings that override the checkpoint's generation config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,103 +188,134 @@ class SummarizeSettings(DecodingSettings):
     """Settings of a summarization run."""
 
     flags: bool = True
-    """Measure every summary against its document, and flag what may be worth a look (columns flags and quality)."""
+    """Measure every summary against its document and write quality flags (columns flags and quality)."""
     attention: bool = False
-    """Say where in its document each summary looked (column attention: shares of 64 equal parts)."""
-    reference_column: str | None = None  # type: ignore[misc]
-    """Of --passthrough, the column with the right summary: the report then has ROUGE."""
+    """Write the cross-attention profile of each summary (column attention): shares of 64 equal parts of the document."""
+    reference_column: str | None = operational(None)  # type: ignore[misc]
+    """A --passthrough column with the reference summary. The report then has ROUGE scores."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        reference = self.reference_column
-        _rule(reference is None or reference in self.passthrough, "reference_column", reference, "carry it over: --passthrough")
-
-
-@dataclass(frozen=True, kw_only=True)
-class WindowedSettings(RunSettings):
-    """Settings of runs that read a document in windows where it is longer than the model reads at once. In tokens."""
-
-    window_tokens: int | None = None
-    """Longest window, question and special tokens included; by default all that the model reads at once."""
-    window_overlap: int | None = None
-    """Tokens of a document that a window repeats of the one before; by default an eighth of the window."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        window, overlap = self.window_tokens, self.window_overlap
-        _rule(window is None or window >= 3, "window_tokens", window, "it must leave room for <s>, one token and </s>")
-        _rule(overlap is None or overlap >= 0, "window_overlap", overlap, "it must be at least 0")
+    def check_rules(self) -> None:
+        super().check_rules()
+        column = self.reference_column
+        require(column is None or column in self.passthrough, "reference_column", column, "add it to --passthrough")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifySettings(WindowedSettings):
-    """Settings of a classification run. What kind of labels there are the checkpoint says (its problem_type)."""
+class ChunkedSettings(RunSettings):
+    """Settings of tasks that read a document in chunks if it exceeds the model's input limit. Units: tokens."""
+
+    chunk_tokens: Annotated[int, Ge(3)] | None = None
+    """Longest chunk, question and special tokens included. Default: the model's input limit."""
+    chunk_overlap: Annotated[int, Ge(0)] | None = None
+    """Tokens that a chunk repeats from the chunk before it. Default: an eighth of the chunk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifySettings(ChunkedSettings):
+    """Settings of a classification run. The checkpoint's problem_type determines the kind of labels."""
 
     pooling: Literal["mean", "max"] | None = None
-    """How the logits of windows become those of the document: by default mean, and max where several labels may hold."""
-    threshold: float | None = None
-    """Probability from which a label holds. By default 0.5 where several may; without, one label always does."""
+    """How the logits of chunks become those of the document. Default: mean, or max for multi-label checkpoints."""
+    threshold: Probability | None = None
+    """Probability from which a label is assigned. Default: 0.5 for multi-label checkpoints. Others always assign one label."""
     label_thresholds: tuple[str, ...] = ()
-    """Thresholds of single labels, as name=0.7, over --threshold."""
+    """Thresholds of single labels, written name=0.7. They override --threshold."""
     labels_only: bool = False
-    """Leave the scores of all labels out of the rows."""
+    """Do not write the scores of all labels."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        threshold = self.threshold
-        _rule(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "it must be a probability, from 0 to 1")
-        for given in self.label_thresholds:
-            name, equals, value = given.rpartition("=")
-            right = bool(name and equals) and value.replace(".", "", 1).isdecimal() and 0 <= float(value) <= 1
-            _rule(right, "label_thresholds", given, "write name=0.7, a label and a probability")
+    def check_rules(self) -> None:
+        super().check_rules()
+        for entry in self.label_thresholds:
+            name, equals, value = entry.rpartition("=")
+            valid = bool(name and equals) and value.replace(".", "", 1).isdecimal() and 0 <= float(value) <= 1
+            require(valid, "label_thresholds", entry, "write name=0.7, a label and a probability")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerSettings(WindowedSettings):
-    """Settings of a question-answering run; the questions come from one of --question, --questions-file, --question-column."""
+class AnswerSettings(ChunkedSettings):
+    """Settings of a question-answering run. Give questions by one of --question, --questions-file, --question-column."""
 
     question: tuple[str, ...] = ()
-    """Questions that every document is asked."""
+    """Questions to ask every document."""
     questions_file: str | None = None
-    """File with such questions, one a line."""
+    """File with questions to ask every document, one per line."""
     question_column: str | None = None
-    """Column with each document's own: a text, a list of texts, or a list of records with a field `question`."""
-    max_answer_tokens: int = 30
+    """Column with each document's own questions: a text, a list of texts, or a list of records with a field `question`."""
+    max_answer_tokens: Count = 30
     """Longest answer."""
-    n_best: int = 1
-    """Answers kept of each question, in the column `answers`."""
-    no_answer_threshold: float | None = None
-    """Give no answer (null) where the probability that there is none exceeds the answer's by more than this. By default there
-    is always one."""
+    n_best: Count = 1
+    """Number of answers to keep per question, in the column answers."""
+    no_answer_threshold: Annotated[float, Interval(ge=-1, le=1)] | None = None
+    """Write no answer (null) if the no-answer probability exceeds the answer's by more than this. Default: always answer."""
     align_to_words: bool = True
-    """Widen answers to whole words."""
+    """Extend answers to whole words."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        given = [bool(self.question), self.questions_file is not None, self.question_column is not None]
-        _rule(sum(given) == 1, "question", self.question,
-              "give the questions in one way: --question, --questions-file or --question-column")  # fmt: skip
-        for name in ("max_answer_tokens", "n_best"):
-            _rule(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
-        least = self.no_answer_threshold
-        _rule(least is None or -1 <= least <= 1, "no_answer_threshold", least, "it must lie between -1 and 1")
+    def check_rules(self) -> None:
+        super().check_rules()
+        sources = [bool(self.question), self.questions_file is not None, self.question_column is not None]
+        rule = "give the questions in one way: --question, --questions-file or --question-column"
+        require(sum(sources) == 1, "question", self.question, rule)
 
-    def identity(self) -> dict[str, Any]:
-        """The settings that can change a row, but for the questions, which the task names by themselves."""
-        where = ("question", "questions_file", "question_column")
-        return {name: value for name, value in super().identity().items() if name not in where}
+    def fingerprinted_settings(self) -> dict[str, Any]:
+        """The settings that can change a row. The task adds the questions themselves."""
+        sources = ("question", "questions_file", "question_column")
+        return {name: value for name, value in super().fingerprinted_settings().items() if name not in sources}
 
     @property
-    def carried_columns(self) -> list[tuple[str, str]]:
-        asked = [("--question-column", self.question_column)] if self.question_column else []
-        return [*super().carried_columns, *asked]
+    def extra_columns(self) -> list[tuple[str, str]]:
+        column = self.question_column
+        return [*super().extra_columns, *([("--question-column", column)] if column else [])]
 
 
-def fingerprint(facts: dict[str, Any]) -> str:
-    """A name of 16 hexadecimal digits for these facts, the same on every machine."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def check_setting(settings: type, name: str, value: Any) -> None:
+    """Check one value against the annotation of its field.
+
+    Raises:
+        UsageError: the value has the wrong type or breaks a constraint.
+    """
+    try:
+        _adapter(settings, name).validate_python(value, strict=True)
+    except ValidationError as error:
+        require(False, name, value, _rule(error))
 
 
-def _rule(holds: bool, name: str, value: Any, text: str) -> None:
+@cache
+def _adapter(settings: type, name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(get_type_hints(settings, include_extras=True)[name])
+
+
+# Pydantic's error types, and the rule to show the user. `{}` takes the constraint's values.
+_RULES = {
+    "greater_than_equal": "it must be at least {ge}",
+    "greater_than": "it must be above {gt}",
+    "less_than_equal": "it must be at most {le}",
+    "literal_error": "it must be {expected}",
+    "too_short": "it must have at least {min_length} entry",
+    "int_type": "it must be a whole number",
+    "int_from_float": "it must be a whole number",
+    "float_type": "it must be a number",
+    "bool_type": "it must be true or false",
+    "string_type": "it must be a text",
+    "tuple_type": "it must be a list",
+}
+
+
+def _rule(error: ValidationError) -> str:
+    """The broken rule, in words. Of an optional setting's alternatives, None is left out."""
+    first = next((e for e in error.errors() if e["type"] != "none_required"), error.errors()[0])
+    return _RULES.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
+
+
+def require(holds: bool, name: str, value: Any, rule: str) -> None:
+    """Check a rule of the setting `name`.
+
+    Raises:
+        UsageError: it does not hold. The message has the flag, the value and the rule.
+    """
     if not holds:
-        raise UsageError(f"--{name.replace('_', '-')} is {value!r}; {text}.")
+        raise UsageError(f"--{name.replace('_', '-')} is {value!r}; {rule}.")
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """16 hexadecimal digits that identify these values, the same on every machine."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]

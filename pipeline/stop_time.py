@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from pipeline.errors import UsageError
 
 
-def past_message(stop_at: str | None) -> str:
+def stop_time_passed_message(stop_at: str | None) -> str:
     """What is said of a moment that is past."""
     return f"--stop-at is {stop_at!r}, which is past; name a later moment, or an hour such as 06:00."
 
 
-def hour_of(stop_at: str | None, now: float) -> float | None:
+def parse_stop_time(stop_at: str | None, now: float) -> float | None:
     """The Unix time that `--stop-at` names: the next 06:00 of this machine's clock, or a date and an hour as in ISO 8601.
 
     Raises:

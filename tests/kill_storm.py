@@ -32,7 +32,7 @@ from pipeline.run import KEEP_PROCESSES
 from pipeline.output.store import Store, open_store
 from pipeline.output.verify import status, verify
 from tests.conftest import make_checkpoint, words
-from tests.pipeline.crash import rows_of
+from tests.pipeline.crash import expand_rows
 from tests.pipeline.s3 import KEYS, NO_RADOSGW, moto_server, radosgw_server
 
 ROOT = Path(__file__).parents[1]
@@ -98,7 +98,7 @@ class Storm:
         self.killed: Counter[str] = Counter()
         self.found: Counter[str] = Counter()
         self._job = ["--input", corpus, "--model", model, "--shard-documents", 2, "--ray-address", self.raylets.address,
-                     "--min-new-tokens", 40, "--max-new-tokens", 40, "--actors", 2]  # fmt: skip
+                     "--min-new-tokens", 40, "--max-new-tokens", 40, "--replicas", 2]  # fmt: skip
 
     def start(self, output: str) -> subprocess.Popen[bytes]:
         """A driver on its way."""
@@ -109,7 +109,7 @@ class Storm:
     def undisturbed(self, output: str) -> list[dict[str, Any]]:
         """The rows of a run that nothing happens to."""
         assert self.start(output).wait(LONGEST_RUN_S) == 0
-        return rows_of(open_store(output))
+        return expand_rows(open_store(output))
 
     def run(self, output: str, drivers: int, expected: list[dict[str, Any]], most: int) -> None:
         """One job with its `drivers`, killed at random up to `most` times, to its end; then what it wrote is counted."""
@@ -164,7 +164,7 @@ class Storm:
 
     def count(self, store: Store, first_seen: dict[str, bytes], expected: list[dict[str, Any]]) -> None:
         """Hold what was written against what was expected."""
-        rows = rows_of(store)
+        rows = expand_rows(store)
         ids, wanted = Counter(row["doc_id"] for row in rows), {row["doc_id"] for row in expected}
         self.found["documents"] += len(wanted)
         self.found["lost"] += len(wanted - ids.keys())

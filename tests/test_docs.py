@@ -16,7 +16,7 @@ import pytest
 
 import led
 from docs.make_settings import page as settings_page
-from led import generation, hub, packing, windows
+from led import generation, hub, packing, chunks
 
 PAGES = sorted(Path("docs").glob("*.md"))
 
@@ -44,7 +44,7 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 
 def test_the_pages_name_only_what_is_there() -> None:
-    public = set(led.__all__) | {name for module in (generation, hub, packing, windows) for name in vars(module)}
+    public = set(led.__all__) | {name for module in (generation, hub, packing, chunks) for name in vars(module)}
     for page in ("guide.md", "coming-from-transformers.md"):
         for name in re.findall(r"`((?:LED|Generat|Decod)\w+)`", Path("docs", page).read_text("utf-8")):
             assert name in public or name == "DecoderCache", f"{page}: {name}"

@@ -7,7 +7,7 @@ import os
 
 import pyarrow as pa
 
-from pipeline.cluster.control import Board
+from pipeline.cluster.control import RunControl
 from pipeline.logs import log_to_stderr
 from pipeline.workers.predictor import Predictor
 from pipeline.tasks.all import Task
@@ -19,15 +19,15 @@ class PredictorActor(Predictor):
     """The predictor as an actor; once the run is stopped, a shard that comes in leaves as no rows."""
 
     def __init__(
-        self, board: Board, task: Task, model: str, revision: str | None, run: str, facts: dict[str, object] | None = None
+        self, control: RunControl, task: Task, model: str, revision: str | None, run: str, config: dict[str, object] | None = None
     ) -> None:
         log_to_stderr(run)
-        super().__init__(task, model, revision, run, facts)
-        self._board = board
-        board.arrive()
+        super().__init__(task, model, revision, run, config)
+        self._control = control
+        control.register_replica()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        if not len(table) or self._board.is_stopped():
+        if not len(table) or self._control.is_stopped():
             return table.slice(0, 0)
         try:
             return super().__call__(table)

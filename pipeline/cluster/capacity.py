@@ -1,7 +1,7 @@
-"""How many model copies a cluster holds, machine by machine, and what Ray sets aside for each. Pure.
+"""How many replicas a cluster holds, node by node, and what Ray reserves for each. Pure functions.
 
-A model copy lives on one machine: CPUs of several do not add up. A machine keeps room to read and commit beside its copies, so
-that two cores are enough for a whole run, and copies never wait for what nobody has a CPU to read.
+A replica runs on one node, so CPUs of several nodes do not add up. Each node keeps room to read and commit beside its replicas. Two
+cores are therefore enough for a whole run, and replicas never wait for shards that no CPU is free to read.
 """
 
 from __future__ import annotations
@@ -12,104 +12,107 @@ from dataclasses import dataclass
 
 from pipeline.errors import UsageError
 
-# What Ray sets aside for a task that reads or commits: next to nothing, since how many there are at once is said beside it.
+# What Ray reserves for a task that reads or commits. It is small because the number of these tasks is limited separately.
 IO_CPUS = 0.01
 
-# CPUs of such a task in truth: it waits for disks more than it computes.
+# The real CPU use of such a task. It mostly waits for disks.
 _TASK_CPUS = 0.2
 
-# CPUs of a machine that model copies leave. Of what is left, Ray Data 2.60 gives whole ones to a run, beside what it foresaw;
-# where there is none, reading ahead may take it all, and what is done waits to be committed.
-_ROOM = 1.2
+# CPUs of a node that replicas leave free. Ray Data 2.60 gives a run only whole CPUs of what is left. Without a whole one, reading
+# ahead may take it all, and finished shards wait to be committed.
+_FREE_CPUS = 1.2
 
-# CPUs of a copy at least, and what copies leave of a machine at least.
+# The least CPUs that Ray reserves for a replica, and the least that replicas leave of a node.
 _LEAST_CPUS = 0.1
 
-_SMALLEST_WAVE, _SHARDS_EACH, _LARGEST_WAVE = 1_000, 250, 10_000
+_SMALLEST_CHUNK, _SHARDS_PER_REPLICA, _LARGEST_CHUNK = 1_000, 250, 10_000
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What Ray may give away of a machine."""
+class Node:
+    """The resources of a node that Ray schedules."""
 
     cpus: float
     gpus: float = 0.0
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Model copies: how many to begin with, how many at most as the cluster grows, and the CPUs of each; and how many tasks
-    read at once, and how many commit."""
+class Capacity:
+    """The replicas at the start, the most as the cluster grows, the CPUs of each, and the parallel read and commit tasks."""
 
-    actors: int
-    most: int
+    replicas: int
+    max_replicas: int
     cpus: float
     readers: int
     writers: int
 
     @property
-    def wave(self) -> int:
-        """Shards that Ray Data is given at once: what the driver holds grows with them, and an end that is asked for waits
-        until each has been looked at. Model copies load once for each such wave."""
-        return min(_LARGEST_WAVE, max(_SMALLEST_WAVE, _SHARDS_EACH * self.most))
+    def shards_per_chunk(self) -> int:
+        """Shards that Ray Data receives at once.
+
+        The driver's memory grows with them, and a graceful shutdown waits until each has been checked. Replicas load the model
+        once per chunk.
+        """
+        return min(_LARGEST_CHUNK, max(_SMALLEST_CHUNK, _SHARDS_PER_REPLICA * self.max_replicas))
 
 
-def copies(machine: Machine, threads: int, gpus: float) -> int:
-    """Model copies of so many threads, and GPUs or a part of one, that fit one such machine."""
-    by_cpus = int(machine.cpus // threads)
+def replicas_per_node(node: Node, threads: int, gpus: float) -> int:
+    """How many replicas with these threads and GPUs fit on a node."""
+    by_cpus = int(node.cpus // threads)
     if not gpus:
         return by_cpus
-    # A GPU is shared by whole copies: of two GPUs, 0.6 each, both have room for one.
-    by_gpus = int(machine.gpus) * int(1 / gpus + 1e-6)
-    if threads == 1:  # CPUs only feed them, but some must be left to read
-        by_cpus = int((machine.cpus - _LEAST_CPUS) / _LEAST_CPUS + 1e-6) if machine.cpus >= 1 else 0
+    # Replicas do not span GPUs: with 0.6 GPUs each, two GPUs hold two.
+    by_gpus = int(node.gpus) * int(1 / gpus + 1e-6)
+    if threads == 1:  # the CPU only feeds the GPU, but some CPU must be left to read
+        by_cpus = int((node.cpus - _LEAST_CPUS) / _LEAST_CPUS + 1e-6) if node.cpus >= 1 else 0
     return min(by_gpus, by_cpus)
 
 
-def make_pool(
-    machines: Sequence[Machine],
+def plan_capacity(
+    nodes: Sequence[Node],
     shards: int,
     *,
-    actors: int = 0,
-    max_actors: int | None = None,
+    replicas: int = 0,
+    max_replicas: int | None = None,
     threads: int = 1,
     gpus: float = 0.0,
-) -> Pool:
-    """The model copies of a run of so many `shards` on the machines that are there.
+) -> Capacity:
+    """The replicas of a run of `shards` shards on these nodes.
 
-    `actors` are to begin with (0: as many as fit), `max_actors` at most: given, more machines are believed to come, since no
-    autoscaler says how many it may start.
+    `replicas` is the number at the start, 0 for as many as fit. With `max_replicas` the cluster is assumed to grow to hold that
+    many, since Ray does not tell how many nodes its autoscaler may start.
 
     Raises:
         UsageError: the cluster does not hold them.
     """
-    fit = sum(copies(machine, threads, gpus) for machine in machines)
-    most = fit if max_actors is None else max(max_actors, actors)
-    if not most or (actors > most and max_actors is None):
-        asked = f"--actors is {actors}" if actors else "there is no room for a model copy"
+    fit = sum(replicas_per_node(node, threads, gpus) for node in nodes)
+    most = fit if max_replicas is None else max(max_replicas, replicas)
+    if not most or (replicas > most and max_replicas is None):
+        problem = f"--replicas is {replicas}" if replicas else "there is no room for a replica"
         raise UsageError(
-            f"{asked}: each takes {threads} CPUs (--threads) and {gpus:g} GPUs (--gpus) of one machine, and the cluster has "
-            f"{_described(machines)}, room for {most}. Ask for less or add machines; on a cluster that grows, say --max-actors."
+            f"{problem}: each takes {threads} CPUs (--threads) and {gpus:g} GPUs (--gpus) of one machine, and the cluster has "
+            f"{_describe_nodes(nodes)}, room for {most}. Use fewer or add machines. On an autoscaling cluster, set "
+            "--max-replicas."
         )
-    begin = min(actors or fit or 1, most, shards)
-    cpus = _cpus_each(machines, threads, gpus)
-    left = [machine.cpus - cpus * copies(machine, threads, gpus) for machine in machines if machine.cpus]
-    room = max(sum(left) / _TASK_CPUS, most)  # of machines to come: room for a task beside each copy
-    # A shard is read and committed once. More tasks commit, so that what is done does not wait behind what is read ahead. Each
-    # does some five shards a second and is a process, so of the room some is left.
-    readers, writers = max(1, round(room / 5)), max(1, round(room * 2 / 5))
-    readers = 1 if left and max(left) < 1 else readers
-    return Pool(begin, begin if max_actors is None else max(begin, min(most, shards)), cpus, readers, writers)
+    start = min(replicas or fit or 1, most, shards)
+    cpus = _cpus_per_replica(nodes, threads, gpus)
+    free = [node.cpus - cpus * replicas_per_node(node, threads, gpus) for node in nodes if node.cpus]
+    tasks = max(sum(free) / _TASK_CPUS, most)  # on nodes to come: one task beside each replica
+    # A shard is read once and committed once. More tasks commit than read, so that finished shards do not wait behind shards that
+    # are read ahead. Each task is a process and handles about five shards per second, so some of the room stays free.
+    readers, writers = max(1, round(tasks / 5)), max(1, round(tasks * 2 / 5))
+    readers = 1 if free and max(free) < 1 else readers
+    return Capacity(start, start if max_replicas is None else max(start, min(most, shards)), cpus, readers, writers)
 
 
-def _cpus_each(machines: Sequence[Machine], threads: int, gpus: float) -> float:
-    """CPUs of a copy, so that as many as fit leave room to read beside them on every machine that holds any."""
-    held = [(machine, copies(machine, threads, gpus)) for machine in machines]
-    shares = [(machine.cpus - _ROOM) / fit for machine, fit in held if fit]
+def _cpus_per_replica(nodes: Sequence[Node], threads: int, gpus: float) -> float:
+    """CPUs to reserve for a replica, so that every node with replicas keeps room to read."""
+    fitting = [(node, replicas_per_node(node, threads, gpus)) for node in nodes]
+    shares = [(node.cpus - _FREE_CPUS) / count for node, count in fitting if count]
     return max(_LEAST_CPUS, round(min([threads - _TASK_CPUS, *shares]), 2))
 
 
-def _described(machines: Sequence[Machine]) -> str:
-    kinds = Counter((machine.cpus, machine.gpus) for machine in machines)
-    each = [f"{count} x {cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "") for (cpus, gpus), count in kinds.items()]
-    return " + ".join(each) or "no machines"
+def _describe_nodes(nodes: Sequence[Node]) -> str:
+    kinds = Counter((node.cpus, node.gpus) for node in nodes)
+    texts = [f"{count} x {cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "") for (cpus, gpus), count in kinds.items()]
+    return " + ".join(texts) or "no machines"

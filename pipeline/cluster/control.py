@@ -7,7 +7,7 @@ import uuid
 from ray.experimental import internal_kv
 
 
-class Board:
+class RunControl:
     """That no other shard is to be begun, and which model copies came."""
 
     def __init__(self, run: str) -> None:
@@ -21,15 +21,15 @@ class Board:
         """Is no other shard to be begun?"""
         return internal_kv._internal_kv_get(self._stop) is not None
 
-    def arrive(self) -> None:
+    def register_replica(self) -> None:
         """A model copy came."""
         internal_kv._internal_kv_put(self._arrivals + uuid.uuid4().hex.encode(), b"", overwrite=True)
 
-    def forget_arrivals(self) -> None:
+    def reset_replicas(self) -> None:
         """All model copies are gone."""
         for key in internal_kv._internal_kv_list(self._arrivals):
             internal_kv._internal_kv_del(key)
 
-    def arrived(self) -> int:
+    def replicas_started(self) -> int:
         """How many model copies came so far, those that went again among them."""
         return len(internal_kv._internal_kv_list(self._arrivals))

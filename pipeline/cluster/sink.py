@@ -15,11 +15,11 @@ from pipeline.output.store import open_store
 class CommitSink(Datasink[None]):
     """Commits shards to the folder at `url`; `facts` go into every file's footer."""
 
-    def __init__(self, url: str, facts: dict[str, Any]) -> None:
-        self.url, self.facts = url, facts
+    def __init__(self, url: str, config: dict[str, Any]) -> None:
+        self.url, self.config = url, config
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
         store = open_store(self.url, begun=True)
         for block in blocks:
             if len(block):
-                commit(store, block, self.facts)
+                commit(store, block, self.config)

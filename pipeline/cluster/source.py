@@ -11,12 +11,12 @@ import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from pipeline.cluster.control import Board
-from pipeline.output.previous_runs import Previous
+from pipeline.cluster.control import RunControl
+from pipeline.output.previous_runs import PreviousRuns
 from pipeline.workers.reader import ShardReader
 from pipeline.planning.plan import Shard
 
-Shared: TypeAlias = "ray.ObjectRef[tuple[ShardReader, Previous | None]]"
+Shared: TypeAlias = "ray.ObjectRef[tuple[ShardReader, PreviousRuns | None]]"
 
 
 class ShardSource(Datasource):
@@ -24,9 +24,9 @@ class ShardSource(Datasource):
     all tasks share (`share`). Once the run is stopped, a task reads nothing and gives no rows.
     """
 
-    def __init__(self, shards: Sequence[Shard], shared: Shared, board: Board) -> None:
+    def __init__(self, shards: Sequence[Shard], shared: Shared, control: RunControl) -> None:
         super().__init__()
-        self._shards, self._shared, self._board = shards, shared, board
+        self._shards, self._shared, self._control = shards, shared, control
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -35,16 +35,16 @@ class ShardSource(Datasource):
         return [ReadTask(self._task(shard), BlockMetadata(shard.documents, None, None, None)) for shard in self._shards]
 
     def _task(self, shard: Shard) -> Callable[[], Iterable[pa.Table]]:
-        return partial(_read, self._shared, shard, self._board)
+        return partial(_read, self._shared, shard, self._control)
 
 
-def share(reader: ShardReader, previous: Previous | None) -> Shared:
+def share(reader: ShardReader, previous: PreviousRuns | None) -> Shared:
     """Put both where every task finds them."""
     return ray.put((reader, previous))
 
 
-def _read(shared: Shared, shard: Shard, board: Board) -> Iterable[pa.Table]:
-    if board.is_stopped():
+def _read(shared: Shared, shard: Shard, control: RunControl) -> Iterable[pa.Table]:
+    if control.is_stopped():
         yield pa.table({})
         return
     reader, previous = ray.get(shared)

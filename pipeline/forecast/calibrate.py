@@ -25,9 +25,9 @@ from led.generation import DecodingLimits
 from pipeline.checkpoint import find_checkpoint
 from pipeline.schema import INTERNAL, MEASURED, NUMBER
 from pipeline.errors import PipelineError
-from pipeline.forecast.model import Length, Rehearsed, forecast_seconds, total
+from pipeline.forecast.model import Length, CalibrationShard, forecast_seconds, total
 from pipeline.inputs.read import read_rows
-from pipeline.tasks.base import Reading
+from pipeline.tasks.base import InputLimits
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader, read_texts
 from pipeline.run import Workers, build_plan
@@ -39,7 +39,7 @@ from pipeline.tasks.all import Task
 _TOGETHER = 32
 
 # Pieces of shards that are rehearsed at most, for all model copies and for each: Ray Data holds a task for every one of them.
-_REHEARSED, _REHEARSED_EACH = 256, 8
+_CALIBRATION_PIECES, _CALIBRATION_PIECES_EACH = 256, 8
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Forecast:
     output_bytes: Estimate
     seconds: Estimate
     startup_seconds: float
-    actors: int
+    replicas: int
     device_hours: Estimate
     cost: Estimate | None
     fill: float
     memory_bytes: float
     sampled: int
-    rehearsed: int
+    calibration: int
     limit: int
     lengths: tuple[int, ...]
 
@@ -73,7 +73,7 @@ class Forecast:
         return (json.dumps(values, indent=1) + "\n").encode()
 
 
-def sample_shards(plan: Plan, rows: int, most: int, seed: int) -> list[Shard]:
+def sample_shards(plan: Plan, rows: int, max_replicas: int, seed: int) -> list[Shard]:
     """At most so many pieces of the plan's shards, each of at most `rows` rows, drawn at random and in random order.
 
     Only a piece at a shard's beginning can be read where files are read from an offset. Of the pieces only those that are drawn
@@ -81,7 +81,7 @@ def sample_shards(plan: Plan, rows: int, most: int, seed: int) -> list[Shard]:
     """
     counts = (1 if shard.offset or shard.members else -(-shard.documents // rows) for shard in plan.shards)
     ends = list(itertools.accumulate(counts))
-    drawn = random.Random(seed).sample(range(ends[-1]), min(most, ends[-1]))
+    drawn = random.Random(seed).preview(range(ends[-1]), min(max_replicas, ends[-1]))
     pieces = []
     for number in drawn:
         place = bisect.bisect_right(ends, number)
@@ -104,7 +104,7 @@ def sample_lengths(reader: ShardReader, pieces: Sequence[Shard], rows: int, seco
     return pa.concat_tables(tables)
 
 
-def rehearse(plan: Plan, workers: Workers, pieces: Sequence[Shard], seconds: float) -> Iterator[pa.Table]:
+def run_calibration(plan: Plan, workers: Workers, pieces: Sequence[Shard], seconds: float) -> Iterator[pa.Table]:
     """The rows of pieces of shards as the run would make them; after `seconds` no other piece is begun."""
     begun: float | None = None
     for table in workers.tables(plan, pieces):
@@ -113,7 +113,7 @@ def rehearse(plan: Plan, workers: Workers, pieces: Sequence[Shard], seconds: flo
         if len(table):
             yield table
         if time.monotonic() - begun > seconds:
-            workers.board.stop()
+            workers.control.stop()
 
 
 def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int = 0) -> Forecast:
@@ -129,55 +129,55 @@ def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int
     checkpoint = find_checkpoint(settings)
     plan = build_plan(task, checkpoint, None)
     startup += time.monotonic() - begun
-    reading = Reading(**plan.facts["reading"])
-    reader = ShardReader(task, str(checkpoint.folder), None, reading, plan.passthrough)
+    input_limits = InputLimits(**plan.config["input_limits"])
+    reader = ShardReader(task, str(checkpoint.folder), None, input_limits, plan.passthrough)
     table = sample_lengths(reader, sample_shards(plan, _TOGETHER, documents, seed), documents, seconds / 2)
     begun = time.monotonic()
     workers = Workers(task, checkpoint, len(plan.shards), f"rehearsal-{uuid.uuid4().hex}")
     # Of the devices' memory nothing is asked: they need not be of this machine.
-    in_flight = DecodingLimits(settings.documents_in_flight, memory_bytes=1).on(
+    in_flight = DecodingLimits(settings.max_num_seqs, memory_bytes=1).on(
         torch.device("cuda" if settings.gpus else "cpu")
     )[0]
     together = max(1, min(settings.shard_documents, in_flight))
     done: list[pa.Table] = []
-    most = max(_REHEARSED, _REHEARSED_EACH * workers.pool.actors)
-    for rows in rehearse(plan, workers, sample_shards(plan, together, most, seed + 1), seconds):
+    max_replicas = max(_CALIBRATION_PIECES, _CALIBRATION_PIECES_EACH * workers.pool.replicas)
+    for rows in run_calibration(plan, workers, sample_shards(plan, together, max_replicas, seed + 1), seconds):
         if not done:
             startup += max(0.0, time.monotonic() - begun - _measured(rows)["predict_seconds"])
         done.append(rows)
     lengths = [
-        Length(tokens, cut or 0)
-        for tokens, cut, status in zip(*(table[name].to_pylist() for name in ("input_tokens", "truncated_tokens", "status")),
+        Length(tokens, split or 0)
+        for tokens, split, status in zip(*(table[name].to_pylist() for name in ("input_tokens", "truncated_tokens", "status")),
                                        strict=True)
         if status == "ok"
     ]  # fmt: skip
-    if not lengths or not any(_rehearsed(rows).tokens for rows in done):
+    if not lengths or not any(_calibration_shard(rows).tokens for rows in done):
         raise PipelineError("no document of the sample could be read; see what `sample` says of them.")
-    return _forecast(task, plan, reading, table, lengths, done, startup, workers.pool.actors, in_flight)
+    return _forecast(task, plan, input_limits, table, lengths, done, startup, workers.pool.replicas, in_flight)
 
 
 def _forecast(
     task: Task,
     plan: Plan,
-    reading: Reading,
+    input_limits: InputLimits,
     table: pa.Table,
     lengths: Sequence[Length],
     done: Sequence[pa.Table],
     startup: float,
-    actors: int,
+    replicas: int,
     in_flight: int,
 ) -> Forecast:
     settings, made = task.settings, pa.concat_tables(done)
-    rehearsed = [_rehearsed(rows) for rows in done]
+    calibration = [_calibration_shard(rows) for rows in done]
     # A document of several rows: how many, the rehearsal says.
     each = [count for rows in done for count in _rows_of_documents(rows)]
     rows_each = fmean(each)
     rows = round(plan.documents * rows_each)
     everything = len(table) >= rows
     shard_rows = [max(1, round(shard.documents * rows_each)) for shard in plan.shards]
-    work, fill = forecast_seconds(lengths, rehearsed, shard_rows, actors, in_flight)
+    work, fill = forecast_seconds(lengths, calibration, shard_rows, replicas, in_flight)
     time_needed = work.plus(startup)
-    hours = time_needed.times(device_hours(actors, settings.gpus))
+    hours = time_needed.times(device_hours(replicas, settings.gpus))
     price = settings.price_per_hour
     ok = [status == "ok" for status in table["status"].to_pylist()]
     tokens = [value or 0 for value in table["input_tokens"].to_pylist()]
@@ -194,14 +194,14 @@ def _forecast(
         output_bytes=Estimate.exactly(_parquet_bytes(made) / len(made) * rows),
         seconds=time_needed,
         startup_seconds=startup,
-        actors=actors,
+        replicas=replicas,
         device_hours=hours,
         cost=hours.times(price) if price is not None else None,
         fill=fill,
         memory_bytes=max(_measured(rows).get("peak_bytes", 0.0) for rows in done),
         sampled=len(table),
-        rehearsed=len(made),
-        limit=reading.max_input_tokens,
+        calibration=len(made),
+        limit=input_limits.max_input_tokens,
         lengths=tuple(sorted(length.input_tokens + length.truncated_tokens for length in lengths)),
     )
 
@@ -218,11 +218,11 @@ def _rows_of_documents(rows: pa.Table) -> list[float]:
     return [float(end - begin) for begin, end in itertools.pairwise([*first, len(rows)])]
 
 
-def _rehearsed(rows: pa.Table) -> Rehearsed:
+def _calibration_shard(rows: pa.Table) -> CalibrationShard:
     measured = _measured(rows)
     written = rows["output_tokens"].to_pylist() if "output_tokens" in rows.column_names else [0] * len(rows)
     tokens = tuple((n or 0, m or 0) for n, m in zip(rows["input_tokens"].to_pylist(), written, strict=True) if n)
-    return Rehearsed(tokens, measured.pop("predict_seconds"), measured)
+    return CalibrationShard(tokens, measured.pop("predict_seconds"), measured)
 
 
 def _parquet_bytes(rows: pa.Table) -> int:
@@ -231,7 +231,7 @@ def _parquet_bytes(rows: pa.Table) -> int:
     return buffer.tell()
 
 
-def sample(task: Task, documents: int, seed: int = 0) -> Iterator[tuple[str | None, dict[str, Any]]]:
+def preview(task: Task, documents: int, seed: int = 0) -> Iterator[tuple[str | None, dict[str, Any]]]:
     """(text, row) of so many documents drawn at random, end to end in this process.
 
     Raises:
@@ -240,13 +240,13 @@ def sample(task: Task, documents: int, seed: int = 0) -> Iterator[tuple[str | No
     settings = task.settings
     checkpoint = find_checkpoint(settings)
     plan = build_plan(task, checkpoint, None)
-    reader = ShardReader(task, str(checkpoint.folder), None, Reading(**plan.facts["reading"]), plan.passthrough)
+    reader = ShardReader(task, str(checkpoint.folder), None, InputLimits(**plan.config["input_limits"]), plan.passthrough)
     predictor = Predictor(task, str(checkpoint.folder), None)
     for piece in sample_shards(plan, 1, documents, seed):
         rows = predictor(reader(piece)).drop_columns(INTERNAL).to_pylist()
         if rows[0]["status"] == "skipped":
             yield from ((None, row) for row in rows)
             continue
-        column = read_rows(piece.path, piece.cut, settings.text_column, [settings.text_column], settings.max_document_bytes)
+        column = read_rows(piece.path, piece.split, settings.text_column, [settings.text_column], settings.max_document_bytes)
         [text] = read_texts(column.table[settings.text_column], settings.max_document_bytes)
         yield from ((text.text, row) for row in rows)

@@ -27,7 +27,7 @@ _DRAWN = 400
 # A forecast is never surer than this: a machine is not the same from one hour to the next.
 _LEAST_DEVIATION = 0.04
 
-_FOUR_IN_FIVE = 1.28
+_Z_80 = 1.28
 
 
 class Length(NamedTuple):
@@ -38,7 +38,7 @@ class Length(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class CalibrationShard:
     """A shard that was rehearsed: the tokens (read, written) of each of its rows, and what was measured of it."""
 
     tokens: tuple[tuple[int, int], ...]
@@ -88,33 +88,33 @@ def steps_of(outputs: Sequence[int], in_flight: int) -> tuple[int, int]:
     return max(free, default=0), sum(outputs)
 
 
-def calibrate(rehearsed: Sequence[Rehearsed]) -> Costs:
+def calibrate(calibration: Sequence[CalibrationShard]) -> Costs:
     """The costs that these shards show.
 
     Raises:
         ValueError: there is none with rows that could be read.
     """
-    rehearsed = [shard for shard in rehearsed if shard.tokens]
-    if not rehearsed:
+    calibration = [shard for shard in calibration if shard.tokens]
+    if not calibration:
         raise ValueError("no shard with a document that can be read was rehearsed")
-    works = [_work_measured(shard) for shard in rehearsed]
-    encode = [shard.measured.get("encode_seconds", 0.0) for shard in rehearsed]
-    decode = [shard.measured.get("decode_seconds", 0.0) for shard in rehearsed]
-    rest = [max(0.0, s.predict_seconds - e - d) for s, e, d in zip(rehearsed, encode, decode, strict=True)]
+    works = [_work_measured(shard) for shard in calibration]
+    encode = [shard.measured.get("encode_seconds", 0.0) for shard in calibration]
+    decode = [shard.measured.get("decode_seconds", 0.0) for shard in calibration]
+    rest = [max(0.0, s.predict_seconds - e - d) for s, e, d in zip(calibration, encode, decode, strict=True)]
     encode_token = sum(encode) / max(1.0, sum(work.tokens for work in works))
     step, document_step, token_step = _fit([[w.steps, w.document_steps, w.token_steps] for w in works], decode)
     rest_token, rest_row = _fit([[w.tokens, w.rows] for w in works], rest)
     costs = Costs(encode_token, step, document_step, token_step, rest_token, rest_row, 0.0)
-    ratios = [s.predict_seconds / max(1e-9, costs.seconds(w)) for s, w in zip(rehearsed, works, strict=True)]
+    ratios = [s.predict_seconds / max(1e-9, costs.seconds(w)) for s, w in zip(calibration, works, strict=True)]
     deviation = min(0.5, stdev(ratios) / math.sqrt(len(ratios))) if len(ratios) > 1 else 0.2
     return Costs(encode_token, step, document_step, token_step, rest_token, rest_row, deviation)
 
 
 def forecast_seconds(
     lengths: Sequence[Length],
-    rehearsed: Sequence[Rehearsed],
+    calibration: Sequence[CalibrationShard],
     shards: Sequence[int],
-    actors: int,
+    replicas: int,
     in_flight: int,
     seed: int = 0,
 ) -> tuple[Estimate, float]:
@@ -122,18 +122,18 @@ def forecast_seconds(
 
     `lengths` are the sample's, one of a row; outputs are as long as those of rehearsed rows of about that length.
     """
-    rng, costs = random.Random(seed), calibrate(rehearsed)
-    outputs = sorted(pair for shard in rehearsed for pair in shard.tokens)
-    steps, written = sum(s.measured.get("document_steps", 0) for s in rehearsed), sum(o for _, o in outputs)
+    rng, costs = random.Random(seed), calibrate(calibration)
+    outputs = sorted(pair for shard in calibration for pair in shard.tokens)
+    steps, written = sum(s.measured.get("document_steps", 0) for s in calibration), sum(o for _, o in outputs)
     stretch = steps / written if written else 0.0  # a document is held a little longer than its best output is long
-    drawn = rng.sample(list(shards), _DRAWN) if len(shards) > _DRAWN else list(shards)
+    drawn = rng.preview(list(shards), _DRAWN) if len(shards) > _DRAWN else list(shards)
     works = []
     for rows in drawn:
         inputs = [length.input_tokens for length in rng.choices(lengths, k=rows)]
         works.append(_work_drawn([inputs[i] for i in longest_first(inputs)], outputs, stretch, in_flight, rng))
     times = [costs.seconds(work) for work in works]
     everything = times * (len(shards) // len(times)) + times[: len(shards) % len(times)]
-    lanes = [0.0] * min(actors, len(everything))
+    lanes = [0.0] * min(replicas, len(everything))
     for seconds in everything:
         heapq.heapreplace(lanes, lanes[0] + seconds)
     middle = max(lanes)
@@ -141,7 +141,7 @@ def forecast_seconds(
     fill = sum(work.document_steps for work in works) / places if places else 0.0
     tokens = [length.input_tokens for length in lengths]
     sampled = stdev(tokens) / math.sqrt(len(tokens)) / max(1e-9, fmean(tokens)) if len(tokens) > 1 else 0.2
-    reach = _FOUR_IN_FIVE * math.hypot(_LEAST_DEVIATION, sampled, costs.deviation) * middle
+    reach = _Z_80 * math.hypot(_LEAST_DEVIATION, sampled, costs.deviation) * middle
     return Estimate(middle, max(0.0, middle - reach), middle + reach), fill
 
 
@@ -151,11 +151,11 @@ def total(values: Sequence[float], rows: int, *, everything: bool) -> Estimate:
     if everything or len(values) < 2:
         return Estimate.exactly(middle)
     unseen = max(0.0, 1 - len(values) / rows)
-    reach = _FOUR_IN_FIVE * stdev(values) / math.sqrt(len(values)) * math.sqrt(unseen) * rows
+    reach = _Z_80 * stdev(values) / math.sqrt(len(values)) * math.sqrt(unseen) * rows
     return Estimate(middle, max(0.0, middle - reach), middle + reach)
 
 
-def _work_measured(shard: Rehearsed) -> Work:
+def _work_measured(shard: CalibrationShard) -> Work:
     steps = shard.measured.get("document_steps", 0.0)
     return Work(
         sum(n for n, _ in shard.tokens),

@@ -43,7 +43,7 @@ _AT_ONCE = 32  # requests to a store in flight while files are found
 
 
 @dataclass(frozen=True)
-class Found:
+class FileEntry:
     """A file as its listing shows it, or a folder of texts as one.
 
     `path` is absolute, or an address. `stamp` is what shows that a file may have changed without reading it: the time of
@@ -53,7 +53,7 @@ class Found:
     path: str
     size: int
     stamp: str
-    members: tuple[Found, ...] = ()
+    members: tuple[FileEntry, ...] = ()
 
     @property
     def remote(self) -> bool:
@@ -61,7 +61,7 @@ class Found:
         return "://" in self.path
 
 
-def kind_of(path: str) -> str | None:
+def format_suffix(path: str) -> str | None:
     """`.parquet`, `.jsonl` or `.txt` by the name's ending, a compression left out; None for any other file."""
     suffix = PurePosixPath(path).suffix
     if _uncompressed(path) in JSON_LINES:
@@ -69,7 +69,7 @@ def kind_of(path: str) -> str | None:
     return suffix if suffix in (PARQUET, TEXT) else None
 
 
-def find_files(inputs: Sequence[str]) -> list[Found]:
+def find_files(inputs: Sequence[str]) -> list[FileEntry]:
     """The files that paths, addresses, folders and globs name, sorted, each once; the texts of an input stand as one folder.
 
     In folders, names that start with `.` or `_` are passed over (by globs too, unless they say so), and so is `.json`, which
@@ -81,26 +81,26 @@ def find_files(inputs: Sequence[str]) -> list[Found]:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         listings = list(pool.map(_find, inputs))
     seen: set[str] = set()
-    files: list[Found] = []
-    texts: dict[str, list[Found]] = {}
+    files: list[FileEntry] = []
+    texts: dict[str, list[FileEntry]] = {}
     for root, listed in listings:
         for file in listed:
             if file.path not in seen:
-                (texts.setdefault(root, []) if kind_of(file.path) == TEXT else files).append(file)
+                (texts.setdefault(root, []) if format_suffix(file.path) == TEXT else files).append(file)
             seen.add(file.path)
     folders = [text_folder(root, members) for root, members in texts.items()]
     return sorted([*files, *folders], key=lambda file: file.path)
 
 
-def text_folder(root: str, texts: Sequence[Found]) -> Found:
+def text_folder(root: str, texts: Sequence[FileEntry]) -> FileEntry:
     """The texts under `root` as one input: one document per file, in the order of their names."""
     root = root.rstrip("/") + "/"
-    members = tuple(sorted((Found(t.path.removeprefix(root), t.size, t.stamp) for t in texts), key=lambda member: member.path))
+    members = tuple(sorted((FileEntry(t.path.removeprefix(root), t.size, t.stamp) for t in texts), key=lambda member: member.path))
     stamp = _hash_listing(f"{m.path}\t{m.size}\t{m.stamp}" for m in members)
-    return Found(root, sum(m.size for m in members), stamp, members)
+    return FileEntry(root, sum(m.size for m in members), stamp, members)
 
 
-def content_of(found: Found) -> str:
+def content_id(found: FileEntry) -> str:
     """What a file is, whatever it is called: `sha256:…` of its bytes or `etag:…`; of a folder, of all its texts.
 
     Raises:
@@ -108,12 +108,12 @@ def content_of(found: Found) -> str:
     """
     if found.members:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            contents = pool.map(content_of, [Found(found.path + m.path, m.size, m.stamp) for m in found.members])
+            contents = pool.map(content_id, [FileEntry(found.path + m.path, m.size, m.stamp) for m in found.members])
             listing = [f"{m.path}\t{m.size}\t{c}" for m, c in zip(found.members, contents, strict=True)]
         return "sha256:" + _hash_listing(listing)
     if found.remote:
         return f"etag:{found.stamp}"
-    with reading(found.path), open(found.path, "rb") as opened:
+    with input_errors(found.path), open(found.path, "rb") as opened:
         return "sha256:" + hashlib.file_digest(opened, "sha256").hexdigest()
 
 
@@ -126,10 +126,10 @@ def check_unchanged(path: str, content: str) -> None:
     """
     if not content.startswith("etag:"):
         return
-    with reading(path):
+    with input_errors(path):
         fs, name = fsspec.core.url_to_fs(path)
         fs.invalidate_cache()  # and not `refresh`, for which the hub's file system leaves the etag out
-        now = content_of(_found(fs, retrying(lambda: fs.info(name))))
+        now = content_id(_found(fs, retrying(lambda: fs.info(name))))
     if now != content:
         raise PlanMismatch(f"{path} was changed after it was planned; choose another --output to read it as it is now.")
 
@@ -156,7 +156,7 @@ def open_file(path: str, *, exact: bool = False) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def reading(what: str) -> Iterator[None]:
+def input_errors(what: str) -> Iterator[None]:
     """Names `what` in the error of whatever goes wrong inside, and tells bad bytes from a file that cannot be had.
 
     Raises:
@@ -178,7 +178,7 @@ def reading(what: str) -> Iterator[None]:
         ) from error
 
 
-def _find(given: str) -> tuple[str, list[Found]]:
+def _find(given: str) -> tuple[str, list[FileEntry]]:
     """The folder that an input names, or that holds what it names; and its files."""
     scheme, _, rest = given.rpartition("://")
     if re.match(r"[^/]*:[^/]*@", rest):
@@ -200,7 +200,7 @@ def _find(given: str) -> tuple[str, list[Found]]:
         ) from error
 
 
-def _list(fs: Any, path: str, given: str) -> tuple[str, list[Found]]:
+def _list(fs: Any, path: str, given: str) -> tuple[str, list[FileEntry]]:
     fs.invalidate_cache()
     try:
         info = fs.info(path)
@@ -209,10 +209,10 @@ def _list(fs: Any, path: str, given: str) -> tuple[str, list[Found]]:
             hint = "name Parquet, JSON lines or text files, folders of them, or globs"
             raise UsageError(f"the input {given} does not exist; {hint}.") from None
         root, matching = files_matching(fs, path)
-        inside = [info for info in matching if kind_of(info["name"])]
+        inside = [info for info in matching if format_suffix(info["name"])]
     else:
         if info["type"] == "file":
-            if kind_of(path) is None:
+            if format_suffix(path) is None:
                 raise UsageError(f"the input {given} has no ending that says what it is; {_ENDINGS}.")
             root, inside = path.rpartition("/")[0], [info]
         else:
@@ -228,7 +228,7 @@ def _one_kind(fs: Any, root: str, given: str) -> list[Info]:
     """The files under a folder, all of one kind."""
     kinds: dict[str, list[Info]] = {}
     for info in files_below(fs, root):
-        kind = kind_of(info["name"])
+        kind = format_suffix(info["name"])
         if kind and _uncompressed(info["name"]) != ".json":
             kinds.setdefault(kind, []).append(info)
     if len(kinds) > 1:
@@ -249,15 +249,15 @@ def _hash_listing(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _found(fs: Any, info: Info) -> Found:
+def _found(fs: Any, info: Info) -> FileEntry:
     path = _address(fs, info["name"])
     if "://" not in path:
         stat = os.stat(path)
-        return Found(path, stat.st_size, str(stat.st_mtime_ns))
+        return FileEntry(path, stat.st_size, str(stat.st_mtime_ns))
     etag = info.get("ETag") or info.get("blob_id")  # S3's name for it; the hub's
     if not etag:
         raise UsageError(f"{path} has no etag, so that a change of it would go unseen; copy it to a store that gives one.")
-    return Found(path, int(info["size"]), str(etag).strip('"'))
+    return FileEntry(path, int(info["size"]), str(etag).strip('"'))
 
 
 def _address(fs: Any, name: str) -> str:

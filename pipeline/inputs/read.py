@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.inputs.splits import Cut
+from pipeline.inputs.splits import Split
 from pipeline.errors import CorruptInput, UsageError
-from pipeline.inputs.files import Found, content_of, partitions, reading
+from pipeline.inputs.files import FileEntry, content_id, partitions, input_errors
 from pipeline.inputs.formats import Rows, format_of
 from pipeline.retry import retrying
 
@@ -35,15 +35,15 @@ class InputFile:
 
 
 @dataclass(frozen=True)
-class Input:
+class PlannedFile:
     """A file with its cuts. `schema` is None where the file was not opened because it is as it was."""
 
     file: InputFile
-    cuts: tuple[Cut, ...]
+    splits: tuple[Split, ...]
     schema: pa.Schema | None = None
 
 
-def describe(found: Found, documents: int, known: Mapping[str, Input], *, skip_bad: bool, longest: int) -> Input:
+def inspect_file(found: FileEntry, documents: int, known: Mapping[str, PlannedFile], *, skip_bad: bool, longest: int) -> PlannedFile:
     """What a file is, its texts of at most `longest` bytes, cut into shards of at most `documents`; not opened where `known`
     has it with the same size and stamp.
 
@@ -55,26 +55,26 @@ def describe(found: Found, documents: int, known: Mapping[str, Input], *, skip_b
     unchanged = before is not None and (before.file.size, before.file.stamp) == (found.size, found.stamp)
     if before is not None and unchanged and (before.file.skipped is None or skip_bad):
         return before
-    content = content_of(found)
+    content = content_id(found)
     try:
-        with reading(found.path):
-            measured = retrying(lambda: format_of(found.path).measure(found, documents, longest))
+        with input_errors(found.path):
+            measured = retrying(lambda: format_of(found.path).inspect(found, documents, longest))
     except CorruptInput as error:
         if not skip_bad:
             raise
-        return Input(InputFile(found.path, found.size, 0, content, found.stamp, str(error)), ())
-    return Input(InputFile(found.path, found.size, measured.rows, content, found.stamp), measured.cuts, measured.schema)
+        return PlannedFile(InputFile(found.path, found.size, 0, content, found.stamp, str(error)), ())
+    return PlannedFile(InputFile(found.path, found.size, measured.rows, content, found.stamp), measured.splits, measured.schema)
 
 
-def read_rows(path: str, cut: Cut, text: str, columns: Sequence[str], longest: int) -> Rows:
+def read_rows(path: str, split: Split, text: str, columns: Sequence[str], longest: int) -> Rows:
     """The rows of a cut, all at once; a transient fault is met with another try.
 
     Raises:
         CorruptInput: the rows cannot be read, or are not as many as were planned.
         Unreachable: the file cannot be fetched.
     """
-    with _naming(path, cut):
-        pieces = retrying(lambda: list(_stream(path, cut, text, columns, longest)))
+    with _naming(path, split):
+        pieces = retrying(lambda: list(_stream(path, split, text, columns, longest)))
         reasons: dict[int, str] = {}
         count = 0
         for rows in pieces:
@@ -83,45 +83,45 @@ def read_rows(path: str, cut: Cut, text: str, columns: Sequence[str], longest: i
         return Rows(pa.concat_tables([rows.table for rows in pieces]), reasons)
 
 
-def stream_rows(path: str, cut: Cut, text: str, columns: Sequence[str], longest: int) -> Iterator[Rows]:
+def stream_rows(path: str, split: Split, text: str, columns: Sequence[str], longest: int) -> Iterator[Rows]:
     """The rows of a cut, some at a time, with `columns` of the file and of its path, in that order.
 
     Raises:
         CorruptInput: the rows cannot be read, or are not as many as were planned.
         Unreachable: the file cannot be fetched.
     """
-    with _naming(path, cut):
-        yield from _stream(path, cut, text, columns, longest)
+    with _naming(path, split):
+        yield from _stream(path, split, text, columns, longest)
 
 
-def _naming(path: str, cut: Cut) -> AbstractContextManager[None]:
-    return reading(f"rows {cut.start} to {cut.stop} of {path}")
+def _naming(path: str, split: Split) -> AbstractContextManager[None]:
+    return input_errors(f"rows {split.start} to {split.stop} of {path}")
 
 
-def _stream(path: str, cut: Cut, text: str, columns: Sequence[str], longest: int) -> Iterator[Rows]:
+def _stream(path: str, split: Split, text: str, columns: Sequence[str], longest: int) -> Iterator[Rows]:
     columns = list(dict.fromkeys(columns))
-    in_path = {} if cut.members else partitions(path)
+    in_path = {} if split.members else partitions(path)
     in_file = [column for column in columns if column not in in_path]
     count = 0
-    for rows in format_of(path).stream(path, cut, text, in_file, longest):
+    for rows in format_of(path).stream(path, split, text, in_file, longest):
         table = rows.table
         for column in columns:
             if column in in_path:
                 table = table.append_column(column, pa.array([in_path[column]] * len(table), pa.string()))
         count += len(table)
         yield Rows(table.select(columns), rows.reasons)
-    if count != cut.stop - cut.start:
-        raise ValueError(f"{count} rows are there, {cut.stop - cut.start} were planned")
+    if count != split.stop - split.start:
+        raise ValueError(f"{count} rows are there, {split.stop - split.start} were planned")
 
 
-def check_columns(path: str, schema: pa.Schema, text: str, doc_id: str | None, carried: Sequence[tuple[str, str]]) -> None:
+def check_columns(path: str, schema: pa.Schema, text: str, doc_id: str | None, reused: Sequence[tuple[str, str]]) -> None:
     """See that a file has the columns a run reads, of types it can read; `carried` are further ones, (flag, column).
 
     Raises:
         UsageError: a column is missing, has the wrong type, or is both in the file and in its path.
     """
     in_path = partitions(path)
-    for flag, column in [("--text-column", text), ("--id-column", doc_id), *carried]:
+    for flag, column in [("--text-column", text), ("--id-column", doc_id), *reused]:
         if column is None:
             continue
         if column in in_path and column in schema.names:

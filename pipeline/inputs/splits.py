@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Cut:
+class Split:
     """Rows `start` to `stop`, end exclusive, of a file.
 
     `offset` is the byte at which row `start` begins, 0 where it is not known; `members` the files that the rows are, of a
@@ -20,24 +20,24 @@ class Cut:
     members: tuple[str, ...] = ()
 
 
-def cut_rows(rows: int, documents: int) -> tuple[Cut, ...]:
+def split_rows(rows: int, documents: int) -> tuple[Split, ...]:
     """Ranges of `documents` rows, the last one shorter."""
-    return tuple(Cut(start, min(start + documents, rows)) for start in range(0, rows, documents))
+    return tuple(Split(start, min(start + documents, rows)) for start in range(0, rows, documents))
 
 
-def cut_groups(groups: Sequence[int], documents: int) -> tuple[Cut, ...]:
+def split_row_groups(groups: Sequence[int], documents: int) -> tuple[Split, ...]:
     """Ranges of at most `documents` rows over groups of rows: whole groups together while they fit, a larger one by itself.
 
     No range holds a part of one group and a row of another: so a group is fetched by few shards, and a bad one spoils few.
     """
-    cuts: list[Cut] = []
+    splits: list[Split] = []
     start = stop = 0  # the whole groups gathered so far
     for rows in groups:
         if stop - start + rows > documents and stop > start:
-            cuts.append(Cut(start, stop))
+            splits.append(Split(start, stop))
             start = stop
         stop += rows
         if rows > documents:
-            cuts += [Cut(start + c.start, start + c.stop) for c in cut_rows(rows, documents)]
+            splits += [Split(start + c.start, start + c.stop) for c in split_rows(rows, documents)]
             start = stop
-    return (*cuts, Cut(start, stop)) if stop > start else tuple(cuts)
+    return (*splits, Split(start, stop)) if stop > start else tuple(splits)

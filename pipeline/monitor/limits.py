@@ -1,6 +1,7 @@
-"""Ends that are asked for: at an hour, at a cost, at a number of failures, by a signal. All come at a shard border.
+"""The limits of a run, and its graceful shutdown: --stop-at, --max-cost, --max-failed and signals.
 
-The shards in flight are finished and committed, no other is begun, and the same command goes on later.
+A graceful shutdown happens at a shard boundary. Shards in flight finish and are committed, no new shard starts, and the same
+command resumes the run later.
 """
 
 from __future__ import annotations
@@ -9,89 +10,122 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.settings import RunSettings
 from pipeline.errors import PipelineError, Stopped, TooManyFailures
-from pipeline.monitor.failures import check_failures
-from pipeline.stop_time import hour_of, past_message
-from pipeline.monitor.stats import Tally, device_hours
+from pipeline.monitor.stats import RunStats, device_hours
+from pipeline.settings import RunSettings
+from pipeline.stop_time import parse_stop_time, stop_time_passed_message
+
+# Failure reasons that a message lists, most frequent first.
+_REASONS_SHOWN = 3
 
 
-class Stop:
-    """Whether the run is to end at the next shard border, and with which error; the first that is asked for stands."""
+class StopRequest:
+    """A request to stop at the next shard boundary. The first error requested stays."""
 
     def __init__(self) -> None:
         self.error: PipelineError | None = None
 
-    def ask(self, error: PipelineError) -> None:
-        """Ask for an end."""
+    def request(self, error: PipelineError) -> None:
+        """Request a stop. The run then ends with `error`."""
         self.error = self.error or error
 
 
-class Limits:
-    """The limits of a run, checked when it is looked at; what is exceeded is asked of `stop`, and said on stderr.
+class RunLimits:
+    """An observer that checks the run's limits and requests a stop if one is exceeded.
 
-    While an end is asked for, by whomever, `tell` is called at every look.
+    While a stop is requested, by whomever, every call also calls `publish`, which tells the workers.
 
     Raises:
-        Stopped: the moment of --stop-at is past.
+        Stopped: the time of --stop-at has passed.
     """
 
-    def __init__(self, stop: Stop, settings: RunSettings, tell: Callable[[], object]) -> None:
-        self._stop, self._settings, self._tell = stop, settings, tell
+    def __init__(self, stop: StopRequest, settings: RunSettings, publish: Callable[[], object]) -> None:
+        self._stop, self._settings, self._publish = stop, settings, publish
         now = time.time()
-        self._until = hour_of(settings.stop_at, now)
-        if self._until is not None and self._until <= now:
-            # As at any end that was asked for: who starts a run again by a clock asks for no other.
-            raise Stopped(past_message(settings.stop_at))
+        self._stop_time = parse_stop_time(settings.stop_at, now)
+        if self._stop_time is not None and self._stop_time <= now:
+            # The exit code of a graceful shutdown: a scheduler that starts the run again expects no other.
+            raise Stopped(stop_time_passed_message(settings.stop_at))
 
-    def __call__(self, tally: Tally, seconds: float) -> None:
-        error = self._exceeded(tally, seconds) if self._stop.error is None else None
+    def __call__(self, stats: RunStats, seconds: float) -> None:
+        error = self._exceeded(stats) if self._stop.error is None else None
         if error is not None:
-            self._stop.ask(error)
+            self._stop.request(error)
             print(f"\n{error} Finishing the shards in flight.", file=sys.stderr, flush=True)
         if self._stop.error is not None:
-            self._tell()
+            self._publish()
 
-    def _exceeded(self, tally: Tally, seconds: float) -> PipelineError | None:
-        settings, all_ = self._settings, tally.all
+    def _exceeded(self, stats: RunStats) -> PipelineError | None:
+        settings, totals = self._settings, stats.all
         try:
-            check_failures(all_.counts["failed_documents"], settings.max_failed, tally.documents, all_.failures)
+            check_failures(totals.counts["failed_documents"], settings.max_failed, stats.documents, totals.failures)
         except TooManyFailures as error:
             return error
-        if self._until is not None and time.time() >= self._until:
+        if self._stop_time is not None and time.time() >= self._stop_time:
             return Stopped(f"it is {settings.stop_at} (--stop-at).")
-        spent = device_hours(tally.held_seconds, settings.gpus) * (settings.price_per_hour or 0.0)
-        if settings.max_cost is not None and spent >= settings.max_cost:
-            return Stopped(f"the run has cost {spent:.2f} (--max-cost {settings.max_cost:g}).")
+        cost = device_hours(stats.replica_seconds, settings.gpus) * (settings.price_per_hour or 0.0)
+        if settings.max_cost is not None and cost >= settings.max_cost:
+            return Stopped(f"the run has cost {cost:.2f} (--max-cost {settings.max_cost:g}).")
         return None
 
 
+def allowed_failures(max_failed: float | None, documents: int) -> int | None:
+    """How many of `documents` may fail: a number from 1 on, below 1 a share, None for no limit."""
+    if max_failed is None:
+        return None
+    return int(max_failed if max_failed >= 1 else max_failed * documents)
+
+
+def check_failures(
+    failed: int, max_failed: float | None, documents: int, reasons: Mapping[str, int], advice: str = ""
+) -> None:
+    """Check the number of failed documents against `max_failed`.
+
+    `reasons` counts the rows that failed or were skipped, by stage and reason. `advice` ends the message.
+
+    Raises:
+        TooManyFailures: more documents failed.
+    """
+    allowed = allowed_failures(max_failed, documents)
+    if allowed is not None and failed > allowed:
+        most = sorted(reasons.items(), key=lambda item: -item[1])[:_REASONS_SHOWN]
+        listed = ", ".join(f"{reason} ({count:,} rows)" for reason, count in most)
+        raise TooManyFailures(
+            f"{failed} of {documents} documents failed; --max-failed is {max_failed:g}. Most frequent reasons: {listed}."
+            f"{advice and ' '}{advice}"
+        )
+
+
 @contextmanager
-def signals_ask(stop: Stop) -> Iterator[None]:
-    """While this lasts, the first SIGINT or SIGTERM asks for an end, the second raises KeyboardInterrupt."""
+def stop_on_signals(stop: StopRequest) -> Iterator[None]:
+    """Within this context, the first SIGINT or SIGTERM requests a stop, and the second raises KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    came = 0
+    received = 0
 
     def handle(number: int, frame: Any) -> None:
-        nonlocal came
-        came += 1
-        if came > 1:
+        nonlocal received
+        received += 1
+        if received > 1:
             raise KeyboardInterrupt
-        stop.ask(Stopped(f"{signal.Signals(number).name} came."))
-        print("\nfinishing the shards in flight; once more ends the run at once.", file=sys.stderr, flush=True)
+        stop.request(Stopped(f"stopped by {signal.Signals(number).name}."))
+        print(
+            "\nStopping: finishing the shards in flight. Press Ctrl-C again to stop now and lose them.",
+            file=sys.stderr,
+            flush=True,
+        )
 
-    # A command that a script starts in the background is deaf to SIGINT, and stays so.
-    heard = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handle) for number in heard}
+    # A background command of a shell script ignores SIGINT. It keeps ignoring it.
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    handlers = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

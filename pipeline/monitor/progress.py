@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pipeline.settings import RunSettings
-from pipeline.monitor.stats import Tally, device_hours
+from pipeline.monitor.stats import RunStats, device_hours
 
 
 def clock(seconds: float) -> str:
@@ -24,10 +24,10 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def describe_progress(tally: Tally, seconds: float, settings: RunSettings) -> str:
+def describe_progress(stats: RunStats, seconds: float, settings: RunSettings) -> str:
     """The line: documents and shards committed, pace, what the decoder's places held, failures, time left, cost so far."""
-    counts, own = tally.all.counts, tally.own
-    parts = [f"{counts['documents']}/{tally.documents} documents", f"{counts['shards']}/{tally.shards} shards", clock(seconds)]
+    counts, own = stats.all.counts, stats.own
+    parts = [f"{counts['documents']}/{stats.documents} documents", f"{counts['shards']}/{stats.shards} shards", clock(seconds)]
     if own.counts["documents"] and seconds > 0:
         parts.append(f"{own.counts['documents'] / seconds:.1f} documents/s")
     if (pace := own.tokens_per_second) is not None:
@@ -35,11 +35,11 @@ def describe_progress(tally: Tally, seconds: float, settings: RunSettings) -> st
     if own.fill is not None:
         parts.append(f"batches {own.fill:.0%} full")
     parts.append(f"{counts['failed_documents']} failed")
-    left = tally.time_left(seconds)
+    left = stats.time_left(seconds)
     if left is not None:
         parts.append(f"{clock(left.middle)} left ({clock(left.low)} to {clock(left.high)})")
     if settings.price_per_hour is not None:
-        parts.append(f"cost {device_hours(tally.held_seconds, settings.gpus) * settings.price_per_hour:.2f}")
+        parts.append(f"cost {device_hours(stats.replica_seconds, settings.gpus) * settings.price_per_hour:.2f}")
     return ", ".join(parts)
 
 
@@ -66,8 +66,8 @@ class Progress:
         elif self._line:
             self._put(self._line)
 
-    def __call__(self, tally: Tally, seconds: float) -> None:
-        line = describe_progress(tally, seconds, self._settings)
+    def __call__(self, stats: RunStats, seconds: float) -> None:
+        line = describe_progress(stats, seconds, self._settings)
         if self._live:
             self._live.update(Text(line), refresh=True)
         elif seconds - self._shown >= self._every:

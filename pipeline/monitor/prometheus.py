@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from ray.util.metrics import Counter, Gauge
 
 from pipeline.settings import RunSettings
-from pipeline.monitor.stats import Tally, device_hours
+from pipeline.monitor.stats import RunStats, device_hours
 
 _STAGES = {"read_seconds": "read", "encode_seconds": "encode", "decode_seconds": "decode"}
 
 
-class Metrics:
+class PrometheusMetrics:
     """An observer of the run named `run`: everything that is told is labelled with it."""
 
     def __init__(self, settings: RunSettings, run: str) -> None:
@@ -33,7 +33,7 @@ class Metrics:
             for name, what in {
                 "documents_planned": "Documents of the plan",
                 "documents_left": "Documents of the plan that are not committed",
-                "actors": "Model copies",
+                "replicas": "Model copies",
                 "actor_busy_share": "Share of the model copies' time spent on shards that are committed by now",
                 "batch_fill": "Share of the places in decoding steps that documents took",
                 "seconds_left": "Seconds left, as the progress line says",
@@ -43,8 +43,8 @@ class Metrics:
             }.items()
         }
 
-    def __call__(self, tally: Tally, seconds: float) -> None:
-        counts, measured = tally.own.counts, tally.own.measured
+    def __call__(self, stats: RunStats, seconds: float) -> None:
+        counts, measured = stats.own.counts, stats.own.measured
         self._grow(self._shards, "", {"": counts["shards"]})
         # A document has several rows where it is asked several questions, but one where it is skipped.
         failed, skipped = counts["failed_documents"], counts["skipped"]
@@ -54,16 +54,16 @@ class Metrics:
         self._grow(self._stages, "stage", {stage: measured.get(name, 0) for name, stage in _STAGES.items()})
         other = counts["seconds"] - measured.get("encode_seconds", 0) - measured.get("decode_seconds", 0)
         self._grow(self._stages, "stage", {"other": max(0.0, other)})
-        self._grow(self._failures, "reason", tally.own.failures)
-        self._grow(self._flags, "flag", tally.own.flags)
-        left, price = tally.time_left(seconds), self._settings.price_per_hour
-        hours = device_hours(tally.held_seconds, self._settings.gpus)
+        self._grow(self._failures, "reason", stats.own.failures)
+        self._grow(self._flags, "flag", stats.own.flags)
+        left, price = stats.time_left(seconds), self._settings.price_per_hour
+        hours = device_hours(stats.replica_seconds, self._settings.gpus)
         values = {
-            "documents_planned": tally.documents,
-            "documents_left": tally.documents_left,
-            "actors": tally.actors,
-            "actor_busy_share": min(1.0, counts["seconds"] / max(1e-9, tally.held_seconds)),
-            "batch_fill": tally.own.fill,
+            "documents_planned": stats.documents,
+            "documents_left": stats.documents_left,
+            "replicas": stats.replicas,
+            "actor_busy_share": min(1.0, counts["seconds"] / max(1e-9, stats.replica_seconds)),
+            "batch_fill": stats.own.fill,
             "seconds_left": None if left is None else left.middle,
             "device_hours": hours,
             "cost": None if price is None else hours * price,

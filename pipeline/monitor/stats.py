@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipeline.schema import STATUSES
-from pipeline.output.commit import Receipt
+from pipeline.output.commit import ShardMetadata
 
 COUNTED = (
     "documents",
     "rows",
     *STATUSES,
     "failed_documents",
-    "carried",
+    "reused",
     "truncated",
     "input_tokens",
     "output_tokens",
@@ -23,7 +23,7 @@ COUNTED = (
 )
 
 # Standard deviations on each side of a forecast, so that the interval holds the truth four times in five.
-_FOUR_IN_FIVE = 1.28
+_Z_80 = 1.28
 
 
 @dataclass
@@ -37,28 +37,28 @@ class Totals:
     flags: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, receipts: Iterable[Receipt]) -> Totals:
+    def of(cls, shards_metadata: Iterable[ShardMetadata]) -> Totals:
         """The sums over these receipts."""
         totals = cls()
-        for receipt in receipts:
-            totals.add(receipt)
+        for shard_metadata in shards_metadata:
+            totals.add(shard_metadata)
         return totals
 
-    def add(self, receipt: Receipt) -> None:
+    def add(self, shard_metadata: ShardMetadata) -> None:
         """Add one shard."""
-        made = (receipt.rows - receipt.carried) / receipt.rows if receipt.rows else 0.0
-        worked = round((receipt.input_tokens + receipt.output_tokens) * made)
-        self.counts.update({name: getattr(receipt, name) for name in COUNTED}, shards=1, worked_tokens=worked)
-        for name, value in receipt.measured.items():
+        made = (shard_metadata.rows - shard_metadata.reused) / shard_metadata.rows if shard_metadata.rows else 0.0
+        worked = round((shard_metadata.input_tokens + shard_metadata.output_tokens) * made)
+        self.counts.update({name: getattr(shard_metadata, name) for name in COUNTED}, shards=1, worked_tokens=worked)
+        for name, value in shard_metadata.measured.items():
             before = self.measured.get(name, 0)
             self.measured[name] = max(before, value) if name.startswith("peak_") else before + value
-        self.failures.update(receipt.failures)
-        self.flags.update(receipt.flags)
+        self.failures.update(shard_metadata.failures)
+        self.flags.update(shard_metadata.flags)
 
     @property
     def fill(self) -> float | None:
         """The share of places in decoding steps that a document took; None where nothing was decoded."""
-        places = self.measured.get("places")
+        places = self.measured.get("slot_steps")
         return self.measured["document_steps"] / places if places else None
 
     @property
@@ -91,7 +91,7 @@ class Estimate:
 
 
 @dataclass
-class Tally:
+class RunStats:
     """A run while it goes on: what is planned, what stands in its folder, and of that what this run did itself.
 
     `actors` work side by side now; `held_seconds` are those of all model copies together.
@@ -99,32 +99,32 @@ class Tally:
 
     documents: int
     shards: int
-    actors: int
+    replicas: int
     all: Totals = field(default_factory=Totals)
     own: Totals = field(default_factory=Totals)
     mean_cost: float = 0.0  # of this run's shards, the seconds a document took
     squares: float = 0.0  # of what they differ from that, the sum
     first: float | None = None  # seconds after the run's begin at which its first shard was begun
-    held_seconds: float = 0.0
+    replica_seconds: float = 0.0
     held_at_first: float = 0.0  # those of them before the first shard was begun
     passed: float = 0.0  # seconds after the run's begin up to which they are counted
 
-    def add(self, receipt: Receipt, since: float | None = None) -> None:
+    def add(self, shard_metadata: ShardMetadata, since: float | None = None) -> None:
         """Add a shard; one that this run did itself was finished `since` seconds after its begin."""
-        self.all.add(receipt)
+        self.all.add(shard_metadata)
         if since is None:
             return
-        self.own.add(receipt)
-        cost = receipt.seconds / receipt.documents
+        self.own.add(shard_metadata)
+        cost = shard_metadata.seconds / shard_metadata.documents
         before, self.mean_cost = self.mean_cost, self.mean_cost + (cost - self.mean_cost) / self.own.counts["shards"]
         self.squares += (cost - before) * (cost - self.mean_cost)
-        begun = max(0.0, since - receipt.seconds)
+        begun = max(0.0, since - shard_metadata.seconds)
         if self.first is None or begun < self.first:
-            self.first, self.held_at_first = begun, begun * self.actors
+            self.first, self.held_at_first = begun, begun * self.replicas
 
-    def pass_time(self, seconds: float) -> None:
+    def advance_clock(self, seconds: float) -> None:
         """The run has lasted so many seconds; since it was last told, there were `actors` model copies."""
-        self.held_seconds += (seconds - self.passed) * self.actors
+        self.replica_seconds += (seconds - self.passed) * self.replicas
         self.passed = seconds
 
     @property
@@ -143,29 +143,29 @@ class Tally:
         mean = done["seconds"] / done["documents"]
         shards_left = self.shards - self.all.counts["shards"]
         each = mean * self.documents_left / shards_left
-        lanes = min(self.actors, shards_left)
+        lanes = min(self.replicas, shards_left)
         in_flight = lanes * each / 2
-        held = self.held_seconds + (seconds - self.passed) * self.actors
+        held = self.replica_seconds + (seconds - self.passed) * self.replicas
         working = max(held - self.held_at_first, 1e-9)
         busy = min(1.0, max(0.2, (done["seconds"] + in_flight) / working))
         work = max(mean * self.documents_left - in_flight, each / 2)
         spread = math.sqrt(self.squares / (done["shards"] - 1)) * self.documents_left / shards_left
         deviation = spread * math.sqrt(shards_left + shards_left**2 / done["shards"])
-        middle, reach = work / lanes / busy, _FOUR_IN_FIVE * deviation / lanes / busy
+        middle, reach = work / lanes / busy, _Z_80 * deviation / lanes / busy
         return Estimate(middle, max(0.0, middle - reach), middle + reach)
 
 
-def device_hours(held_seconds: float, gpus: float) -> float:
+def device_hours(replica_seconds: float, gpus: float) -> float:
     """Hours of devices while model copies are held, so many seconds in all: each has its GPU, a share of one, or its CPUs."""
-    return held_seconds / 3600 * (gpus or 1.0)
+    return replica_seconds / 3600 * (gpus or 1.0)
 
 
-def throughput(receipts: Iterable[Receipt], bins: int) -> list[tuple[float, float, float]]:
+def throughput(shards_metadata: Iterable[ShardMetadata], bins: int) -> list[tuple[float, float, float]]:
     """(begin in seconds, documents per second, actors at work) of equal spans of the time that these shards took.
 
     A shard's documents are spread evenly over its predictor's time.
     """
-    spans = [(r.finished_at - r.seconds, r.finished_at, r.documents) for r in receipts]
+    spans = [(r.finished_at - r.seconds, r.finished_at, r.documents) for r in shards_metadata]
     if not spans:
         return []
     begin, end = min(s[0] for s in spans), max(s[1] for s in spans)

@@ -9,36 +9,36 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
-from pipeline.output.commit import Receipt, read_receipt
+from pipeline.output.commit import ShardMetadata, read_shard_metadata
 from pipeline.errors import CorruptOutput, PipelineError, one_line
 from pipeline.planning.plan import Shard
 from pipeline.output.store import Store
-from pipeline.monitor.stats import Tally
+from pipeline.monitor.stats import RunStats
 
 logger = logging.getLogger(__name__)
 
 # Told the tally and the seconds since the begin.
-Observer = Callable[[Tally, float], object]
+Observer = Callable[[RunStats, float], object]
 
 _READERS = 16  # footers read at once
 
 
-class Watch:
+class ProgressWatcher:
     """Adds the receipts of `shards` to `tally` as they come, and tells the observers every `every` seconds, and at the end.
 
     It is the same whoever committed them. An error in it is logged once and ends neither the run nor what the others are told.
     """
 
     def __init__(
-        self, store: Store, shards: Sequence[Shard], tally: Tally, observers: Sequence[Observer], every: float
+        self, store: Store, shards: Sequence[Shard], stats: RunStats, observers: Sequence[Observer], every: float
     ) -> None:
         self._store, self._left = store, {shard.part for shard in shards}
-        self.tally, self._observers, self._every = tally, observers, every
+        self.stats, self._observers, self._every = stats, observers, every
         self._begun, self._begun_at = time.monotonic(), time.time()
         self._stop, self._warned = threading.Event(), set[str]()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> ProgressWatcher:
         self._thread.start()
         return self
 
@@ -57,10 +57,10 @@ class Watch:
         except Exception as error:
             self._warn("the folder", error)
         seconds = time.monotonic() - self._begun
-        self.tally.pass_time(seconds)
+        self.stats.advance_clock(seconds)
         for observe in self._observers:  # whatever happens: one of them ends the run when it is asked to
             try:
-                observe(self.tally, seconds)
+                observe(self.stats, seconds)
             except Exception as error:
                 self._warn(repr(observe), error)
 
@@ -68,16 +68,16 @@ class Watch:
         """Add the receipts that came since the last look."""
         new = sorted(self._left & self._store.names())
         with ThreadPoolExecutor(_READERS) as pool:
-            receipts = pool.map(self._receipt, new)
-        for name, receipt in zip(new, receipts, strict=True):
-            if receipt is not None:
+            shards_metadata = pool.map(self._receipt, new)
+        for name, shard_metadata in zip(new, shards_metadata, strict=True):
+            if shard_metadata is not None:
                 self._left.discard(name)
-                self.tally.add(receipt, max(0.0, receipt.finished_at - self._begun_at))
+                self.stats.add(shard_metadata, max(0.0, shard_metadata.finished_at - self._begun_at))
 
-    def _receipt(self, name: str) -> Receipt | None:
+    def _receipt(self, name: str) -> ShardMetadata | None:
         """The receipt of a file; None where there is none to be had now, or ever: a file never changes."""
         try:
-            return read_receipt(self._store, name)
+            return read_shard_metadata(self._store, name)
         except CorruptOutput as error:
             self._left.discard(name)
             self._warn(name, error)

@@ -1,7 +1,7 @@
-"""The commit: a shard's rows as one Parquet file, written once; its receipt; the manifest and the end mark.
+"""The commit of a shard: its rows as one Parquet file, written once. The manifest, and the success marker.
 
-The file is the commit. Its footer says whose it is (attempt) and what it holds (receipt), so what happened can be read from
-the bytes alone, whatever died.
+The file is the commit. Its footer holds the metadata of the shard and the name of the attempt that wrote it, so the state of a run
+can be read from the files alone.
 """
 
 from __future__ import annotations
@@ -22,27 +22,36 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.schema import FLAGS, INTERNAL, MEASURED, NUMBER, STATUSES
 from pipeline.errors import CorruptOutput, PipelineError
-from pipeline.planning.plan import MANIFEST, SUCCESS, Plan, Shard, remaining
 from pipeline.output.store import Outcome, Store
+from pipeline.versions import (
+    RUN_CONFIG_0_1,
+    SHARD_METADATA_0_1,
+    stored_names,
+    upgrade_manifest,
+    upgrade_shard_metadata,
+    with_current_names,
+)
+from pipeline.planning.plan import MANIFEST, SUCCESS, Plan, Shard, remaining
+from pipeline.schema import FLAGS, INTERNAL, MEASURED, NUMBER, STATUSES
+
+MANIFEST_VERSION = 2
 
 # Footers read at once.
 _READERS = 32
 
-_RECEIPT, _FACTS = b"led.receipt", b"led.facts"
+_SHARD_METADATA, _RUN_CONFIG = b"led.shard_metadata", b"led.run_config"
 
 _NUMBER = re.compile(r"(?<![\w-])(0x[0-9a-f]+|[0-9]+)\b")
 
 
 @dataclass(frozen=True)
-class Receipt:
-    """What a committed shard holds. `attempt` names the write that made it; the model was done with it at `finished_at`
-    (Unix time, seconds).
+class ShardMetadata:
+    """What a committed shard holds. `attempt` identifies the write. Prediction ended at `finished_at` (Unix time, seconds).
 
-    A document has several rows where it was asked several questions; it is among `failed_documents` if one of them failed.
-    `carried` rows were made by an earlier run and count among the others too. `failures` are counts by stage and reason, with
-    `#` for numbers; `flags` counts by flag. `seconds` is the predictor's time, `measured` what else was measured on the way.
+    A document with several questions has several rows. It counts in `failed_documents` if one of them failed. `reused` rows come
+    from an earlier run and are part of the other counts. `failures` are counts by stage and reason, with `#` for numbers. `flags`
+    are counts by quality flag. `seconds` is the time of prediction. `measured` holds further measurements by name.
     """
 
     shard_id: str
@@ -53,7 +62,7 @@ class Receipt:
     failed: int
     skipped: int
     failed_documents: int
-    carried: int
+    reused: int
     input_tokens: int
     truncated: int
     output_tokens: int
@@ -64,8 +73,10 @@ class Receipt:
     measured: dict[str, float]
 
 
-def commit(store: Store, block: pa.Table, facts: Mapping[str, Any]) -> Receipt:
-    """Write one shard's rows under the shard's name; where another wrote it first, theirs stands and its receipt is given.
+def commit(store: Store, block: pa.Table, config: Mapping[str, Any]) -> ShardMetadata:
+    """Write one shard's rows under the shard's name, create-only.
+
+    If another attempt wrote the shard first, its file stays and its metadata is returned.
 
     Raises:
         PipelineError: the block is not one whole shard.
@@ -73,9 +84,11 @@ def commit(store: Store, block: pa.Table, facts: Mapping[str, Any]) -> Receipt:
     shard_ids = pc.unique(block["_shard"]).to_pylist()
     expected = block["_rows"][0].as_py()
     if len(shard_ids) != 1 or len(block) != expected:
-        raise PipelineError(f"a block of {len(block)} rows of shards {shard_ids} came to the commit; expected one whole shard.")
+        raise PipelineError(
+            f"the commit received a block of {len(block)} rows of shards {shard_ids}; it must be one whole shard."
+        )
     measured = {name: round(value, 3) for name, value in json.loads(block[MEASURED.name][0].as_py()).items()}
-    receipt = Receipt(
+    shard_metadata = ShardMetadata(
         shard_id=shard_ids[0],
         attempt=uuid.uuid4().hex,
         finished_at=measured.pop("finished_at", round(time.time(), 3)),
@@ -84,23 +97,23 @@ def commit(store: Store, block: pa.Table, facts: Mapping[str, Any]) -> Receipt:
         **counts_of(block),
     )
     table = block.drop_columns(INTERNAL)
-    metadata = {_RECEIPT: json.dumps(asdict(receipt)), _FACTS: json.dumps(dict(facts))}
+    footer = {_SHARD_METADATA: json.dumps(asdict(shard_metadata)), _RUN_CONFIG: json.dumps(dict(config))}
     buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd", write_page_checksum=True)
-    name = Shard(receipt.shard_id, "", 0, 0).part
+    pq.write_table(table.replace_schema_metadata(footer), buffer, compression="zstd", write_page_checksum=True)
+    name = Shard(shard_metadata.shard_id, "", 0, 0).part
     if store.create(name, buffer.getvalue()) is Outcome.CREATED:
-        return receipt
-    return read_receipt(store, name)
+        return shard_metadata
+    return read_shard_metadata(store, name)
 
 
 def counts_of(rows: pa.Table) -> dict[str, Any]:
-    """What a receipt counts, from the rows themselves."""
+    """The counts of `ShardMetadata`, from the rows themselves."""
     return {
         "documents": _total(pc.equal(rows[NUMBER], 0)) if NUMBER in rows.column_names else len(rows),
         "rows": len(rows),
         **{name: _total(pc.equal(rows["status"], name)) for name in STATUSES},
         "failed_documents": _failed_documents(rows),
-        "carried": len(rows) - rows["origin"].null_count,
+        "reused": len(rows) - rows["reused_from"].null_count,
         "input_tokens": _total(rows["input_tokens"]),
         "truncated": _total(pc.greater(rows["truncated_tokens"], 0)),
         "output_tokens": _total(rows["output_tokens"]) if "output_tokens" in rows.column_names else 0,
@@ -109,80 +122,101 @@ def counts_of(rows: pa.Table) -> dict[str, Any]:
     }
 
 
-def read_receipt(store: Store, name: str) -> Receipt:
-    """The receipt in a committed file's footer.
+def read_shard_metadata(store: Store, name: str) -> ShardMetadata:
+    """The shard metadata in the footer of a committed file.
 
     Raises:
-        CorruptOutput: it is no file of this system.
+        CorruptOutput: the file was not written by this system.
     """
     try:
         with store.open(name) as file:
-            return receipt_of(pq.read_schema(file).metadata or {})
+            return parse_shard_metadata(pq.read_schema(file).metadata or {})
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise CorruptOutput(f"{store.url}/{name} is no result of this system ({error!r}); choose another folder.") from error
+        raise CorruptOutput(
+            f"{store.url}/{name} was not written by this system ({error!r}); choose another folder."
+        ) from error
 
 
 def read_columns(store: Store, name: str, columns: Sequence[str]) -> pa.Table:
-    """These columns of a committed file.
+    """The columns of a committed file among `columns` that it has.
 
-    Not by `pq.read_table`: the threads of its scanner may outlive the interpreter, which then ends a short command by SIGABRT.
+    `pq.read_table` is not used: threads of its scanner may outlive the interpreter, and then a short command ends by SIGABRT.
     """
-    with store.open(name) as file:
-        return pq.ParquetFile(file).read(columns=list(columns))
+    with store.open(name) as opened:
+        file = pq.ParquetFile(opened)
+        return with_current_names(file.read(columns=stored_names(columns, file.schema_arrow.names)))
 
 
-def receipt_of(metadata: Mapping[bytes, bytes]) -> Receipt:
-    """The receipt in a footer's metadata; raises what a lookup, JSON and a dataclass raise where it is none."""
-    return Receipt(**json.loads(metadata[_RECEIPT]))
-
-
-def facts_of(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
-    """The run's facts in a footer's metadata; raises what a lookup and JSON raise where there are none."""
-    return dict(json.loads(metadata[_FACTS]))
-
-
-def read_receipts(store: Store, shards: Sequence[Shard]) -> dict[str, Receipt]:
-    """The receipts of these shards by shard id, many read at once since each is a wait for the store.
+def parse_shard_metadata(footer: Mapping[bytes, bytes]) -> ShardMetadata:
+    """The shard metadata in a footer.
 
     Raises:
-        CorruptOutput: one is no file of this system.
+        KeyError, TypeError, ValueError: there is none, or it is malformed.
+    """
+    if SHARD_METADATA_0_1 in footer:
+        return ShardMetadata(**upgrade_shard_metadata(json.loads(footer[SHARD_METADATA_0_1])))
+    return ShardMetadata(**json.loads(footer[_SHARD_METADATA]))
+
+
+def parse_run_config(footer: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """The run config in a footer.
+
+    Raises:
+        KeyError, TypeError, ValueError: there is none, or it is malformed.
+    """
+    return dict(json.loads(footer[RUN_CONFIG_0_1 if RUN_CONFIG_0_1 in footer else _RUN_CONFIG]))
+
+
+def read_all_shard_metadata(store: Store, shards: Sequence[Shard]) -> dict[str, ShardMetadata]:
+    """The metadata of these shards by shard ID. Footers are read in parallel, since each read waits for the store.
+
+    Raises:
+        CorruptOutput: a file was not written by this system.
     """
     with ThreadPoolExecutor(_READERS) as pool:
-        return {receipt.shard_id: receipt for receipt in pool.map(lambda shard: read_receipt(store, shard.part), shards)}
+        read = pool.map(lambda shard: read_shard_metadata(store, shard.part), shards)
+        return {metadata.shard_id: metadata for metadata in read}
 
 
 def finish(store: Store, plan: Plan) -> dict[str, Any]:
-    """Write the manifest of the committed files' receipts, then the end mark, each once; the manifest.
+    """Write the manifest and then the success marker, each create-only. Returns the manifest.
 
     Raises:
-        PipelineError: shards are missing, or hold another number of documents than planned.
+        PipelineError: shards are missing, or their number of documents differs from the plan.
     """
     missing = remaining(plan, store.names())
     if missing:
-        raise PipelineError(f"{len(missing)} of {len(plan.shards)} shards are not committed in {store.url}, though all were "
-                            "worked on: it is not one folder for all machines. Give one that all mount, or s3://.")  # fmt: skip
-    receipts = read_receipts(store, plan.shards)
-    wrong = [s.part for s in plan.shards if s.shard_id not in receipts or receipts[s.shard_id].documents != s.documents]
+        raise PipelineError(
+            f"{len(missing)} of {len(plan.shards)} shards are not in {store.url}, though all were processed: the folder is not "
+            "the same on all machines. Use a folder that all machines mount, or s3://."
+        )
+    shards_metadata = read_all_shard_metadata(store, plan.shards)
+    wrong = [
+        shard.part
+        for shard in plan.shards
+        if shard.shard_id not in shards_metadata or shards_metadata[shard.shard_id].documents != shard.documents
+    ]
     if wrong:
-        raise PipelineError(f"{len(wrong)} of {len(plan.shards)} shards are not committed as planned: {', '.join(wrong[:5])}.")
-    manifest = manifest_of(plan, receipts)
+        listed = ", ".join(wrong[:5])
+        raise PipelineError(f"{len(wrong)} of {len(plan.shards)} shards are not committed as planned: {listed}.")
+    manifest = make_manifest(plan, shards_metadata)
     store.create(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     written = store.read(MANIFEST)
-    manifest = as_values(written, f"{store.url}/{MANIFEST}")
-    store.create(SUCCESS, (json.dumps(mark_of(plan, written)) + "\n").encode())
+    manifest = parse_manifest(written, f"{store.url}/{MANIFEST}")
+    store.create(SUCCESS, (json.dumps(success_marker(plan, written)) + "\n").encode())
     return manifest
 
 
-def mark_of(plan: Plan, manifest: bytes) -> dict[str, Any]:
-    """What the end mark says: of which manifest it is the end."""
+def success_marker(plan: Plan, manifest: bytes) -> dict[str, Any]:
+    """The content of the success marker: the hash of the manifest, and the number of documents."""
     return {"manifest_sha256": hashlib.sha256(manifest).hexdigest(), "documents": plan.documents}
 
 
-def as_values(data: bytes, what: str) -> dict[str, Any]:
-    """The values of a manifest or an end mark.
+def parse_json_object(data: bytes, name: str) -> dict[str, Any]:
+    """The JSON object in a manifest or success marker.
 
     Raises:
-        CorruptOutput: it is neither.
+        CorruptOutput: it is not a JSON object.
     """
     try:
         values = json.loads(data)
@@ -190,30 +224,44 @@ def as_values(data: bytes, what: str) -> dict[str, Any]:
             raise ValueError(f"it holds a {type(values).__name__}")
         return values
     except (ValueError, RecursionError) as error:
-        raise CorruptOutput(f"{what} is not what this system wrote ({error!r}); choose another folder.") from error
+        raise CorruptOutput(f"{name} was not written by this system ({error!r}); choose another folder.") from error
 
 
-def manifest_of(plan: Plan, receipts: Mapping[str, Receipt]) -> dict[str, Any]:
-    """What a finished run holds: its counts in all and by shard."""
+def parse_manifest(data: bytes, name: str) -> dict[str, Any]:
+    """The manifest of a finished run, of this version or an earlier one.
+
+    Raises:
+        CorruptOutput: it is not a manifest.
+    """
+    manifest = parse_json_object(data, name)
+    try:
+        return upgrade_manifest(manifest, MANIFEST_VERSION) if manifest.get("version") == 1 else manifest
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CorruptOutput(f"{name} was not written by this system ({error!r}); choose another folder.") from error
+
+
+def make_manifest(plan: Plan, shards_metadata: Mapping[str, ShardMetadata]) -> dict[str, Any]:
+    """The content of a finished run: counts in total and by shard."""
+    counts = ("rows", *STATUSES, "failed_documents", "reused", "truncated", "input_tokens", "output_tokens")
+    metadata = shards_metadata.values()
     return {
-        "version": 1,
+        "version": MANIFEST_VERSION,
         "plan": plan.fingerprint,
         "documents": plan.documents,
-        **{name: sum(getattr(r, name) for r in receipts.values())
-           for name in ("rows", *STATUSES, "failed_documents", "carried", "truncated", "input_tokens", "output_tokens")},
-        **{name: _sums(getattr(r, name) for r in receipts.values()) for name in ("failures", "flags")},
-        "since": plan.facts.get("since"),
-        "shards": {s.part: asdict(receipts[s.shard_id]) for s in plan.shards},
-    }  # fmt: skip
+        **{name: sum(getattr(each, name) for each in metadata) for name in counts},
+        **{name: _sums(getattr(each, name) for each in metadata) for name in ("failures", "flags")},
+        "since": plan.config.get("since"),
+        "shards": {shard.part: asdict(shards_metadata[shard.shard_id]) for shard in plan.shards},
+    }
 
 
-def done_again(manifest: Mapping[str, Any], new: int) -> int:
-    """Rows of documents that the runs before had, and that changed or had failed, where so many are new."""
-    return int(manifest["rows"] - manifest["skipped"] - manifest["carried"] - new)
+def rows_recomputed(manifest: Mapping[str, Any], new: int) -> int:
+    """Rows of documents that the previous runs had, and that changed or had failed, if `new` rows are of new documents."""
+    return int(manifest["rows"] - manifest["skipped"] - manifest["reused"] - new)
 
 
 def new_rows(manifest: Mapping[str, Any]) -> int | None:
-    """Rows of documents that none of the runs before had; None where there was none, or not all could be looked in."""
+    """Rows of documents that no previous run had. None if there was no previous run, or one whose rows were not read."""
     counts = [shard["measured"].get("new_rows") for shard in manifest["shards"].values()]
     return None if None in counts else int(sum(counts))
 
@@ -235,14 +283,14 @@ def _sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def _failures(rows: pa.Table) -> dict[str, int]:
-    """How many rows failed at which stage and why, numbers in the reasons left out."""
+    """Rows that are not ok, counted by stage and reason. Numbers in a reason become `#`."""
     states = rows.filter(pc.not_equal(rows["status"], "ok")).select(["stage", "reason"]).to_pylist()
     counts = Counter(f"{state['stage']}: {_NUMBER.sub('#', state['reason'] or '')}"[:120] for state in states)
     return dict(sorted(counts.items()))
 
 
 def _flags(rows: pa.Table) -> dict[str, int]:
-    """How many rows have each flag."""
+    """Rows counted by quality flag."""
     if FLAGS.name not in rows.column_names:
         return {}
     counts = Counter(pc.list_flatten(rows[FLAGS.name]).to_pylist())

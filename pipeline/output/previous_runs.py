@@ -1,7 +1,7 @@
-"""The rows of earlier runs, finished or not, found again by document: what `--since` carries over.
+"""Rows of earlier runs, finished or not, that `--since` reuses.
 
-A row is carried where doc_id and text are the same. The index takes 24 bytes a document: a hash of both, where the row
-stands, and a hash of the id; the row itself says whether it is the right one.
+A row is reused if document ID and text are the same. The index takes 24 bytes per document: a hash of both, the position of the row,
+and a hash of the ID. A hash only finds the row. The row itself is compared before it is reused.
 """
 
 from __future__ import annotations
@@ -17,39 +17,42 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.schema import COUNTS, DOC_ID, PROVENANCE, QUESTIONS, STATE
-from pipeline.output.commit import read_columns
-from pipeline.settings import RunSettings
 from pipeline.errors import UsageError
-from pipeline.planning.plan import Plan, fact_differences
+from pipeline.output.commit import read_columns
 from pipeline.output.store import open_store
 from pipeline.output.verify import read_plan
+from pipeline.planning.plan import Plan, config_differences
+from pipeline.schema import COUNTS, DOC_ID, PROVENANCE, QUESTIONS, STATE
+from pipeline.settings import RunSettings
+from pipeline.versions import stored_names
 
 _FILES_AT_ONCE = 16
+
+# Parts of a run config that do not change a row. A row's text_hash covers its question, so further questions change no old row.
+_IGNORED = ("since", "duplicates_kept", QUESTIONS)
 
 Row = dict[str, Any]
 
 
-def since_facts(settings: RunSettings, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the plan says of each run before: which it is, what is taken of it, and why nothing is.
+def describe_previous_runs(settings: RunSettings, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a plan for the runs of --since: the run, its files, and why its rows are recomputed, if they are.
 
     Raises:
-        UsageError: a folder holds no run, or it is this one's.
+        UsageError: a folder holds no run, or it is this run's own output.
     """
-    return [_since(folder.rstrip("/"), settings, facts) for folder in settings.since]
+    return [_describe(folder.rstrip("/"), settings, config) for folder in settings.since]
 
 
-def _since(folder: str, settings: RunSettings, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(folder: str, settings: RunSettings, config: Mapping[str, Any]) -> dict[str, Any]:
     if folder == settings.output.rstrip("/"):
-        raise UsageError(f"--since and --output are both {folder}; results are never changed: name a new --output.")
+        raise UsageError(f"--since and --output are both {folder}; results are never overwritten: name a new --output.")
     store = open_store(folder)
     plan = read_plan(store)
-    # A row's text_hash names its question too, so other questions change no row of those that were asked before.
-    then, now = (
-        {name: value for name, value in each.items() if name not in ("since", "duplicates_kept", QUESTIONS)}
-        for each in (plan.facts, json.loads(json.dumps(facts, default=str)))
+    before, now = (
+        {name: value for name, value in each.items() if name not in _IGNORED}
+        for each in (plan.config, json.loads(json.dumps(config, default=str)))
     )
-    parts = _parts(plan, store.names())
+    parts = _committed_parts(plan, store.names())
     return {
         "output": folder,
         "plan": plan.fingerprint,
@@ -57,12 +60,12 @@ def _since(folder: str, settings: RunSettings, facts: Mapping[str, Any]) -> dict
         "parts_sha256": _digest(parts),
         "finished": len(parts) == len(plan.shards),
         "retry_failed": settings.retry_failed,
-        "redone_because": [] if settings.on_changed_settings == "keep" else fact_differences(then, now),
+        "recomputed_because": [] if settings.on_changed_settings == "keep" else config_differences(before, now),
     }
 
 
-def _parts(plan: Plan, names: Collection[str]) -> list[str]:
-    """The committed files of a plan, in order; files never change, so their names say what they hold."""
+def _committed_parts(plan: Plan, names: Collection[str]) -> list[str]:
+    """The committed files of a plan, sorted. Files never change, so their names identify their content."""
     return sorted(shard.part for shard in plan.shards if shard.part in names)
 
 
@@ -71,7 +74,7 @@ def _digest(parts: Sequence[str]) -> str:
 
 
 class Part(NamedTuple):
-    """A committed file of an earlier run: the run's folder and plan, and the file's name."""
+    """A committed file of an earlier run: the run's folder and plan, and the name of the file."""
 
     url: str
     plan: str
@@ -79,11 +82,12 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Previous:
-    """An index of earlier runs' rows: `keys` (rows), sorted, and for each its place among `parts` and in that file; `ids`,
-    sorted, of all their documents, those that failed too, or None where of some of the runs nothing may be taken.
+class PreviousRuns:
+    """An index of the rows of earlier runs.
 
-    Of rows that stand in several runs, that of the run named first is taken.
+    `keys` are the sorted hashes of the rows. `files` and `rows` give the position of each: its file among `parts`, and its row in
+    that file. `ids` are the sorted hashes of all document IDs, failed documents included, or None if some runs are not reused.
+    If a document has rows in several runs, the run named first wins.
     """
 
     parts: Sequence[Part]
@@ -93,20 +97,20 @@ class Previous:
     ids: np.ndarray | None
 
     def count_new(self, doc_ids: Sequence[str]) -> int | None:
-        """How many of these are of documents that no earlier run had; None where that is not known."""
+        """How many of these documents no earlier run had. None if that is unknown."""
         if self.ids is None:
             return None
-        keys = np.array([_key(doc_id) for doc_id in doc_ids], np.int64)
+        keys = np.array([_hash(doc_id) for doc_id in doc_ids], np.int64)
         return int((np.searchsorted(self.ids, keys) == np.searchsorted(self.ids, keys, "right")).sum())
 
     def find(self, doc_ids: Sequence[str], hashes: Sequence[str | None], columns: pa.Schema) -> list[Row | None]:
-        """For each document its row, with its origin, and those of the task's `columns`; None where it is not there."""
+        """The earlier row of each document, with `reused_from` and the task's `columns`. None if there is none."""
         found: list[Row | None] = [None] * len(doc_ids)
         wanted: dict[int, list[tuple[int, int]]] = {}
         for i, (doc_id, text_hash) in enumerate(zip(doc_ids, hashes, strict=True)):
             if text_hash is None:
                 continue
-            key = _key(f"{text_hash} {doc_id}")
+            key = _hash(f"{text_hash} {doc_id}")
             for place in range(*np.searchsorted(self.keys, [key, key + 1])):
                 wanted.setdefault(int(self.files[place]), []).append((int(self.rows[place]), i))
         names = [DOC_ID.name, *STATE.names, *COUNTS.names, *PROVENANCE.names, *columns.names]
@@ -115,58 +119,64 @@ class Previous:
             table = read_columns(open_store(part.url), part.name, names)
             for row, (_, i) in zip(table.take([place for place, _ in places]).to_pylist(), places, strict=True):
                 if found[i] is None and (row.pop("doc_id"), row["text_hash"]) == (doc_ids[i], hashes[i]):
-                    found[i] = {**row, "origin": row["origin"] or f"{part.plan}/{part.name}"}
+                    found[i] = {**row, "reused_from": row["reused_from"] or f"{part.plan}/{part.name}"}
         return found
 
 
-def read_previous(since: Sequence[Mapping[str, Any]], columns: pa.Schema) -> Previous | None:
-    """The index of the runs that a plan's `since` names; None where there are none, or all of them is done again.
+def load_previous_runs(since: Sequence[Mapping[str, Any]], columns: pa.Schema) -> PreviousRuns | None:
+    """The index of the runs in a plan's `since`. None if there are none, or if the rows of all of them are recomputed.
 
     Raises:
-        UsageError: one is another run by now, or its rows have not the task's `columns`.
+        UsageError: a run has changed since it was planned with, or its rows lack one of the task's `columns`.
     """
-    runs = [(run, _unchanged_parts(run, columns)) for run in since if not run["redone_because"]]
+    runs = [(run, _unchanged_parts(run, columns)) for run in since if not run["recomputed_because"]]
     parts = [(Part(run["output"], run["plan"], name), run["retry_failed"]) for run, names in runs for name in names]
     if not parts:
         return None
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        found = list(pool.map(lambda part: _keys(part[0], retry_failed=part[1]), parts))
-    keys, rows, ids = (np.concatenate(each) for each in zip(*found, strict=True))
-    files = np.repeat(np.arange(len(parts), dtype=np.int32), [len(keys) for keys, _, _ in found])
+        hashed = list(pool.map(lambda part: _hash_rows(part[0], retry_failed=part[1]), parts))
+    keys, rows, ids = (np.concatenate(each) for each in zip(*hashed, strict=True))
+    files = np.repeat(np.arange(len(parts), dtype=np.int32), [len(keys) for keys, _, _ in hashed])
     order = np.argsort(keys, kind="stable")
-    known = np.unique(ids) if len(runs) == len(since) else None
-    return Previous([part for part, _ in parts], keys[order], files[order], rows[order], known)
+    known_ids = np.unique(ids) if len(runs) == len(since) else None
+    return PreviousRuns([part for part, _ in parts], keys[order], files[order], rows[order], known_ids)
 
 
 def _unchanged_parts(run: Mapping[str, Any], columns: pa.Schema) -> list[str]:
-    """The committed files of an earlier run, which are those that were planned with."""
+    """The committed files of an earlier run, checked against the plan."""
     store = open_store(run["output"])
-    parts = _parts(read_plan(store), store.names())
+    parts = _committed_parts(read_plan(store), store.names())
     if _digest(parts) != run["parts_sha256"]:
-        raise UsageError(f"--since {run['output']} has {len(parts)} shards, not the {run['parts']} that were planned with; "
-                         "let nothing else go on with it, and choose another --output.")  # fmt: skip
+        raise UsageError(
+            f"--since {run['output']} has {len(parts)} shards; it had {run['parts']} when this run was planned. Let no other "
+            "run write there, and choose another --output."
+        )
+    wanted = [*PROVENANCE.names, *columns.names]
     for name in parts[:1]:
         with store.open(name) as file:
-            missing = {*PROVENANCE.names, *columns.names} - {*pq.read_schema(file).names}
+            schema = pq.read_schema(file).names
+        missing = sorted(column for column in wanted if not stored_names([column], schema))
         if missing:
-            raise UsageError(f"the rows of --since {run['output']} have no {', '.join(sorted(missing))}; they are of another "
-                             "task or version: leave --since away.")  # fmt: skip
+            raise UsageError(
+                f"the rows of --since {run['output']} have no column {', '.join(missing)}; they are of another task or "
+                "version: leave --since out."
+            )
     return parts
 
 
-def _keys(part: Part, *, retry_failed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The keys of the rows of a file that may be carried, their numbers, and those of the ids of all its rows."""
+def _hash_rows(part: Part, *, retry_failed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The hashes of the reusable rows of a file, their row numbers, and the hashes of the IDs of all its rows."""
     table = read_columns(open_store(part.url), part.name, [DOC_ID.name, "status", "text_hash"])
-    carried = {"ok"} if retry_failed else {"ok", "failed"}
+    reusable = {"ok"} if retry_failed else {"ok", "failed"}
     keys, rows, ids = [], [], []
     for i, row in enumerate(table.to_pylist()):
-        ids.append(_key(row["doc_id"]))
-        if row["status"] in carried and row["text_hash"] is not None:
-            keys.append(_key(f"{row['text_hash']} {row['doc_id']}"))
+        ids.append(_hash(row["doc_id"]))
+        if row["status"] in reusable and row["text_hash"] is not None:
+            keys.append(_hash(f"{row['text_hash']} {row['doc_id']}"))
             rows.append(i)
     return np.array(keys, np.int64), np.array(rows, np.int32), np.array(ids, np.int64)
 
 
-def _key(text: str) -> int:
+def _hash(text: str) -> int:
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 2  # in the range of whole numbers of 64 bits, the next one too
+    return int.from_bytes(digest) >> 2  # two bits less, so that this number plus 1 is still an int64

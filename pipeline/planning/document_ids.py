@@ -10,14 +10,14 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.settings import RunSettings
-from pipeline.inputs.splits import Cut
-from pipeline.planning.duplicates import duplicates
+from pipeline.inputs.splits import Split
+from pipeline.planning.count_duplicates import count_duplicates
 from pipeline.errors import CorruptInput, UsageError
 from pipeline.inputs.read import read_rows, stream_rows
 from pipeline.planning.plan import Plan, Shard
 
 
-def doc_ids(column: pa.ChunkedArray | None, source: str, start: int, stop: int) -> list[str]:
+def document_ids(column: pa.ChunkedArray | None, source: str, start: int, stop: int) -> list[str]:
     """The names of rows `start` to `stop`: those of the id column, and `<source>:<row>` where there is none."""
     named: list[Any] = [None] * (stop - start)
     if column is not None:
@@ -28,7 +28,7 @@ def doc_ids(column: pa.ChunkedArray | None, source: str, start: int, stop: int) 
     return [f"{source}:{start + i}" if name is None else str(name) for i, name in enumerate(ids)]
 
 
-def check_ids(plan: Plan, settings: RunSettings) -> None:
+def check_duplicate_ids(plan: Plan, settings: RunSettings) -> None:
     """See that no two documents of a plan have one name, by reading the id columns.
 
     Raises:
@@ -38,7 +38,7 @@ def check_ids(plan: Plan, settings: RunSettings) -> None:
     shards: dict[str, list[Shard]] = {}
     for shard in plan.shards:
         shards.setdefault(shard.path, []).append(shard)
-    count, examples = duplicates([partial(_ids, of_file, settings) for of_file in shards.values()])
+    count, examples = count_duplicates([partial(_ids, of_file, settings) for of_file in shards.values()])
     if count:
         raise UsageError(
             f"{count} doc_ids stand for more than one document, such as {', '.join(examples)}; "
@@ -55,9 +55,9 @@ def _ids(shards: Sequence[Shard], settings: RunSettings) -> Iterator[list[str]]:
     members = tuple(member for shard in shards for member in shard.members)
     row = 0
     try:
-        for rows in stream_rows(first.path, Cut(0, shards[-1].stop, 0, members), "", [column], settings.max_document_bytes):
+        for rows in stream_rows(first.path, Split(0, shards[-1].stop, 0, members), "", [column], settings.max_document_bytes):
             count = len(rows.table)
-            yield doc_ids(rows.table[column], first.source, row, row + count)
+            yield document_ids(rows.table[column], first.source, row, row + count)
             row += count
     except CorruptInput:
         if settings.on_bad_shard == "fail":
@@ -65,5 +65,5 @@ def _ids(shards: Sequence[Shard], settings: RunSettings) -> Iterator[list[str]]:
         for shard in shards:
             if shard.start >= row:
                 with suppress(CorruptInput):
-                    rows = read_rows(shard.path, shard.cut, "", [column], settings.max_document_bytes)
-                    yield doc_ids(rows.table[column], shard.source, shard.start, shard.stop)
+                    rows = read_rows(shard.path, shard.split, "", [column], settings.max_document_bytes)
+                    yield document_ids(rows.table[column], shard.source, shard.start, shard.stop)

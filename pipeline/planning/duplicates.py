@@ -23,21 +23,21 @@ _SOURCES_AT_ONCE = 16
 Source = Callable[[], Iterable[list[str]]]
 
 
-def duplicates(sources: Sequence[Source]) -> tuple[int, list[str]]:
+def count_duplicates(sources: Sequence[Source]) -> tuple[int, list[str]]:
     """How many names stand more than once in all sources together, and a few of them, sorted.
 
     A source gives its names in lists, the same each time it is called.
     """
 
     def hash_all(source: Source) -> np.ndarray:
-        return np.concatenate([np.empty(0, np.uint64), *(hashes_of(names) for names in source())])
+        return np.concatenate([np.empty(0, np.uint64), *(hash_ids(names) for names in source())])
 
     with ThreadPoolExecutor(_SOURCES_AT_ONCE) as pool:
         hashes = list(pool.map(lambda source: retrying(lambda: hash_all(source)), sources))
-    return repeated(hashes, sources)
+    return find_duplicates(hashes, sources)
 
 
-def repeated(hashes: Sequence[np.ndarray], sources: Sequence[Source]) -> tuple[int, list[str]]:
+def find_duplicates(hashes: Sequence[np.ndarray], sources: Sequence[Source]) -> tuple[int, list[str]]:
     """The same where the hashes of each source's names are known; of the sources only those are read in which some meet."""
     every = np.concatenate([np.empty(0, np.uint64), *hashes])
     every.sort()
@@ -53,10 +53,10 @@ def repeated(hashes: Sequence[np.ndarray], sources: Sequence[Source]) -> tuple[i
 
 
 def _among(source: Source, suspects: np.ndarray) -> list[str]:
-    return [names[i] for names in source() for i in np.flatnonzero(np.isin(hashes_of(names), suspects))]
+    return [names[i] for names in source() for i in np.flatnonzero(np.isin(hash_ids(names), suspects))]
 
 
-def hashes_of(names: Sequence[str]) -> np.ndarray:
+def hash_ids(names: Sequence[str]) -> np.ndarray:
     """8 bytes of each name."""
 
     def each() -> Iterator[int]:

@@ -1,10 +1,10 @@
-"""The plan: inputs cut into shards, frozen before anything runs, and what is left to do. Pure functions.
+"""The plan: inputs split into shards, frozen before the run, and the shards that remain. Pure functions.
 
-A shard is a range of rows of one file, or some files of a folder of texts. It is named by what it is (the file's bytes, the
-range, the settings and the model), never by its place in a list, and its result has one name: `part-<shard id>.parquet`.
+A shard is a range of rows of one file, or some files of a folder of texts. Its ID is a hash of its content (the file's bytes, the
+range, the settings and the model), never of its position in a list. Its result has one name: `part-<shard id>.parquet`.
 
-A plan takes memory by files and shards, not by documents; texts of one file each are the exception, since their names are
-the plan.
+The memory of a plan grows with files and shards, not with documents. Text files are the exception, since each is a document and its
+name is part of the plan.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.settings import fingerprint
-from pipeline.inputs.splits import Cut, cut_rows
 from pipeline.errors import CorruptOutput
 from pipeline.inputs.read import InputFile
+from pipeline.inputs.splits import Split, split_rows
+from pipeline.settings import fingerprint
+from pipeline.versions import upgrade_plan
 
 PLAN, MANIFEST, SUCCESS, REPORT, FORECAST = "_plan.json", "_manifest.json", "_SUCCESS", "_report.html", "_forecast.json"
+
+PLAN_VERSION = 3
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows `start` to `stop`, end exclusive, of the file at `path`; `offset` and `members` are those of the cut.
+    """Rows `start` to `stop`, exclusive, of the file at `path`. `offset` and `members` are those of the split.
 
-    `content` is the file's, as it was planned.
+    `content` is the content ID of the file when it was planned.
     """
 
     shard_id: str
@@ -44,113 +47,115 @@ class Shard:
 
     @property
     def documents(self) -> int:
-        """Rows of the shard."""
+        """Number of documents."""
         return self.stop - self.start
 
     @property
-    def cut(self) -> Cut:
-        """Its place in the file."""
-        return Cut(self.start, self.stop, self.offset, self.members)
+    def split(self) -> Split:
+        """Its range of the file."""
+        return Split(self.start, self.stop, self.offset, self.members)
 
     @property
     def source(self) -> str:
-        """The file in short, by which documents without an id are named: equal only for files of one name and one content."""
+        """A short name of the file: its base name and a hash of its content. Documents without an ID are named after it."""
         return f"{PurePosixPath(self.path).name}-{hashlib.sha256(self.content.encode()).hexdigest()[:12]}"
 
     @property
     def part(self) -> str:
-        """The name of its result."""
+        """The name of its result file."""
         return f"part-{self.shard_id}.parquet"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run reads, with what, cut how. `facts` are what the rows depend on besides the input: settings, model, code.
+    """What a run reads, with which configuration, in which shards.
 
-    `passthrough` are the types of the columns carried over, so that rows that cannot be read have them too.
+    `config` holds everything that the rows depend on besides the input: settings, checkpoint hashes, code version. `fingerprint`
+    is its hash. `passthrough` has the types of the columns that are copied, so that rows that cannot be read have them too.
     """
 
     inputs: tuple[InputFile, ...]
-    facts: dict[str, Any]
+    config: dict[str, Any]
     shards: tuple[Shard, ...]
     passthrough: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", fingerprint(self.config))
 
     @property
     def documents(self) -> int:
-        """Rows of all shards."""
+        """Number of documents in all shards."""
         return sum(shard.documents for shard in self.shards)
 
     @property
-    def fingerprint(self) -> str:
-        """The name of `facts`."""
-        return fingerprint(self.facts)
-
-    @property
     def skipped(self) -> list[InputFile]:
-        """The files of which nothing is read, each with its reason."""
+        """The files that are not read, each with its reason."""
         return [file for file in self.inputs if file.skipped is not None]
 
     def to_json(self) -> bytes:
-        """The content of `_plan.json`; `sha256` is of all the rest, so that a plan that was changed is none."""
+        """The content of `_plan.json`. Its field `sha256` covers all other fields, so a changed file is detected."""
         values = {
-            "version": 2,
-            "facts": self.facts,
-            "inputs": [asdict(f) for f in self.inputs],
-            "shards": [asdict(s) for s in self.shards],
+            "version": PLAN_VERSION,
+            "config": self.config,
+            "inputs": [asdict(file) for file in self.inputs],
+            "shards": [asdict(shard) for shard in self.shards],
             "passthrough": base64.b64encode(self.passthrough.serialize()).decode(),
         }
         return (json.dumps(values | {"sha256": _digest(values)}, indent=1) + "\n").encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Plan:
-        """The plan in a `_plan.json`.
+        """The plan in a `_plan.json`, of this version or an earlier one.
 
         Raises:
-            CorruptOutput: it is not one.
+            CorruptOutput: it is not a plan, or it was changed after it was written.
         """
         try:
             values = json.loads(data)
-            if values["version"] != 2:
-                raise ValueError(f"version {values['version']}")
             if values.pop("sha256") != _digest(values):
                 raise ValueError("it was changed after it was written")
-            inputs = tuple(InputFile(**f) for f in values["inputs"])
-            shards = tuple(Shard(**s | {"members": tuple(s["members"])}) for s in values["shards"])
+            name = ""
+            if values["version"] != PLAN_VERSION:
+                values, name = upgrade_plan(values)
+            inputs = tuple(InputFile(**file) for file in values["inputs"])
+            shards = tuple(Shard(**shard | {"members": tuple(shard["members"])}) for shard in values["shards"])
             passthrough = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["passthrough"])))
-            return cls(inputs, values["facts"], shards, passthrough)
+            return cls(inputs, values["config"], shards, passthrough, name)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
             raise CorruptOutput(f"{PLAN} is not a plan of this system ({error!r}); choose another output folder.") from error
 
 
 def make_plan(
     inputs: Sequence[InputFile],
-    facts: dict[str, Any],
+    config: dict[str, Any],
     shard_documents: int,
-    cuts: Mapping[str, Sequence[Cut]] | None = None,
+    splits: Mapping[str, Sequence[Split]] | None = None,
     passthrough: pa.Schema | None = None,
 ) -> Plan:
-    """Every file as shards: by the `cuts` of its path, else of `shard_documents` rows, the last one shorter."""
-    facts = json.loads(json.dumps(facts, default=str))
-    name = fingerprint(facts)
-    cuts = cuts or {}
+    """Turn every file into shards: the `splits` of its path, or else `shard_documents` rows each, the last one shorter."""
+    config = json.loads(json.dumps(config, default=str))
+    name = fingerprint(config)
+    splits = splits or {}
     shards = [
-        _shard(file, cut, name)
+        _shard(file, split, name)
         for file in inputs
-        for cut in (cuts[file.path] if file.path in cuts else cut_rows(file.rows, shard_documents))
+        for split in (splits[file.path] if file.path in splits else split_rows(file.rows, shard_documents))
     ]
-    return Plan(tuple(inputs), facts, tuple(shards), passthrough or pa.schema([]))
+    return Plan(tuple(inputs), config, tuple(shards), passthrough or pa.schema([]))
 
 
 def remaining(plan: Plan, names: Iterable[str]) -> list[Shard]:
-    """The shards whose result is not among `names`."""
-    there = set(names)
-    return [shard for shard in plan.shards if shard.part not in there]
+    """The shards whose result file is not among `names`."""
+    committed = set(names)
+    return [shard for shard in plan.shards if shard.part not in committed]
 
 
-def differences(before: Plan, now: Plan) -> list[str]:
-    """What keeps `now` from going on with the work of `before`, a line each; empty where nothing does."""
-    lines = fact_differences(before.facts, now.facts)
-    old, new = ({f.path: f for f in plan.inputs} for plan in (before, now))
+def plan_differences(before: Plan, now: Plan) -> list[str]:
+    """Why a run with plan `now` cannot resume one with plan `before`, one line each. Empty if it can."""
+    lines = config_differences(before.config, now.config)
+    old, new = ({file.path: file for file in plan.inputs} for plan in (before, now))
     lines += [f"input removed: {path}" for path in sorted(old.keys() - new.keys())]
     lines += [f"input added: {path}" for path in sorted(new.keys() - old.keys())]
     for path in sorted(old.keys() & new.keys()):
@@ -161,25 +166,31 @@ def differences(before: Plan, now: Plan) -> list[str]:
     return lines
 
 
-def fact_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What rows depended on before and depend on now, where it differs, a line each."""
+def config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The differences between two run configs, one line each."""
     lines = []
     for name in sorted({*before, *now}):
-        was, is_ = before.get(name), now.get(name)
-        if isinstance(was, dict) and isinstance(is_, dict):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
             lines += [
-                f"{name}.{key}: was {was.get(key)!r}, is {is_.get(key)!r}"
-                for key in sorted({*was, *is_})
-                if was.get(key) != is_.get(key)
+                f"{name}.{key}: was {old.get(key)!r}, is {new.get(key)!r}"
+                for key in sorted({*old, *new})
+                if old.get(key) != new.get(key)
             ]
-        elif was != is_:
-            lines.append(f"{name}: was {was!r}, is {is_!r}")
+        elif old != new:
+            lines.append(f"{name}: was {old!r}, is {new!r}")
     return lines
 
 
-def _shard(file: InputFile, cut: Cut, facts: str) -> Shard:
-    what = {"file": file.content, "path": file.path, "rows": [cut.start, cut.stop], "facts": facts}
-    return Shard(fingerprint(what), file.path, cut.start, cut.stop, cut.offset, cut.members, file.content)
+def _shard(file: InputFile, split: Split, config_fingerprint: str) -> Shard:
+    content = {
+        "file": file.content,
+        "path": file.path,
+        "rows": [split.start, split.stop],
+        "config": config_fingerprint,
+    }
+    shard_id = fingerprint(content)
+    return Shard(shard_id, file.path, split.start, split.stop, split.offset, split.members, file.content)
 
 
 def _digest(values: dict[str, Any]) -> str:

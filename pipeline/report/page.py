@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.output.commit import Receipt, as_values, done_again, new_rows, read_columns
+from pipeline.output.commit import ShardMetadata, parse_json_object, rows_recomputed, new_rows, read_columns
 from pipeline.errors import CorruptOutput, UsageError, one_line
 from pipeline.report.scores import rouge
 from pipeline.logs import event
@@ -188,7 +188,7 @@ def write_report(
             findings.texts |= rows
     forecast = _values(store, FORECAST) if FORECAST in store.names() else None
     page = render(
-        plan, manifest, findings, forecast, _night_before(plan),
+        plan, manifest, findings, forecast, _previous_manifest(plan),
         reference_column=reference_column, price_per_hour=price_per_hour, gpus=gpus,
     )  # fmt: skip
     store.replace(REPORT, page.encode())
@@ -238,7 +238,7 @@ def _rows_at(store: Store, part: str, rows: Iterable[int], unread: Container[str
 def _values(store: Store, name: str) -> dict[str, Any]:
     """The values of a file that may be another version's, none where they make no sense."""
     try:
-        return as_values(store.read(name), name)
+        return parse_json_object(store.read(name), name)
     except CorruptOutput:
         return {}
 
@@ -255,18 +255,18 @@ def render(
     gpus: float = 0.0,
 ) -> str:
     """The page."""
-    receipts = [Receipt(**values) for values in manifest["shards"].values()]
-    made = [receipt for receipt in receipts if receipt.carried < receipt.rows]
-    totals, samples = Totals.of(receipts), findings.rows(findings.drawn[:RANDOM])
+    shards_metadata = [ShardMetadata(**values) for values in manifest["shards"].values()]
+    made = [shard_metadata for shard_metadata in shards_metadata if shard_metadata.reused < shard_metadata.rows]
+    totals, samples = Totals.of(shards_metadata), findings.rows(findings.drawn[:RANDOM])
     parts = [
-        f"<h1>{TASKS[plan.facts['task']].title} run</h1>",
+        f"<h1>{TASKS[plan.config['task']].title} run</h1>",
         _table(("", ""), _key_figures(plan, manifest, totals, made, price_per_hour, gpus)),
         "<h2>What ran</h2>",
-        _table(("", ""), [(name, _plain(value)) for name, value in plan.facts.items() if name not in ("since", "version")]),
+        _table(("", ""), [(name, _plain(value)) for name, value in plan.config.items() if name not in ("since", "version")]),
     ]
     if forecast is not None:
         parts += ["<h2>Forecast and actual</h2>", _unless_other(FORECAST, lambda: _forecast_table(forecast, manifest, made))]
-    if plan.facts.get("since"):
+    if plan.config.get("since"):
         parts += ["<h2>Runs before</h2>", _runs_before(plan)]
     if before is not None:
         parts += [
@@ -295,7 +295,7 @@ def render(
 
 
 def _key_figures(
-    plan: Plan, manifest: Mapping[str, Any], totals: Totals, made: Sequence[Receipt], price: float | None, gpus: float
+    plan: Plan, manifest: Mapping[str, Any], totals: Totals, made: Sequence[ShardMetadata], price: float | None, gpus: float
 ) -> list[tuple[str, Any]]:
     # A receipt's seconds are of one model copy.
     hours = device_hours(totals.counts["seconds"], gpus)
@@ -305,7 +305,7 @@ def _key_figures(
         ("ok", manifest["ok"]),
         ("failed", manifest["failed"]),
         ("skipped", manifest["skipped"]),
-        ("carried over from an earlier run", manifest["carried"]),
+        ("carried over from an earlier run", manifest["reused"]),
         *_done_now(manifest),
         ("files skipped", len(plan.skipped)),
         ("cut at the input limit", manifest["truncated"]),
@@ -333,17 +333,17 @@ def _done_now(manifest: Mapping[str, Any]) -> list[tuple[str, Any]]:
     new = new_rows(manifest)
     if new is None:
         return []
-    again = done_again(manifest, new)
+    again = rows_recomputed(manifest, new)
     return [("new documents' rows", new), ("rows done again: changed, or failed before", again)]
 
 
 def _runs_before(plan: Plan) -> str:
-    since = plan.facts["since"]
-    rows = [(run["output"], "yes" if run["finished"] else "no", "; ".join(run["redone_because"])) for run in since]
+    since = plan.config["since"]
+    rows = [(run["output"], "yes" if run["finished"] else "no", "; ".join(run["recomputed_because"])) for run in since]
     return _table(("folder", "finished", "nothing taken of it, because"), rows)
 
 
-def _forecast_table(forecast: Mapping[str, Any], manifest: Mapping[str, Any], made: Sequence[Receipt]) -> str:
+def _forecast_table(forecast: Mapping[str, Any], manifest: Mapping[str, Any], made: Sequence[ShardMetadata]) -> str:
     work = max(r.finished_at for r in made) - min(r.finished_at - r.seconds for r in made) if made else 0.0
     startup = forecast["startup_seconds"]
     rows = []
@@ -362,9 +362,9 @@ def _forecast_table(forecast: Mapping[str, Any], manifest: Mapping[str, Any], ma
     return _table(("", "forecast", "four times in five", "actual", "off by"), rows)
 
 
-def _night_before(plan: Plan) -> dict[str, Any] | None:
+def _previous_manifest(plan: Plan) -> dict[str, Any] | None:
     """The manifest of the newest finished run that rows were carried over from."""
-    for run in plan.facts.get("since", ()):
+    for run in plan.config.get("since", ()):
         store = open_store(run["output"])
         if MANIFEST in store.names():
             return _values(store, MANIFEST)
@@ -388,17 +388,17 @@ def _change_table(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return _table(("", "before", "now", "change"), rows)
 
 
-def _over_time(made: Sequence[Receipt]) -> str:
+def _over_time(made: Sequence[ShardMetadata]) -> str:
     spans = throughput(made, _BINS)
-    actors = max((busy for _, _, busy in spans), default=0.0)
+    replicas = max((busy for _, _, busy in spans), default=0.0)
     return _plots(
         ("documents per second", curve([(at, pace) for at, pace, _ in spans], "/s")),
-        ("model copies at work", curve([(at, busy) for at, _, busy in spans], "", max(1.0, round(actors + 0.49)))),
+        ("model copies at work", curve([(at, busy) for at, _, busy in spans], "", max(1.0, round(replicas + 0.49)))),
     )
 
 
 def _lengths(plan: Plan, findings: Findings) -> str:
-    limit = plan.facts.get("reading", {}).get("max_input_tokens", 0)
+    limit = plan.config.get("input_limits", {}).get("max_input_tokens", 0)
     plots = [("tokens of the documents", histogram(findings.whole_tokens, marks={"limit": limit} if limit else None))]
     if findings.output_tokens:
         plots.append(("tokens written", histogram(findings.output_tokens)))
@@ -427,15 +427,15 @@ def _rouge_table(rows: Sequence[Row], reference_column: str) -> str:
 
 
 def _sample(row: Row, plan: Plan, reference_column: str | None) -> str:
-    shown, outcome = TASKS[plan.facts["task"]].describe(row)
-    facts = f"{row['input_tokens']:,} tokens in, {shown}"
+    shown, outcome = TASKS[plan.config["task"]].describe(row)
+    config = f"{row['input_tokens']:,} tokens in, {shown}"
     if row["truncated_tokens"]:
-        facts += f", {row['truncated_tokens']:,} tokens cut"
+        config += f", {row['truncated_tokens']:,} tokens cut"
     flags = "".join(f'<span class="flag">{escaped(flag)}</span>' for flag in row.get("flags") or ())
     quality = row.get("quality") or {}
     named = ", ".join(f"{name.replace('_', ' ')}: {' '.join(found)}" for name in ("numbers", "misplaced_numbers", "names")
                       if (found := quality.get(name)))  # fmt: skip
-    parts = [f"<b>{escaped(row['doc_id'])}</b> <small>{escaped(facts)}</small><br>{flags}{escaped(outcome)}"]
+    parts = [f"<b>{escaped(row['doc_id'])}</b> <small>{escaped(config)}</small><br>{flags}{escaped(outcome)}"]
     if named:
         parts.append(f"<br><small>{escaped(named)}</small>")
     if row.get("attention"):

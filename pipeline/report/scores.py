@@ -15,7 +15,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from pipeline.schema import NUMBER
 from pipeline.errors import UsageError
-from pipeline.inputs.formats import values_of
+from pipeline.inputs.formats import column_values
 from pipeline.planning.plan import PLAN, SUCCESS, Plan
 from pipeline.output.store import Store
 
@@ -50,7 +50,7 @@ def read_rows(store: Store, columns: Sequence[str], lists: str | None = None) ->
             table = file.read(columns=list(columns))
         rows: list[Row] = table.to_pylist()
         if lists is not None and name in sources:
-            values = values_of(sources[name], table.select([lists]))
+            values = column_values(sources[name], table.select([lists]))
             rows = [row | value for row, value in zip(rows, values, strict=True)]
         return rows
 

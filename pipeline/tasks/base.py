@@ -1,80 +1,142 @@
-"""What a model reads of a document: its tokens, whole or window by window."""
+"""The protocols of a task, and what a model reads of a document.
+
+A task is the extension point of the pipeline: it turns documents into model inputs, and model outputs into rows. A new task is
+a class with the methods of `Task`, and a second one with those of `LoadedTask` that holds the model. Reading, ordering, isolating
+failures and committing are the same for all tasks.
+
+Processes that only read or commit need no torch, so a task imports its loaded half where it loads or checks a model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
 
 from led.config import LEDConfig
-from led.windows import Window, cut, split
-from pipeline.settings import WindowedSettings
+from led.pipelines.chunking import Chunk, split, truncate
+from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.errors import UsageError
+from pipeline.settings import ChunkedSettings, RunSettings
 
 Row = dict[str, Any]
 
-# The longest document of tasks that read window by window: the largest number a column holds.
-_ANY_LENGTH = 2**31 - 1
+# The longest document of a task that reads in chunks: the largest number that an int32 column holds.
+_UNLIMITED = 2**31 - 1
 
 
 class Document(NamedTuple):
-    """A text and the columns of its row that are known before the model reads it, such as the question."""
+    """A text, and the columns of its row that are known before prediction, such as the question."""
 
     text: str
-    given: Row
+    known_columns: Row
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How long documents are read: at most `max_input_tokens`, of which `window_tokens` at once, each window repeating the
-    last `overlap` of the one before."""
+class InputLimits:
+    """At most `max_input_tokens` of a document are read, in chunks of `chunk_tokens` that share `overlap` tokens."""
 
     max_input_tokens: int
-    window_tokens: int
+    chunk_tokens: int
     overlap: int = 0
 
 
 @dataclass(frozen=True)
 class ModelInput:
-    """A document as the model reads it: its tokens, of which the first `global_tokens` attend to the whole document.
+    """A document as the model reads it. Its first `global_tokens` tokens have global attention.
 
-    `windows` is how many it is read in; `text` is there where the task needs it again.
+    `chunks` is the number of chunks. `text` is set if the task needs the text after prediction.
     """
 
     input_ids: Sequence[int]
     global_tokens: int
     truncated_tokens: int = 0
-    windows: int = 1
+    chunks: int = 1
     text: str | None = None
 
 
-def windowed_reading(settings: WindowedSettings, folder: Path) -> Reading:
-    """Documents of any length, or as the run asks, in windows of what the model reads at once, or as the run asks.
+class LoadedTask(Protocol):
+    """A task with its model in memory. `measured` adds up numbers by name, such as seconds of encoding.
+
+    After an error of a `fatal` type the process is unusable, so the error is not attributed to a document.
+    """
+
+    measured: dict[str, float]
+    fatal: tuple[type[Exception], ...]
+
+    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
+        """Yield (index of the document, its task columns) in any order."""
+
+    def release_memory(self) -> None:
+        """Free what a failed batch still holds."""
+
+
+class Task(Protocol):
+    """A task before its model is loaded. It is small and is sent to the workers, where `load` reads the weights."""
+
+    title: str
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The columns of this task's rows, besides those of all tasks."""
+
+    @property
+    def settings(self) -> RunSettings:
+        """The settings of the run."""
+
+    def run_config(self, folder: Path) -> dict[str, Any]:
+        """What the rows depend on besides settings and weights. Checks that task and checkpoint fit together."""
+
+    def input_limits(self, folder: Path) -> InputLimits:
+        """The limits for the checkpoint in `folder`. Checks the settings against the checkpoint."""
+
+    def expand_rows(self, values: Mapping[str, Any]) -> list[Row]:
+        """The rows of one document whose input columns have these values, each with its known columns.
+
+        Raises:
+            ValueError: the document has no valid rows. It fails with that reason.
+        """
+
+    def encode(self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits) -> list[ModelInput]:
+        """Model inputs for these documents."""
+
+    def load(self, folder: Path) -> LoadedTask:
+        """The task with the checkpoint in `folder` in memory."""
+
+    @staticmethod
+    def describe(row: Row) -> tuple[str, str]:
+        """(details, result) of a written row, for the report."""
+
+
+def chunked_input_limits(settings: ChunkedSettings, folder: Path) -> InputLimits:
+    """Limits of a task that reads documents of any length in chunks.
 
     Raises:
-        UsageError: the run asks for longer windows than the model reads, or for an overlap that leaves nothing new.
+        UsageError: a chunk exceeds the model's input limit, or the overlap leaves a chunk no new tokens.
     """
-    limit = LEDConfig.from_pretrained(folder).longest_read
-    window = settings.window_tokens or limit
-    if window > limit:
-        raise UsageError(f"--window-tokens is {window}; this model reads at most {limit} tokens at once.")
-    overlap = window // 8 if settings.window_overlap is None else settings.window_overlap
-    if overlap > window - 3:
-        raise UsageError(f"--window-overlap is {overlap}; a window of {window} tokens then has nothing new to read.")
-    return Reading(settings.max_input_tokens or _ANY_LENGTH, window, overlap)
+    limit = LEDConfig.from_pretrained(folder).max_input_tokens
+    chunk = settings.chunk_tokens or limit
+    if chunk > limit:
+        raise UsageError(f"--chunk-tokens is {chunk}; this model reads at most {limit} tokens at once.")
+    overlap = chunk // 8 if settings.chunk_overlap is None else settings.chunk_overlap
+    if overlap > chunk - 3:
+        raise UsageError(f"--chunk-overlap is {overlap}; a chunk of {chunk} tokens would have no new tokens. Make it smaller.")
+    return InputLimits(settings.max_input_tokens or _UNLIMITED, chunk, overlap)
 
 
-def windowed_input(ids: Sequence[int], before: int, reading: Reading, text: str | None = None) -> ModelInput:
-    """The model input of `ids` whose first `before` stand before the document, and whose last is `</s>`.
+def chunked_input(ids: Sequence[int], prefix: int, limits: InputLimits, text: str | None = None) -> ModelInput:
+    """The model input of `ids`: `prefix` tokens (`<s>`, a question), then the document, then `</s>`.
 
     Raises:
-        ValueError: what stands before leaves no room for the document.
+        ValueError: the prefix leaves no room for the document.
     """
-    ids, over = cut(ids, reading.max_input_tokens)
-    return ModelInput(ids, before, over, len(windows_of(ids, before, reading)), text)
+    ids, dropped = truncate(ids, limits.max_input_tokens)
+    return ModelInput(ids, prefix, dropped, len(chunks_of(ids, prefix, limits)), text)
 
 
-def windows_of(ids: Sequence[int], before: int, reading: Reading) -> list[Window]:
-    """The windows of a model input."""
-    return split(ids[before:-1], ids[:before], ids[-1:], reading.window_tokens, reading.overlap)
+def chunks_of(ids: Sequence[int], prefix: int, limits: InputLimits) -> list[Chunk]:
+    """The chunks of a model input."""
+    return split(ids[prefix:-1], ids[:prefix], ids[-1:], limits.chunk_tokens, limits.overlap)

@@ -99,7 +99,7 @@ def flags_of(quality: Quality, words: int, score: float | None, *, finished: boo
     return [name for name, holds in found.items() if holds]
 
 
-def columns_of(summary: str, document: str, score: float | None, *, finished: bool) -> dict[str, Any]:
+def quality_columns(summary: str, document: str, score: float | None, *, finished: bool) -> dict[str, Any]:
     """The columns `flags` and `quality` of a summary; `score` is its mean log-probability."""
     quality = measure(summary, document)
     measures = asdict(quality) | {"mean_log_probability": score}

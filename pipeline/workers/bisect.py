@@ -1,4 +1,4 @@
-"""Finding what fails in a batch: halves, and halves of halves, until what fails stands alone. Pure but for the work itself."""
+"""Find the items of a batch that fail, by bisection. Pure except for the work itself."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Failed:
-    """Why an item failed alone."""
+    """The reason why an item failed alone."""
 
     reason: str
 
 
-def isolate(
+def bisect_failures(
     items: Sequence[T],
     work: Callable[[Sequence[T]], Iterable[tuple[int, R]]],
     *,
     fatal: tuple[type[Exception], ...] = (),
-    between: Callable[[], object] = lambda: None,
+    before_retry: Callable[[], object] = lambda: None,
 ) -> list[R | Failed]:
-    """The outcome of `work` for each item, or why it failed.
+    """The result of `work` for each item, or the reason why the item failed.
 
-    `work` gives (place, outcome) in any order and may raise at any time; outcomes it has given stand. What it has not done
-    is tried again in halves, so that k bad items of n cost about 2k·log2(n) more calls, and memory that does not suffice
-    for all may suffice for half. `between` is called before each try that follows a failure.
+    `work` yields (index, result) in any order and may raise at any time. Results that it has yielded stay. The other items are
+    retried in halves, so k bad items among n cost about 2k·log2(n) more calls. A batch that exceeds the memory may also fit in
+    halves. `before_retry` is called before each retry.
 
     Raises:
-        Exception: an error of a `fatal` type, after which nothing else could work either.
+        Exception: an error of a `fatal` type, after which no item can succeed.
     """
-    outcomes: dict[int, R | Failed] = {}
-    waiting = [list(range(len(items)))] if items else []
-    while waiting:
-        group = waiting.pop()
+    results: dict[int, R | Failed] = {}
+    groups = [list(range(len(items)))] if items else []
+    while groups:
+        group = groups.pop()
         reason = None
         try:
-            for place, outcome in work([items[i] for i in group]):
-                outcomes[group[place]] = outcome
+            for i, result in work([items[i] for i in group]):
+                results[group[i]] = result
         except fatal:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {one_line(error)}"
-        left = [i for i in group if i not in outcomes]
+        todo = [i for i in group if i not in results]
         if reason is None:
-            assert not left, f"the work says nothing of {len(left)} of {len(group)} items"
+            assert not todo, f"the work returned no result for {len(todo)} of {len(group)} items"
         elif len(group) == 1:
-            outcomes |= {i: Failed(reason) for i in left}
-        elif left:
-            # Out of the except clause the error is gone, and with it the tensors that its traceback held.
-            between()
-            half = (len(left) + 1) // 2
-            waiting += [part for part in (left[half:], left[:half]) if part]
-    return [outcomes[i] for i in range(len(items))]
+            results |= {i: Failed(reason) for i in todo}
+        elif todo:
+            # Outside the except clause the error is gone, and with it the tensors that its traceback held.
+            before_retry()
+            half = (len(todo) + 1) // 2
+            groups += [part for part in (todo[half:], todo[:half]) if part]
+    return [results[i] for i in range(len(items))]

@@ -1,8 +1,10 @@
-"""What a process was at when it died, noted on its machine's disk, so that the next one can tell bad luck from a bad document.
+"""Crash counts: which shard and document a worker was processing when it died, so that a retry can find the cause.
 
-An error can be caught and a document isolated; a process that the kernel kills for its memory, or that crashes, says nothing.
-A shard whose predictor died twice in one run is therefore done document by document, each noted before it is begun; one at
-which the process died twice, alone, is a failed row. The notes are of one run on one machine: another run starts without.
+An error can be caught, and its document found by bisection. A process that is killed for its memory, or that crashes, raises
+nothing. A shard whose replica died twice in one run is therefore processed one document at a time, and each document is noted first.
+A document at which the process died twice, alone, is quarantined: it becomes a failed row.
+
+The notes are files on the machine's disk. They belong to one run on one machine, so another run starts without them.
 """
 
 from __future__ import annotations
@@ -12,34 +14,34 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-CAREFUL_AFTER = 2  # deaths in a shard; one may be anybody's
-GIVEN_UP_AFTER = 2  # deaths at a document that was alone
+ONE_BY_ONE_AFTER = 2  # crashes in a shard; a single one may have any cause
+QUARANTINE_AFTER = 2  # crashes at a document that was processed alone
 
-REASON = (
-    f"the process died {GIVEN_UP_AFTER} times at this document alone: it needs more memory than there is, or crashes the model"
+QUARANTINE_REASON = (
+    f"the process died {QUARANTINE_AFTER} times at this document alone: it needs more memory than there is, or crashes the model"
 )
 
 
-class Attempts:
-    """The attempts at one shard in one run: a line for each, and for each document that is begun alone."""
+class CrashCounts:
+    """The attempts at one shard in one run: a line for each attempt, and for each document that is processed alone."""
 
     def __init__(self, run: str, shard_id: str) -> None:
         self._notes = Path(tempfile.gettempdir()) / f"led-{run}-{shard_id}"
 
-    def begin(self) -> tuple[int, set[int]]:
-        """Note another attempt; how many ended in death before it, and the documents that are given up."""
+    def start(self) -> tuple[int, set[int]]:
+        """Note a new attempt. Returns the number of earlier attempts, which all crashed, and the quarantined documents."""
         lines = self._notes.read_text().split() if self._notes.exists() else []
-        last_words = [line for line, after in pairwise([*lines, "attempt"]) if after == "attempt"]
-        deaths = Counter(int(line) for line in last_words if line != "attempt")
+        last_lines = [line for line, following in pairwise([*lines, "attempt"]) if following == "attempt"]
+        crashes = Counter(int(line) for line in last_lines if line != "attempt")
         self._note("attempt")
-        return lines.count("attempt"), {document for document, times in deaths.items() if times >= GIVEN_UP_AFTER}
+        return lines.count("attempt"), {document for document, n in crashes.items() if n >= QUARANTINE_AFTER}
 
-    def alone(self, document: int) -> None:
-        """Note that a document is begun alone."""
+    def start_document(self, document: int) -> None:
+        """Note that a document is processed alone."""
         self._note(str(document))
 
-    def end(self) -> None:
-        """The shard is done: forget its attempts."""
+    def finish(self) -> None:
+        """Forget the attempts at this shard, since it is done."""
         self._notes.unlink(missing_ok=True)
 
     def _note(self, line: str) -> None:

@@ -43,7 +43,7 @@ def test_readers_give_the_same_logits(task: str, capsys: pytest.CaptureFixture[s
 
 def test_every_way_of_reading_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     rows = last_line(capsys, "ways", "--tiny", "--tokens", "1500")["rows"]
-    assert [(row["way"], row["windows"]) for row in rows] == [("windows", 2), ("whole", 1), ("prompt", 1)]
+    assert [(row["way"], row["chunks"]) for row in rows] == [("chunks", 2), ("whole", 1), ("prompt", 1)]
 
 
 def test_ctranslate2_writes_as_many_tokens(capsys: pytest.CaptureFixture[str]) -> None:

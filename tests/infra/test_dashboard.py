@@ -119,7 +119,7 @@ def test_every_query_has_data_while_a_run_goes_on(prometheus: tuple[str, int], t
     queries = {query.replace("$run", ".*").replace("$__rate_interval", "20s") for query in shown} | metrics
     command = [sys.executable, ROOT / "jobs" / "summarize_corpus.py", "--input", tmp_path / "corpus",
                "--output", tmp_path / "out", "--model", ROOT / "demo" / "checkpoints" / "led-reports-summary",
-               "--shard-documents", 2, "--actors", 1, "--metrics-port", port, "--price-per-hour", 2,
+               "--shard-documents", 2, "--replicas", 1, "--metrics-port", port, "--price-per-hour", 2,
                "--log-file", tmp_path / "log.jsonl"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.Popen(

@@ -28,7 +28,7 @@ from infra.run_image_steps import Image, instructions
 from jobs.cli import parse
 from pipeline.settings import SummarizeSettings
 from pipeline.errors import UsageError
-from pipeline.scheduled import night_words
+from pipeline.scheduled import run_arguments
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "infra" / "kuberay"
@@ -278,7 +278,7 @@ def settings_of(entrypoint: str, config: Path) -> SummarizeSettings:
 def test_the_commands_are_commands_of_ours(manifests: list[Manifest]) -> None:
     job = one(manifests, "RayJob")
     once = settings_of(job["spec"]["entrypoint"], RUN_YAML)
-    words = night_words(once.output, "2026-11-24", ["2026-11-23", "2026-11-21"], None, 0)
+    words = run_arguments(once.output, "2026-11-24", ["2026-11-23", "2026-11-21"], None, 0)
     night = run_of(job, "2026-11-24", [*words, "--num-beams", "2", "--retry-failed"])
     settings = settings_of(night["spec"]["entrypoint"], RUN_YAML)
     assert settings.output == f"{once.output}/2026-11-24"
@@ -399,4 +399,4 @@ def test_a_run_may_grow_to_all_workers(manifests: list[Manifest]) -> None:
     copies = int(cpu["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"]) * cpu["maxReplicas"]
     component = (KUBERAY / "components" / "gpu" / "kustomization.yaml").read_text("utf-8")
     said = yaml.safe_load(RUN_YAML.read_text("utf-8")) if copies else yaml.safe_load(component.split("`")[3])
-    assert said["max_actors"] == (copies or gpu["maxReplicas"])
+    assert said["max_replicas"] == (copies or gpu["maxReplicas"])

@@ -50,7 +50,7 @@ def test_labels_and_their_scores(models: dict[str, Path], write_corpus: Corpus, 
         (("--question-column", "asked"), 2, "has no column 'asked'"),
         (("--question-column", "number"), 2, "--question-column number holds int"),
         (("--questions-file", "nowhere.txt"), 2, "--questions-file nowhere.txt cannot be read"),
-        (("--question", "pump?", "--window-tokens", "100"), 2, "this model reads at most 64 tokens at once"),
+        (("--question", "pump?", "--chunk-tokens", "100"), 2, "this model reads at most 64 tokens at once"),
         (("--question", "pump?", "--passthrough", "text", "answer"), 2, "the output has columns of that name"),
     ],
 )
@@ -75,7 +75,7 @@ def test_answers_survive_kill_9_of_the_driver(models: dict[str, Path], tmp_path:
     pq.write_table(table, tmp_path / "corpus" / "0.parquet")
     out = tmp_path / "out"
     arguments = ("--input", tmp_path / "corpus", "--output", out, "--model", models["answer"], "--question-column", "asked",
-                 "--shard-documents", 2, "--actors", 1, "--passthrough", "text", "asked")  # fmt: skip
+                 "--shard-documents", 2, "--replicas", 1, "--passthrough", "text", "asked")  # fmt: skip
     process = subprocess.Popen(command("answer_corpus", *arguments), env=environment(), start_new_session=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     deadline = time.monotonic() + 120

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import VERBS, verb_of
+from jobs.cli import VERBS, split_subcommand
 from pipeline.errors import UsageError
 from tests.conftest import words
 from tests.jobs.commands import ROOT, call, command, environment
@@ -22,10 +22,10 @@ summarize = partial(call, "summarize_corpus")
 
 
 def test_the_verb_stands_first_and_run_may_be_left_away() -> None:
-    assert verb_of(["--input", "x"]) == ("run", ["--input", "x"]) and verb_of([]) == ("run", [])
-    assert verb_of(["plan", "--input", "x"]) == ("plan", ["--input", "x"])
+    assert split_subcommand(["--input", "x"]) == ("run", ["--input", "x"]) and split_subcommand([]) == ("run", [])
+    assert split_subcommand(["plan", "--input", "x"]) == ("plan", ["--input", "x"])
     with pytest.raises(UsageError, match=r"'sampel' is no verb; did you mean sample\?"):
-        verb_of(["sampel"])
+        split_subcommand(["sampel"])
 
 
 HELP = """
@@ -44,7 +44,7 @@ except SystemExit as ended:
 def test_every_verb_has_help_without_torch_or_ray(verb: str) -> None:
     done = subprocess.run([sys.executable, "-c", HELP, verb], capture_output=True, text=True, cwd=ROOT, env=environment())
     assert done.returncode == 0 and "--output" in done.stdout and f"Now: {verb}." in done.stdout, done.stderr
-    assert ("--rehearse-seconds" in done.stdout) == (verb == "plan")
+    assert ("--calibration-seconds" in done.stdout) == (verb == "plan")
 
 
 def test_a_sample_a_forecast_a_run_and_its_report(
@@ -58,7 +58,7 @@ def test_a_sample_a_forecast_a_run_and_its_report(
     assert "d11" in shown.stdout and "tokens in" in shown.stdout and "failed: read" in shown.stdout
     assert not (tmp_path / "out").exists()
 
-    planned = summarize("plan", *given, "--rehearse-seconds", 1, "--price-per-hour", 2, "--picture", tmp_path / "p.svg")
+    planned = summarize("plan", *given, "--calibration-seconds", 1, "--price-per-hour", 2, "--picture", tmp_path / "p.svg")
     assert planned.returncode == 0, planned.stderr
     for line in ("documents      12, in ", "will fail      1 rows", "cost  ", "<- the limit", "device-hours"):
         assert line in planned.stdout, line
@@ -90,7 +90,7 @@ def test_ctrl_c_ends_a_run_at_a_shard_border_and_the_same_command_goes_on(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
     given = ("--input", write_corpus([words(60, n) for n in range(40)]), "--output", tmp_path / "out", "--model", model_folder,
-             "--shard-documents", 1, "--actors", 1)  # fmt: skip
+             "--shard-documents", 1, "--replicas", 1)  # fmt: skip
     process = subprocess.Popen(command("summarize_corpus", *given), env=environment(), stderr=subprocess.PIPE, text=True,
                                start_new_session=True, preexec_fn=listen_to_ctrl_c)  # fmt: skip
     deadline = time.monotonic() + 120

@@ -9,19 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from led.answers import best_spans
-from led.windows import Window, split
+from led.chunks import Window, split
 
 
-def every_span(windows: list[Window], starts: list[torch.Tensor], ends: list[torch.Tensor], longest: int) -> dict:
+def every_span(chunks: list[Window], starts: list[torch.Tensor], ends: list[torch.Tensor], longest: int) -> dict:
     """The slow truth: the probability of every span of the document, its best window's, and of no answer."""
     totals = []
     for logits in (starts, ends):
         total = 0.0
-        for window, x in zip(windows, logits, strict=True):
+        for window, x in zip(chunks, logits, strict=True):
             total += math.exp(x[0]) + sum(math.exp(x[window.offset + i]) for i in range(window.end - window.start))
         totals.append(total)
     spans: dict[tuple[int, int], float] = {}
-    for window, s, e in zip(windows, starts, ends, strict=True):
+    for window, s, e in zip(chunks, starts, ends, strict=True):
         for i in range(window.end - window.start):
             for j in range(i, min(i + longest, window.end - window.start)):
                 p = math.exp(s[window.offset + i]) / totals[0] * math.exp(e[window.offset + j]) / totals[1]
@@ -35,10 +35,10 @@ def every_span(windows: list[Window], starts: list[torch.Tensor], ends: list[tor
 @given(st.integers(0, 40), st.integers(0, 5), st.integers(1, 6), st.integers(1, 8), st.integers(0, 10_000))
 def test_the_best_spans_are_those_of_trying_every_pair(length: int, before: int, top_k: int, longest: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    windows = split(range(5, 5 + length), [0] * (1 + before), [2], 14, 3)
-    starts, ends = ([torch.randn(len(w.input_ids), generator=generator) * 3 for w in windows] for _ in range(2))
-    truth = every_span(windows, starts, ends, longest)
-    spans, null = best_spans(windows, starts, ends, top_k, longest)
+    chunks = split(range(5, 5 + length), [0] * (1 + before), [2], 14, 3)
+    starts, ends = ([torch.randn(len(w.input_ids), generator=generator) * 3 for w in chunks] for _ in range(2))
+    truth = every_span(chunks, starts, ends, longest)
+    spans, null = best_spans(chunks, starts, ends, top_k, longest)
     expected = sorted(truth["spans"].values(), reverse=True)[:top_k]
     assert len(spans) == len(expected)
     for span, score in zip(spans, expected, strict=True):

@@ -210,7 +210,7 @@ def test_a_seeded_sample_is_the_same_alone_and_among_strangers(settings: dict[st
     ours, _ = models()
     batch, each = documents(), settings.get("num_return_sequences", 1)
     how = {"do_sample": True, "max_length": 14, "seed": 11, **settings}
-    crowded = generate(ours, **batch, **how, limits=DecodingLimits(documents=2, encoder_tokens=20))
+    crowded = generate(ours, **batch, **how, limits=DecodingLimits(documents=2, max_num_batched_tokens=20))
     for row in range(5):
         n = int(batch["attention_mask"][row].sum())
         alone = generate(ours, **{name: x[row : row + 1, :n] for name, x in batch.items()}, **how)

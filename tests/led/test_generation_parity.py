@@ -95,7 +95,7 @@ def document(batch: dict[str, torch.Tensor], row: int) -> dict[str, torch.Tensor
     return {name: x[row : row + 1, :n] for name, x in batch.items()}
 
 
-def rows_of(sequences: torch.Tensor, pad: int = 1) -> list[list[int]]:
+def expand_rows(sequences: torch.Tensor, pad: int = 1) -> list[list[int]]:
     """The rows without the padding on the right."""
     result = []
     for row in sequences.tolist():
@@ -115,7 +115,7 @@ def reference_rows(
     rows, scores = [], []
     for part in parts:
         out = reference.generate(**part, **settings, return_dict_in_generate=True, output_scores=True)
-        rows += rows_of(out.sequences)
+        rows += expand_rows(out.sequences)
         scores += out.sequences_scores.tolist() if settings["num_beams"] > 1 else [0.0] * len(out.sequences)
     return rows, scores
 
@@ -148,7 +148,7 @@ def test_tokens_are_the_references(model_seed: int, record_property: Any) -> Non
             part: dict[str, torch.Tensor], settings: dict[str, Any] = settings, **how: Any
         ) -> tuple[list[list[int]], list[float]]:
             out = generate(ours, **part, **settings, **how)
-            return rows_of(out.sequences), out.sequences_scores.tolist()
+            return expand_rows(out.sequences), out.sequences_scores.tolist()
 
         alone = [decode(document(batch, row)) for row in range(len(batch["input_ids"]))]
         strangers = random_batch(rng, ours.config.vocab_size, 3)
@@ -156,7 +156,7 @@ def test_tokens_are_the_references(model_seed: int, record_property: Any) -> Non
         for name, x in batch.items():
             rows = [*strangers[name], *x]
             crowd[name] = torch.nn.utils.rnn.pad_sequence(rows, True, 1 if name == "input_ids" else 0)
-        crowded = decode(crowd, limits=DecodingLimits(documents=2, encoder_tokens=20))
+        crowded = decode(crowd, limits=DecodingLimits(documents=2, max_num_batched_tokens=20))
         got = {
             "batch": decode(batch),
             "alone": ([r for rows, _ in alone for r in rows], [s for _, scores in alone for s in scores]),
@@ -204,7 +204,7 @@ def test_a_documents_samples_are_the_references(model_seed: int) -> None:
             continue
         torch.manual_seed(case)
         out = generate(ours, **part, **settings)
-        verdict = agree((rows_of(out.sequences), out.sequences_scores.tolist()), expected, settings["num_beams"] > 1)
+        verdict = agree((expand_rows(out.sequences), out.sequences_scores.tolist()), expected, settings["num_beams"] > 1)
         assert verdict == "same", f"case {case}, {settings}: {verdict}"
     assert impossible <= 0.1 * SAMPLED_CASES_PER_MODEL
 
@@ -233,7 +233,7 @@ def test_given_functions_are_called_as_by_the_reference(model_seed: int, do_samp
             settings["num_return_sequences"] = 2
         batch = random_batch(rng, ours.config.vocab_size, 1 if do_sample else 3)
         torch.manual_seed(case)
-        expected = rows_of(reference.generate(**batch, **settings, **functions))
+        expected = expand_rows(reference.generate(**batch, **settings, **functions))
         torch.manual_seed(case)
         packed = pack(**batch, shape=tuple(batch["input_ids"].shape), device=torch.device("cpu"), trim=True)
         loop = DecodingLoop(ours, GenerationConfig(**settings), DecodingLimits(documents=2), **functions)

@@ -85,7 +85,7 @@ class Asked:
 
 
 @dataclass
-class Cut:
+class Split:
     """After how many bytes of a body the connection ends, and how: closed, reset, or held open until `release`."""
 
     after: int
@@ -100,7 +100,7 @@ class Hub:
         self.commits: dict[str, dict[str, bytes]] = {FIRST: {**SMALL, "model.safetensors": b"weights"}}
         self.refs = {"main": FIRST}
         self.asked: list[Asked] = []
-        self.cuts: Iterator[Cut] = iter(())
+        self.splits: Iterator[Split] = iter(())
         self.failing: dict[str, Iterator[int]] = {}
         self.headers: dict[str, str] = {}
         self.silent = False
@@ -193,7 +193,7 @@ class Handler(BaseHTTPRequestHandler):
         """Bytes from `start` on, as far as the next cut lets them."""
         part = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
         self.send_head(206 if start else 200, len(data) - start, part)
-        cut = next(self.hub.cuts, None)
+        cut = next(self.hub.splits, None)
         self.wfile.write(data[start : start + cut.after] if cut else data[start:])
         if cut and cut.hold:
             self.hub.held.set()
@@ -421,7 +421,7 @@ def test_a_failing_hub_is_waited_for_and_then_the_kept_commit_is_served(hub: Hub
 
 def test_a_closed_connection_is_resumed_at_the_byte_it_reached(hub: Hub, ask: Ask, large: bytes) -> None:
     hub.publish(SECOND, {**SMALL, "model.safetensors": large})
-    hub.cuts = iter([Cut(PIECE + 3 * 2**20), Cut(PIECE + 2**20)])
+    hub.splits = iter([Split(PIECE + 3 * 2**20), Split(PIECE + 2**20)])
     answer = ask()
     assert answer.files() == hub.commits[SECOND]
     assert hub.starts() == [0, PIECE, 2 * PIECE]
@@ -430,7 +430,7 @@ def test_a_closed_connection_is_resumed_at_the_byte_it_reached(hub: Hub, ask: As
 def test_a_reset_connection_is_tried_again(hub: Hub, ask: Ask, large: bytes) -> None:
     """`huggingface_hub` gives up at once on a reset; it is asked again, and the file starts anew (2.4) or is resumed (0.36)."""
     hub.publish(SECOND, {**SMALL, "model.safetensors": large})
-    hub.cuts = iter([Cut(PIECE + 3 * 2**20, reset=True)])
+    hub.splits = iter([Split(PIECE + 3 * 2**20, reset=True)])
     answer = ask()
     assert answer.files() == hub.commits[SECOND]
     assert len(hub.starts()) == 2 and hub.starts()[1] <= PIECE
@@ -439,11 +439,11 @@ def test_a_reset_connection_is_tried_again(hub: Hub, ask: Ask, large: bytes) -> 
 def test_a_download_that_gave_up_is_completed_by_the_next_process(hub: Hub, ask: Ask, large: bytes) -> None:
     """The complete files are not asked for again; the cut one starts anew (2.4) or is resumed (0.36), and is right."""
     hub.publish(SECOND, {**SMALL, "model.safetensors": large})
-    hub.cuts = (Cut(PIECE + 2**20 if number == 0 else 0) for number in range(1000))
+    hub.splits = (Split(PIECE + 2**20 if number == 0 else 0) for number in range(1000))
     refused = ask().refused
     assert "owner/model is neither a folder here nor downloaded in full, and the hub cannot be reached or hung up" in refused
     assert "check the network" in refused and len(hub.starts()) < 60
-    hub.cuts = iter(())
+    hub.splits = iter(())
     hub.asked.clear()
     assert ask().files() == hub.commits[SECOND]
     assert hub.downloaded() == ["model.safetensors"] and hub.starts() in ([0], [PIECE])
@@ -454,7 +454,7 @@ def test_a_killed_download_is_completed_by_the_next_process(
 ) -> None:
     """A file cut by SIGKILL starts anew in the next process (2.4) or is resumed (0.36); the bytes are right either way."""
     hub.publish(SECOND, {**SMALL, "model.safetensors": large})
-    hub.cuts = iter([Cut(PIECE + 2**20, hold=True)])
+    hub.splits = iter([Split(PIECE + 2**20, hold=True)])
     with start() as process:
         assert hub.held.wait(60)
         until = time.monotonic() + 60

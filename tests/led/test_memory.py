@@ -120,7 +120,7 @@ def test_cpus_are_read_where_the_process_runs(tmp_path: Path, monkeypatch: pytes
     assert cpus() == 2
 
 
-@pytest.mark.parametrize("limit", ["documents", "encoder_tokens", "memory_bytes"])
+@pytest.mark.parametrize("limit", ["documents", "max_num_batched_tokens", "memory_bytes"])
 def test_a_limit_below_one_is_refused(limit: str) -> None:
     with pytest.raises(ValueError, match=f"{limit} is 0; it must be at least 1"):
         DecodingLimits(**{limit: 0})

@@ -14,7 +14,7 @@ from led.long_documents import pooled, read_windows
 from led.model import LEDForQuestionAnswering, LEDForSequenceClassification, LEDModel
 from led.packing import pack_documents
 from led.testing import TINY, spread_weights, tiny_config
-from led.windows import Window, pooling_of
+from led.chunks import Window, pooling_of
 
 LENGTHS = ([5], [1], [2, 64, 17, 1, 33], [64, 64], [3] * 9)
 PROMPT = {"decoder_prompt": (2, 0, 7), "max_decoder_position_embeddings": 4}
@@ -113,8 +113,8 @@ def test_the_prompt_is_kept_in_the_file_and_only_where_there_is_one(tmp_path: Pa
 
 def test_windows_come_back_in_their_order_and_are_pooled() -> None:
     model, rows = model_of(LEDForSequenceClassification), documents([20, 3, 50, 8])
-    windows = [Window(ids, 0, len(ids) - 2, 1) for ids in rows]
-    few, many = read_windows(model, windows, 10), read_windows(model, windows, 10_000)
+    chunks = [Window(ids, 0, len(ids) - 2, 1) for ids in rows]
+    few, many = read_windows(model, chunks, 10), read_windows(model, chunks, 10_000)
     with torch.no_grad():
         for ids, a, b in zip(rows, few, many, strict=True):
             torch.testing.assert_close(a, alone(model, ids, range(1)).logits[0], atol=1e-5, rtol=1e-5)
@@ -133,9 +133,9 @@ def test_answers_scores_are_the_references(globals_: int) -> None:
     model = LEDForQuestionAnswering(tiny_config())
     model.load_state_dict(reference.state_dict())
     rows = documents([1, 2, 9, 63, 64, 40])
-    windows = [Window(ids, 0, 0, min(globals_, len(ids))) for ids in rows]
+    chunks = [Window(ids, 0, 0, min(globals_, len(ids))) for ids in rows]
     with torch.no_grad():
-        for window, (start, end) in zip(windows, read_windows(model.eval().pack(), windows, 100), strict=True):
+        for window, (start, end) in zip(chunks, read_windows(model.eval().pack(), chunks, 100), strict=True):
             expected = alone(reference, window.input_ids, range(window.offset))
             torch.testing.assert_close(start, expected.start_logits[0], atol=1e-4, rtol=1e-5)
             torch.testing.assert_close(end, expected.end_logits[0], atol=1e-4, rtol=1e-5)

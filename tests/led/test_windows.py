@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from led.windows import by_budget, cut, split, window_bounds
+from led.chunks import by_budget, cut, split, window_bounds
 
 
 @given(st.integers(0, 500), st.integers(1, 60), st.data())
@@ -30,11 +30,11 @@ def test_a_window_is_what_stands_before_then_the_document_then_what_stands_after
         with pytest.raises(ValueError, match=f"a question and special tokens of {before + 1} tokens leave no room"):
             split(ids, [0] * before, [2], limit, stride)
         return
-    windows = split(ids, [0] * before, [2], limit, stride)
-    for window in windows:
+    chunks = split(ids, [0] * before, [2], limit, stride)
+    for window in chunks:
         assert len(window.input_ids) <= limit
         assert window.input_ids == [0] * window.offset + ids[window.start : window.end] + [2]
-    assert windows[-1].end == len(ids) and (len(windows) == 1) == (len(ids) <= limit - before - 1)
+    assert chunks[-1].end == len(ids) and (len(chunks) == 1) == (len(ids) <= limit - before - 1)
 
 
 @pytest.mark.parametrize("stride", [-1, 4, 5])

@@ -30,9 +30,9 @@ from pipeline.schema import INPUT
 from pipeline.output.commit import commit
 from pipeline.settings import SummarizeSettings
 from pipeline.output.local import LocalStore
-from pipeline.tasks.base import Reading
+from pipeline.tasks.base import InputLimits
 from pipeline.output.s3 import ObjectStore
-from pipeline.output.previous_runs import read_previous
+from pipeline.output.previous_runs import load_previous_runs
 from pipeline.workers.reader import ShardReader
 from pipeline.planning.plan import Plan, Shard
 from pipeline.output.store import Store, open_store
@@ -61,11 +61,11 @@ def reverse(table: pa.Table, task: Task) -> pa.Table:
 def one_by_one(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], *_: Any) -> None:
     settings = task.settings
     store = open_store(settings.output)
-    reader = ShardReader(task, settings.model, None, Reading(**plan.facts["reading"]))
-    facts, since = {**plan.facts, "plan": plan.fingerprint}, plan.facts.get("since")
-    previous = read_previous(since, task.columns) if since else None
+    reader = ShardReader(task, settings.model, None, InputLimits(**plan.config["input_limits"]))
+    config, since = {**plan.config, "plan": plan.fingerprint}, plan.config.get("since")
+    previous = load_previous_runs(since, task.columns) if since else None
     for shard in shards:
-        commit(store, reverse(reader(shard, previous), task), facts)
+        commit(store, reverse(reader(shard, previous), task), config)
 
 
 def job(corpus: Path, model: Path, output: str, environment: dict[str, str], death: str, changes: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ def prepare_death(death: str) -> None:
     """
     when, _, what = death.partition(" ")
     if death in ("in reading", "in predicting"):
-        owner, name = (ShardReader, "__call__") if what == "reading" else (sys.modules[__name__], "reverse")
+        owner, name = (ShardReader, "__call__") if what == "input_limits" else (sys.modules[__name__], "reverse")
         _patch(owner, name, before=lambda *_: True, times=2)
     elif death == "in body":
         _patch(os, "fsync", before=_is_part, times=2, blow=_die_with_half)
@@ -137,7 +137,7 @@ def _patch(
     setattr(owner, name, struck)
 
 
-class Machine:
+class Node:
     """Runs the job in processes that can be killed; `kill` may be called from any thread."""
 
     def __init__(self, corpus: Path, model: Path, environment: dict[str, str]) -> None:
@@ -169,7 +169,7 @@ class Machine:
                 os.kill(process.pid, signal.SIGKILL)
 
 
-def rows_of(store: Store) -> list[dict[str, Any]]:
+def expand_rows(store: Store) -> list[dict[str, Any]]:
     """Every committed row, by id."""
     parts = sorted(name for name in store.names() if name.startswith("part-"))
     rows = [row for part in parts for row in pq.read_table(io.BytesIO(store.read(part))).to_pylist()]

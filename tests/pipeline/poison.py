@@ -34,7 +34,7 @@ class _Brittle:
     measured: ClassVar[dict[str, float]] = {}
 
     def __init__(self, loaded: LoadedSummarizer) -> None:
-        self.loaded, self.fatal, self.make_room = loaded, loaded.fatal, loaded.make_room
+        self.loaded, self.fatal, self.release_memory = loaded, loaded.fatal, loaded.release_memory
         self.breaks, self.too_large, self.kills = (loaded.tokenizer.encode(text)[1:-1] for text in (BREAKS, TOO_LARGE, KILLS))
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
@@ -67,7 +67,7 @@ class _Unwell:
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
         yield from ()
 
-    def make_room(self) -> None:
+    def release_memory(self) -> None:
         pass
 
 

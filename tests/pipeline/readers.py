@@ -30,10 +30,10 @@ def make_reader(folder: Path, kind: str, **config: Any) -> Path:
     return folder
 
 
-def rows_of(task: Task, model: Path, file: Path) -> list[dict[str, Any]]:
+def expand_rows(task: Task, model: Path, file: Path) -> list[dict[str, Any]]:
     """The rows that a task makes of a file, without a cluster."""
     shard = Shard("s", str(file), 0, pq.read_metadata(file).num_rows)
-    table = ShardReader(task, str(model), None, task.reading(model))(shard)
+    table = ShardReader(task, str(model), None, task.input_limits(model))(shard)
     return Predictor(task, str(model), None)(table).to_pylist()
 
 

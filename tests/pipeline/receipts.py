@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.output.commit import Receipt
+from pipeline.output.commit import ShardMetadata
 
 NOTHING: dict[str, Any] = {
-    **dict.fromkeys(("documents", "rows", "ok", "failed", "skipped", "failed_documents", "carried"), 0),
+    **dict.fromkeys(("documents", "rows", "ok", "failed", "skipped", "failed_documents", "reused"), 0),
     **dict.fromkeys(("input_tokens", "truncated", "output_tokens"), 0),
     **{name: {} for name in ("failures", "flags", "measured")},
     "attempt": "a",
@@ -16,6 +16,6 @@ NOTHING: dict[str, Any] = {
 }
 
 
-def receipt(shard_id: str = "s", **given: Any) -> Receipt:
+def shard_metadata(shard_id: str = "s", **given: Any) -> ShardMetadata:
     """A receipt that counts what is given, a row for each document, and nothing else."""
-    return Receipt(shard_id=shard_id, **{**NOTHING, "rows": given.get("documents", 0), **given})
+    return ShardMetadata(shard_id=shard_id, **{**NOTHING, "rows": given.get("documents", 0), **given})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workers.crashes import Attempts
+from pipeline.workers.crashes import CrashCounts
 
 
 @pytest.fixture(autouse=True)
@@ -16,8 +16,8 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_deaths_are_counted_and_a_document_is_given_up_after_two_alone() -> None:
-    assert [Attempts("run", "s").begin() for _ in range(3)] == [(0, set()), (1, set()), (2, set())]
-    attempts = Attempts("run", "s")
+    assert [CrashCounts("run", "s").begin() for _ in range(3)] == [(0, set()), (1, set()), (2, set())]
+    attempts = CrashCounts("run", "s")
     for document in (0, 1, 2):
         attempts.alone(document)
     assert attempts.begin() == (3, set())
@@ -29,9 +29,9 @@ def test_deaths_are_counted_and_a_document_is_given_up_after_two_alone() -> None
 
 
 def test_other_shards_and_runs_know_nothing_of_it_and_a_shard_that_is_done_is_forgotten(tmp_path: Path) -> None:
-    attempts = Attempts("run", "s")
+    attempts = CrashCounts("run", "s")
     attempts.begin()
-    assert Attempts("run", "t").begin() == Attempts("other", "s").begin() == (0, set())
+    assert CrashCounts("run", "t").begin() == CrashCounts("other", "s").begin() == (0, set())
     attempts.end()
-    assert Attempts("run", "s").begin() == (0, set())
+    assert CrashCounts("run", "s").begin() == (0, set())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["led-other-s", "led-run-s", "led-run-t"]

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batching import by_length, longest_first
+from pipeline.batching import by_token_budget, longest_first
 
 
 @given(st.lists(st.integers(0, 20), max_size=40))
@@ -19,7 +19,7 @@ def test_longest_first_is_a_stable_permutation(lengths: list[int]) -> None:
 
 @given(st.lists(st.integers(0, 20), max_size=30), st.integers(1, 25))
 def test_what_goes_together_keeps_its_order_and_the_limit(lengths: list[int], most: int) -> None:
-    together = list(by_length(lengths, most))
+    together = list(by_token_budget(lengths, most))
     assert [i for group in together for i in group] == list(range(len(lengths)))
     assert all(len(group) == 1 or sum(lengths[i] for i in group) <= most for group in together)
     for group, after in pairwise(together):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from led.testing import tiny_model
-from pipeline.checkpoint import checkpoint_facts, find_checkpoint, worker_checkpoint, worker_tokenizer
+from pipeline.checkpoint import checkpoint_hashes, find_checkpoint, worker_checkpoint, worker_tokenizer
 from pipeline.settings import SummarizeSettings
 from pipeline.errors import PipelineError, PlanMismatch, UsageError
-from pipeline.tasks.base import Reading
+from pipeline.tasks.base import InputLimits
 from pipeline.workers.reader import ShardReader
 from pipeline.planning.plan import Shard
 from pipeline.tasks.all import Summarize
@@ -20,17 +20,17 @@ from tests.conftest import words
 
 
 def test_the_planned_checkpoint_is_taken(model_folder: Path) -> None:
-    facts = checkpoint_facts(model_folder)
-    assert worker_checkpoint(str(model_folder), None, facts) == model_folder
-    assert len(worker_tokenizer(str(model_folder), None, facts["tokenizer_sha256"])) == 320
+    config = checkpoint_hashes(model_folder)
+    assert worker_checkpoint(str(model_folder), None, config) == model_folder
+    assert len(worker_tokenizer(str(model_folder), None, config["tokenizer_sha256"])) == 320
 
 
 def test_another_checkpoint_in_its_place_ends_the_run(model_folder: Path, tmp_path: Path) -> None:
-    facts, folder = checkpoint_facts(model_folder), tmp_path / "model"
+    config, folder = checkpoint_hashes(model_folder), tmp_path / "model"
     shutil.copytree(model_folder, folder)
     tiny_model(seed=4, vocab_size=320).save_pretrained(folder)
     with pytest.raises(PlanMismatch, match=r"is another checkpoint than was planned with .*weights_sha256"):
-        worker_checkpoint(str(folder), None, facts)
+        worker_checkpoint(str(folder), None, config)
     with pytest.raises(PlanMismatch, match=r"tokenizer_sha256 is .*, was 0123"):
         worker_tokenizer(str(folder), None, "0123")
 
@@ -40,7 +40,7 @@ def test_a_machine_without_the_checkpoint_makes_no_failed_rows(
 ) -> None:
     corpus = write_corpus([words(9, 0)])
     task = Summarize(SummarizeSettings(input=(str(corpus),), output=str(tmp_path / "out"), model=str(tmp_path / "gone")))
-    reader = ShardReader(task, str(tmp_path / "gone"), None, Reading(128, 128))
+    reader = ShardReader(task, str(tmp_path / "gone"), None, InputLimits(128, 128))
     with pytest.raises(PipelineError, match=r"--model .*gone cannot be had on .*Every machine of the cluster must see it"):
         reader(Shard("x", str(corpus / "000.parquet"), 0, 1))
     with pytest.raises(PipelineError, match="cannot be had on"):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.output.commit import commit, finish, read_receipt
+from pipeline.output.commit import commit, finish, read_shard_metadata
 from pipeline.errors import CorruptOutput, PipelineError
 from pipeline.inputs.read import InputFile
 from pipeline.output.local import LocalStore
@@ -29,7 +29,7 @@ def block(shard_id: str, rows: int, expected: int, first: int = 0) -> pa.Table:
             "reason": ["the text is not UTF-8 (byte 0xff at 24)" if i == 0 else None for i in range(rows)],
             "input_tokens": [None if i == 0 else 10 for i in range(rows)],
             "truncated_tokens": [None if i == 0 else i for i in range(rows)],
-            "origin": pa.nulls(rows, pa.string()),
+            "reused_from": pa.nulls(rows, pa.string()),
             "output_tokens": [None if i == 0 else 2 for i in range(rows)],
             "_measured": ['{"predict_seconds": 1.5, "read_seconds": 0.5}'] * rows,
         }
@@ -42,11 +42,11 @@ def test_a_second_commit_leaves_the_first_and_gives_its_receipt(tmp_path: Path) 
     first = commit(store, block(shard.shard_id, 3, 3), {"model": "m"})
     data = (tmp_path / shard.part).read_bytes()
     second = commit(store, block(shard.shard_id, 3, 3, first=7), {"model": "m"})
-    assert second == first == read_receipt(store, shard.part)
+    assert second == first == read_shard_metadata(store, shard.part)
     assert (tmp_path / shard.part).read_bytes() == data
     assert (first.rows, first.ok, first.failed, first.input_tokens, first.truncated, first.output_tokens) == (3, 2, 1, 20, 2, 4)
     table = pq.read_table(tmp_path / shard.part)
-    counted = ["input_tokens", "truncated_tokens", "origin", "output_tokens"]
+    counted = ["input_tokens", "truncated_tokens", "reused_from", "output_tokens"]
     assert table.column_names == ["doc_id", "status", "stage", "reason", *counted]
     assert first.failures == {"read: the text is not UTF-8 (byte # at #)": 1}
     assert (first.seconds, first.measured) == (1.5, {"read_seconds": 0.5})
@@ -57,8 +57,8 @@ def test_documents_of_several_rows_are_counted_once(tmp_path: Path) -> None:
     rows = block(PLAN.shards[0].shard_id, 6, 6)
     status = pa.array(["ok", "failed", "failed", "ok", "ok", "failed"])
     rows = rows.set_column(rows.column_names.index("status"), "status", status)
-    receipt = commit(LocalStore(tmp_path), rows.append_column("question_number", pa.array([0, 1, 2, 0, 0, 1])), {})
-    assert (receipt.documents, receipt.rows, receipt.failed, receipt.failed_documents) == (3, 6, 3, 2)
+    shard_metadata = commit(LocalStore(tmp_path), rows.append_column("question_number", pa.array([0, 1, 2, 0, 0, 1])), {})
+    assert (shard_metadata.documents, shard_metadata.rows, shard_metadata.failed, shard_metadata.failed_documents) == (3, 6, 3, 2)
 
 
 def test_a_part_of_a_shard_is_refused(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_shard_of_another_number_of_documents_is_no_end(tmp_path: Path) -> Non
 def test_a_foreign_file_under_a_shards_name_is_said_to_be_one(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "part-a.parquet").write_bytes(content)
     with pytest.raises(CorruptOutput, match=r"part-a\.parquet is no result of this system"):
-        read_receipt(LocalStore(tmp_path), "part-a.parquet")
+        read_shard_metadata(LocalStore(tmp_path), "part-a.parquet")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "part-b.parquet")
     with pytest.raises(CorruptOutput, match=r"part-b\.parquet is no result of this system"):
-        read_receipt(LocalStore(tmp_path), "part-b.parquet")
+        read_shard_metadata(LocalStore(tmp_path), "part-b.parquet")

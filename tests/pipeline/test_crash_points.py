@@ -27,7 +27,7 @@ from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, Plan
 from pipeline.output.store import Store, open_store
 from pipeline.output.verify import status, verify
 from tests.conftest import words
-from tests.pipeline.crash import Machine, rows_of
+from tests.pipeline.crash import Node, expand_rows
 from tests.pipeline.s3 import KEYS, Proxy, moto_server, proxied
 
 PLAN_ERROR, RUN_ERROR, KILLED = 2, 1, -signal.SIGKILL
@@ -44,7 +44,7 @@ class Scene:
     """A corpus of seven documents in four shards, a machine to run it, and an output that has nothing yet."""
 
     corpus: Path
-    machine: Machine
+    machine: Node
     store: Store
     expected: list[dict[str, Any]]
 
@@ -60,7 +60,7 @@ class Scene:
         assert self.machine.run(self.store.url) == 0
         assert all(self.store.read(name) == content for name, content in parts.items())
         assert verify(self.store).problems == [] and status(self.store).finished
-        assert rows_of(self.store) == self.expected
+        assert expand_rows(self.store) == self.expected
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -71,11 +71,11 @@ def scene(
     texts: list[str | None] = [words(3 + n, n) for n in range(7)]
     texts[2] = None
     corpus = write_corpus(texts[:3], texts[3:])
-    machine = Machine(corpus, model_folder, {**KEYS, "AWS_ENDPOINT_URL": proxy.url})
+    machine = Node(corpus, model_folder, {**KEYS, "AWS_ENDPOINT_URL": proxy.url})
     undisturbed = str(tmp_path / "undisturbed")
     assert machine.run(undisturbed) == 0
     url = str(tmp_path / "out") if request.param == "disk" else f"s3://points/{uuid.uuid4().hex}"
-    return Scene(corpus, machine, open_store(url), rows_of(LocalStore(undisturbed)))
+    return Scene(corpus, machine, open_store(url), expand_rows(LocalStore(undisturbed)))
 
 
 only_disk = pytest.mark.parametrize("scene", ["disk"], indirect=True)
@@ -103,8 +103,8 @@ def test_two_drivers_plan_at_once(scene: Scene) -> None:
         driver.join(60)
     assert sorted(driver.exitcode for driver in drivers) == [0, PLAN_ERROR]
     won = 50 if drivers[0].exitcode == 0 else 60
-    assert Plan.from_json(scene.store.read(PLAN)).facts["reading"]["max_input_tokens"] == won
-    assert verify(scene.store).problems == [] and len(rows_of(scene.store)) == 7
+    assert Plan.from_json(scene.store.read(PLAN)).config["input_limits"]["max_input_tokens"] == won
+    assert verify(scene.store).problems == [] and len(expand_rows(scene.store)) == 7
 
 
 def test_during_reading_and_tokenizing(scene: Scene) -> None:

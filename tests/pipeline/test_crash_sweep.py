@@ -16,7 +16,7 @@ import pytest
 from pipeline.output.s3 import ObjectStore
 from pipeline.output.verify import status, verify
 from tests.conftest import words
-from tests.pipeline.crash import Machine, rows_of
+from tests.pipeline.crash import Node, expand_rows
 from tests.pipeline.s3 import KEYS, NO_RADOSGW, Proxy, moto_server, proxied, radosgw_server
 
 WAYS = ("before", "lost", "after")
@@ -30,10 +30,10 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def machine(proxy: Proxy, model_folder: Path, write_corpus: Callable[..., Path]) -> Machine:
+def machine(proxy: Proxy, model_folder: Path, write_corpus: Callable[..., Path]) -> Node:
     texts: list[str | None] = [words(3 + n, n) for n in range(7)]
     texts[2] = None
-    return Machine(write_corpus(texts[:3], texts[3:]), model_folder, {**KEYS, "AWS_ENDPOINT_URL": proxy.url})
+    return Node(write_corpus(texts[:3], texts[3:]), model_folder, {**KEYS, "AWS_ENDPOINT_URL": proxy.url})
 
 
 @pytest.fixture
@@ -42,12 +42,12 @@ def fresh() -> Callable[[], ObjectStore]:
 
 
 def test_a_death_at_every_request_loses_and_repeats_nothing(
-    machine: Machine, proxy: Proxy, fresh: Callable[[], ObjectStore], capsys: pytest.CaptureFixture[str]
+    machine: Node, proxy: Proxy, fresh: Callable[[], ObjectStore], capsys: pytest.CaptureFixture[str]
 ) -> None:
     undisturbed = fresh()
     proxy.reset()
     assert machine.run(undisturbed.url) == 0
-    points, expected = len(proxy.mutations), rows_of(undisturbed)
+    points, expected = len(proxy.mutations), expand_rows(undisturbed)
     assert points >= 9 and len(expected) == 7  # probe twice, plan, four shards, manifest, mark, report
 
     survived = 0
@@ -60,13 +60,13 @@ def test_a_death_at_every_request_loses_and_repeats_nothing(
             assert machine.run(store.url) == 0, f"{way} {n}"
             findings = verify(store)
             assert findings.problems == [] and status(store).finished, f"{way} {n}: {findings.problems}"
-            assert rows_of(store) == expected, f"{way} {n}"
+            assert expand_rows(store) == expected, f"{way} {n}"
             survived += 1
     with capsys.disabled():
         print(f"\n{points} requests, each in {len(WAYS)} ways: {survived} of {points * len(WAYS)} deaths survived", end=" ")
 
 
-def test_dying_again_and_again_it_ends(machine: Machine, proxy: Proxy, fresh: Callable[[], ObjectStore]) -> None:
+def test_dying_again_and_again_it_ends(machine: Node, proxy: Proxy, fresh: Callable[[], ObjectStore]) -> None:
     store, rng = fresh(), random.Random(3)
     for _ in range(12):
         way, n = rng.choice(WAYS), rng.randrange(3)
@@ -74,10 +74,10 @@ def test_dying_again_and_again_it_ends(machine: Machine, proxy: Proxy, fresh: Ca
         machine.run(store.url)
     proxy.reset()
     assert machine.run(store.url) == 0
-    assert verify(store).problems == [] and len(rows_of(store)) == 7
+    assert verify(store).problems == [] and len(expand_rows(store)) == 7
 
 
-def test_two_drivers_at_once_and_one_dies(machine: Machine, proxy: Proxy, fresh: Callable[[], ObjectStore]) -> None:
+def test_two_drivers_at_once_and_one_dies(machine: Node, proxy: Proxy, fresh: Callable[[], ObjectStore]) -> None:
     for n in range(4):
         store = fresh()
         proxy.reset()
@@ -88,14 +88,14 @@ def test_two_drivers_at_once_and_one_dies(machine: Machine, proxy: Proxy, fresh:
         for driver in drivers:
             driver.join(60)
         assert drivers[1].exitcode == 0
-        assert verify(store).problems == [] and len(rows_of(store)) == 7
+        assert verify(store).problems == [] and len(expand_rows(store)) == 7
 
 
 @pytest.mark.parametrize("fault", ["503", "409", "lost", "412 after", "body"])
 def test_a_store_that_fails_every_third_time_is_survived(
-    fault: str, machine: Machine, proxy: Proxy, fresh: Callable[[], ObjectStore]
+    fault: str, machine: Node, proxy: Proxy, fresh: Callable[[], ObjectStore]
 ) -> None:
     store = fresh()
     proxy.reset(lambda n: fault if n % 3 == 0 else "")
     assert machine.run(store.url) == 0
-    assert verify(store).problems == [] and len(rows_of(store)) == 7
+    assert verify(store).problems == [] and len(expand_rows(store)) == 7

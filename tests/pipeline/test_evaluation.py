@@ -47,9 +47,9 @@ def of_json_lines(folder: Path, path: str = "/in/a.jsonl", **columns: Any) -> Lo
 
 
 def test_facts_and_answers_of_json_lines_are_lists(tmp_path: Path) -> None:
-    facts = ['["pump", "was replaced"]', "[]", None, "[1] pump"]
+    config = ['["pump", "was replaced"]', "[]", None, "[1] pump"]
     store = of_json_lines(
-        tmp_path, summary=["The pump was replaced."] * 4, right=["[1] The pump", "[2]", None, "x"], facts=facts
+        tmp_path, summary=["The pump was replaced."] * 4, right=["[1] The pump", "[2]", None, "x"], config=config
     )
     found = evaluate_summaries(store, "right", "facts")
     assert (found["facts"], found["facts found"]) == (3, pytest.approx(2 / 3))
@@ -64,7 +64,7 @@ def test_facts_and_answers_of_json_lines_are_lists(tmp_path: Path) -> None:
 def test_a_text_of_parquet_that_looks_like_a_list_is_a_text(tmp_path: Path) -> None:
     store = of_json_lines(tmp_path, "/in/a.parquet", answer=["[x]"], question_number=[0], right=['["x"]'], status=["ok"])
     assert evaluate_answers(store, "right")["exact match"] == 1
-    store = of_json_lines(tmp_path, "/in/a.parquet", summary=['["x", "y"]'], right=["a"], facts=['["x", "y"]'])
+    store = of_json_lines(tmp_path, "/in/a.parquet", summary=['["x", "y"]'], right=["a"], config=['["x", "y"]'])
     found = evaluate_summaries(store, "right", "facts")
     assert (found["facts"], found["facts found"]) == (1, 1)
 
@@ -74,9 +74,9 @@ def test_columns_that_hold_something_else_than_texts_are_named(tmp_path: Path) -
         evaluate_summaries(finished(tmp_path, summary=["a"], right=[3]), "right", None)
     with pytest.raises(UsageError, match="column 'right' holds something else than texts"):
         evaluate_summaries(finished(tmp_path, summary=["a"], right=[["a"]]), "right", None)
-    for facts in ([3], [[3]]):
+    for config in ([3], [[3]]):
         with pytest.raises(UsageError, match=r"column 'facts' holds (int|list); it must hold lists of texts"):
-            evaluate_summaries(finished(tmp_path, summary=["a"], right=["a"], facts=facts), "right", "facts")
+            evaluate_summaries(finished(tmp_path, summary=["a"], right=["a"], config=config), "right", "facts")
 
 
 def test_files_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

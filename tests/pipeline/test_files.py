@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.inputs.splits import Cut
+from pipeline.inputs.splits import Split
 from pipeline.errors import PlanMismatch, Unreachable, UsageError, one_line
-from pipeline.inputs.files import check_unchanged, content_of, find_files, kind_of, partitions
+from pipeline.inputs.files import check_unchanged, content_id, find_files, format_suffix, partitions
 from pipeline.inputs.read import describe, read_rows
 
 
@@ -87,7 +87,7 @@ def test_texts_of_one_place_are_one_folder_whatever_names_them(tmp_path: Path) -
      ("a.parquet.gz", None), ("a", None), ("a.csv", None), (".json", None)],
 )  # fmt: skip
 def test_the_ending_says_what_a_file_is(name: str, kind: str | None) -> None:
-    assert kind_of(f"/in.parquet/{name}") == kind
+    assert format_suffix(f"/in.parquet/{name}") == kind
 
 
 def test_folders_named_in_the_manner_of_hive_are_columns() -> None:
@@ -115,18 +115,18 @@ def test_s3_is_listed_read_and_known_by_etag(s3_bucket: str) -> None:
     assert paths(*expected, f"s3a{s3_bucket[2:]}/in") == expected
     first = find_files(expected)[0]
     described = describe(first, 1, {}, skip_bad=False, longest=16 << 20)
-    assert described.file.content == f"etag:{first.stamp}" and len(first.stamp) == 32 and len(described.cuts) == 2
-    rows = read_rows(first.path, Cut(1, 2), "text", ["text", "year"], 100)
+    assert described.file.content == f"etag:{first.stamp}" and len(first.stamp) == 32 and len(described.splits) == 2
+    rows = read_rows(first.path, Split(1, 2), "text", ["text", "year"], 100)
     assert rows.table.to_pydict() == {"text": ["two"], "year": ["2023"]}
     put(expected[0], parquet(doc_id=["a", "b"], text=["one", "2wo"]))
     changed = find_files(expected)[0]
-    assert changed.size == first.size and content_of(changed) != described.file.content
+    assert changed.size == first.size and content_id(changed) != described.file.content
 
 
 def test_a_file_on_s3_that_changes_while_the_run_goes_on_is_noticed(s3_bucket: str) -> None:
     address = f"{s3_bucket}/a.parquet"
     put(address, parquet(text=["one"]))
-    content = content_of(find_files([address])[0])
+    content = content_id(find_files([address])[0])
     check_unchanged(address, content)
     put(address, parquet(text=["two"]))
     with pytest.raises(PlanMismatch, match=r"a\.parquet was changed after it was planned"):
@@ -147,7 +147,7 @@ def test_a_busy_store_is_asked_again(s3_bucket: str, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(s3fs.core.S3File, "_fetch_range", busy)
     monkeypatch.setattr("pipeline.retry.FIRST_PAUSE_S", 0.01)
-    assert len(read_rows(f"{s3_bucket}/a.parquet", Cut(0, 1), "text", ["text"], 100).table) == 1
+    assert len(read_rows(f"{s3_bucket}/a.parquet", Split(0, 1), "text", ["text"], 100).table) == 1
     assert not faults
 
 
@@ -160,7 +160,7 @@ def test_of_s3_only_the_columns_and_row_groups_asked_for_are_fetched(s3_bucket: 
     described = describe(found, 10, {}, skip_bad=False, longest=16 << 20)
     assert sum(fetched) < 100_000, "planning takes the footer"
     fetched.clear()
-    rows = read_rows(found.path, described.cuts[3], "text", ["text"], 1 << 20)
+    rows = read_rows(found.path, described.splits[3], "text", ["text"], 1 << 20)
     assert rows.table["text"].to_pylist() == texts[30:40]
     assert 120_000 < sum(fetched) < 220_000  # ten texts of 12,000 bytes, and the footer
 
@@ -172,7 +172,7 @@ def test_what_lies_behind_the_rows_in_a_row_group_is_not_fetched(s3_bucket: str,
     pq.write_table(pa.table({"text": texts}), buffer, compression="none", use_dictionary=False, **pages)
     put(f"{s3_bucket}/a.parquet", buffer.getvalue().to_pybytes())
     fetched = count_fetched(monkeypatch)
-    rows = read_rows(f"{s3_bucket}/a.parquet", Cut(0, 20), "text", ["text"], 1 << 20)
+    rows = read_rows(f"{s3_bucket}/a.parquet", Split(0, 20), "text", ["text"], 1 << 20)
     assert rows.table["text"].to_pylist() == texts[:20]
     assert sum(fetched) < 5_000_000  # of 20 MB
 
@@ -198,9 +198,9 @@ def test_json_lines_and_texts_are_read_from_s3(s3_bucket: str) -> None:
     for name in ("x", "y"):
         put(f"{s3_bucket}/t/{name}.txt", name.encode())
     lines, texts = (describe(find_files([f"{s3_bucket}/{f}"])[0], 2, {}, skip_bad=False, longest=16 << 20) for f in "jt")
-    got = [read_rows(lines.file.path, cut, "text", ["text"], 100).table["text"].to_pylist() for cut in lines.cuts]
+    got = [read_rows(lines.file.path, split, "text", ["text"], 100).table["text"].to_pylist() for split in lines.splits]
     assert got == [[b"one", b"two"], [b"three"]]
-    assert read_rows(texts.file.path, texts.cuts[0], "text", ["text", "doc_id"], 100).table.to_pydict() == {
+    assert read_rows(texts.file.path, texts.splits[0], "text", ["text", "doc_id"], 100).table.to_pydict() == {
         "text": [b"x", b"y"],
         "doc_id": ["x.txt", "y.txt"],
     }
@@ -210,7 +210,7 @@ def test_what_s3_does_not_have_or_give_is_said(s3_bucket: str, monkeypatch: pyte
     with pytest.raises(UsageError, match=r"s3://.*/nothing does not exist"):
         find_files([f"{s3_bucket}/nothing"])
     with pytest.raises(Unreachable, match=r"rows 0 to 1 of s3://.*gone\.parquet cannot be reached"):
-        read_rows(f"{s3_bucket}/gone.parquet", Cut(0, 1), "text", ["text"], 1)
+        read_rows(f"{s3_bucket}/gone.parquet", Split(0, 1), "text", ["text"], 1)
 
 
 def test_many_files_are_asked_for_at_once(s3_bucket: str) -> None:

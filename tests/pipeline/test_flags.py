@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.flags import measure as measure_planted
-from pipeline.tasks.quality import QUALITY, columns_of, flags_of, fragments, measure, words_of
+from pipeline.tasks.quality import QUALITY, quality_columns, flags_of, fragments, measure, words_of
 
 DOCUMENT = (
     "The pump at Fenwick failed on 3 May. Engineer Maria Lowe replaced the seal at a cost of 1,250 dollars. "
@@ -17,7 +17,7 @@ DOCUMENT = (
 
 
 def flags(summary: str, document: str = DOCUMENT, score: float | None = None, *, finished: bool = True) -> list[str]:
-    found: list[str] = columns_of(summary, document, score, finished=finished)["flags"]
+    found: list[str] = quality_columns(summary, document, score, finished=finished)["flags"]
     return found
 
 
@@ -68,7 +68,7 @@ def test_unfinished_and_unlikely_ones() -> None:
 
 
 def test_the_measure_behind_unlikely_is_kept_and_the_page_names_every_measure() -> None:
-    columns = columns_of("The pump at Fenwick failed on 3 May.", DOCUMENT, -2.0, finished=True)
+    columns = quality_columns("The pump at Fenwick failed on 3 May.", DOCUMENT, -2.0, finished=True)
     assert columns["quality"]["mean_log_probability"] == -2.0
     assert set(columns["quality"]) == {field.name for field in QUALITY}
     page = Path("docs/flags.md").read_text("utf-8")

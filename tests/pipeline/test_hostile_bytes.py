@@ -69,8 +69,8 @@ def everything(path: Path) -> list[Any]:
     described = describe(find_files([str(path)])[0], 4, {}, skip_bad=False, longest=16 << 20)
     check_columns(str(path), described.schema, "text", "doc_id", [])
     rows = []
-    for cut in described.cuts:
-        found = read_rows(str(path), cut, "text", ["text", "doc_id"], 1 << 16)
+    for split in described.splits:
+        found = read_rows(str(path), split, "text", ["text", "doc_id"], 1 << 16)
         texts = [text.text for text in read_texts(found.table["text"], 1 << 16)]
         rows += [None if i in found.reasons else text for i, text in enumerate(texts)]
     assert len(rows) == described.file.rows

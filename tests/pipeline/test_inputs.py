@@ -12,17 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.inputs.splits import Cut
+from pipeline.inputs.splits import Split
 from pipeline.errors import CorruptInput, Unreachable, UsageError
 from pipeline.inputs.files import find_files
-from pipeline.inputs.read import Input, check_columns, check_same_types, describe, read_rows
+from pipeline.inputs.read import PlannedFile, check_columns, check_same_types, inspect_file, read_rows
 
 LONGEST = 1 << 20
 
 
-def described(path: Path, documents: int = 4, **known: Input) -> Input:
+def described(path: Path, documents: int = 4, **known: PlannedFile) -> PlannedFile:
     [found] = find_files([str(path)])
-    return describe(found, documents, {i.file.path: i for i in known.values()}, skip_bad=False, longest=LONGEST)
+    return inspect_file(found, documents, {i.file.path: i for i in known.values()}, skip_bad=False, longest=LONGEST)
 
 
 @pytest.mark.parametrize("content", [b"", b"not parquet", b"PAR1" + b"\0" * 50 + b"PAR1"])
@@ -31,12 +31,12 @@ def test_a_corrupt_file_is_named_or_passed_over_with_its_reason(content: bytes, 
     path.write_bytes(content)
     with pytest.raises(CorruptInput, match=r"bad\.parquet cannot be read .*--on-bad-shard skip"):
         described(path)
-    passed = describe(find_files([str(path)])[0], 4, {}, skip_bad=True, longest=LONGEST)
-    assert passed.file.rows == 0 and passed.cuts == () and "bad.parquet cannot be read" in str(passed.file.skipped)
+    passed = inspect_file(find_files([str(path)])[0], 4, {}, skip_bad=True, longest=LONGEST)
+    assert passed.file.rows == 0 and passed.splits == () and "bad.parquet cannot be read" in str(passed.file.skipped)
     again = {passed.file.path: passed}
-    assert describe(find_files([str(path)])[0], 4, again, skip_bad=True, longest=LONGEST) is passed
+    assert inspect_file(find_files([str(path)])[0], 4, again, skip_bad=True, longest=LONGEST) is passed
     with pytest.raises(CorruptInput):
-        describe(find_files([str(path)])[0], 4, again, skip_bad=False, longest=LONGEST)
+        inspect_file(find_files([str(path)])[0], 4, again, skip_bad=False, longest=LONGEST)
 
 
 def test_a_truncated_gzip_is_corrupt(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_column_of_two_types_is_named_with_both_files() -> None:
 @pytest.mark.parametrize(("start", "stop"), [(0, 23), (0, 1), (4, 6), (5, 10), (22, 23), (3, 19)])
 def test_any_range_of_rows_reads_back_across_row_groups(start: int, stop: int, write_corpus: Callable[..., Path]) -> None:
     path = write_corpus([f"text {i}" for i in range(23)]) / "000.parquet"
-    rows = read_rows(str(path), Cut(start, stop), "text", ["text", "text", "doc_id"], LONGEST)
+    rows = read_rows(str(path), Split(start, stop), "text", ["text", "text", "doc_id"], LONGEST)
     assert rows.table.to_pydict() == {
         "text": [f"text {i}" for i in range(start, stop)],
         "doc_id": [f"d{i}" for i in range(start, stop)],
@@ -130,10 +130,10 @@ def test_json_lines_are_cut_by_lines_and_read_back(ending: str, tmp_path: Path) 
     with pa.output_stream(str(path), compression={"gz": "gzip", "zst": "zstd"}.get(ending.split(".")[-1])) as out:
         out.write("\r\n".join(lines).encode())
     found = described(path)
-    assert found.file.rows == 11 and [(c.start, c.stop) for c in found.cuts] == [(0, 4), (4, 8), (8, 11)]
+    assert found.file.rows == 11 and [(c.start, c.stop) for c in found.splits] == [(0, 4), (4, 8), (8, 11)]
     assert found.schema == pa.schema({"text": pa.string(), "doc_id": pa.string(), "tags": pa.string(), "none": pa.string()})
     columns = ["text", "doc_id", "tags", "none", "year", "absent"]
-    got = [row for cut in found.cuts for row in read_rows(str(path), cut, "text", columns, LONGEST).table.to_pylist()]
+    got = [row for split in found.splits for row in read_rows(str(path), split, "text", columns, LONGEST).table.to_pylist()]
     assert got == [
         {"text": f"é {i}".encode(), "doc_id": str(i), "tags": f'["a", {i}]', "none": None, "year": "2024", "absent": None}
         for i in range(11)
@@ -145,8 +145,8 @@ def test_lines_that_are_no_documents_have_a_reason_and_keep_their_place(tmp_path
     lines = [b'{"text": "a"}', b"{", b"[1]", b'{"text": 3}', b'{"text": null}', b"[" * 100_000, b"\xff\xfe", b'{"text": "b"}',
              b'{"text": "' + b"x" * 900 + b'"}', b'{"text": "half \\ud800"}', b'{"text": NaN}']  # fmt: skip
     path.write_bytes(b"\n".join(lines))
-    [cut] = described(path, 100).cuts
-    rows = read_rows(str(path), cut, "text", ["text"], 100)
+    [split] = described(path, 100).splits
+    rows = read_rows(str(path), split, "text", ["text"], 100)
     assert {i: reason.split("(")[0].strip() for i, reason in rows.reasons.items()} == {
         1: "the line is not JSON",
         2: "the line is not a JSON object but an array",
@@ -164,7 +164,7 @@ def test_a_json_lines_file_that_lost_lines_is_corrupt(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n' * 3)
     with pytest.raises(CorruptInput, match=r"rows 0 to 4 of .*a\.jsonl cannot be read \(it ends after 3 lines"):
-        read_rows(str(path), Cut(0, 4), "text", ["text"], LONGEST)
+        read_rows(str(path), Split(0, 4), "text", ["text"], LONGEST)
 
 
 def test_a_folder_of_texts_is_one_input_with_a_document_per_file(tmp_path: Path) -> None:
@@ -172,9 +172,9 @@ def test_a_folder_of_texts_is_one_input_with_a_document_per_file(tmp_path: Path)
         (tmp_path / "t" / f"lang={i % 2}").mkdir(parents=True, exist_ok=True)
         (tmp_path / "t" / f"lang={i % 2}" / f"{i}.txt").write_bytes(f"text {i}".encode() if i else b"\xff")
     found = described(tmp_path / "t", 2)
-    assert (found.file.path, found.file.rows, len(found.cuts)) == (f"{tmp_path / 't'}/", 5, 3)
+    assert (found.file.path, found.file.rows, len(found.splits)) == (f"{tmp_path / 't'}/", 5, 3)
     check_columns(found.file.path, found.schema, "text", "doc_id", [("--passthrough", "lang")])
-    rows = read_rows(found.file.path, found.cuts[0], "text", ["text", "doc_id", "lang"], 3).table.to_pydict()
+    rows = read_rows(found.file.path, found.splits[0], "text", ["text", "doc_id", "lang"], 3).table.to_pydict()
     assert rows == {"text": [b"\xff", b"text"], "doc_id": ["lang=0/0.txt", "lang=0/2.txt"], "lang": ["0", "0"]}
     (tmp_path / "t" / "lang=0" / "0.txt").touch()
     assert described(tmp_path / "t", 2).file.same_content(found.file)
@@ -182,10 +182,10 @@ def test_a_folder_of_texts_is_one_input_with_a_document_per_file(tmp_path: Path)
     assert not described(tmp_path / "t", 2).file.same_content(found.file)
     (tmp_path / "t" / "lang=1" / "3.txt").unlink()
     with pytest.raises(Unreachable, match=r"rows 4 to 5 of .* cannot be reached \(FileNotFoundError"):
-        read_rows(found.file.path, found.cuts[2], "text", ["text", "doc_id"], LONGEST)
+        read_rows(found.file.path, found.splits[2], "text", ["text", "doc_id"], LONGEST)
 
 
 def test_a_file_that_changed_its_rows_since_it_was_planned_is_corrupt(write_corpus: Callable[..., Path]) -> None:
     path = write_corpus(["a", "b"]) / "000.parquet"
     with pytest.raises(CorruptInput, match="2 rows are there, 3 were planned"):
-        read_rows(str(path), replace(Cut(0, 2), stop=3), "text", ["text"], LONGEST)
+        read_rows(str(path), replace(Split(0, 2), stop=3), "text", ["text"], LONGEST)

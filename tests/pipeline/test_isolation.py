@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.workers.bisect import Failed, isolate
+from pipeline.workers.bisect import Failed, bisect
 
 
 @given(st.lists(st.booleans(), max_size=40), st.booleans())
@@ -26,7 +26,7 @@ def test_only_the_bad_fail_and_the_others_are_undisturbed(bad: list[bool], some_
                 raise RuntimeError("bad item")
             yield place, group[place][0] * 10
 
-    got = isolate(items, work)
+    got = bisect(items, work)
     assert got == [Failed("RuntimeError: bad item") if is_bad else i * 10 for i, is_bad in items]
     assert calls <= 1 + 2 * sum(bad) * (1 + max(1, len(bad)).bit_length())
 
@@ -41,7 +41,7 @@ def test_what_is_too_much_together_is_done_in_parts() -> None:
             raise MemoryError
         yield from enumerate(group)
 
-    assert isolate([1, 2, 3, 4, 50], work, between=lambda: between.append(1)) == [
+    assert bisect([1, 2, 3, 4, 50], work, between=lambda: between.append(1)) == [
         1,
         2,
         3,
@@ -59,10 +59,10 @@ def test_after_a_fatal_error_nothing_is_tried() -> None:
         raise ConnectionError("the device is gone")
 
     with pytest.raises(ConnectionError):
-        isolate([1, 2], work, fatal=(ConnectionError,))
+        bisect([1, 2], work, fatal=(ConnectionError,))
     assert len(calls) == 1
 
 
 def test_a_silent_task_is_our_own_mistake() -> None:
     with pytest.raises(AssertionError, match="1 of 2 items"):
-        isolate([1, 2], lambda group: [(0, group[0])])
+        bisect([1, 2], lambda group: [(0, group[0])])

@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.monitor import prometheus as metrics
 from pipeline.settings import AnswerSettings
-from pipeline.monitor.prometheus import Metrics
-from pipeline.monitor.stats import Tally
-from tests.pipeline.receipts import receipt
+from pipeline.monitor.prometheus import PrometheusMetrics
+from pipeline.monitor.stats import RunStats
+from tests.pipeline.shards_metadata import shard_metadata
 
 
 class FakeCounter:
@@ -35,13 +35,13 @@ class FakeGauge:
 def test_documents_are_ok_failed_or_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "Counter", FakeCounter)
     monkeypatch.setattr(metrics, "Gauge", FakeGauge)
-    told, tally = FakeCounter.told, Tally(100, 4, 1)
-    tell = Metrics(AnswerSettings(input=("i",), output="o", model="m", question=("a?", "b?", "c?")), "night")
-    tell(tally, 1.0)
+    told, stats = FakeCounter.told, RunStats(100, 4, 1)
+    tell = PrometheusMetrics(AnswerSettings(input=("i",), output="o", model="m", question=("a?", "b?", "c?")), "night")
+    tell(stats, 1.0)
     assert not told
     # Three questions: of ten documents one failed at a question, one at all; a shard of ten was skipped.
-    tally.add(receipt("a", documents=10, rows=30, ok=26, failed=4, failed_documents=2), 1.0)
-    tally.add(receipt("b", documents=10, rows=10, skipped=10), 2.0)
+    stats.add(shard_metadata("a", documents=10, rows=30, ok=26, failed=4, failed_documents=2), 1.0)
+    stats.add(shard_metadata("b", documents=10, rows=10, skipped=10), 2.0)
     for _ in range(2):
-        tell(tally, 2.0)
+        tell(stats, 2.0)
     assert {key[2]: n for key, n in told.items() if key[0] == "led_documents"} == {"ok": 8, "failed": 2, "skipped": 10}

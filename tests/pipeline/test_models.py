@@ -10,18 +10,18 @@ import pytest
 from pipeline.tasks import models
 from pipeline.settings import SummarizeSettings
 from pipeline.tasks.base import ModelInput
-from pipeline.tasks.models import LoadedSummarizer, copies_beside
+from pipeline.tasks.models import LoadedSummarizer, replicas_sharing_memory
 from pipeline.tasks.all import Summarize
 
 
 def test_memory_is_shared_by_the_copies_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     def beside(**given: Any) -> float:
-        return copies_beside(SummarizeSettings(input=("i",), output="o", model="m", **given))
+        return replicas_sharing_memory(SummarizeSettings(input=("i",), output="o", model="m", **given))
 
     monkeypatch.setattr(models, "cpus", lambda: 8)
     assert (beside(), beside(threads=3), beside(threads=16)) == (8, 2, 1)
-    assert (beside(actors=2), beside(actors=20), beside(actors=2, threads=3)) == (2, 8, 2)
-    assert (beside(actors=1, max_actors=4), beside(gpus=0.25), beside(gpus=1.0, actors=3)) == (4, 4, 1)
+    assert (beside(replicas=2), beside(replicas=20), beside(replicas=2, threads=3)) == (2, 8, 2)
+    assert (beside(replicas=1, max_replicas=4), beside(gpus=0.25), beside(gpus=1.0, replicas=3)) == (4, 4, 1)
 
 
 def test_the_loop_is_kept_from_batch_to_batch_until_room_is_made(model_folder: Path) -> None:
@@ -37,6 +37,6 @@ def test_the_loop_is_kept_from_batch_to_batch_until_room_is_made(model_folder: P
     assert dict(loaded.predict(documents)) == first and loaded._loop is kept
     loaded.measured = {}
     assert dict(loaded.predict(documents)) == first and loaded.measured["steps"] == steps
-    loaded.make_room()
+    loaded.release_memory()
     assert dict(loaded.predict(documents)) == first and loaded._loop is not kept
     assert loaded.measured["steps"] == 2 * steps

@@ -13,8 +13,8 @@ import pytest
 from pipeline.settings import RunSettings
 from pipeline.errors import CorruptInput, UsageError
 from pipeline.inputs.formats import JsonLines, Parquet
-from pipeline.planning.build import describe_inputs, plan_inputs
-from pipeline.planning.plan import Plan, differences
+from pipeline.planning.build import inspect_inputs, plan_inputs
+from pipeline.planning.plan import Plan, plan_differences
 
 
 def settings(*inputs: Path, **given: object) -> RunSettings:
@@ -23,7 +23,7 @@ def settings(*inputs: Path, **given: object) -> RunSettings:
 
 
 def planned(given: RunSettings, before: Plan | None = None) -> Plan:
-    return plan_inputs(describe_inputs(given, before), {"weights_sha256": "w"}, given, before)
+    return plan_inputs(inspect_inputs(given, before), {"weights_sha256": "w"}, given, before)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_run_that_goes_on_opens_no_file_that_is_as_it_was(corpus: Path, monkey
         monkeypatch.setattr(kind, "measure", lambda *_: pytest.fail("opened"))
         monkeypatch.setattr(kind, "stream", lambda *_: pytest.fail("opened"))
     again = planned(given, frozen)
-    assert again == frozen and differences(frozen, again) == []
+    assert again == frozen and plan_differences(frozen, again) == []
 
 
 def test_types_carried_over_are_kept_in_the_plan(corpus: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_skipped_file_stays_skipped_until_it_changes(corpus: Path) -> None:
     with pytest.raises(CorruptInput):
         planned(settings(corpus), frozen)
     bad.write_bytes(whole)
-    assert differences(frozen, planned(skip, frozen)) == [f"input changed: {bad}"]
+    assert plan_differences(frozen, planned(skip, frozen)) == [f"input changed: {bad}"]
 
 
 def test_an_input_without_a_document_is_refused(corpus: Path) -> None:
@@ -85,5 +85,5 @@ def test_ids_are_compared_when_a_run_is_planned_first(corpus: Path) -> None:
 def test_settings_that_say_how_to_fail_do_not_bind_a_run(corpus: Path) -> None:
     given = settings(corpus)
     changed = replace(given, on_bad_shard="skip", on_duplicate_id="keep", max_failed=3.0)
-    assert changed.identity() == given.identity()
-    assert replace(given, max_document_bytes=5).identity() != given.identity()
+    assert changed.fingerprinted_settings() == given.fingerprinted_settings()
+    assert replace(given, max_document_bytes=5).fingerprinted_settings() != given.fingerprinted_settings()

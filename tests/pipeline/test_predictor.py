@@ -15,7 +15,7 @@ from led.generation_config import GenerationConfig
 from led.model import LEDForConditionalGeneration
 from led.tokenizer import LEDTokenizer
 from pipeline.settings import SummarizeSettings
-from pipeline.tasks.base import Reading
+from pipeline.tasks.base import InputLimits
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader, read_texts
 from pipeline.planning.plan import Shard
@@ -25,14 +25,14 @@ from tests.conftest import words
 
 def predict(model_folder: Path, path: Path, rows: int, **settings: Any) -> list[dict[str, Any]]:
     task = Summarize(SummarizeSettings(input=(str(path),), output="", model=str(model_folder), **settings))
-    reading = task.reading(model_folder)
-    table = ShardReader(task, str(model_folder), None, reading)(Shard("s", str(path), 0, rows, content="sha256:1f3a"))
+    input_limits = task.input_limits(model_folder)
+    table = ShardReader(task, str(model_folder), None, input_limits)(Shard("s", str(path), 0, rows, content="sha256:1f3a"))
     return Predictor(task, str(model_folder), None)(table).to_pylist()
 
 
 def test_rows_are_the_models_answers_in_input_order(model_folder: Path, write_corpus: Callable[..., Path]) -> None:
     texts = [words(n, n) for n in (3, 40, 1, 17, 25, 8)]
-    rows = predict(model_folder, write_corpus(texts) / "000.parquet", 6, documents_in_flight=2, encoder_tokens=30)
+    rows = predict(model_folder, write_corpus(texts) / "000.parquet", 6, max_num_seqs=2, max_num_batched_tokens=30)
     assert [row["doc_id"] for row in rows] == [f"d{i}" for i in range(6)]
     model = LEDForConditionalGeneration.from_pretrained(model_folder)
     tokenizer = LEDTokenizer.from_pretrained(model_folder)
@@ -43,7 +43,7 @@ def test_rows_are_the_models_answers_in_input_order(model_folder: Path, write_co
         global_attention_mask[:, 0] = 1
         out = generate(model, torch.tensor([ids]), None, global_attention_mask, generation_config=config)
         assert row["summary"] == tokenizer.decode(out.sequences[0], skip_special_tokens=True).strip()
-        assert (row["status"], row["input_tokens"], row["windows"]) == ("ok", len(ids), 1)
+        assert (row["status"], row["input_tokens"], row["chunks"]) == ("ok", len(ids), 1)
         assert row["score"] == pytest.approx(float(out.sequences_scores[0]), abs=1e-5)
         assert row["output_tokens"] == len(out.sequences[0]) - 1
 
@@ -100,7 +100,7 @@ def test_samples_depend_on_the_seed_and_not_on_the_neighbours(model_folder: Path
     path = write_corpus([words(n, n) for n in (3, 60, 9, 30)]) / "000.parquet"
     drawn = {"num_beams": 1, "do_sample": True, "temperature": 2.0}
     first = predict(model_folder, path, 4, seed=1, **drawn)
-    alone = predict(model_folder, path, 4, seed=1, documents_in_flight=1, **drawn)
+    alone = predict(model_folder, path, 4, seed=1, max_num_seqs=1, **drawn)
     other = predict(model_folder, path, 4, seed=2, **drawn)
     assert [row["summary"] for row in first] == [row["summary"] for row in alone]
     assert [row["summary"] for row in first] != [row["summary"] for row in other]
@@ -147,7 +147,7 @@ def test_the_document_itself_can_be_carried_over(model_folder: Path, tmp_path: P
     path.write_text('{"doc_id": "a", "text": "a pump", "n": 1}\n{"doc_id": "b", "text": ""}\n')
     given = SummarizeSettings(input=(str(path),), output="", model=str(model_folder), passthrough=("n", "text"))
     types = pa.schema({"n": pa.string(), "text": pa.string()})
-    table = ShardReader(Summarize(given), str(model_folder), None, Reading(128, 128), types)(Shard("s", str(path), 0, 2))
+    table = ShardReader(Summarize(given), str(model_folder), None, InputLimits(128, 128), types)(Shard("s", str(path), 0, 2))
     assert table.select(["n", "text", "status"]).to_pylist() == [
         {"n": "1", "text": "a pump", "status": "ok"},
         {"n": None, "text": None, "status": "failed"},

@@ -15,11 +15,11 @@ import pytest
 from pipeline.output import previous_runs as previous
 from pipeline import run as composition
 from pipeline.checkpoint import find_checkpoint
-from pipeline.output.commit import done_again, new_rows
+from pipeline.output.commit import rows_recomputed, new_rows
 from pipeline.settings import SummarizeSettings
 from pipeline.errors import PipelineError, UsageError
 from pipeline.output.local import LocalStore
-from pipeline.output.previous_runs import read_previous
+from pipeline.output.previous_runs import load_previous_runs
 from pipeline.planning.plan import Plan
 from pipeline.tasks.all import Summarize
 from pipeline.output.verify import verify
@@ -65,52 +65,52 @@ def test_what_is_as_it_was_is_carried_over_and_says_from_where(first: SummarizeS
     before = {row["doc_id"]: row for row in read_output(Path(first.output))}
     rewrite(Path(first.input[0]), "000.parquet", d1=words(9, 99), new=words(6, 6))
     manifest, rows = night(first, "two")
-    assert (manifest["documents"], manifest["ok"], manifest["failed"], manifest["carried"]) == (8, 6, 2, 5)
+    assert (manifest["documents"], manifest["ok"], manifest["failed"], manifest["reused"]) == (8, 6, 2, 5)
     assert new_rows(manifest) == 1
-    assert [(run["output"], run["finished"], run["redone_because"]) for run in manifest["since"]] == [(first.output, True, [])]
-    done = {name for name, row in rows.items() if row["origin"] is None}
+    assert [(run["output"], run["finished"], run["recomputed_because"]) for run in manifest["since"]] == [(first.output, True, [])]
+    done = {name for name, row in rows.items() if row["reused_from"] is None}
     assert done == {"d1", "new", "d4"}  # of a null text nothing shows that it is as it was
     plan = Plan.from_json((Path(first.output) / "_plan.json").read_bytes())
     parts = {shard.part for shard in plan.shards}
     for name in rows.keys() - done:
-        whence, part = rows[name].pop("origin").split("/")
+        whence, part = rows[name].pop("reused_from").split("/")
         assert whence == plan.fingerprint and part in parts
-        assert rows[name] == {k: v for k, v in before[name].items() if k != "origin"}
+        assert rows[name] == {k: v for k, v in before[name].items() if k != "reused_from"}
 
 
 def test_the_origin_is_that_of_the_run_that_made_the_row(first: SummarizeSettings) -> None:
     _, two = night(first, "two")
     manifest, three = night(replace(first, output=str(Path(first.output).with_name("two"))), "three")
-    assert manifest["carried"] == 6
-    assert {n: row["origin"] for n, row in three.items()} == {n: row["origin"] for n, row in two.items()}
+    assert manifest["reused"] == 6
+    assert {n: row["reused_from"] for n, row in three.items()} == {n: row["reused_from"] for n, row in two.items()}
 
 
 def test_what_failed_is_done_again_where_asked(first: SummarizeSettings) -> None:
     manifest, rows = night(first, "two", retry_failed=True)
-    assert manifest["carried"] == 5 and {n for n, row in rows.items() if row["origin"] is None} == {"d3", "d4"}
+    assert manifest["reused"] == 5 and {n for n, row in rows.items() if row["reused_from"] is None} == {"d3", "d4"}
     assert rows["d3"]["status"] == "failed" and rows["d3"]["reason"] == "the text is empty"
 
 
 def test_with_other_settings_all_is_done_again_or_carried_as_asked(first: SummarizeSettings) -> None:
     manifest, rows = night(first, "two", num_beams=1)
-    assert manifest["carried"] == 0 and "settings.num_beams: was None, is 1" in manifest["since"][0]["redone_because"]
+    assert manifest["reused"] == 0 and "settings.num_beams: was None, is 1" in manifest["since"][0]["recomputed_because"]
     assert new_rows(manifest) is None
-    assert all(row["origin"] is None for row in rows.values())
+    assert all(row["reused_from"] is None for row in rows.values())
     manifest, _ = night(first, "three", num_beams=1, on_changed_settings="keep")
-    assert manifest["carried"] == 6
+    assert manifest["reused"] == 6
 
 
 def test_a_row_is_found_by_what_it_is_though_hashes_meet(first: SummarizeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(previous, "_key", lambda text: 5)
     manifest, rows = night(first, "two")
     before = {row["doc_id"]: row for row in read_output(Path(first.output))}
-    assert manifest["carried"] == 6 and all(rows[n]["summary"] == before[n]["summary"] for n in rows)
+    assert manifest["reused"] == 6 and all(rows[n]["summary"] == before[n]["summary"] for n in rows)
 
 
 def test_the_index_takes_24_bytes_a_document(first: SummarizeSettings) -> None:
     task = Summarize(replace(first, output=first.output + "-2", since=(first.output,)))
     checkpoint = find_checkpoint(first)
-    index = read_previous(composition.build_plan(task, checkpoint, None).facts["since"], task.columns)
+    index = load_previous_runs(composition.build_plan(task, checkpoint, None).config["since"], task.columns)
     assert index is not None and index.ids is not None and np.all(np.diff(index.keys) >= 0)
     assert sum(part.nbytes for part in (index.keys, index.files, index.rows, index.ids)) == 16 * 6 + 8 * 7
     assert index.count_new(["d0", "d4", "d6", "d7", ""]) == 2
@@ -139,9 +139,9 @@ def test_a_night_that_was_stopped_is_carried_over_and_what_it_did_not_reach_from
     rewrite(Path(first.input[0]), "001.parquet", new=words(6, 6))
     manifest, rows = night(first, "three", since=(two, first.output))
     assert [(run["finished"], run["parts"]) for run in manifest["since"]] == [(False, 1), (True, 4)]
-    assert {n for n, row in rows.items() if row["origin"] is None} == {"new", "d4"}  # d4 is null
-    assert new_rows(manifest) == 1 and done_again(manifest, 1) == 1
-    plans = {row["origin"].split("/")[0] for row in rows.values() if row["origin"]}
+    assert {n for n, row in rows.items() if row["reused_from"] is None} == {"new", "d4"}  # d4 is null
+    assert new_rows(manifest) == 1 and rows_recomputed(manifest, 1) == 1
+    plans = {row["reused_from"].split("/")[0] for row in rows.values() if row["reused_from"]}
     assert plans == {run["plan"] for run in manifest["since"]}
 
 
@@ -149,15 +149,15 @@ def test_what_is_new_is_not_said_where_a_night_before_cannot_be_used(first: Summ
     night(first, "two", num_beams=1)
     since = (str(Path(first.output).with_name("two")), first.output)
     manifest, _ = night(first, "three", num_beams=1, since=since)
-    assert [bool(run["redone_because"]) for run in manifest["since"]] == [False, True]
-    assert manifest["carried"] == 6 and new_rows(manifest) is None
+    assert [bool(run["recomputed_because"]) for run in manifest["since"]] == [False, True]
+    assert manifest["reused"] == 6 and new_rows(manifest) is None
 
 
 def test_another_run_in_the_folder_since_is_noticed(first: SummarizeSettings) -> None:
     task = Summarize(replace(first, output=first.output + "-2", since=(first.output,)))
-    since = composition.build_plan(task, find_checkpoint(first), None).facts["since"]
+    since = composition.build_plan(task, find_checkpoint(first), None).config["since"]
     with pytest.raises(UsageError, match="have no label"):
-        read_previous(since, pa.schema({"label": pa.string()}))
+        load_previous_runs(since, pa.schema({"label": pa.string()}))
     next(Path(first.output).glob("part-*")).unlink()
     with pytest.raises(UsageError, match="has 3 shards, not the 4 that were planned with"):
-        read_previous(since, task.columns)
+        load_previous_runs(since, task.columns)

@@ -6,21 +6,21 @@ from typing import Any
 
 from pipeline.settings import SummarizeSettings
 from pipeline.monitor.progress import Progress, clock, describe_progress
-from pipeline.monitor.stats import Tally
-from tests.pipeline.receipts import receipt
+from pipeline.monitor.stats import RunStats
+from tests.pipeline.shards_metadata import shard_metadata
 
 
 def settings(**given: Any) -> SummarizeSettings:
     return SummarizeSettings(input=("i",), output="o", model="m", **given)
 
 
-def halfway() -> Tally:
-    tally = Tally(80, 8, 2)
+def halfway() -> RunStats:
+    stats = RunStats(80, 8, 2)
     for n in range(4):
-        tally.add(receipt(documents=10, failed_documents=n % 2, seconds=20.0, input_tokens=900, output_tokens=100,
-                          measured={"document_steps": 9, "places": 12}), 30.0 + 20 * (n // 2))  # fmt: skip
-    tally.pass_time(50.0)
-    return tally
+        stats.add(shard_metadata(documents=10, failed_documents=n % 2, seconds=20.0, input_tokens=900, output_tokens=100,
+                          measured={"document_steps": 9, "slot_steps": 12}), 30.0 + 20 * (n // 2))  # fmt: skip
+    stats.advance_clock(50.0)
+    return stats
 
 
 def test_all_that_it_says() -> None:
@@ -32,7 +32,7 @@ def test_all_that_it_says() -> None:
 
 
 def test_what_is_not_known_is_not_said() -> None:
-    assert describe_progress(Tally(80, 8, 2), 3.0, settings()) == "0/80 documents, 0/8 shards, 3 s, 0 failed"
+    assert describe_progress(RunStats(80, 8, 2), 3.0, settings()) == "0/80 documents, 0/8 shards, 3 s, 0 failed"
 
 
 def test_lines_come_at_most_so_often_and_the_last_one_stays() -> None:

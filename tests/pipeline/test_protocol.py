@@ -132,8 +132,8 @@ class Protocol(RuleBasedStateMachine):
         shard = writer.plan.shards[which]
         rows = block(shard.shard_id, shard.documents, shard.documents, shard.start)
         rows = rows.append_column("writer", pa.array([writer.number] * len(rows)))
-        facts = {"plan": writer.plan.fingerprint}
-        return writer if self._survives([fault], lambda: commit(self.store, rows, facts)) else multiple()
+        config = {"plan": writer.plan.fingerprint}
+        return writer if self._survives([fault], lambda: commit(self.store, rows, config)) else multiple()
 
     @rule(target=writers, writer=consumes(writers), fault=FAULTS, second=FAULTS)
     def finish(self, writer: Writer, fault: str, second: str) -> object:

@@ -12,17 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.output.commit import manifest_of
+from pipeline.output.commit import make_manifest
 from pipeline.errors import UsageError
 from pipeline.inputs.read import InputFile
 from pipeline.output.local import LocalStore
 from pipeline.report.page import BEST, LOOKED_AT, RANDOM, WORST, Findings, Place, check_reference, findings_of, render, share_beyond, try_report, write_report
 from pipeline.planning.plan import FORECAST, REPORT, Plan, make_plan
-from tests.pipeline.receipts import receipt
+from tests.pipeline.shards_metadata import shard_metadata
 
-FACTS = {"task": "summarize", "weights_sha256": "w" * 64, "settings": {}, "reading": {"max_input_tokens": 4096}}
+FACTS = {"task": "summarize", "weights_sha256": "w" * 64, "settings": {}, "input_limits": {"max_input_tokens": 4096}}
 PLAN = make_plan([InputFile("/in", 1, 6, "h", "1")], FACTS, 3)
-MEASURED = {"document_steps": 3, "places": 4, "peak_bytes": 2**30}
+MEASURED = {"document_steps": 3, "slot_steps": 4, "peak_bytes": 2**30}
 HOSTILE = '<script>document.title="broken"</script><img src=x onerror="document.title=1"><b>bold</b> & "quoted"'
 
 
@@ -36,8 +36,8 @@ def page(*rows: dict[str, Any], plan: Plan = PLAN, measured: dict[str, float] = 
     failures = Counter(f"{r['stage']}: {r['reason']}" for r in rows if r["status"] != "ok")
     flags = Counter(flag for r in rows for flag in r["flags"] or ())
     counts = {"documents": len(rows), "rows": len(rows), "ok": ok, "seconds": 2.0, "measured": measured}
-    shards = {f"part-{n}": asdict(receipt(f"{n}", finished_at=100.0 + n, **counts)) for n in range(6)}
-    manifest = {"documents": len(rows), "rows": len(rows), "ok": ok, "failed": len(rows) - ok, "skipped": 0, "carried": 0,
+    shards = {f"part-{n}": asdict(shard_metadata(f"{n}", finished_at=100.0 + n, **counts)) for n in range(6)}
+    manifest = {"documents": len(rows), "rows": len(rows), "ok": ok, "failed": len(rows) - ok, "skipped": 0, "reused": 0,
                 "truncated": 0, "input_tokens": 9, "output_tokens": 4, "failures": dict(failures), "flags": dict(flags),
                 "shards": shards}  # fmt: skip
     findings = found_in("part-0", list(rows), most_drawn=500)
@@ -122,16 +122,16 @@ class CountingStore(LocalStore):
         return super().open(name)
 
 
-def committed(folder: Path, parts: int, rows: int, **carried: Any) -> tuple[Plan, dict[str, Any]]:
+def committed(folder: Path, parts: int, rows: int, **reused: Any) -> tuple[Plan, dict[str, Any]]:
     """A finished run's files, and its plan and manifest."""
-    types = pa.schema({name: pa.array(values[:1]).type for name, values in carried.items()})
+    types = pa.schema({name: pa.array(values[:1]).type for name, values in reused.items()})
     plan = make_plan([InputFile("/in", 1, parts * rows, "h", "1")], FACTS, rows, passthrough=types)
     for n, shard in enumerate(plan.shards):
-        given = [{name: values[i] for name, values in carried.items()} for i in range(rows)]
-        here = [row(doc_id=f"d{n}-{i}", origin=None, windows=1, **given[i]) for i in range(rows)]
+        given = [{name: values[i] for name, values in reused.items()} for i in range(rows)]
+        here = [row(doc_id=f"d{n}-{i}", reused_from=None, chunks=1, **given[i]) for i in range(rows)]
         pq.write_table(pa.Table.from_pylist(here), folder / shard.part)
     counts = {"documents": rows, "rows": rows, "ok": rows, "seconds": 1800.0}
-    return plan, manifest_of(plan, {s.shard_id: receipt(s.shard_id, finished_at=1e4, **counts) for s in plan.shards})
+    return plan, make_manifest(plan, {s.shard_id: shard_metadata(s.shard_id, finished_at=1e4, **counts) for s in plan.shards})
 
 
 def test_files_are_read_together_and_once_but_for_those_whose_rows_are_shown(tmp_path: Path) -> None:
@@ -206,9 +206,9 @@ def whole_page() -> str:
 
 
 def test_runs_before_are_named_with_why_rows_were_made_again() -> None:
-    since = [{"output": "s3://b/one", "finished": True, "redone_because": []},
-             {"output": "s3://b/two", "finished": False, "redone_because": ["settings.num_beams: was 4, is 1"]}]  # fmt: skip
-    plan = replace(PLAN, facts={**PLAN.facts, "since": since})
+    since = [{"output": "s3://b/one", "finished": True, "recomputed_because": []},
+             {"output": "s3://b/two", "finished": False, "recomputed_because": ["settings.num_beams: was 4, is 1"]}]  # fmt: skip
+    plan = replace(PLAN, config={**PLAN.config, "since": since})
     html = page(*[row()] * 5, plan=plan, measured={"new_rows": 0.5, **MEASURED})
     assert "<h2>Runs before</h2>" in html and "s3://b/one</td><td>yes" in html and "no</td><td>settings.num_beams" in html
     assert 'new documents&#x27; rows</td><td class="n">3<' in html

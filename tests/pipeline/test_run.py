@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster
 from pipeline.workers.crashes import REASON
 from pipeline.settings import AnswerSettings, ClassifySettings, SummarizeSettings
 from pipeline.errors import CorruptInput, PipelineError, PlanMismatch, Stopped, TooManyFailures, UsageError
-from pipeline.tasks.base import Reading
+from pipeline.tasks.base import InputLimits
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
 from pipeline.forecast.calibrate import forecast
@@ -31,7 +31,7 @@ from pipeline.tasks.all import Answer, Classify, Summarize
 from pipeline.output.verify import verify
 from tests.conftest import read_output, words
 from tests.pipeline.poison import BREAKS, KILLS, TOO_LARGE, BrittleSummarize, UnwellSummarize
-from tests.pipeline.readers import make_reader, rows_of
+from tests.pipeline.readers import make_reader, expand_rows
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,7 +48,7 @@ def cluster(s3_server: str) -> Iterator[Cluster]:
 
 
 def job(model_folder: Path, corpus: Path, output: Path, **settings: Any) -> Summarize:
-    given = {"shard_documents": 4, "actors": 2, "passthrough": ("number",), **settings}
+    given = {"shard_documents": 4, "replicas": 2, "passthrough": ("number",), **settings}
     return Summarize(SummarizeSettings(input=(str(corpus),), output=str(output), model=str(model_folder), **given))
 
 
@@ -64,7 +64,7 @@ def test_every_document_is_one_row_equal_to_the_bare_predictors(
     rows = {row["doc_id"]: row for row in read_output(tmp_path / "out")}
     assert sorted(rows) == sorted(f"d{i}" for i in range(21)) and result.shards_done == 8
     assert {row["doc_id"] for row in rows.values() if row["status"] == "failed"} == {"d5", "d17"}
-    reader, predictor = ShardReader(task, str(model_folder), None, Reading(128, 128)), Predictor(task, str(model_folder), None)
+    reader, predictor = ShardReader(task, str(model_folder), None, InputLimits(128, 128)), Predictor(task, str(model_folder), None)
     for path, count in (("000.parquet", 13), ("001.parquet", 8)):
         for expected in predictor(reader(Shard("x", str(corpus / path), 0, count))).to_pylist():
             got = rows[expected["doc_id"]]
@@ -74,8 +74,8 @@ def test_every_document_is_one_row_equal_to_the_bare_predictors(
     manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
     assert (manifest["documents"], manifest["ok"], manifest["failed"]) == (21, 19, 2)
     part = next((tmp_path / "out").glob("part-*.parquet"))
-    facts = json.loads(pq.read_schema(part).metadata[b"led.facts"])
-    assert facts["weights_sha256"] and facts["plan"] == manifest["plan"] and facts["generation"]["num_beams"] == 2
+    config = json.loads(pq.read_schema(part).metadata[b"led.facts"])
+    assert config["weights_sha256"] and config["plan"] == manifest["plan"] and config["generation"]["num_beams"] == 2
 
 
 def test_a_run_goes_on_from_what_is_committed(model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_run_goes_on_from_what_is_committed(model_folder: Path, write_corpus: 
         (tmp_path / "out" / name).unlink()
     lost = parts[1]
     lost.unlink()
-    assert run(replace(task, settings=replace(task.settings, actors=1, documents_in_flight=2))).shards_done == 1
+    assert run(replace(task, settings=replace(task.settings, replicas=1, max_num_seqs=2))).shards_done == 1
     for part in parts:
         if part != lost:
             assert (part.stat().st_ino, part.read_bytes()) == before[part]
@@ -233,7 +233,7 @@ def test_a_forecast_rehearses_on_the_cluster_and_writes_nothing(
     task = job(model_folder, write_corpus(texts[:50], texts[50:]), tmp_path / "out", shard_documents=10, price_per_hour=3.0)
     found = forecast(task, documents=1000, seconds=1.0)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
-    assert (found.documents, found.shards, found.rows.middle, found.failed.middle, found.actors) == (80, 8, 80, 1, 2)
+    assert (found.documents, found.shards, found.rows.middle, found.failed.middle, found.replicas) == (80, 8, 80, 1, 2)
     manifest = run(task).manifest
     assert found.input_tokens.middle == manifest["input_tokens"] and found.sampled == 80 and 0 < found.rehearsed <= 80
     assert found.output_tokens.middle == pytest.approx(manifest["output_tokens"], rel=0.25)
@@ -250,10 +250,10 @@ def test_a_night_carries_over_what_the_last_one_did(
     texts = [words(9, 99), *table["text"].to_pylist()[1:]]
     pq.write_table(table.set_column(1, "text", [texts]), corpus / "000.parquet")
     manifest = run(job(model_folder, corpus, tmp_path / "tuesday", since=(str(tmp_path / "monday"),))).manifest
-    assert (manifest["ok"], manifest["carried"]) == (6, 5)
+    assert (manifest["ok"], manifest["reused"]) == (6, 5)
     before = {row["doc_id"]: row["summary"] for row in read_output(tmp_path / "monday")}
     for row in read_output(tmp_path / "tuesday"):
-        assert (row["origin"] is None) == (row["doc_id"] == "d0")
+        assert (row["reused_from"] is None) == (row["doc_id"] == "d0")
         assert row["doc_id"] == "d0" or row["summary"] == before[row["doc_id"]]
 
 
@@ -277,8 +277,8 @@ def test_a_cluster_that_can_never_hold_the_actors_is_refused_at_once(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
     corpus = write_corpus(["x"] * 200)
-    with pytest.raises(UsageError, match=r"--actors is 50: .* the cluster has 3 x 1 CPUs, room for 3"):
-        run(job(model_folder, corpus, tmp_path / "out", actors=50, shard_documents=1))
+    with pytest.raises(UsageError, match=r"--replicas is 50: .* the cluster has 3 x 1 CPUs, room for 3"):
+        run(job(model_folder, corpus, tmp_path / "out", replicas=50, shard_documents=1))
 
 
 def test_every_question_of_every_document_is_one_row(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_every_question_of_every_document_is_one_row(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     table = pa.table({"doc_id": [f"d{n}" for n in range(18)], "text": texts, "questions": questions, "number": range(18)})
     pq.write_table(table, tmp_path / "corpus" / "0.parquet")
-    given = {"input": (str(tmp_path / "corpus"),), "model": str(model), "shard_documents": 4, "actors": 2}
+    given = {"input": (str(tmp_path / "corpus"),), "model": str(model), "shard_documents": 4, "replicas": 2}
     settings = AnswerSettings(output=str(tmp_path / "out"), question_column="questions", passthrough=("number",), **given)
     task = Answer.of(settings)
     result = run(task)
@@ -298,7 +298,7 @@ def test_every_question_of_every_document_is_one_row(tmp_path: Path) -> None:
     assert (result.manifest["documents"], result.manifest["rows"], result.manifest["failed"]) == (18, len(asked), 5)
     assert result.manifest["failed_documents"] == 5
     assert all(texts[row["number"]][row["answer_start"] : row["answer_end"]] == row["answer"] for row in rows if row["answer"])
-    bare = {(row["doc_id"], row["question_number"]): row for row in rows_of(task, model, tmp_path / "corpus" / "0.parquet")}
+    bare = {(row["doc_id"], row["question_number"]): row for row in expand_rows(task, model, tmp_path / "corpus" / "0.parquet")}
     for row in rows:
         same = bare[row["doc_id"], row["question_number"]]
         assert (row["answer"], row["status"], row["reason"]) == (same["answer"], same["status"], same["reason"])
@@ -310,13 +310,13 @@ def test_every_question_of_every_document_is_one_row(tmp_path: Path) -> None:
     questions[7][1] = "gallery?"
     pq.write_table(table.set_column(2, "questions", pa.array(questions)), tmp_path / "corpus" / "0.parquet")
     later = replace(task, settings=replace(settings, output=str(tmp_path / "later"), since=(str(tmp_path / "out"),)))
-    assert run(later).manifest["carried"] == len(asked) - 1
+    assert run(later).manifest["reused"] == len(asked) - 1
     lost = sorted((tmp_path / "later").glob("part-*"))[0]
     before = lost.read_bytes()
     for name in (lost.name, MANIFEST, SUCCESS):
         (tmp_path / "later" / name).unlink()
     assert run(later).shards_done == 1 and pq.read_table(lost).equals(pq.read_table(io.BytesIO(before)))
-    [changed] = [row for row in read_output(tmp_path / "later") if row["origin"] is None]
+    [changed] = [row for row in read_output(tmp_path / "later") if row["reused_from"] is None]
     assert (changed["doc_id"], changed["question"]) == ("d7", "gallery?")
 
     # So it is where all documents are asked the same, one question more and in another order.
@@ -324,7 +324,7 @@ def test_every_question_of_every_document_is_one_row(tmp_path: Path) -> None:
     run(first)
     more = replace(first.settings, output=str(tmp_path / "more"), since=(str(tmp_path / "same"),))
     manifest = run(Answer.of(replace(more, question=("when?", "pump?", "station 0?")))).manifest
-    assert (manifest["rows"], manifest["carried"], manifest["since"][0]["redone_because"]) == (54, 36, [])
+    assert (manifest["rows"], manifest["reused"], manifest["since"][0]["recomputed_because"]) == (54, 36, [])
     by_question = {(row["doc_id"], row["question"]): row["answer"] for row in read_output(tmp_path / "same")}
     for row in read_output(tmp_path / "more"):
         assert row["question"] == ("when?", "pump?", "station 0?")[row["question_number"]]
@@ -337,14 +337,14 @@ def test_labels_are_committed_like_summaries(write_corpus: Callable[..., Path], 
     texts: list[str | None] = [words(1 + n * 13 % 90, n) for n in range(14)]
     texts[3] = None
     corpus = write_corpus(texts[:9], texts[9:])
-    given = {"input": (str(corpus),), "output": str(tmp_path / "out"), "model": str(model), "shard_documents": 4, "actors": 2}
+    given = {"input": (str(corpus),), "output": str(tmp_path / "out"), "model": str(model), "shard_documents": 4, "replicas": 2}
     task = Classify(ClassifySettings(**given))
     assert run(task).manifest["ok"] == 13
     rows = {row["doc_id"]: row for row in read_output(tmp_path / "out")}
     assert [row["label"] in ("calm", "wild") for row in rows.values()].count(True) == 13 and rows["d3"]["status"] == "failed"
-    for row in rows_of(task, model, corpus / "000.parquet"):
+    for row in expand_rows(task, model, corpus / "000.parquet"):
         got = rows[row["doc_id"]]
-        assert (got["label"], got["windows"]) == (row["label"], row["windows"])
+        assert (got["label"], got["chunks"]) == (row["label"], row["chunks"])
         assert got["label_score"] == pytest.approx(row["label_score"], abs=1e-5)
     with pytest.raises(PlanMismatch, match=r"settings\.threshold: was None, is 0\.9"):
         run(Classify(ClassifySettings(**given, threshold=0.9)))

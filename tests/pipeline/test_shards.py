@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import CorruptOutput
 from pipeline.inputs.read import InputFile
-from pipeline.planning.plan import Plan, differences, make_plan, remaining
+from pipeline.planning.plan import Plan, plan_differences, make_plan, remaining
 
 
 def files(*rows: int) -> list[InputFile]:
@@ -55,8 +55,8 @@ def test_differences_name_what_was_and_what_is() -> None:
         {"settings": {"num_beams": 4, "dtype": "float32"}, "code_version": "1"},
         2,
     )
-    assert differences(before, before) == []
-    assert differences(before, now) == [
+    assert plan_differences(before, before) == []
+    assert plan_differences(before, now) == [
         "settings.num_beams: was 2, is 4",
         "input removed: /in/1",
         "input added: /in/9",

@@ -12,9 +12,9 @@ import pytest
 
 from pipeline.settings import SummarizeSettings
 from pipeline.errors import Stopped, TooManyFailures, UsageError
-from pipeline.monitor.limits import Limits, Stop, signals_ask
-from pipeline.monitor.stats import Tally
-from tests.pipeline.receipts import receipt
+from pipeline.monitor.limits import RunLimits, StopRequest, stop_on_signals
+from pipeline.monitor.stats import RunStats
+from tests.pipeline.shards_metadata import shard_metadata
 
 
 def settings(**given: Any) -> SummarizeSettings:
@@ -32,11 +32,11 @@ def test_a_cost_needs_a_price() -> None:
 
 
 def asked(seconds: float, failed: int = 0, **given: Any) -> Exception | None:
-    stop, tally = Stop(), Tally(100, 10, 2)
-    tally.add(receipt(documents=10, failed_documents=failed), 1.0)
-    tally.pass_time(seconds)
+    stop, stats = StopRequest(), RunStats(100, 10, 2)
+    stats.add(shard_metadata(documents=10, failed_documents=failed), 1.0)
+    stats.advance_clock(seconds)
     told: list[bool] = []
-    Limits(stop, settings(**given), lambda: told.append(True))(tally, seconds)
+    RunLimits(stop, settings(**given), lambda: told.append(True))(stats, seconds)
     assert bool(told) == (stop.error is not None)
     return stop.error
 
@@ -51,38 +51,38 @@ def test_limits_ask_when_they_are_reached_and_not_before() -> None:
 
 
 def test_a_moment_is_reached_and_one_that_is_past_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    stop, moment = Stop(), datetime.fromtimestamp(time.time() + 100).isoformat()
-    limits = Limits(stop, settings(stop_at=moment), lambda: None)
-    limits(Tally(100, 10, 2), 1.0)
+    stop, moment = StopRequest(), datetime.fromtimestamp(time.time() + 100).isoformat()
+    limits = RunLimits(stop, settings(stop_at=moment), lambda: None)
+    limits(RunStats(100, 10, 2), 1.0)
     assert stop.error is None
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 101)
-    limits(Tally(100, 10, 2), 102.0)
+    limits(RunStats(100, 10, 2), 102.0)
     assert isinstance(stop.error, Stopped)
     with pytest.raises(Stopped, match=rf"--stop-at is '{moment}', which is past; name a later moment, or an hour"):
-        Limits(Stop(), settings(stop_at=moment), lambda: None)
+        RunLimits(StopRequest(), settings(stop_at=moment), lambda: None)
 
 
 def test_a_limit_says_its_reason_once(capsys: pytest.CaptureFixture[str]) -> None:
-    limits, tally = Limits(Stop(), settings(price_per_hour=2.0, max_cost=2.0), lambda: None), Tally(100, 10, 2)
+    limits, stats = RunLimits(StopRequest(), settings(price_per_hour=2.0, max_cost=2.0), lambda: None), RunStats(100, 10, 2)
     for seconds in (1900, 1902):
-        tally.pass_time(seconds)
-        limits(tally, seconds)
+        stats.advance_clock(seconds)
+        limits(stats, seconds)
     assert capsys.readouterr().err == "\nthe run has cost 2.11 (--max-cost 2). Finishing the shards in flight.\n"
 
 
 def test_the_first_reason_stands() -> None:
-    stop = Stop()
-    stop.ask(Stopped("one"))
-    stop.ask(TooManyFailures("two"))
+    stop = StopRequest()
+    stop.request(Stopped("one"))
+    stop.request(TooManyFailures("two"))
     assert str(stop.error) == "one"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
-    outside, stop = signal.signal(number, signal.default_int_handler), Stop()
+    outside, stop = signal.signal(number, signal.default_int_handler), StopRequest()
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), signals_ask(stop):
+    with pytest.raises(KeyboardInterrupt), stop_on_signals(stop):
         os.kill(os.getpid(), number)
         assert isinstance(stop.error, Stopped) and number.name in str(stop.error)
         assert "finishing the shards in flight" in capsys.readouterr().err
@@ -92,10 +92,10 @@ def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals, capsy
 
 
 def test_the_first_signal_after_a_limit_is_the_first(capsys: pytest.CaptureFixture[str]) -> None:
-    outside, stop = signal.signal(signal.SIGINT, signal.default_int_handler), Stop()
-    stop.ask(Stopped("it is six."))
+    outside, stop = signal.signal(signal.SIGINT, signal.default_int_handler), StopRequest()
+    stop.request(Stopped("it is six."))
     said = ""
-    with pytest.raises(KeyboardInterrupt), signals_ask(stop):
+    with pytest.raises(KeyboardInterrupt), stop_on_signals(stop):
         os.kill(os.getpid(), signal.SIGINT)
         said = capsys.readouterr().err
         os.kill(os.getpid(), signal.SIGINT)
@@ -106,7 +106,7 @@ def test_the_first_signal_after_a_limit_is_the_first(capsys: pytest.CaptureFixtu
 def test_who_is_deaf_to_a_signal_stays_deaf() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with signals_ask(Stop()):
+        with stop_on_signals(StopRequest()):
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)

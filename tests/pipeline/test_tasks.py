@@ -23,7 +23,7 @@ from pipeline.workers.reader import ShardReader
 from pipeline.planning.plan import Shard
 from pipeline.tasks.all import Answer, Classify
 from tests.conftest import words
-from tests.pipeline.readers import Corpus, make_reader, rows_of
+from tests.pipeline.readers import Corpus, make_reader, expand_rows
 
 MULTI_BYTE = "été à Ōsaka 日本 🎈 "
 
@@ -66,7 +66,7 @@ def with_problem(model: Path, folder: Path, **changes: Any) -> Path:
 
 def test_a_label_is_what_the_reference_forward_gives(classifier: Path, write_corpus: Corpus) -> None:
     texts = [words(n, n) for n in (1, 7, 20, 3)]
-    rows = rows_of(classify(classifier, Path("c")), classifier, write_corpus(texts) / "000.parquet")
+    rows = expand_rows(classify(classifier, Path("c")), classifier, write_corpus(texts) / "000.parquet")
     model, tokenizer = LEDForSequenceClassification.from_pretrained(classifier).eval(), LEDTokenizer.from_pretrained(classifier)
     for row, text in zip(rows, texts, strict=True):
         ids = torch.tensor([tokenizer.encode(text)])
@@ -77,14 +77,14 @@ def test_a_label_is_what_the_reference_forward_gives(classifier: Path, write_cor
         assert [score["score"] for score in row["scores"]] == pytest.approx(expected.tolist(), abs=1e-5)
         assert [score["label"] for score in row["scores"]] == ["low", "middle", "high"]
         assert row["label"] == row["labels"][0] == ["low", "middle", "high"][int(expected.argmax())]
-        assert (row["label_score"], row["windows"]) == (pytest.approx(float(expected.max()), abs=1e-5), 1)
+        assert (row["label_score"], row["chunks"]) == (pytest.approx(float(expected.max()), abs=1e-5), 1)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_windows_are_pooled_before_they_become_probabilities(pooling: str, classifier: Path, write_corpus: Corpus) -> None:
     text = words(90, 1)
-    task = classify(classifier, Path("c"), pooling=pooling, window_tokens=32, window_overlap=10)
-    [row] = rows_of(task, classifier, write_corpus([text]) / "000.parquet")
+    task = classify(classifier, Path("c"), pooling=pooling, chunk_tokens=32, chunk_overlap=10)
+    [row] = expand_rows(task, classifier, write_corpus([text]) / "000.parquet")
     model, tokenizer = LEDForSequenceClassification.from_pretrained(classifier).eval(), LEDTokenizer.from_pretrained(classifier)
     ids = tokenizer.encode(text)[1:-1]
     logits, start = [], 0
@@ -95,56 +95,56 @@ def test_windows_are_pooled_before_they_become_probabilities(pooling: str, class
         start += 20
     stacked = torch.stack(logits)
     pooled = stacked.mean(0) if pooling == "mean" else stacked.amax(0)
-    assert row["windows"] == len(logits) and row["input_tokens"] == len(ids) + 2 and row["truncated_tokens"] == 0
+    assert row["chunks"] == len(logits) and row["input_tokens"] == len(ids) + 2 and row["truncated_tokens"] == 0
     assert [score["score"] for score in row["scores"]] == pytest.approx(pooled.softmax(-1).tolist(), abs=1e-5)
 
 
 def test_several_labels_hold_by_their_thresholds(classifier: Path, write_corpus: Corpus, tmp_path: Path) -> None:
     model = with_problem(classifier, tmp_path / "several", problem_type="multi_label_classification")
     file = write_corpus([words(20, 3)]) / "000.parquet"
-    [row] = rows_of(classify(model, Path("c"), threshold=0.0), model, file)
+    [row] = expand_rows(classify(model, Path("c"), threshold=0.0), model, file)
     assert sorted(row["labels"]) == ["high", "low", "middle"] and row["label"] == row["labels"][0]
     scores = {score["label"]: score["score"] for score in row["scores"]}
     assert row["label_score"] == max(scores.values()) == scores[row["label"]] and sum(scores.values()) != pytest.approx(1)
     others = tuple(f"{name}=1" for name in ("low", "middle"))
-    [row] = rows_of(classify(model, Path("c"), threshold=0.0, label_thresholds=others), model, file)
+    [row] = expand_rows(classify(model, Path("c"), threshold=0.0, label_thresholds=others), model, file)
     assert row["labels"] == ["high"] == [row["label"]]
-    [row] = rows_of(classify(model, Path("c"), threshold=1.0, labels_only=True), model, file)
+    [row] = expand_rows(classify(model, Path("c"), threshold=1.0, labels_only=True), model, file)
     assert (row["labels"], row["label"]) == ([], None) and "scores" not in row
 
 
 def test_one_label_may_be_held_back_by_a_threshold(classifier: Path, write_corpus: Corpus) -> None:
-    [row] = rows_of(classify(classifier, Path("c"), threshold=1.0), classifier, write_corpus(["a pump"]) / "000.parquet")
+    [row] = expand_rows(classify(classifier, Path("c"), threshold=1.0), classifier, write_corpus(["a pump"]) / "000.parquet")
     assert row["label"] is None and row["labels"] == [] and 0 < row["label_score"] < 1
 
 
 def test_a_regression_gives_the_value(tmp_path: Path, write_corpus: Corpus) -> None:
     model = make_reader(tmp_path / "value", "label", num_labels=1)
-    [row] = rows_of(classify(model, Path("c")), model, write_corpus(["a pump"]) / "000.parquet")
+    [row] = expand_rows(classify(model, Path("c")), model, write_corpus(["a pump"]) / "000.parquet")
     loaded, tokenizer = LEDForSequenceClassification.from_pretrained(model).eval(), LEDTokenizer.from_pretrained(model)
     ids = torch.tensor([tokenizer.encode("a pump")])
     with torch.no_grad():
         expected = float(loaded(ids, global_attention_mask=(ids == 0).long()).logits)
     assert row["label"] is None and row["labels"] is None and row["label_score"] == pytest.approx(expected, abs=1e-5)
     with pytest.raises(UsageError, match="--threshold is for labels; this checkpoint gives values"):
-        classify(model, Path("c"), threshold=0.5).facts(model)
+        classify(model, Path("c"), threshold=0.5).config(model)
 
 
 def test_what_does_not_fit_the_checkpoint_is_said_before_the_run(
     classifier: Path, answerer: Path, tmp_path: Path, model_folder: Path
 ) -> None:
     with pytest.raises(UsageError, match="no label 'hight'; it has low, middle, high"):
-        classify(classifier, Path("c"), label_thresholds=("hight=0.5",)).facts(classifier)
+        classify(classifier, Path("c"), label_thresholds=("hight=0.5",)).config(classifier)
     with pytest.raises(UsageError, match="two classes one name"):
         model = with_problem(classifier, tmp_path / "same", id2label={"0": "a", "1": "a", "2": "b"})
-        classify(model, Path("c")).facts(model)
-    with pytest.raises(UsageError, match="--window-tokens is 65; this model reads at most 64 tokens at once"):
-        classify(classifier, Path("c"), window_tokens=65).reading(classifier)
-    with pytest.raises(UsageError, match="--window-overlap is 30; a window of 32 tokens then has nothing new"):
-        classify(classifier, Path("c"), window_tokens=32, window_overlap=30).reading(classifier)
+        classify(model, Path("c")).config(model)
+    with pytest.raises(UsageError, match="--chunk-tokens is 65; this model reads at most 64 tokens at once"):
+        classify(classifier, Path("c"), chunk_tokens=65).input_limits(classifier)
+    with pytest.raises(UsageError, match="--chunk-overlap is 30; a window of 32 tokens then has nothing new"):
+        classify(classifier, Path("c"), chunk_tokens=32, chunk_overlap=30).input_limits(classifier)
     for wrong in (model_folder, answerer):
         with pytest.raises(ValueError, match="classification_head"):
-            classify(wrong, Path("c")).facts(wrong)
+            classify(wrong, Path("c")).config(wrong)
     with pytest.raises(UsageError, match=r"write name=0\.7"):
         classify(classifier, Path("c"), label_thresholds=("high",))
 
@@ -153,7 +153,7 @@ def test_labels_missing_from_the_config_have_the_references_names(
     classifier: Path, tmp_path: Path, write_corpus: Corpus
 ) -> None:
     model = with_problem(classifier, tmp_path / "unnamed", id2label=None, num_labels=3)
-    [row] = rows_of(classify(model, Path("c")), model, write_corpus(["a pump"]) / "000.parquet")
+    [row] = expand_rows(classify(model, Path("c")), model, write_corpus(["a pump"]) / "000.parquet")
     assert [score["label"] for score in row["scores"]] == ["LABEL_0", "LABEL_1", "LABEL_2"]
 
 
@@ -163,7 +163,7 @@ def test_labels_missing_from_the_config_have_the_references_names(
 LENGTHS = (1, 1023, 1024, 1025, 16384, 16385, 100_000)
 
 WAYS = {
-    "windows": {"max_encoder_position_embeddings": 16384, "max_decoder_position_embeddings": 1024},
+    "chunks": {"max_encoder_position_embeddings": 16384, "max_decoder_position_embeddings": 1024},
     "whole": {"max_encoder_position_embeddings": 16384, "max_decoder_position_embeddings": 16384},
     "prompt": {"max_encoder_position_embeddings": 16384, "max_decoder_position_embeddings": 8, "decoder_prompt": [2, 0]},
 }
@@ -176,11 +176,11 @@ def text_of(tokenizer: LEDTokenizer, tokens: int) -> str:
     return text
 
 
-@pytest.mark.parametrize(("kind", "way"), [("label", "windows"), ("label", "prompt"), *(("answer", way) for way in WAYS)])
+@pytest.mark.parametrize(("kind", "way"), [("label", "chunks"), ("label", "prompt"), *(("answer", way) for way in WAYS)])
 def test_documents_of_every_length(kind: str, way: str, tmp_path: Path, write_corpus: Corpus) -> None:
     model = make_reader(tmp_path / "m", kind, attention_window=16, decoder_layers=1, encoder_layers=1, **WAYS[way])
     limit = LEDConfig.from_pretrained(model).longest_read
-    assert limit == (1024 if way == "windows" else 16384)
+    assert limit == (1024 if way == "chunks" else 16384)
     tokenizer = LEDTokenizer.from_pretrained(model)
     before = len(tokenizer.encode("station?")) + 1 if kind == "answer" else 1
     # So many tokens in all, special ones and the question included; the shortest has one of its own.
@@ -188,23 +188,23 @@ def test_documents_of_every_length(kind: str, way: str, tmp_path: Path, write_co
     texts = [text_of(tokenizer, max(1, n - before - 1)) for n in lengths]
     file = write_corpus(texts) / "000.parquet"
     task = classify(model, Path("c")) if kind == "label" else ask(model, Path("c"))
-    rows = rows_of(task, model, file)
+    rows = expand_rows(task, model, file)
     assert [row["status"] for row in rows] == ["ok"] * len(lengths) and {row["truncated_tokens"] for row in rows} == {0}
     assert [row["input_tokens"] for row in rows] == [before + 2, *lengths[1:]]
-    windows = [row["windows"] for row in rows]
-    assert windows[:3] == [1, 1, 1] and (windows[3] > 1) == (windows[4] > 1) == (way == "windows")
-    assert windows[5] > 1 and windows[-1] > (1 if way == "whole" else 6)
+    chunks = [row["chunks"] for row in rows]
+    assert chunks[:3] == [1, 1, 1] and (chunks[3] > 1) == (chunks[4] > 1) == (way == "chunks")
+    assert chunks[5] > 1 and chunks[-1] > (1 if way == "whole" else 6)
     for row, text in zip(rows, texts, strict=True):
         if kind == "answer":
             assert text[row["answer_start"] : row["answer_end"]] == row["answer"] != ""
         else:
             assert row["label"] in ("LABEL_0", "LABEL_1")
-    [short] = rows_of(
+    [short] = expand_rows(
         classify(model, Path("c"), max_input_tokens=40) if kind == "label" else ask(model, Path("c"), max_input_tokens=40),
         model,
         write_corpus([texts[1]], name="short") / "000.parquet",
     )
-    assert (short["input_tokens"], short["truncated_tokens"], short["windows"]) == (40, 1023 - 40, 1)
+    assert (short["input_tokens"], short["truncated_tokens"], short["chunks"]) == (40, 1023 - 40, 1)
 
 
 @pytest.mark.parametrize("kind", ["label", "answer"])
@@ -213,13 +213,13 @@ def test_whole_and_windowed_agree_on_what_fits_one_window(kind: str, tmp_path: P
     model = make_reader(tmp_path / "m", kind, **positions)
     file = write_corpus([words(n, n) for n in (1, 5, 17, 25, 60)]) / "000.parquet"
     make = classify if kind == "label" else ask
-    whole = rows_of(make(model, Path("c")), model, file)
-    windowed = rows_of(make(model, Path("c"), window_tokens=64), model, file)
-    assert [row["windows"] for row in whole] == [1] * 5 and [row["windows"] for row in windowed][:3] == [1] * 3
-    assert windowed[4]["windows"] > 1
+    whole = expand_rows(make(model, Path("c")), model, file)
+    windowed = expand_rows(make(model, Path("c"), chunk_tokens=64), model, file)
+    assert [row["chunks"] for row in whole] == [1] * 5 and [row["chunks"] for row in windowed][:3] == [1] * 3
+    assert windowed[4]["chunks"] > 1
     score = "label_score" if kind == "label" else "answer_score"
     for a, b in zip(whole, windowed, strict=True):
-        if b["windows"] == 1:
+        if b["chunks"] == 1:
             assert a[score] == pytest.approx(b[score], abs=1e-5)
             assert {k: v for k, v in a.items() if "score" not in k and k not in ("_measured", "answers")} == {
                 k: v for k, v in b.items() if "score" not in k and k not in ("_measured", "answers")
@@ -231,7 +231,7 @@ def test_whole_and_windowed_agree_on_what_fits_one_window(kind: str, tmp_path: P
 
 def test_answers_are_pieces_of_the_text_with_characters_of_several_bytes(answerer: Path, write_corpus: Corpus) -> None:
     texts = [MULTI_BYTE * n + words(n, n) + " " + MULTI_BYTE for n in (1, 2, 5, 9, 14)]
-    rows = rows_of(
+    rows = expand_rows(
         ask(answerer, Path("c"), question=("日本?", "pump"), n_best=4), answerer, write_corpus(texts) / "000.parquet"
     )
     assert len(rows) == 10
@@ -248,8 +248,8 @@ def test_answers_are_pieces_of_the_text_with_characters_of_several_bytes(answere
 
 def test_answers_are_those_of_the_pipeline(answerer: Path, write_corpus: Corpus) -> None:
     texts = [words(n, n) for n in (4, 30, 90)]
-    rows = rows_of(
-        ask(answerer, Path("c"), max_answer_tokens=15, window_overlap=8), answerer, write_corpus(texts) / "000.parquet"
+    rows = expand_rows(
+        ask(answerer, Path("c"), max_answer_tokens=15, chunk_overlap=8), answerer, write_corpus(texts) / "000.parquet"
     )
     answer = pipeline("question-answering", model=answerer)
     for row, text in zip(rows, texts, strict=True):
@@ -261,9 +261,9 @@ def test_answers_are_those_of_the_pipeline(answerer: Path, write_corpus: Corpus)
 
 def test_no_answer_is_given_where_none_is_likelier(answerer: Path, write_corpus: Corpus) -> None:
     file = write_corpus([words(9, n) for n in range(6)]) / "000.parquet"
-    always = rows_of(ask(answerer, Path("c")), answerer, file)
-    never = rows_of(ask(answerer, Path("c"), no_answer_threshold=-1.0), answerer, file)
-    even = rows_of(ask(answerer, Path("c"), no_answer_threshold=0.0), answerer, file)
+    always = expand_rows(ask(answerer, Path("c")), answerer, file)
+    never = expand_rows(ask(answerer, Path("c"), no_answer_threshold=-1.0), answerer, file)
+    even = expand_rows(ask(answerer, Path("c"), no_answer_threshold=0.0), answerer, file)
     assert all(row["answer"] is not None for row in always) and all(row["answer"] is None for row in never)
     assert all(row["answer_start"] is None and row["answers"] for row in never)
     assert [row["answer"] is None for row in even] == [row["null_score"] > row["answer_score"] for row in even]
@@ -285,7 +285,7 @@ def test_a_column_may_hold_a_question_or_several(answerer: Path, tmp_path: Path)
     records = pa.array([[{"question": q} for q in qs] if (qs := value) is not None else None for value in lists.to_pylist()])
     for name, column in (("lists", lists), ("records", records)):
         file = corpus_with(tmp_path / name, texts, column)
-        rows = rows_of(ask(answerer, file, question_column="asked", passthrough=("n",)), answerer, file)
+        rows = expand_rows(ask(answerer, file, question_column="asked", passthrough=("n",)), answerer, file)
         assert [(row["doc_id"], row["question_number"], row["n"]) for row in rows] == [
             ("d0", 0, 0), ("d0", 1, 0), ("d1", 0, 1), ("d1", 1, 1), ("d2", 0, 2), ("d3", 0, 3), ("d4", 0, 4), ("d4", 1, 4),
             ("d4", 2, 4), ("d5", 0, 5)]  # fmt: skip
@@ -295,12 +295,12 @@ def test_a_column_may_hold_a_question_or_several(answerer: Path, tmp_path: Path)
             "ValueError: the question is empty", None]  # fmt: skip
         assert len({row["text_hash"] for row in rows if row["status"] == "ok"}) == 4
     file = corpus_with(tmp_path / "single", texts[:1] * 3, pa.array(["pump?", None, long]))
-    rows = rows_of(ask(answerer, file, question_column="asked"), answerer, file)
+    rows = expand_rows(ask(answerer, file, question_column="asked"), answerer, file)
     assert [row["status"] for row in rows] == ["ok", "failed", "failed"]
     assert "leave no room for the document in a window of 64; shorten the question" in rows[2]["reason"]
     file = corpus_with(tmp_path / "numbers", texts[:1], pa.array([7]))
     with pytest.raises(UsageError, match="--question-column asked holds int; it must hold texts, lists of texts"):
-        rows_of(ask(answerer, file, question_column="asked"), answerer, file)
+        expand_rows(ask(answerer, file, question_column="asked"), answerer, file)
 
 
 def test_a_column_of_json_lines_may_hold_a_question_or_several(answerer: Path, tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_a_column_of_json_lines_may_hold_a_question_or_several(answerer: Path, t
     asked = [["pump?", "when?"], [], "[a] pump?", [{"question": "pump?"}], [{"answer": "x"}]]
     path.write_text("".join(json.dumps({"doc_id": f"d{n}", "text": "a pump", "asked": q}) + "\n" for n, q in enumerate(asked)))
     task = ask(answerer, path, question_column="asked", passthrough=("asked",))
-    table = ShardReader(task, str(answerer), None, task.reading(answerer))(Shard("s", str(path), 0, 5))
+    table = ShardReader(task, str(answerer), None, task.input_limits(answerer))(Shard("s", str(path), 0, 5))
     nothing, other = "the document has no question in column 'asked'", "a record in column 'asked' has no field `question`"
     assert [(row["doc_id"], row["question"], row["reason"]) for row in table.to_pylist()] == [
         ("d0", "pump?", None), ("d0", "when?", None), ("d1", None, nothing), ("d2", "[a] pump?", None),
@@ -324,7 +324,7 @@ def test_questions_that_cannot_be_asked_are_said_before_the_run(answerer: Path, 
     with pytest.raises(UsageError, match="--question is empty; ask something"):
         ask(answerer, Path("c"), question=("pump?", "  "))
     with pytest.raises(UsageError, match=r"tokens with the special ones; the model reads 64 at once, document included"):
-        ask(answerer, Path("c"), question=("pump " * 80,)).facts(answerer)
+        ask(answerer, Path("c"), question=("pump " * 80,)).config(answerer)
     with pytest.raises(UsageError, match=r"--questions-file .* cannot be read"):
         ask(answerer, Path("c"), questions_file=str(tmp_path / "none.txt"))
     (tmp_path / "empty.txt").write_text("\n\n")
@@ -337,8 +337,8 @@ def test_questions_that_cannot_be_asked_are_said_before_the_run(answerer: Path, 
 def test_spans_lie_in_the_document_and_in_one_window(answerer: Path, write_corpus: Corpus) -> None:
     """Against every span of every window, scored by the plain forward pass."""
     text = words(70, 4)
-    task = ask(answerer, Path("c"), window_tokens=32, window_overlap=6, align_to_words=False, max_answer_tokens=5)
-    [row] = rows_of(task, answerer, write_corpus([text]) / "000.parquet")
+    task = ask(answerer, Path("c"), chunk_tokens=32, chunk_overlap=6, align_to_words=False, max_answer_tokens=5)
+    [row] = expand_rows(task, answerer, write_corpus([text]) / "000.parquet")
     model, tokenizer = LEDForQuestionAnswering.from_pretrained(answerer).eval(), LEDTokenizer.from_pretrained(answerer)
     before, encoding = [*tokenizer.encode("station?"), 2], tokenizer.encode_batch([text])[0]
     ids, room = encoding.ids[1:-1], 32 - len(before) - 1

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output.commit import commit, finish
-from pipeline.planning.document_ids import doc_ids
+from pipeline.planning.document_ids import document_ids
 from pipeline.errors import UsageError
 from pipeline.inputs.read import InputFile
 from pipeline.output.local import LocalStore
@@ -30,9 +30,9 @@ def committed(folder: Path, shards: int = 3, first: int = 0) -> LocalStore:
     """A run of three shards of which the first ones are committed; with all of them, finished."""
     store = LocalStore(folder)
     store.create(PLAN, RUN.to_json())
-    facts = {"plan": RUN.fingerprint}
+    config = {"plan": RUN.fingerprint}
     for shard in RUN.shards[:shards]:
-        commit(store, block(shard.shard_id, shard.documents, shard.documents, first + shard.start), facts)
+        commit(store, block(shard.shard_id, shard.documents, shard.documents, first + shard.start), config)
     if shards == len(RUN.shards):
         finish(store, RUN)
     return store
@@ -128,9 +128,9 @@ def test_whatever_was_done_to_the_files_is_found(harm: Callable[[Path], None], s
     assert any(says in problem for problem in verify(store).problems)
 
 
-def with_repeats(folder: Path, facts: dict[str, Any], **columns: list[Any]) -> Findings:
+def with_repeats(folder: Path, config: dict[str, Any], **columns: list[Any]) -> Findings:
     """What is found of a run in which two shards of three rows have the same ids."""
-    store, plan = LocalStore(folder), make_plan([InputFile("/in/a", 1, 8, "h", "1")], {"weights_sha256": "w", **facts}, 3)
+    store, plan = LocalStore(folder), make_plan([InputFile("/in/a", 1, 8, "h", "1")], {"weights_sha256": "w", **config}, 3)
     store.create(PLAN, plan.to_json())
     for shard in plan.shards[:2]:
         rows = block(shard.shard_id, 3, 3, 0)
@@ -156,7 +156,7 @@ def test_the_places_of_skipped_rows_are_no_ids(tmp_path: Path) -> None:
 def test_ids_that_were_made_are_those_of_the_rows(tmp_path: Path) -> None:
     plan = make_plan([InputFile("/in/a.parquet", 1, 3, "h", "1")], {"settings": {"id_column": None}}, 3)
     [shard] = plan.shards
-    for folder, ids in (("right", doc_ids(None, shard.source, 0, 3)), ("wrong", [f"{shard.source}:{n}" for n in (0, 2, 1)])):
+    for folder, ids in (("right", document_ids(None, shard.source, 0, 3)), ("wrong", [f"{shard.source}:{n}" for n in (0, 2, 1)])):
         store = LocalStore(tmp_path / folder)
         store.create(PLAN, plan.to_json())
         rows = block(shard.shard_id, 3, 3)

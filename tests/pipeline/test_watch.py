@@ -9,24 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.output.commit import Receipt, read_receipt
+from pipeline.output.commit import ShardMetadata, read_shard_metadata
 from pipeline.errors import PipelineError
 from pipeline.inputs.read import InputFile
 from pipeline.output.local import LocalStore
 from pipeline.planning.plan import make_plan
-from pipeline.monitor.stats import Tally
-from pipeline.monitor.watcher import Observer, Watch
-from tests.pipeline.receipts import receipt
+from pipeline.monitor.stats import RunStats
+from pipeline.monitor.watcher import Observer, ProgressWatcher
+from tests.pipeline.shards_metadata import shard_metadata
 
 PLAN = make_plan([InputFile("/in", 1, 40, "h", "1")], {}, 10)
 
 
 def test_shards_are_added_once_and_the_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, told = LocalStore(tmp_path), list[int]()
-    made = {shard.part: receipt(shard.shard_id, documents=10, finished_at=time.time()) for shard in PLAN.shards}
-    monkeypatch.setattr("pipeline.monitor.watcher.read_receipt", lambda store, name: made[name])
-    tally = Tally(40, 4, 1)
-    with Watch(store, PLAN.shards[1:], tally, [lambda t, seconds: told.append(t.own.counts["documents"])], 0.02):
+    made = {shard.part: shard_metadata(shard.shard_id, documents=10, finished_at=time.time()) for shard in PLAN.shards}
+    monkeypatch.setattr("pipeline.monitor.watcher.read_shard_metadata", lambda store, name: made[name])
+    stats = RunStats(40, 4, 1)
+    with ProgressWatcher(store, PLAN.shards[1:], stats, [lambda t, seconds: told.append(t.own.counts["documents"])], 0.02):
         store.create(PLAN.shards[0].part, b"")  # done by a run before
         for shard in PLAN.shards[1:3]:
             store.create(shard.part, b"")
@@ -35,20 +35,20 @@ def test_shards_are_added_once_and_the_end_is_told(tmp_path: Path, monkeypatch: 
     assert told == sorted(told) and told[-1] == 30 and 10 in told
 
 
-def watched(store: LocalStore, observers: Sequence[Observer], tally: Tally, seconds: float = 0.15) -> None:
-    with Watch(store, PLAN.shards, tally, observers, 0.02):
+def watched(store: LocalStore, observers: Sequence[Observer], stats: RunStats, seconds: float = 0.15) -> None:
+    with ProgressWatcher(store, PLAN.shards, stats, observers, 0.02):
         time.sleep(seconds)
 
 
 def test_an_observer_that_fails_is_logged_once_and_the_others_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(tally: Tally, seconds: float) -> None:
+    def fail(stats: RunStats, seconds: float) -> None:
         raise OSError("no disk")
 
     told: list[float] = []
     with caplog.at_level(logging.WARNING):
-        watched(LocalStore(tmp_path), [fail, lambda tally, seconds: told.append(seconds)], Tally(40, 4, 1))
+        watched(LocalStore(tmp_path), [fail, lambda stats, seconds: told.append(seconds)], RunStats(40, 4, 1))
     assert len(told) > 3 and len(caplog.records) == 1 and "Traceback" in caplog.text
     assert "the run could not be looked at" in caplog.text and "OSError: no disk); it goes on" in caplog.text
 
@@ -64,7 +64,7 @@ def test_observers_are_told_while_the_folder_cannot_be_listed(
     monkeypatch.setattr(LocalStore, "names", names)
     told: list[float] = []
     with caplog.at_level(logging.WARNING):
-        watched(LocalStore(tmp_path), [lambda tally, seconds: told.append(seconds)], Tally(40, 4, 1))
+        watched(LocalStore(tmp_path), [lambda stats, seconds: told.append(seconds)], RunStats(40, 4, 1))
     assert len(told) > 3 and told == sorted(told) and caplog.text.count("PipelineError: the store does not answer") == 1
 
 
@@ -74,19 +74,19 @@ def test_a_file_without_a_receipt_is_warned_of_once_and_hides_no_other(
     foreign, slow, good, _ = (shard.part for shard in PLAN.shards)
     reads: list[str] = []
 
-    def read(store: LocalStore, name: str) -> Receipt:
+    def read(store: LocalStore, name: str) -> ShardMetadata:
         reads.append(name)
         if name == foreign:
-            return read_receipt(store, name)
+            return read_shard_metadata(store, name)
         if name == slow and reads.count(slow) < 3:
             raise ConnectionResetError("a moment")
-        return receipt(name, documents=10, finished_at=time.time())
+        return shard_metadata(name, documents=10, finished_at=time.time())
 
-    monkeypatch.setattr("pipeline.monitor.watcher.read_receipt", read)
-    store, tally = LocalStore(tmp_path), Tally(40, 4, 1)
+    monkeypatch.setattr("pipeline.monitor.watcher.read_shard_metadata", read)
+    store, stats = LocalStore(tmp_path), RunStats(40, 4, 1)
     for name in (foreign, slow, good):
         store.create(name, b"PAR1 torn")
     with caplog.at_level(logging.WARNING):
-        watched(store, [], tally)
-    assert tally.own.counts["documents"] == 20 and (reads.count(foreign), reads.count(good)) == (1, 1)
+        watched(store, [], stats)
+    assert stats.own.counts["documents"] == 20 and (reads.count(foreign), reads.count(good)) == (1, 1)
     assert reads.count(slow) == 3 and len(caplog.records) == 2 and foreign in caplog.text

@@ -18,7 +18,7 @@ from led import plain
 from led.cache import DecoderCache
 from led.long_documents import read_windows
 from led.testing import TINY, spread_weights, tiny_config
-from led.windows import Window
+from led.chunks import Window
 
 ABSENT = "the reference, transformers 4.57, is not installed: make test-parity"
 transformers = pytest.importorskip("transformers", reason=ABSENT)
@@ -241,9 +241,9 @@ def test_packed_documents_are_labelled_as_the_reference_labels_each(globals_: in
     rows = [
         torch.cat([tokens(n, 1, n - 1)[0], torch.tensor([2])]) if n > 1 else torch.tensor([2]) for n in (1, 2, 9, 63, 64, 40)
     ]
-    windows = [Window(row.tolist(), 0, 0, min(globals_, len(row))) for row in rows]
+    chunks = [Window(row.tolist(), 0, 0, min(globals_, len(row))) for row in rows]
     with torch.no_grad():
-        for row, window, logits in zip(rows, windows, read_windows(ours, windows, 100), strict=True):
+        for row, window, logits in zip(rows, chunks, read_windows(ours, chunks, 100), strict=True):
             mask = torch.zeros(1, len(row), dtype=torch.long)
             mask[:, : window.offset] = 1
             assert_same_value(logits, reference(row[None], global_attention_mask=mask).logits[0], "logits")

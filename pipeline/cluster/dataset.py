@@ -1,0 +1,111 @@
+"""The Ray Data pipeline of a run: read tasks, predictor replicas and commit tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from led.checkpoint.hub import Checkpoint
+from pipeline.cluster.actor import PredictorActor
+from pipeline.cluster.capacity import IO_CPUS, Capacity, plan_capacity
+from pipeline.cluster.control import RunControl
+from pipeline.cluster.session import cluster_nodes, join_cluster, translate_ray_errors
+from pipeline.cluster.sink import CommitSink
+from pipeline.cluster.source import ShardSource, Shared, share
+from pipeline.monitor.stats import RunStats
+from pipeline.output.previous_runs import load_previous_runs
+from pipeline.planning.plan import Plan, Shard
+from pipeline.tasks import Task
+from pipeline.tasks.base import InputLimits
+from pipeline.workers.reader import ShardReader
+
+_LONGEST_SHARD_S = 24 * 3600
+
+# glibc returns freed memory to the system and faults it in again, while a replica allocates the same shapes all day. In huge
+# pages, decoding reads the KV cache of long documents a sixth faster.
+_TUNED_ALLOCATOR = (
+    "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:"
+    "glibc.malloc.hugetlb=1"
+)
+
+
+class Workers:
+    """Readers, replicas and committers on the cluster, for at most `shards` shards, and the control that all of them read.
+
+    Raises:
+        UsageError: the cluster can never hold them.
+        PipelineError: the cluster cannot be joined.
+    """
+
+    def __init__(self, task: Task, checkpoint: Checkpoint, shards: int, run: str) -> None:
+        self._task, self._checkpoint, self._run = task, checkpoint, run
+        settings = task.settings
+        with translate_ray_errors():
+            join_cluster(settings)
+            self.capacity: Capacity = plan_capacity(
+                cluster_nodes(),
+                shards,
+                replicas=settings.replicas,
+                max_replicas=settings.max_replicas,
+                threads=settings.threads,
+                gpus=settings.gpus,
+            )
+            self.control = RunControl(run)
+        self._shared: Shared | None = None
+
+    def count_replicas(self, stats: RunStats, seconds: float) -> None:
+        """An observer that updates the number of replicas as an autoscaling cluster grows."""
+        capacity = self.capacity
+        if capacity.max_replicas > capacity.replicas:
+            stats.replicas = min(capacity.max_replicas, max(capacity.replicas, self.control.replicas_started()))
+
+    def rows(self, plan: Plan, shards: Sequence[Shard]) -> ray.data.Dataset:
+        """Read, tokenize and predict `shards`: one block of rows each. After a stop request, blocks have no rows."""
+        task, settings, capacity = self._task, self._task.settings, self.capacity
+        context = DataContext.get_current()
+        context.enable_progress_bars = settings.ray_progress
+        context.target_max_block_size = 1 << 50  # a shard is one block, however large
+        context.raise_original_map_exception = True
+        # A shard of long documents on a slow machine takes hours without any visible progress.
+        context.execution_no_progress_timeout_s = max(context.execution_no_progress_timeout_s, _LONGEST_SHARD_S)
+        revision = self._checkpoint.revision
+        model = settings.model if revision else str(self._checkpoint.folder)
+        if self._shared is None:
+            limits, tokenizer = InputLimits(**plan.config["input_limits"]), plan.config["tokenizer_sha256"]
+            reader = ShardReader(task, model, revision, limits, plan.passthrough, tokenizer)
+            self._shared = share(reader, load_previous_runs(plan.config["since"], task.columns))
+        self.control.reset_replicas()
+        documents = ray.data.read_datasource(
+            ShardSource(shards, self._shared, self.control),
+            num_cpus=IO_CPUS,
+            override_num_blocks=len(shards),
+            concurrency=min(capacity.readers, len(shards)),
+        )
+        weights = {"weights_sha256": plan.config["weights_sha256"]}
+        return documents.map_batches(
+            PredictorActor,
+            fn_constructor_args=(self.control, task, model, revision, self._run, weights),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ActorPoolStrategy(
+                min_size=capacity.replicas, max_size=capacity.max_replicas, initial_size=capacity.replicas
+            ),
+            num_cpus=capacity.cpus,
+            num_gpus=settings.gpus or None,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads), "GLIBC_TUNABLES": _TUNED_ALLOCATOR}},
+        )
+
+    def commit(self, plan: Plan, shards: Sequence[Shard], sink: CommitSink) -> None:
+        """Process `shards` and commit each by its name."""
+        self.rows(plan, shards).write_datasink(
+            sink, ray_remote_args={"num_cpus": IO_CPUS}, concurrency=min(self.capacity.writers, len(shards))
+        )
+
+    def tables(self, plan: Plan, shards: Sequence[Shard]) -> Iterator[pa.Table]:
+        """Yield each shard's rows as they are done. Nothing is committed."""
+        with translate_ray_errors():
+            yield from self.rows(plan, shards).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

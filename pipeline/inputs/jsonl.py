@@ -1,0 +1,159 @@
+"""JSON lines: one JSON object per line, blank lines left out.
+
+Lines are counted once, when the run is planned. A shard of an uncompressed file starts at its byte offset. A shard of a compressed
+file reads the file from the start, so split large files before compressing them.
+
+All columns are text: strings as they are, null as null, and every other value as JSON. `parse_nested` restores lists and records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+import pyarrow as pa
+
+from pipeline.inputs.files import COMPRESSED, FileEntry, open_file
+from pipeline.inputs.rows import BATCH_ROWS, FileStats, Rows, table_of
+from pipeline.inputs.splits import Split
+
+_CHUNK = 1 << 20
+_LINES_INSPECTED = 100
+_LINE_PER_TEXT = 8  # a line may be this many times as long as the max_bytes text: escapes, and the other columns
+
+
+class JsonLines:
+    """Files with one JSON object in a line."""
+
+    def inspect(self, entry: FileEntry, documents: int, max_bytes: int) -> FileStats:
+        """By counting lines, and looking at the keys of the first hundred."""
+        seekable = not entry.path.endswith(COMPRESSED)
+        splits: list[Split] = []
+        keys: dict[str, None] = {}
+        rows = objects = 0
+        with _lines(entry.path, 0, max(_CHUNK, max_bytes * _LINE_PER_TEXT)) as lines:
+            for offset, line in lines:
+                if rows < _LINES_INSPECTED:
+                    value, reason = _parse(line)
+                    keys |= dict.fromkeys(value)
+                    objects += reason is None
+                if rows % documents == 0:
+                    splits.append(Split(rows, rows, offset if seekable else 0))
+                rows += 1
+        if rows and not objects:
+            raise ValueError(
+                f"none of its first {min(rows, _LINES_INSPECTED)} lines is a JSON object; there must be one in a line"
+            )
+        ends = [split.start for split in splits[1:]] + [rows]
+        ended = tuple(Split(split.start, stop, split.offset) for split, stop in zip(splits, ends, strict=True))
+        return FileStats(rows, ended, pa.schema([pa.field(_utf8(key), pa.string()) for key in keys]))
+
+    def stream(self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int) -> Iterator[Rows]:
+        """The lines of the cut, parsed."""
+        row = split.start if split.offset else 0
+        parsed: list[tuple[dict[str, Any], str | None]] = []
+        with _lines(path, split.offset, max_bytes * _LINE_PER_TEXT) as lines:
+            for _, line in lines:
+                if row >= split.stop:
+                    break
+                if row >= split.start:
+                    parsed.append(_parse(line))
+                row += 1
+                if len(parsed) == BATCH_ROWS:
+                    yield _json_rows(parsed, text, columns)
+                    parsed = []
+        if parsed:
+            yield _json_rows(parsed, text, columns)
+        if row < split.stop:
+            raise EOFError(f"it ends after {row} lines; {split.stop} were planned")
+
+
+@contextmanager
+def _lines(path: str, offset: int, max_bytes: int) -> Iterator[Iterator[tuple[int, bytes | None]]]:
+    """(byte it begins at, line) for each line that is not blank, from `offset`; None for a line over `max_bytes` bytes."""
+    with open_file(path) as opened:
+        opened.seek(offset)
+        if path.endswith(COMPRESSED):
+            with pa.CompressedInputStream(pa.PythonFile(opened), "gzip" if path.endswith(".gz") else "zstd") as stream:
+                yield split_lines(stream, 0, max_bytes)
+        else:
+            yield split_lines(opened, offset, max_bytes)
+
+
+def split_lines(stream: IO[bytes], offset: int, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
+    """(byte it begins at, line) for each line of a stream that is not blank; None for one over `max_bytes` bytes.
+
+    A line's bytes are kept only up to `max_bytes`, so one without an end does not fill the memory.
+    """
+    kept: list[bytes] = []
+    length, blank = 0, True
+    while chunk := stream.read(_CHUNK):
+        for i, piece in enumerate(chunk.split(b"\n")):
+            if i:  # a line ended before this piece
+                if not blank:
+                    yield offset, b"".join(kept) if length <= max_bytes else None
+                offset += length + 1
+                kept, length, blank = [], 0, True
+            length += len(piece)
+            blank = blank and not piece.strip()
+            if length <= max_bytes:
+                kept.append(piece)
+    if not blank:
+        yield offset, b"".join(kept) if length <= max_bytes else None
+
+
+def _parse(line: bytes | None) -> tuple[dict[str, Any], str | None]:
+    """The object of a line, or an empty one and what is wrong."""
+    if line is None:
+        return {}, "the line is too long for --max-document-bytes"
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return {}, f"the line is not JSON ({type(error).__name__}: {str(error)[:120]})"
+    if not isinstance(value, dict):
+        return {}, f"the line is not a JSON object but {_kind(value)}"
+    return value, None
+
+
+def _json_rows(parsed: Sequence[tuple[dict[str, Any], str | None]], text: str, columns: Sequence[str]) -> Rows:
+    reasons = {}
+    for i, (value, reason) in enumerate(parsed):
+        if reason is None and not isinstance(value.get(text), str | None):
+            reason = f"the text is {_kind(value[text])}, not a string"
+        if reason is not None:
+            reasons[i] = reason
+    values = [{c: _utf8(value.get(c)) for c in columns} for value, _ in parsed]
+    return Rows(table_of(values, text, columns), reasons)
+
+
+def _utf8(value: Any) -> str | None:
+    """A JSON value as text; half a surrogate pair, which no UTF-8 can hold, as its escape."""
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def parse_nested(value: Any) -> Any:
+    """The list or object that a text is the JSON of; all else as it is."""
+    if not isinstance(value, str) or not value.startswith(("[", "{")):
+        return value
+    try:
+        return _as_texts(json.loads(value))
+    except (ValueError, RecursionError):
+        return value
+
+
+def _as_texts(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_texts(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _as_texts(item) for name, item in value.items()}
+    return _utf8(value)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,158 @@
+"""The question-answering task: answers are spans of the document, one row per document and question.
+
+The tokens of the question have global attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from led.tokenizer.tokenizer import LEDTokenizer
+from pipeline.errors import UsageError
+from pipeline.schema import NUMBER, QUESTIONS
+from pipeline.settings import AnswerSettings
+from pipeline.tasks.base import Document, InputLimits, ModelInput, Row, chunked_input, chunked_input_limits
+
+if TYPE_CHECKING:
+    from pipeline.tasks.answerer import LoadedAnswerer
+
+_SPAN = pa.struct(
+    [
+        pa.field("answer", pa.string()),
+        pa.field("start", pa.int32()),
+        pa.field("end", pa.int32()),
+        pa.field("score", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Questions over documents to answers."""
+
+    settings: AnswerSettings
+    questions: tuple[str, ...] = ()
+
+    title = "Question answering"
+    columns = pa.schema(
+        [
+            pa.field(NUMBER, pa.int32()),
+            pa.field("question", pa.string()),
+            pa.field("answer", pa.string()),
+            pa.field("answer_start", pa.int32()),
+            pa.field("answer_end", pa.int32()),
+            pa.field("answer_score", pa.float32()),
+            pa.field("null_score", pa.float32()),
+            pa.field("answers", pa.list_(_SPAN)),
+        ]
+    )
+
+    @classmethod
+    def of(cls, settings: AnswerSettings) -> Answer:
+        """The task with the questions of the settings.
+
+        Raises:
+            UsageError: the file of questions cannot be read, or a question is empty.
+        """
+        questions, source = settings.question, "--question"
+        if settings.questions_file is not None:
+            source = f"--questions-file {settings.questions_file}"
+            try:
+                lines = Path(settings.questions_file).read_text("utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"{source} cannot be read: {error}") from error
+            questions = tuple(line.strip() for line in lines if line.strip())
+            if not questions:
+                raise UsageError(f"{source} has no questions; write one per line.")
+        if any(not question.strip() for question in questions):
+            raise UsageError(f"{source} is empty; write a question.")
+        return cls(settings, questions)
+
+    def run_config(self, folder: Path) -> dict[str, Any]:
+        """The task and its questions.
+
+        Raises:
+            ValueError: the folder's weights are not a question-answering model's.
+            UsageError: a question leaves no room for the document.
+        """
+        from pipeline.tasks.answerer import LoadedAnswerer
+
+        LoadedAnswerer.check(folder)
+        tokenizer, limit = LEDTokenizer.from_pretrained(folder), self.input_limits(folder).chunk_tokens
+        for question in self.questions:
+            length = len(tokenizer.encode(question)) + 2
+            if length >= limit:
+                raise UsageError(
+                    f"--question {question[:60]!r}… has {length} tokens with the special tokens; a chunk has {limit}, "
+                    "document included. Shorten the question."
+                )
+        return {"task": "answer", QUESTIONS: {"of all": list(self.questions), "in column": self.settings.question_column}}
+
+    def input_limits(self, folder: Path) -> InputLimits:
+        """Whole documents, in chunks."""
+        return chunked_input_limits(self.settings, folder)
+
+    def expand_rows(self, values: Mapping[str, Any]) -> list[Row]:
+        """One row per question.
+
+        Raises:
+            ValueError: the document has no question, or a record of its questions has no field `question`.
+            UsageError: the column does not hold questions.
+        """
+        column = self.settings.question_column
+        questions = list(self.questions) if column is None else _questions_in(values[column], column)
+        if not questions:
+            raise ValueError(f"the document has no question in column {column!r}")
+        return [{NUMBER: i, "question": question} for i, question in enumerate(questions)]
+
+    def encode(self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits) -> list[ModelInput]:
+        """`<s> question </s></s> text </s>`. Each text is tokenized once for all its questions.
+
+        Raises:
+            ValueError: a question is empty, or leaves no room for the document.
+        """
+        texts = list(dict.fromkeys(document.text for document in documents))
+        encodings = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
+        inputs = []
+        for text, known_columns in documents:
+            question = known_columns["question"]
+            if not (question or "").strip():
+                raise ValueError("the question is empty")
+            prefix = [*tokenizer.encode(question), tokenizer.eos_token_id]
+            inputs.append(chunked_input([*prefix, *encodings[text].ids[1:]], len(prefix), limits, text))
+        return inputs
+
+    def load(self, folder: Path) -> LoadedAnswerer:
+        """The question-answering model with its weights."""
+        from pipeline.tasks.answerer import LoadedAnswerer
+
+        return LoadedAnswerer(self, folder)
+
+    @staticmethod
+    def describe(row: Row) -> tuple[str, str]:
+        """The question, and the answer."""
+        scores = f"score {row['answer_score']:.3f}, none {row['null_score']:.3f}"
+        return f"{row['question']} {row['chunks']} chunks, {scores}", row["answer"] or "no answer"
+
+
+def _questions_in(value: Any, column: str) -> list[str | None]:
+    """The questions in a value of the column: a text, or a list of texts or of records with a field `question`."""
+    if value is None:
+        return []
+    questions = []
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, dict) and "question" not in item:
+            raise ValueError(f"a record in column {column!r} has no field `question`")
+        question = item["question"] if isinstance(item, dict) else item
+        if question is not None and not isinstance(question, str):
+            raise UsageError(
+                f"--question-column {column} holds {type(question).__name__}; it must hold texts, lists of texts, or lists "
+                "of records with a field `question`."
+            )
+        questions.append(question)
+    return questions

@@ -1,0 +1,76 @@
+"""A checkpoint in memory, prepacked for inference: what the loaded halves of all tasks share."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+
+from led.generation.memory_budget import usable_cpus
+from led.generation.scheduler import SchedulerLimits
+from led.heads.question_answering import LEDForQuestionAnswering
+from led.heads.sequence_classification import LEDForSequenceClassification
+from led.model.pretrained import LEDPreTrainedModel
+from led.pipelines.chunk_reader import read_chunks
+from led.pipelines.chunking import Chunk
+from pipeline.batching import by_token_budget
+from pipeline.settings import RunSettings
+from pipeline.tasks.base import InputLimits, ModelInput, chunks_of
+
+M = TypeVar("M", bound=LEDPreTrainedModel)
+
+
+class LoadedModel(Generic[M]):
+    """The checkpoint in `folder`, with the dtype and device of the settings, prepacked for inference."""
+
+    model_class: ClassVar[type[LEDPreTrainedModel]]
+    fatal: tuple[type[Exception], ...] = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+
+    def __init__(self, settings: RunSettings, folder: Path) -> None:
+        torch.set_num_threads(settings.threads)
+        self.measured: dict[str, float] = {}
+        int8 = settings.precision == "int8"
+        dtype, device = "float32" if int8 else settings.precision, "cuda" if settings.gpus else "cpu"
+        model = self.model_class.from_pretrained(folder, dtype=dtype, device=device)
+        self.model: M = model.pack(int8=int8)  # type: ignore[assignment]
+
+    @classmethod
+    def check(cls, folder: Path) -> None:
+        """Check that the folder's weights are those of `model_class`, without loading them.
+
+        Raises:
+            ValueError: they are not.
+        """
+        cls.model_class.check_pretrained(folder)
+
+    def release_memory(self) -> None:
+        """Free what a failed batch still holds."""
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def replicas_sharing_memory(settings: RunSettings) -> float:
+    """Replicas that share the free memory of a machine or GPU: at most one per CPU, and at most as many as the run starts."""
+    if settings.gpus:
+        return 1 / settings.gpus
+    replicas = max(1, usable_cpus() // settings.threads)
+    return min(replicas, settings.max_replicas or settings.replicas or replicas)
+
+
+def read_documents(
+    model: LEDForSequenceClassification | LEDForQuestionAnswering,
+    documents: Sequence[ModelInput],
+    limits: InputLimits,
+    settings: RunSettings,
+) -> Iterator[tuple[int, list[Chunk], list[Any]]]:
+    """Yield (index of the document, its chunks, the model's output for each chunk). Documents are packed together."""
+    max_tokens = SchedulerLimits(max_num_batched_tokens=settings.max_num_batched_tokens).resolve(model.device)[1]
+    for group in by_token_budget([len(document.input_ids) for document in documents], max_tokens):
+        chunks = [chunks_of(documents[i].input_ids, documents[i].global_tokens, limits) for i in group]
+        outputs = iter(read_chunks(model, [chunk for parts in chunks for chunk in parts], max_tokens))
+        for i, parts in zip(group, chunks, strict=True):
+            yield i, parts, [next(outputs) for _ in parts]
