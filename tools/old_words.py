@@ -1,6 +1,7 @@
-"""Occurrences of words that the project no longer uses. The words and their replacements are in `old_words.toml`.
+"""Occurrences of words that the project no longer uses.
 
-Lines between `# old names` and `# end of old names` may hold old words. In Markdown, the markers are HTML comments.
+The words and their replacements are in `old_words.toml`. Lines between `# old names` and `# end of old names`
+may hold old words. In Markdown, the markers are HTML comments.
 """
 
 from __future__ import annotations

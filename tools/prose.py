@@ -2,13 +2,12 @@
 
     python tools/prose.py                              # the table
     python tools/prose.py --worst 20 --paths led docs  # the longest sentences of two folders
-    python tools/prose.py --words --paths led/model    # every old word with its line and replacement
-    python tools/prose.py --advisory                   # words that are often misused, which do not fail the check
-    python tools/prose.py --check                      # exit code 1 if a limit is exceeded or an old word is left
+    python tools/prose.py --words --paths led/model    # old words with their lines and replacements
+    python tools/prose.py --advisory                   # ambiguous words, which do not fail the check
+    python tools/prose.py --check                      # exit code 1 beyond a limit or with an old word left
 
-Prose is Markdown, docstrings, comments and the help texts of settings (attribute docstrings of dataclasses). Old words and
-their replacements are in `old_words.toml`. Lines between `# old names` and `# end of old names` may hold old words. In
-Markdown, the markers are HTML comments.
+Prose is Markdown, docstrings, comments and the help texts of settings. `sentences.py` extracts its sentences.
+`old_words.toml` holds the old words.
 """
 
 from __future__ import annotations
@@ -85,7 +84,11 @@ def all_words(root: Path, names: Sequence[str], sections: Sequence[str]) -> Iter
 
 @dataclass(frozen=True)
 class Measures:
-    """Figures of a set of sentences; `p90` is the 90th percentile of words, `share` of sentences is divided by `;` or `:`."""
+    """Figures of a group of sentences.
+
+    `mean` and `p90` (90th percentile) are words of a sentence. `share` is the part of the sentences with a
+    semicolon or colon, from 0 to 1.
+    """
 
     count: int
     mean: float
@@ -142,9 +145,7 @@ def main() -> int:
     parser.add_argument(
         "--check", action="store_true", help="exit with 1 if a limit is exceeded or an old word is left"
     )
-    parser.add_argument(
-        "--each", action="store_true", help="check the limits of each part too, not only of the total"
-    )
+    parser.add_argument("--each", action="store_true", help="check the limits of each part, too")
     options = parser.parse_args()
     if missing := [path for path in options.paths or () if not (options.root / path).exists()]:
         parser.error(f"{', '.join(missing)} not found below {options.root}; give paths relative to --root")
@@ -168,9 +169,8 @@ def main() -> int:
     checked = [prose, *parts.values()] if options.each else [prose]
     is_good = not words and all(Measures.of(group).is_within_limits for group in checked)
     if options.check and not is_good:
-        print(
-            f"failed: mean <= {MAX_MEAN:g}, p90 <= {MAX_P90}, share <= {MAX_SHARE:.0%} and no old words are required"
-        )
+        limits = f"mean <= {MAX_MEAN:g}, p90 <= {MAX_P90}, share <= {MAX_SHARE:.0%}"
+        print(f"failed: {limits} and no old words are required")
     return int(options.check and not is_good)
 
 

@@ -1,7 +1,7 @@
 """Sentences of Markdown, docstrings and comments.
 
-Code blocks, tables, headings, HTML and shape legends (`Shapes:`) are not prose. A list item is a sentence of its own, and so is
-an entry of a `Raises:` or `Args:` section. The name that an item or entry defines is not part of its sentence.
+Code blocks, tables, headings, HTML and shape legends (`Shapes:`) are not prose. List items and entries of a
+`Raises:` or `Args:` section are sentences of their own. The name that an item or entry defines is removed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from dataclasses import dataclass
 PARTS = ("README.md", "docs", "docstrings", "comments", "help texts")
 
 GENERATED = re.compile(
-    r".{0,300}?\b(?:generated|made) (?:from|by)[^\n]*(?:`(?:python|make)\b|make_\w+\.py)",
-    re.DOTALL | re.IGNORECASE,
+    r"(?is).{0,300}?\b(?:generated|made) (?:from|by)[^\n]*(?:`(?:python|make)\b|make_\w+\.py)"
 )
 
 CODE = "`…`"  # stands for a code span, which counts as one word
@@ -61,7 +60,7 @@ class Sentence:
 
 
 def prose_lines(lines: Sequence[str], first: int) -> Iterator[tuple[int, int, str]]:
-    """Lines as (number, indent, text). Text is empty for fenced code, tables, headings, prompts and shape legends."""
+    """Lines as (number, indent, text). Code, tables, headings, commands and shape legends have no text."""
     is_fenced = is_skipped = False
     for number, line in enumerate(lines, first):
         text, is_fence = line.strip(), bool(FENCE.match(line.strip()))
@@ -98,9 +97,9 @@ def blocks(lines: Sequence[str], first: int = 1) -> Iterator[tuple[int, str, boo
 
 
 def without_markup(text: str, is_item: bool) -> str:
-    """The text of a block: links as their text, code spans as one word. The name that the block defines is removed."""
+    """The text of a block. Links become their text and code spans one word. The defined name is removed."""
     text = re.sub(r"(`+)(?:(?!\1).)+?\1", CODE, text, flags=re.DOTALL)
-    text = re.sub(r"</?[a-zA-Z][^<>:]*>", "", re.sub(r"<?https?://[^>\s)]+>?", "URL", text))
+    text = re.sub(r"</?[a-zA-Z][^<>:]*>", "", re.sub(r"<?https?://[^>\s)]*[^>\s).,;:!?]>?", "URL", text))
     text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text)
     text = re.sub(r"\[([^\]]+)\](?:\([^)]*\)|\[[^\]]*\])", r"\1", text)
     label = (LABEL if is_item else re.compile(DEFINED)).match(text)
@@ -121,7 +120,7 @@ def split_sentences(text: str) -> Iterator[tuple[int, str]]:
 
 
 def docstrings(source: str) -> Iterator[Chunk]:
-    """Docstrings of modules, classes, functions and attributes; those of settings' attributes are help texts."""
+    """Docstrings of modules, classes, functions and attributes. Attributes of settings have help texts."""
     for node in ast.walk(ast.parse(source)):
         body = getattr(node, "body", None)
         is_settings = isinstance(node, ast.ClassDef) and node.name.endswith(("Settings", "Options"))
