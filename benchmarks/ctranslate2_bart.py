@@ -1,8 +1,8 @@
 """Steps of decoding against CTranslate2, the fastest of this family on CPUs: its BART, since it has no LED.
 
-The same shape (BART-base is led-base but for the encoder's window), random weights, documents of 1,024 tokens, four beams, 8
-bits, one thread each, taking turns. A step is the difference between writing some tokens and three times as many, by the
-number of steps and documents; encoding cancels out.
+The same shape (BART-base is led-base but for the encoder's window), random weights, documents of 1,024
+tokens, four beams, 8 bits, one thread each, taking turns. A step is the difference between writing some
+tokens and three times as many, by the number of steps and documents; encoding cancels out.
 
     pip install ctranslate2==4.8.5
     python -m benchmarks.ctranslate2_bart --documents 8
@@ -29,11 +29,20 @@ def bart(folder: Path, shape: dict[str, Any], int8: bool) -> Any:
     import ctranslate2
     import transformers
 
-    plain = {name: value for name, value in shape.items() if "attention_window" not in name and "encoder_position" not in name}
+    plain = {
+        name: value
+        for name, value in shape.items()
+        if "attention_window" not in name and "encoder_position" not in name
+    }
     config = transformers.BartConfig(**{**plain, "max_position_embeddings": 1024})
     # Fields of transformers 4 that the converter asks for.
-    for name, value in (("normalize_before", False), ("add_final_layer_norm", False), ("normalize_embedding", True),
-                        ("static_position_embeddings", False), ("extra_pos_embeddings", 2)):  # fmt: skip
+    for name, value in (
+        ("normalize_before", False),
+        ("add_final_layer_norm", False),
+        ("normalize_embedding", True),
+        ("static_position_embeddings", False),
+        ("extra_pos_embeddings", 2),
+    ):
         setattr(config, name, value)
     model = transformers.BartForConditionalGeneration(config).eval()
     spread_weights(model, seed=0, scale=2)
@@ -44,7 +53,9 @@ def bart(folder: Path, shape: dict[str, Any], int8: bool) -> Any:
     converter.load_model = lambda kind, name, **options: model
     converter.load_tokenizer = lambda kind, name, **options: _Words(words)
     converter.convert(str(folder / "converted"), quantization="int8" if int8 else "float32")
-    return ctranslate2.Translator(str(folder / "converted"), inter_threads=1, intra_threads=1, device="cpu"), words
+    return ctranslate2.Translator(
+        str(folder / "converted"), inter_threads=1, intra_threads=1, device="cpu"
+    ), words
 
 
 class _Words:
@@ -64,7 +75,9 @@ class _Words:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--documents", type=int, default=8)
     parser.add_argument("--steps", type=int, default=24)
@@ -77,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     ours = LEDForConditionalGeneration(LEDConfig(**shape)).eval()
     spread_weights(ours, seed=0, scale=2)
     ours.pack(int8=not args.float32)
-    rows = [row % (shape.get("vocab_size", 50265) - 5) + 4 for row in documents([args.tokens] * args.documents)]
+    rows = [
+        row % (shape.get("vocab_size", 50265) - 5) + 4 for row in documents([args.tokens] * args.documents)
+    ]
     with tempfile.TemporaryDirectory() as name:
         translator, words = bart(Path(name), shape, not args.float32)
         texts = [[words[token] for token in row.tolist()] for row in rows]
@@ -88,22 +103,45 @@ def main(argv: Sequence[str] | None = None) -> None:
         def ctranslate2(new: int) -> Callable[[], Any]:
             return lambda: [
                 len(result.hypotheses[0])
-                for result in translator.translate_batch(texts, beam_size=4, max_decoding_length=new, min_decoding_length=new)
+                for result in translator.translate_batch(
+                    texts, beam_size=4, max_decoding_length=new, min_decoding_length=new
+                )
             ]
 
         few, many = args.steps, 3 * args.steps
         seconds, found = interleaved(
-            {f"{f.__name__} {n}": torch.inference_mode()(f(n)) for n in (few, many) for f in (led, ctranslate2)}, args.rounds
+            {
+                f"{f.__name__} {n}": torch.inference_mode()(f(n))
+                for n in (few, many)
+                for f in (led, ctranslate2)
+            },
+            args.rounds,
         )
-    assert found[f"ctranslate2 {many}"] == [many] * args.documents, "CTranslate2 wrote another number of tokens"
-    step = {name: (seconds[f"{name} {many}"] - seconds[f"{name} {few}"]) / (many - few) / args.documents * 1e3
-            for name in ("led", "ctranslate2")}  # fmt: skip
+    assert found[f"ctranslate2 {many}"] == [many] * args.documents, (
+        "CTranslate2 wrote another number of tokens"
+    )
+    step = {
+        name: (seconds[f"{name} {many}"] - seconds[f"{name} {few}"]) / (many - few) / args.documents * 1e3
+        for name in ("led", "ctranslate2")
+    }
     whole = {name: seconds[f"{name} {few}"] / args.documents for name in step}
     kind = "float32" if args.float32 else "int8"
-    print(f"{kind}, {args.documents} x {args.tokens} tokens, 4 beams: led {step['led']:.1f} ms per step and document, "
-          f"CTranslate2's BART {step['ctranslate2']:.1f}; whole documents of {few} tokens written {whole['led']:.2f} s and "
-          f"{whole['ctranslate2']:.2f} s")  # fmt: skip
-    print(json.dumps({"machine": machine(), "dtype": kind, "documents": args.documents, "ms per step": step, "whole": whole}))
+    print(
+        f"{kind}, {args.documents} x {args.tokens} tokens, 4 beams: led {step['led']:.1f} ms per step and document, "
+        f"CTranslate2's BART {step['ctranslate2']:.1f}; whole documents of {few} tokens written {whole['led']:.2f} s and "
+        f"{whole['ctranslate2']:.2f} s"
+    )
+    print(
+        json.dumps(
+            {
+                "machine": machine(),
+                "dtype": kind,
+                "documents": args.documents,
+                "ms per step": step,
+                "whole": whole,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

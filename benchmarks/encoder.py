@@ -43,10 +43,14 @@ def measure(tokens: int, dtype: str, rounds: int, rival: str) -> dict[str, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "int8"])
-    parser.add_argument("--rival", default="float32", choices=["float32", "bfloat16"], help="the reference's type")
+    parser.add_argument(
+        "--rival", default="float32", choices=["float32", "bfloat16"], help="the reference's type"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--here", action="store_true", help="in this process and environment")
     args = parser.parse_args()
@@ -57,9 +61,11 @@ def main() -> None:
     options = [word for name in names for word in (f"--{name}", str(getattr(args, name)))]
     found = in_both_environments("benchmarks.encoder", options)
     for name, row in found.items():
-        print(f"encoder {args.dtype} {args.tokens} tokens, {name}: led {row['led']:.2f} s, transformers {args.rival} "
-              f"{row['transformers']:.2f} s, {row['ratio']:.2f} x; {row['share_of_limit']:.2f} of the limit at "
-              f"{row['matrix_rate'] / 1e9:.0f} GF/s; largest difference {row['difference']:.1e}")  # fmt: skip
+        print(
+            f"encoder {args.dtype} {args.tokens} tokens, {name}: led {row['led']:.2f} s, transformers {args.rival} "
+            f"{row['transformers']:.2f} s, {row['ratio']:.2f} x; {row['share_of_limit']:.2f} of the limit at "
+            f"{row['matrix_rate'] / 1e9:.0f} GF/s; largest difference {row['difference']:.1e}"
+        )
     print(json.dumps({"machine": machine(), **{name: getattr(args, name) for name in names}, **found}))
 
 

@@ -1,9 +1,10 @@
-"""Parquet to Parquet: the job's own reader, predictor and commit against the script a careful user of transformers writes.
+"""Parquet to Parquet: the job's own reader, predictor and commit against the script a careful user of
+transformers writes.
 
-Both read the same texts, cut them at the same number of tokens, write as many with four beams, and put the summaries into a
-Parquet file, in one process and thread, taking turns. The reference computes in float32, in batches of documents of one
-length, so without padding; it cannot lose to its own padding here. Model loading and Ray are left out of both sides
-(`benchmarks.pipeline` has what Ray costs).
+Both read the same texts, cut them at the same number of tokens, write as many with four beams, and put the
+summaries into a Parquet file, in one process and thread, taking turns. The reference computes in float32, in
+batches of documents of one length, so without padding; it cannot lose to its own padding here. Model loading
+and Ray are left out of both sides (`benchmarks.pipeline` has what Ray costs).
 
     python -m benchmarks.end_to_end --tokens 4096 --new-tokens 128 --documents 4
 """
@@ -27,13 +28,13 @@ from led import LEDConfig, LEDForConditionalGeneration, LEDTokenizer
 from led.testing import TINY, spread_weights
 from pipeline.checkpoint import find_checkpoint
 from pipeline.output.commit import commit
+from pipeline.output.store import open_store
+from pipeline.prepare import build_plan
 from pipeline.settings import SummarizeSettings
+from pipeline.tasks import Summarize
 from pipeline.tasks.base import InputLimits
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
-from pipeline.run import build_plan
-from pipeline.output.store import open_store
-from pipeline.tasks.all import Summarize
 
 DEMO_MODEL = Path("demo/checkpoints/led-reports-summary")
 
@@ -61,10 +62,20 @@ def make_corpus(path: Path, tokenizer: LEDTokenizer, count: int, tokens: int) ->
     pq.write_table(pa.table({"doc_id": [str(i) for i in range(count)], "text": texts}), path)
 
 
-def our_job(corpus: Path, model: Path, output: Path, dtype: str, tokens: int, new: int) -> Callable[[], list[str]]:
+def our_job(
+    corpus: Path, model: Path, output: Path, dtype: str, tokens: int, new: int
+) -> Callable[[], list[str]]:
     """Reads, predicts and commits every shard; the summaries."""
-    settings = SummarizeSettings(input=(str(corpus),), output=str(output), model=str(model), dtype=dtype,  # type: ignore[arg-type]
-                                 max_input_tokens=tokens, num_beams=4, max_new_tokens=new, min_new_tokens=new)  # fmt: skip
+    settings = SummarizeSettings(
+        input=(str(corpus),),
+        output=str(output),
+        model=str(model),
+        dtype=dtype,  # type: ignore[arg-type]
+        max_input_tokens=tokens,
+        num_beams=4,
+        max_new_tokens=new,
+        min_new_tokens=new,
+    )
     task = Summarize(settings)
     plan = build_plan(task, find_checkpoint(settings), None)
     predictor = Predictor(task, settings.model, None)
@@ -80,7 +91,9 @@ def our_job(corpus: Path, model: Path, output: Path, dtype: str, tokens: int, ne
     return run
 
 
-def their_script(corpus: Path, model: Path, output: Path, tokens: int, new: int, batch: int) -> Callable[[], list[str]]:
+def their_script(
+    corpus: Path, model: Path, output: Path, tokens: int, new: int, batch: int
+) -> Callable[[], list[str]]:
     """The same with transformers; the summaries."""
     import transformers
 
@@ -92,7 +105,9 @@ def their_script(corpus: Path, model: Path, output: Path, tokens: int, new: int,
         table = pq.read_table(corpus)
         texts, summaries = table["text"].to_pylist(), []
         for i in range(0, len(texts), batch):
-            inputs = tokenizer(texts[i : i + batch], truncation=True, max_length=tokens, padding=True, return_tensors="pt")
+            inputs = tokenizer(
+                texts[i : i + batch], truncation=True, max_length=tokens, padding=True, return_tensors="pt"
+            )
             inputs["global_attention_mask"] = torch.zeros_like(inputs["input_ids"])
             inputs["global_attention_mask"][:, 0] = 1
             with torch.inference_mode():
@@ -105,24 +120,32 @@ def their_script(corpus: Path, model: Path, output: Path, tokens: int, new: int,
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """CPU seconds per document of the reference and of each of our kinds, and how many summaries are the same."""
+    """CPU seconds per document of the reference and of each of our kinds, and how many summaries are the
+    same."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model, corpus = folder / "model", folder / "corpus.parquet"
         make_checkpoint(model, args.tiny)
         make_corpus(corpus, LEDTokenizer.from_pretrained(model), args.documents, args.tokens)
-        theirs = their_script(corpus, model, folder / "theirs.parquet", args.tokens, args.new_tokens, args.reference_batch)
+        theirs = their_script(
+            corpus, model, folder / "theirs.parquet", args.tokens, args.new_tokens, args.reference_batch
+        )
         calls = {"transformers": theirs}
         for dtype in args.dtypes:
             calls[dtype] = our_job(corpus, model, folder / dtype, dtype, args.tokens, args.new_tokens)
         seconds, summaries = interleaved(calls, args.rounds)
-        same = {d: sum(a == b for a, b in zip(summaries[d], summaries["transformers"], strict=True)) for d in args.dtypes}
+        same = {
+            d: sum(a == b for a, b in zip(summaries[d], summaries["transformers"], strict=True))
+            for d in args.dtypes
+        }
     return {"seconds": {name: s / args.documents for name, s in seconds.items()}, "same": same}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--documents", type=int, default=4)
@@ -143,10 +166,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         theirs = row["seconds"]["transformers"]
         for dtype in args.dtypes:
             mine = row["seconds"][dtype]
-            print(f"Parquet to Parquet, {args.tokens} in, {args.new_tokens} out, 4 beams, {dtype}, {environment}: led "
-                  f"{mine:.1f} s per document, transformers {theirs:.1f}, {theirs / mine:.1f} x; {row['same'][dtype]} of "
-                  f"{args.documents} summaries the same")  # fmt: skip
-    print(json.dumps({"machine": machine(), **{n: getattr(args, n) for n in ("tokens", "new_tokens", "documents")}, **found}))
+            print(
+                f"Parquet to Parquet, {args.tokens} in, {args.new_tokens} out, 4 beams, {dtype}, {environment}: led "
+                f"{mine:.1f} s per document, transformers {theirs:.1f}, {theirs / mine:.1f} x; {row['same'][dtype]} of "
+                f"{args.documents} summaries the same"
+            )
+    print(
+        json.dumps(
+            {
+                "machine": machine(),
+                **{n: getattr(args, n) for n in ("tokens", "new_tokens", "documents")},
+                **found,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Do the quality flags find faults that were planted? Precision and recall, and what measuring costs.
 
-The corpus is the demo's: its reference summaries, four in five with one fault. A fault is found where a flag that stands for it
-is up; a flag that stands for no fault of that summary is a false alarm.
+The corpus is the demo's: its reference summaries, four in five with one fault. A fault is found where a flag
+that stands for it is up; a flag that stands for no fault of that summary is a false alarm.
 
     python -m benchmarks.flags
 """
@@ -23,7 +23,16 @@ from benchmarks.rival import machine
 from pipeline.tasks.quality import quality_columns
 
 CORPUS = Path("demo/corpus")
-NAMES = ("Okonkwo", "Brzezinski", "Vandermeer", "Yamaguchi", "Tsukasa", "Fitzwilliam", "Delacroix", "Novgorod")
+NAMES = (
+    "Okonkwo",
+    "Brzezinski",
+    "Vandermeer",
+    "Yamaguchi",
+    "Tsukasa",
+    "Fitzwilliam",
+    "Delacroix",
+    "Novgorod",
+)
 
 
 def repeated(summary: str, document: str, rng: random.Random) -> str:
@@ -31,7 +40,9 @@ def repeated(summary: str, document: str, rng: random.Random) -> str:
     words = summary.split()
     length = rng.randint(3, 7)
     start = rng.randrange(max(1, len(words) - length))
-    return " ".join([*words[: start + length], *(words[start : start + length] * 3), *words[start + length :]])
+    return " ".join(
+        [*words[: start + length], *(words[start : start + length] * 3), *words[start + length :]]
+    )
 
 
 def other_number(summary: str, document: str, rng: random.Random) -> str:
@@ -55,7 +66,9 @@ def swapped_numbers(summary: str, document: str, rng: random.Random) -> str:
 
 def foreign_name(summary: str, document: str, rng: random.Random) -> str:
     """A name that is not the document's, in the place of a word within a sentence."""
-    places = [m for m in re.finditer(r"(?<=[a-z] )[A-Z][a-z]+", summary)] or list(re.finditer(r"(?<=[a-z] )[a-z]+", summary))
+    places = [m for m in re.finditer(r"(?<=[a-z] )[A-Z][a-z]+", summary)] or list(
+        re.finditer(r"(?<=[a-z] )[a-z]+", summary)
+    )
     place = rng.choice(places)
     return summary[: place.start()] + rng.choice(NAMES) + summary[place.end() :]
 
@@ -69,7 +82,8 @@ FAULTS: dict[str, tuple[Callable[[str, str, random.Random], str], set[str]]] = {
 
 
 def measure(seed: int) -> dict[str, dict[str, float]]:
-    """Precision and recall by fault, and of summaries without one the share that is flagged; milliseconds a summary."""
+    """Precision and recall by fault, and of summaries without one the share that is flagged; milliseconds a
+    summary."""
     rng = random.Random(seed)
     planted, found, alarms, false = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     flagged, clean, begun, count = 0, 0, time.perf_counter(), 0
@@ -89,15 +103,29 @@ def measure(seed: int) -> dict[str, dict[str, float]]:
                 found[fault] += bool(flags & FAULTS[fault][1])
             for name, (_, stand_for) in FAULTS.items():
                 alarms[name] += bool(flags & stand_for)
-                false[name] += bool(flags & stand_for) and not (fault and flags & stand_for & FAULTS[fault][1])
-    each = {name: {"planted": planted[name], "recall": found[name] / planted[name],
-                   "precision": 1 - false[name] / alarms[name] if alarms[name] else 1.0} for name in FAULTS}  # fmt: skip
+                false[name] += bool(flags & stand_for) and not (
+                    fault and flags & stand_for & FAULTS[fault][1]
+                )
+    each = {
+        name: {
+            "planted": planted[name],
+            "recall": found[name] / planted[name],
+            "precision": 1 - false[name] / alarms[name] if alarms[name] else 1.0,
+        }
+        for name in FAULTS
+    }
     rest = {"summaries": clean, "flagged": flagged / clean}
-    return {**each, "without a fault": rest, "cost": {"milliseconds": (time.perf_counter() - begun) / count * 1e3}}
+    return {
+        **each,
+        "without a fault": rest,
+        "cost": {"milliseconds": (time.perf_counter() - begun) / count * 1e3},
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     found = measure(args.seed)

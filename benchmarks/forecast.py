@@ -1,4 +1,5 @@
-"""Forecast against actual: `plan`, then the run, on three corpora of different lengths; what `plan` said and what came.
+"""Forecast against actual: `plan`, then the run, on three corpora of different lengths; what `plan` said and
+what came.
 
 python -m benchmarks.forecast --documents 240
 """
@@ -25,7 +26,8 @@ from demo.reports import generate_report
 
 MODEL = "demo/checkpoints/led-reports-summary"
 
-# Words of the reports, from and to, drawn evenly on a logarithmic scale; and how many of them are as long as the longest.
+# Words of the reports, from and to, drawn evenly on a logarithmic scale; and how many of them are as long as
+# the longest.
 MIXES = {"short": (60, 500, 0.0), "mixed": (100, 4600, 0.0), "mostly short, some long": (80, 300, 0.15)}
 
 LONGEST = 4600  # words
@@ -38,7 +40,9 @@ def write_corpus(folder: Path, mix: tuple[int, int, float], documents: int) -> N
     folder.mkdir(parents=True)
     texts = []
     for n in range(documents):
-        words = LONGEST if rng.random() < long else round(math.exp(rng.uniform(math.log(low), math.log(high))))
+        words = (
+            LONGEST if rng.random() < long else round(math.exp(rng.uniform(math.log(low), math.log(high))))
+        )
         texts.append(generate_report(2**40 + n, words).text)
     each = -(-documents // 8)
     for start in range(0, documents, each):
@@ -55,20 +59,29 @@ def measure(mix: tuple[int, int, float], documents: int, seconds: float, sampled
         job = [sys.executable, "jobs/summarize_corpus.py"]
         given = ["--input", str(corpus), "--output", str(out), "--model", MODEL]
         sizes = ["--sample-documents", str(sampled), "--calibration-seconds", str(seconds)]
-        subprocess.run([*job, "plan", *given, *sizes], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            [*job, "plan", *given, *sizes], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         forecast = json.loads((out / "_forecast.json").read_text())
         begun = time.monotonic()
         subprocess.run([*job, *given], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         took = time.monotonic() - begun
         manifest = json.loads((out / "_manifest.json").read_text())
-    actual = {"seconds": took, "input_tokens": manifest["input_tokens"], "output_tokens": manifest["output_tokens"]}
+    actual = {
+        "seconds": took,
+        "input_tokens": manifest["input_tokens"],
+        "output_tokens": manifest["output_tokens"],
+    }
     return {
-        name: {**forecast[name], "actual": value, "off": value / forecast[name]["middle"] - 1} for name, value in actual.items()
+        name: {**forecast[name], "actual": value, "off": value / forecast[name]["middle"] - 1}
+        for name, value in actual.items()
     }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--documents", type=int, default=480)
     parser.add_argument("--sampled", type=int, default=300, help="documents whose lengths are looked at")
     parser.add_argument("--seconds", type=float, default=20.0, help="of rehearsal")
@@ -77,8 +90,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, mix in MIXES.items():
         rows[name] = measure(mix, args.documents, args.seconds, args.sampled)
         for what, row in rows[name].items():
-            print(f"{name}, {what}: forecast {row['middle']:,.0f} ({row['low']:,.0f} to {row['high']:,.0f}), "
-                  f"actual {row['actual']:,.0f}, {row['off']:+.1%}", flush=True)  # fmt: skip
+            print(
+                f"{name}, {what}: forecast {row['middle']:,.0f} ({row['low']:,.0f} to {row['high']:,.0f}), "
+                f"actual {row['actual']:,.0f}, {row['off']:+.1%}",
+                flush=True,
+            )
     print(json.dumps({"machine": machine(), "documents": args.documents, **rows}))
 
 

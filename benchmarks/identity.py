@@ -1,7 +1,8 @@
 """Whether ragged documents, decoded together, are written as transformers writes each of them alone.
 
-Lengths are drawn evenly between two bounds, and 0, 1 and 20 tokens are global in turn. In float32 every token must be the
-reference's. For the other kinds: how many documents are, and where the others first part. The reference computes in float32.
+Lengths are drawn evenly between two bounds, and 0, 1 and 20 tokens are global in turn. In float32 every token
+must be the reference's. For the other kinds: how many documents are, and where the others first part. The
+reference computes in float32.
 
     python -m benchmarks.identity --documents 51 --dtype float32
 """
@@ -18,8 +19,8 @@ import torch
 
 from benchmarks.rival import LED_BASE, documents, machine, pair
 from led import GenerationConfig
-from led.generation import DecodingLimits, DecodingLoop
-from led.packing import pack_documents
+from led.batch.packed_batch import pack_documents
+from led.generation.scheduler import Scheduler, SchedulerLimits
 from led.testing import TINY
 
 GLOBALS = (0, 1, 20)
@@ -41,11 +42,16 @@ def reference_tokens(
 ) -> Iterator[list[int]]:
     """What the reference writes for each document alone."""
     for row, places in rows:
-        globals_ = torch.zeros(1, len(row), dtype=torch.long)
-        globals_[0, places] = 1
+        global_positions = torch.zeros(1, len(row), dtype=torch.long)
+        global_positions[0, places] = 1
         with torch.inference_mode():
-            ids, ones, globals_ = (x.to(reference.device) for x in (row[None], torch.ones_like(globals_), globals_))
-            written = reference.generate(ids, attention_mask=ones, global_attention_mask=globals_, **settings)
+            ids, ones, global_positions = (
+                x.to(reference.device)
+                for x in (row[None], torch.ones_like(global_positions), global_positions)
+            )
+            written = reference.generate(
+                ids, attention_mask=ones, global_attention_mask=global_positions, **settings
+            )
         yield written[0].tolist()
 
 
@@ -55,7 +61,9 @@ def first_difference(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--documents", type=int, default=51)
     parser.add_argument("--shortest", type=int, default=30)
     parser.add_argument("--longest", type=int, default=3000)
@@ -66,21 +74,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     shape = {**TINY, "vocab_size": 50265, "max_encoder_position_embeddings": 16384} if args.tiny else LED_BASE
     rows = corpus(args.documents, args.shortest, args.longest)
     lengths = [len(row) for row, _ in rows]
-    print(f"{len(rows)} documents of {min(lengths)} to {max(lengths)} tokens with 0, 1 and 20 globals in turn; at most "
-          f"{args.new_tokens} tokens written with 4 beams")  # fmt: skip
+    print(
+        f"{len(rows)} documents of {min(lengths)} to {max(lengths)} tokens with 0, 1 and 20 globals in turn; at most "
+        f"{args.new_tokens} tokens written with 4 beams"
+    )
     settings = {"num_beams": 4, "max_new_tokens": args.new_tokens}
     _, reference = pair("float32", shape)
     expected = list(reference_tokens(reference, rows, settings))
     found: dict[str, Any] = {}
     for dtype in args.dtypes:
         ours, _ = pair(dtype, shape)
-        loop = DecodingLoop(ours, GenerationConfig().updated(**settings), DecodingLimits(documents=8))
+        loop = Scheduler(ours, GenerationConfig().updated(**settings), SchedulerLimits(documents=8))
         packed = pack_documents([row.tolist() for row, _ in rows], [places for _, places in rows])
         written = {i: result.sequences[0] for i, result in loop.run(packed.documents())}
-        parted = [first_difference(written[i], theirs) for i, theirs in enumerate(expected) if written[i] != theirs]
-        found[dtype] = {"same": len(rows) - len(parted), "first difference": statistics.median(parted) if parted else None}
+        parted = [
+            first_difference(written[i], theirs) for i, theirs in enumerate(expected) if written[i] != theirs
+        ]
+        found[dtype] = {
+            "same": len(rows) - len(parted),
+            "first difference": statistics.median(parted) if parted else None,
+        }
         end = f"; the others part at token {found[dtype]['first difference']} (median)" if parted else ""
-        print(f"{dtype}: {found[dtype]['same']} of {len(rows)} documents as the reference writes them{end}", flush=True)
+        print(
+            f"{dtype}: {found[dtype]['same']} of {len(rows)} documents as the reference writes them{end}",
+            flush=True,
+        )
     print(json.dumps({"machine": machine(), "documents": len(rows), **found}))
 
 

@@ -1,9 +1,10 @@
 """Lengths of documents as corpora have them, and how much of what an encoder computes is of use.
 
-Log-normal lengths by median and 90th percentile, in tokens, cut at 16,384. arXiv and PubMed as published with LongT5
-(arXiv:2112.07916, table 1); GovReport and BookSum chapters after published means (9,400 words; 5,100 tokens) with the spread
-of arXiv. Counted is what our encoder really multiplies: the rows that reach the feed-forward block of a small model with the
-published window of 1,024. The reference pads each batch to its longest document, and that to a multiple of the window.
+Log-normal lengths by median and 90th percentile, in tokens, cut at 16,384. arXiv and PubMed as published with
+LongT5 (arXiv:2112.07916, table 1); GovReport and BookSum chapters after published means (9,400 words; 5,100
+tokens) with the spread of arXiv. Counted is what our encoder really multiplies: the rows that reach the
+feed-forward block of a small model with the published window of 1,024. The reference pads each batch to its
+longest document, and that to a multiple of the window.
 
     python -m benchmarks.lengths --documents 16
 """
@@ -23,7 +24,12 @@ from led import LEDConfig, LEDForConditionalGeneration, pack_documents
 from led.testing import TINY
 
 LONGEST, WINDOW = 16384, 1024
-CORPORA = {"arXiv": (8519, 20170), "PubMed": (3883, 8883), "GovReport": (10500, 24900), "BookSum": (5100, 12100)}
+CORPORA = {
+    "arXiv": (8519, 20170),
+    "PubMed": (3883, 8883),
+    "GovReport": (10500, 24900),
+    "BookSum": (5100, 12100),
+}
 SMALL = {**TINY, "vocab_size": 50265, "attention_window": WINDOW, "max_encoder_position_embeddings": LONGEST}
 
 
@@ -63,7 +69,9 @@ def useful(lengths: Sequence[int], reference_batch: int) -> dict[str, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--documents", type=int, default=16)
     parser.add_argument("--reference-batch", type=int, default=8)
     parser.add_argument("--corpora", nargs="+", default=list(CORPORA), choices=list(CORPORA))
@@ -72,9 +80,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for corpus in args.corpora:
         lengths = drawn(corpus, args.documents)
         found[corpus] = useful(lengths, args.reference_batch)
-        print(f"{corpus}: {len(lengths)} documents of {min(lengths)} to {max(lengths)} tokens; useful of computed tokens: "
-              f"led {found[corpus]['led']:.3f}, transformers in batches of {args.reference_batch} "
-              f"{found[corpus]['transformers']:.3f}", flush=True)  # fmt: skip
+        print(
+            f"{corpus}: {len(lengths)} documents of {min(lengths)} to {max(lengths)} tokens; useful of computed tokens: "
+            f"led {found[corpus]['led']:.3f}, transformers in batches of {args.reference_batch} "
+            f"{found[corpus]['transformers']:.3f}",
+            flush=True,
+        )
     print(json.dumps({"machine": machine(), "documents": args.documents, **found}))
 
 

@@ -1,4 +1,5 @@
-"""Whether the encoder's cost grows with the length alone: time per token of documents of 2k to 16k tokens, taking turns.
+"""Whether the encoder's cost grows with the length alone: time per token of documents of 2k to 16k tokens,
+taking turns.
 
 python -m benchmarks.linear_cost --rounds 3
 """
@@ -17,7 +18,9 @@ from led.testing import spread_weights
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 4096, 8192, 16384])
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(argv)

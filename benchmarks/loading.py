@@ -1,8 +1,9 @@
-"""What loading a checkpoint of led-large's size costs: peak memory over the weights, and time against transformers.
+"""What loading a checkpoint of led-large's size costs: peak memory over the weights, and time against
+transformers.
 
-Memory is measured in a process of its own for each case, as the highest resident set (file pages included) above what stood
-before loading; time in one process, the two libraries taking turns, with every page of the weights touched once after
-loading, since mapped weights are read when they are first used.
+Memory is measured in a process of its own for each case, as the highest resident set (file pages included)
+above what stood before loading; time in one process, the two libraries taking turns, with every page of the
+weights touched once after loading, since mapped weights are read when they are first used.
 
     python -m benchmarks.loading --folder /tmp/led-large
 """
@@ -62,7 +63,9 @@ def measure_memory(library: str, folder: Path, dtype: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, required=True, help="made where it is not there")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory-of", nargs=2, metavar=("LIBRARY", "DTYPE"), help=argparse.SUPPRESS)
@@ -75,7 +78,16 @@ def main() -> None:
     size = (args.folder / "model.safetensors").stat().st_size
     rows: dict[str, dict[str, float]] = {}
     for library, dtype in CASES:
-        command = [sys.executable, "-m", "benchmarks.loading", "--folder", str(args.folder), "--memory-of", library, dtype]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.loading",
+            "--folder",
+            str(args.folder),
+            "--memory-of",
+            library,
+            dtype,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rows[f"{library} {dtype}"] = {"peak over weights": float(done.stdout.split()[-1])}
     times: dict[str, list[float]] = {name: [] for name in rows}
@@ -84,7 +96,9 @@ def main() -> None:
             begun = time.perf_counter()
             load(library, args.folder, dtype)
             times[f"{library} {dtype}"].append(time.perf_counter() - begun)
-    print(f"{size / 1e9:.2f} GB of weights; {platform.processor() or platform.machine()}; torch {torch.__version__}")
+    print(
+        f"{size / 1e9:.2f} GB of weights; {platform.processor() or platform.machine()}; torch {torch.__version__}"
+    )
     for name, row in rows.items():
         row["seconds"] = statistics.median(times[name][1:])
         print(f"{name:24s} peak {row['peak over weights']:.2f} x the weights, {row['seconds']:.2f} s")

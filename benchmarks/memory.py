@@ -1,4 +1,5 @@
-"""Peak memory beyond the weights while one long document is summarised with four beams, each library in a process of its own.
+"""Peak memory beyond the weights while one long document is summarised with four beams, each library in a
+process of its own.
 
 python -m benchmarks.memory --tokens 16384
 """
@@ -32,7 +33,9 @@ def measure(library: str, tokens: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--only", choices=["led", "transformers"], help="in this process")
     args = parser.parse_args()
@@ -41,10 +44,24 @@ def main() -> None:
         return
     found = {}
     for library in ("led", "transformers"):
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.memory", "--tokens", str(args.tokens), "--only", library]
-        found[library] = float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
-    print(f"{args.tokens} tokens, 4 beams, float32: led {found['led']:.2f} GB beyond the weights, transformers "
-          f"{found['transformers']:.2f} GB, {found['led'] / found['transformers']:.2f} of it")  # fmt: skip
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "benchmarks.memory",
+            "--tokens",
+            str(args.tokens),
+            "--only",
+            library,
+        ]
+        found[library] = float(
+            subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
+        )
+    print(
+        f"{args.tokens} tokens, 4 beams, float32: led {found['led']:.2f} GB beyond the weights, transformers "
+        f"{found['transformers']:.2f} GB, {found['led'] / found['transformers']:.2f} of it"
+    )
     print(json.dumps({"machine": machine(), "tokens": args.tokens, "gigabytes": found}))
 
 

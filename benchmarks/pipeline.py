@@ -1,7 +1,9 @@
-"""What Ray and Parquet cost: the job's documents per second against bare predictors on the same documents and cores.
+"""What Ray and Parquet cost: the job's documents per second against bare predictors on the same documents and
+cores.
 
-The bare predictors are processes, one per core, that have read their shards beforehand and are called on them one after the
-other. The job's rate is that between its first commit and its last; its start-up is given apart.
+The bare predictors are processes, one per core, that have read their shards beforehand and are called on them
+one after the other. The job's rate is that between its first commit and its last; its start-up is given
+apart.
 
     python -m benchmarks.pipeline --documents 960
 """
@@ -25,18 +27,19 @@ import pyarrow.parquet as pq
 
 from benchmarks.rival import machine
 from pipeline.checkpoint import find_checkpoint
+from pipeline.prepare import build_plan
 from pipeline.settings import SummarizeSettings
+from pipeline.tasks import Summarize
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
-from pipeline.run import build_plan
-from pipeline.tasks.all import Summarize
 
 MODEL = "demo/checkpoints/led-reports-summary"
 SHARD = 64  # the default
 
 
 def predict(task: Summarize, tables: list[Any], ready: Any, times: Any) -> None:
-    """Load a predictor, wait for the others, and put the start and end of predicting `tables` into `times`."""
+    """Load a predictor, wait for the others, and put the start and end of predicting `tables` into
+    `times`."""
     predictor = Predictor(task, task.settings.model, None)
     ready.wait()
     begun = time.time()
@@ -53,7 +56,9 @@ def bare(task: Summarize, cores: int) -> tuple[int, float]:
     tables = [reader(shard) for shard in plan.shards]
     context = multiprocessing.get_context("spawn")
     ready, times = context.Barrier(cores), context.Queue()
-    workers = [context.Process(target=predict, args=(task, tables[i::cores], ready, times)) for i in range(cores)]
+    workers = [
+        context.Process(target=predict, args=(task, tables[i::cores], ready, times)) for i in range(cores)
+    ]
     for worker in workers:
         worker.start()
     spans = [times.get() for _ in workers]
@@ -64,13 +69,27 @@ def bare(task: Summarize, cores: int) -> tuple[int, float]:
 
 
 def job(settings: SummarizeSettings) -> dict[str, float]:
-    """Documents per second between the first commit and the last, seconds before the first, and seconds in all."""
-    command = [sys.executable, "jobs/summarize_corpus.py", "--input", *settings.input, "--output", settings.output,
-               "--model", settings.model, "--shard-documents", str(SHARD)]  # fmt: skip
+    """Documents per second between the first commit and the last, seconds before the first, and seconds in
+    all."""
+    command = [
+        sys.executable,
+        "jobs/summarize_corpus.py",
+        "--input",
+        *settings.input,
+        "--output",
+        settings.output,
+        "--model",
+        settings.model,
+        "--shard-documents",
+        str(SHARD),
+    ]
     begun = time.time()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ended = time.time()
-    parts = sorted((p.stat().st_mtime, pq.read_metadata(p).num_rows) for p in Path(settings.output).glob("part-*.parquet"))
+    parts = sorted(
+        (p.stat().st_mtime, pq.read_metadata(p).num_rows)
+        for p in Path(settings.output).glob("part-*.parquet")
+    )
     first, last = parts[0][0], parts[-1][0]
     return {
         "documents_per_s": sum(rows for _, rows in parts[1:]) / (last - first),
@@ -81,24 +100,31 @@ def job(settings: SummarizeSettings) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--documents", type=int, default=960)
     args = parser.parse_args()
     cores = os.cpu_count() or 1
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
-        corpus = pa.concat_tables([pq.read_table("demo/corpus", columns=["text"])] * (args.documents // 240 + 1))
+        corpus = pa.concat_tables(
+            [pq.read_table("demo/corpus", columns=["text"])] * (args.documents // 240 + 1)
+        )
         corpus = corpus.slice(0, args.documents)
         corpus = corpus.append_column("doc_id", pa.array([f"d{i}" for i in range(len(corpus))]))
         pq.write_table(corpus, f"{folder}/corpus.parquet", row_group_size=SHARD)
-        settings = SummarizeSettings(input=(f"{folder}/corpus.parquet",), output=f"{folder}/out", model=MODEL,
-                                     shard_documents=SHARD)  # fmt: skip
+        settings = SummarizeSettings(
+            input=(f"{folder}/corpus.parquet",), output=f"{folder}/out", model=MODEL, shard_documents=SHARD
+        )
         whole = job(settings)
         shutil.rmtree(settings.output)
         documents, rate = bare(Summarize(settings), cores)
     share = whole["documents_per_s"] / rate
-    print(f"{documents} documents, {cores} cores: bare predictors {rate:.2f} documents per s, the job "
-          f"{whole['documents_per_s']:.2f} ({share:.0%}); {whole['start_s']:.0f} s before its first commit")  # fmt: skip
+    print(
+        f"{documents} documents, {cores} cores: bare predictors {rate:.2f} documents per s, the job "
+        f"{whole['documents_per_s']:.2f} ({share:.0%}); {whole['start_s']:.0f} s before its first commit"
+    )
     print(json.dumps({"machine": machine(), "bare": rate, "job": whole, "share": share}))
 
 

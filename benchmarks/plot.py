@@ -1,4 +1,5 @@
-"""Draws docs/figures/ from the last lines of the benchmarks: those of a Xeon, of a GPU, and of the runs at scale on an EPYC.
+"""Draws docs/figures/ from the last lines of the benchmarks: those of a Xeon, of a GPU, and of the runs at
+scale on an EPYC.
 
 python -m benchmarks.plot
 """
@@ -31,8 +32,12 @@ def bar_chart(title: str, unit: str, groups: Bars) -> str:
         for name, value in bars:
             width = (WIDTH - LEFT - 70) * value / most
             colour = COLOURS[names.index(name)]
-            parts.append(f'<rect x="{LEFT}" y="{y + 2}" width="{width:.1f}" height="{ROW - 5}" fill="{colour}"/>')
-            parts.append(f'<text x="{LEFT + width + 5:.1f}" y="{y + ROW - 6}">{value:.3g} {escape(unit)}</text>')
+            parts.append(
+                f'<rect x="{LEFT}" y="{y + 2}" width="{width:.1f}" height="{ROW - 5}" fill="{colour}"/>'
+            )
+            parts.append(
+                f'<text x="{LEFT + width + 5:.1f}" y="{y + ROW - 6}">{value:.3g} {escape(unit)}</text>'
+            )
             y += ROW
         y += ROW // 2
     for i, name in enumerate(names):
@@ -46,13 +51,17 @@ def bar_chart(title: str, unit: str, groups: Bars) -> str:
 def line_chart(title: str, unit: str, lines: dict[str, list[tuple[float, float]]]) -> str:
     """Values over seconds, a line for each name, from zero."""
     longest = max(x for points in lines.values() for x, _ in points)
-    highest = max(y for points in lines.values() for _, y in points) * 1.1
+    blockwise_topk = max(y for points in lines.values() for _, y in points) * 1.1
     wide, high, left = WIDTH - 80, 180, 60
     parts = [f'<path d="M{left} {TOP}v{high}h{wide}" fill="none" stroke="#808080"/>']
-    parts += [f'<text x="{left - 6}" y="{TOP + 8}" text-anchor="end">{highest:.0f} {escape(unit)}</text>',
-              f'<text x="{left + wide}" y="{TOP + high + 16}" text-anchor="end">{longest:.0f} s</text>']  # fmt: skip
+    parts += [
+        f'<text x="{left - 6}" y="{TOP + 8}" text-anchor="end">{blockwise_topk:.0f} {escape(unit)}</text>',
+        f'<text x="{left + wide}" y="{TOP + high + 16}" text-anchor="end">{longest:.0f} s</text>',
+    ]
     for i, (name, points) in enumerate(lines.items()):
-        places = " ".join(f"{left + wide * x / longest:.1f},{TOP + high - high * y / highest:.1f}" for x, y in points)
+        places = " ".join(
+            f"{left + wide * x / longest:.1f},{TOP + high - high * y / blockwise_topk:.1f}" for x, y in points
+        )
         parts.append(f'<polyline points="{places}" fill="none" stroke="{COLOURS[i]}" stroke-width="2"/>')
         parts.append(f'<rect x="{left + 250 * i}" y="26" width="10" height="10" fill="{COLOURS[i]}"/>')
         parts.append(f'<text x="{left + 250 * i + 15}" y="35">{escape(name)}</text>')
@@ -71,7 +80,8 @@ def against(found: Sequence[dict[str, Any]], what: str, label: str) -> Bars:
 
 
 def on_gpu(found: Sequence[dict[str, Any]], part: str, documents: str) -> Bars:
-    """How many times as fast as the reference in each type, of the rows of a part of the comparison; later runs count."""
+    """How many times as fast as the reference in each type, of the rows of a part of the comparison; later
+    runs count."""
     groups: dict[str, dict[str, float]] = {}
     for row in (row for run in found for row in run["rows"] if "ratio" in row):
         what, dtype, label = row["what"].split(", ", 2)
@@ -86,16 +96,25 @@ def main() -> None:
     encoders = against(found, "encoder", "{tokens} tokens, {dtype}")
     decoders = against(found, "decode", "{documents} x {tokens} tokens, {dtype}")
     steps = [
-        ("{documents} x {tokens} tokens, {dtype}".format(**row),
-         [("led", row["stock"]["led ms"]), ("transformers, tuned", row["tuned"]["transformers ms"])])
-        for row in found if row["benchmark"] == "decode"
-    ]  # fmt: skip
+        (
+            "{documents} x {tokens} tokens, {dtype}".format(**row),
+            [("led", row["stock"]["led ms"]), ("transformers, tuned", row["tuned"]["transformers ms"])],
+        )
+        for row in found
+        if row["benchmark"] == "decode"
+    ]
     runs: Bars = [
-        (f"{row['tokens']} in, {row['new_tokens']} out, {dtype}",
-         [(f"against {e}", row[e]["seconds"]["transformers"] / row[e]["seconds"][dtype]) for e in ("stock", "tuned")])
-        for row in found if row["benchmark"] == "end_to_end"
+        (
+            f"{row['tokens']} in, {row['new_tokens']} out, {dtype}",
+            [
+                (f"against {e}", row[e]["seconds"]["transformers"] / row[e]["seconds"][dtype])
+                for e in ("stock", "tuned")
+            ],
+        )
+        for row in found
+        if row["benchmark"] == "end_to_end"
         for dtype in row["stock"]["same"]
-    ]  # fmt: skip
+    ]
     charts = {
         "whole_runs": bar_chart("Parquet to Parquet: times as fast as transformers", "x", sorted(runs)),
         "encoder": bar_chart("Encoder: times as fast as transformers", "x", encoders),
@@ -107,12 +126,17 @@ def main() -> None:
             [bars for part in ("encoder", "step", "whole documents") for bars in on_gpu(gpu, part, "8 x")],
         ),
     }
-    for row in (row for run in at_scale if run["benchmark"] == "scale" for row in run["rows"] if row["wall_s"] > 240):
+    for row in (
+        row for run in at_scale if run["benchmark"] == "scale" for row in run["rows"] if row["wall_s"] > 240
+    ):
         charts[f"scale_{row['replicas']}"] = line_chart(
-            f"{row['replicas']} model copies, {row['shards_done']:,} shards: memory during the run", "MiB",
-            {"the driver": [(s, driver) for s, driver, _ in row["seen"]],
-             "all object stores": [(s, held) for s, _, held in row["seen"] if held is not None]},
-        )  # fmt: skip
+            f"{row['replicas']} model copies, {row['shards_done']:,} shards: memory during the run",
+            "MiB",
+            {
+                "the driver": [(s, driver) for s, driver, _ in row["seen"]],
+                "all object stores": [(s, held) for s, _, held in row["seen"] if held is not None],
+            },
+        )
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name, chart in charts.items():
         (FIGURES / f"{name}.svg").write_text(chart)

@@ -1,7 +1,7 @@
 """A thousand real documents and a led-base with random weights, to see that nothing in real text stops a run.
 
-The documents are what a Debian machine with Python has on its disk: changelogs, copyright files, manual pages and Python
-sources. The summaries mean nothing; what counts is that every document is a row.
+The documents are what a Debian machine with Python has on its disk: changelogs, copyright files, manual
+pages and Python sources. The summaries mean nothing; what counts is that every document is a row.
 
     python -m benchmarks.real_documents --out /tmp/real
     python jobs/summarize_corpus.py --input /tmp/real/corpus --output /tmp/real/out --model /tmp/real/model \\
@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 import torch
 
 from led.config import LEDConfig
-from led.model import LEDForConditionalGeneration
+from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.testing import spread_weights
-from led.tokenizer import LEDTokenizer
+from led.tokenizer.tokenizer import LEDTokenizer
 
 PLACES = (
     ("/usr/share/doc", "changelog*"),
@@ -63,7 +63,9 @@ def collect(documents: int, seed: int) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--documents", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
@@ -72,7 +74,9 @@ def main() -> None:
     (args.out / "corpus").mkdir(parents=True)
     for start in range(0, len(corpus), 250):
         names, texts = zip(*corpus[start : start + 250], strict=True)
-        table = pa.table({"doc_id": [f"real-{start + i}" for i in range(len(names))], "source": names, "text": texts})
+        table = pa.table(
+            {"doc_id": [f"real-{start + i}" for i in range(len(names))], "source": names, "text": texts}
+        )
         pq.write_table(table, args.out / "corpus" / f"real-{start:04d}.parquet", compression="zstd")
     tokenizer = LEDTokenizer.learn((text for _, text in corpus), 50265, model_max_length=16384)
     tokenizer.save_pretrained(args.out / "model")
@@ -81,7 +85,9 @@ def main() -> None:
     spread_weights(model, args.seed, scale=2)
     model.save_pretrained(args.out / "model")
     lengths = sorted(len(e.ids) for e in tokenizer.encode_batch([text for _, text in corpus]))
-    print(f"{len(corpus)} documents, {sum(lengths)} tokens; median {lengths[len(lengths) // 2]}, longest {lengths[-1]}")
+    print(
+        f"{len(corpus)} documents, {sum(lengths)} tokens; median {lengths[len(lengths) // 2]}, longest {lengths[-1]}"
+    )
     print(f"vocabulary {len(tokenizer)}; weights in {args.out / 'model'}")
 
 

@@ -1,9 +1,11 @@
-"""What deciding takes at scale: a million tiny documents in a thousand shards, planned, then resumed with half of them done.
+"""What deciding takes at scale: a million tiny documents in a thousand shards, planned, then resumed with
+half of them done.
 
-python -m benchmarks.resume_scale --folder out/resume-scale [--documents 1000000 --shards 1000 --format parquet]
+python -m benchmarks.resume_scale --folder out/resume-scale [--documents 1000000 --shards 1000 --format
+parquet]
 
-Prints seconds and the process's memory after each step. Nothing is run: committed shards are empty files of their names, since
-resuming looks at names alone.
+Prints seconds and the process's memory after each step. Nothing is run: committed shards are empty files of
+their names, since resuming looks at names alone.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.settings import RunSettings
-from pipeline.planning.document_ids import check_duplicate_ids
 from pipeline.planning.build import inspect_inputs, plan_inputs
+from pipeline.planning.document_ids import check_duplicate_ids
 from pipeline.planning.plan import Plan, remaining
+from pipeline.settings import RunSettings
 
 T = TypeVar("T")
 
@@ -34,7 +36,9 @@ def write_corpus(folder: Path, documents: int, files: int, kind: str) -> None:
     for number in range(files):
         ids = [f"doc-{number * each + i:09d}" for i in range(each)]
         if kind == "parquet":
-            pq.write_table(pa.table({"doc_id": ids, "text": ["a few words"] * each}), folder / f"{number:04d}.parquet")
+            pq.write_table(
+                pa.table({"doc_id": ids, "text": ["a few words"] * each}), folder / f"{number:04d}.parquet"
+            )
         else:
             lines = [json.dumps({"doc_id": i, "text": "a few words"}) for i in ids]
             (folder / f"{number:04d}.jsonl").write_text("\n".join(lines))
@@ -65,7 +69,9 @@ def main() -> None:
     each = arguments.documents // arguments.shards
     if not corpus.exists():
         write_corpus(corpus, arguments.documents, arguments.files, arguments.format)
-    settings = RunSettings(input=(str(corpus),), output="", model="", shard_documents=each, on_duplicate_id="keep")
+    settings = RunSettings(
+        input=(str(corpus),), output="", model="", shard_documents=each, on_duplicate_id="keep"
+    )
 
     timed("begun", lambda: None)
 
@@ -80,7 +86,9 @@ def main() -> None:
     done = {shard.part for shard in frozen.shards[::2]}
     left = timed("what remains", lambda: remaining(frozen, done))
     size = len(first.to_json()) / 2**20
-    print(f"{frozen.documents} documents, {len(frozen.shards)} shards, {len(left)} left; plan of {size:.1f} MiB")
+    print(
+        f"{frozen.documents} documents, {len(frozen.shards)} shards, {len(left)} left; plan of {size:.1f} MiB"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What the comparisons with transformers' LED share: two models with the same weights, taking turns, in two environments.
+"""What the comparisons with transformers' LED share: two models with the same weights, taking turns, in two
+environments.
 
-"Stock" is the reference in the default environment; "tuned" the same code under an allocator that keeps its memory, without
-which it spends a third of its time on page faults. Both libraries run in the same process, one thread each, and take turns;
-figures are medians of process CPU seconds, since these machines are shared.
+"Stock" is the reference in the default environment; "tuned" the same code under an allocator that keeps its
+memory, without which it spends a third of its time on page faults. Both libraries run in the same process,
+one thread each, and take turns; figures are medians of process CPU seconds, since these machines are shared.
 
 Random weights are spread out so that attention and logits are far from flat and tokens are well determined.
 """
@@ -43,8 +44,11 @@ TUNED = (
 ENVIRONMENTS: dict[str, dict[str, str]] = {"stock": {}, "tuned": {"GLIBC_TUNABLES": TUNED}}
 
 
-def pair(dtype: str, shape: dict[str, Any] = LED_BASE, rival: str = "float32") -> tuple[LEDForConditionalGeneration, Any]:
-    """(this library's model packed for inference in `dtype`, the reference in `rival`), with the same weights, one thread."""
+def pair(
+    dtype: str, shape: dict[str, Any] = LED_BASE, rival: str = "float32"
+) -> tuple[LEDForConditionalGeneration, Any]:
+    """(this library's model packed for inference in `dtype`, the reference in `rival`), with the same
+    weights, one thread."""
     import transformers
 
     torch.set_num_threads(1)
@@ -60,17 +64,21 @@ def pair(dtype: str, shape: dict[str, Any] = LED_BASE, rival: str = "float32") -
 def documents(lengths: Sequence[int], seed: int = 0) -> list[torch.Tensor]:
     """Random documents of these lengths in tokens, special tokens included."""
     generator = torch.Generator().manual_seed(seed)
-    return [torch.cat([torch.tensor([0]), torch.randint(5, 50000, (n - 2,), generator=generator), torch.tensor([2])])
-            for n in lengths]  # fmt: skip
+    return [
+        torch.cat(
+            [torch.tensor([0]), torch.randint(5, 50000, (n - 2,), generator=generator), torch.tensor([2])]
+        )
+        for n in lengths
+    ]
 
 
 def padded(rows: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
     """Documents as a padded batch with its masks, `<s>` global."""
     ids = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=1)
     mask = (ids != 1).long()
-    globals_ = torch.zeros_like(mask)
-    globals_[:, 0] = 1
-    return {"input_ids": ids, "attention_mask": mask, "global_attention_mask": globals_}
+    global_positions = torch.zeros_like(mask)
+    global_positions[:, 0] = 1
+    return {"input_ids": ids, "attention_mask": mask, "global_attention_mask": global_positions}
 
 
 def cpu_seconds(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -92,7 +100,8 @@ def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[
 
 
 def matrix_rate(dtype: str) -> float:
-    """Operations per second of the better of two products for the encoder's shapes, the median of eight, one thread."""
+    """Operations per second of the better of two products for the encoder's shapes, the median of eight, one
+    thread."""
     kind = getattr(torch, "float32" if dtype == "int8" else dtype)
     x, weight = torch.randn(2048, 768).to(kind), torch.randn(3072, 768).to(kind)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight)
@@ -107,7 +116,9 @@ def matrix_rate(dtype: str) -> float:
 def machine() -> dict[str, Any]:
     """Where and what was measured."""
     model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
+    ).stdout.strip()
     return {
         "processor": model[0].split(":")[1].strip() if model else platform.machine(),
         "cores": os.cpu_count(),
@@ -123,6 +134,8 @@ def in_both_environments(module: str, arguments: Sequence[str]) -> dict[str, Any
     for name, settings in ENVIRONMENTS.items():
         inherited = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
         command = [sys.executable, "-W", "ignore", "-m", module, "--here", *arguments]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**inherited, **settings})
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=True, env={**inherited, **settings}
+        )
         found[name] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -1,12 +1,12 @@
-"""The pipeline at scale, with a model that sleeps: how busy actors are, what the driver and the object store hold, and what a
-shard costs to schedule.
+"""The pipeline at scale, with a model that sleeps: how busy actors are, what the driver and the object store
+hold, and what a shard costs to schedule.
 
-A cluster of raylets that say they have as many CPUs as there are actors; reading, tokenizing, sending, committing and all else
-are real, and share this machine's cores. Busy is the share of their time that actors spent in their model, from when each had
-its first shard to when the first found none.
+A cluster of raylets that say they have as many CPUs as there are actors; reading, tokenizing, sending,
+committing and all else are real, and share this machine's cores. Busy is the share of their time that actors
+spent in their model, from when each had its first shard to when the first found none.
 
-    python -m benchmarks.scale --documents 100000 --replicas 8
-    python -m benchmarks.scale --documents 100000 --replicas 64 --shard-documents 1 --seconds 1 --stop-after 600
+    python -m benchmarks.scale --documents 100000 --replicas 8 python -m benchmarks.scale --documents 100000
+    --replicas 64 --shard-documents 1 --seconds 1 --stop-after 600
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.rival import machine
 from benchmarks.stand_in import StandIn
-from pipeline.output.commit import ShardMetadata, read_all_shard_metadata
-from pipeline.settings import SummarizeSettings
+from pipeline.cluster.session import KEEP_WORKERS
 from pipeline.errors import Stopped
-from pipeline.run import KEEP_PROCESSES, run
-from pipeline.planning.plan import Plan
+from pipeline.output.commit import ShardMetadata, read_all_shard_metadata
 from pipeline.output.store import open_store
+from pipeline.planning.plan import Plan
+from pipeline.run import run
+from pipeline.settings import SummarizeSettings
 
 MODEL = "demo/checkpoints/led-reports-summary"
 FILES = 50
 
 
 class Watched:
-    """This process and the object stores, looked at every `every` seconds: (seconds, bytes, bytes of the object stores, seconds
-    of CPU)."""
+    """This process and the object stores, looked at every `every` seconds: (seconds, bytes, bytes of the
+    object stores, seconds of CPU)."""
 
     def __init__(self, every: float = 2.0) -> None:
         self.seen: list[tuple[float, int, int, float]] = []
@@ -99,7 +100,8 @@ def corpus(folder: Path, documents: int, words: int) -> None:
 
 
 def busy_share(shards_metadata: Sequence[ShardMetadata], replicas: int) -> tuple[float, float]:
-    """(share of their time that actors were in their model, seconds of that time), warm-up and last shards left out."""
+    """(share of their time that actors were in their model, seconds of that time), warm-up and last shards
+    left out."""
     spans = sorted((r.finished_at - r.seconds, r.finished_at) for r in shards_metadata)
     begin = spans[min(replicas, len(spans) - 1)][0]
     end = sorted(stop for _, stop in spans)[-min(replicas, len(spans))]
@@ -111,15 +113,27 @@ def measure(args: argparse.Namespace, replicas: int, documents: int, folder: Pat
     """A run of so many actors on a cluster of its own."""
     corpus(folder / "corpus", documents, args.words)
     settings = SummarizeSettings(
-        input=(str(folder / "corpus"),), output=str(folder / "out"), model=MODEL, replicas=replicas, flags=False,
-        shard_documents=args.shard_documents, on_duplicate_id="keep",
-        stop_at=time.strftime("%Y-%m-%dT%H:%M", time.localtime(time.time() + args.stop_after)) if args.stop_after else None,
-    )  # fmt: skip
-    cpus = -(-replicas // args.machines)
-    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 300 << 20, "_system_config": KEEP_PROCESSES}
+        input=(str(folder / "corpus"),),
+        output=str(folder / "out"),
+        model=MODEL,
+        replicas=replicas,
+        flags=False,
+        shard_documents=args.shard_documents,
+        on_duplicate_id="keep",
+        stop_at=time.strftime("%Y-%m-%dT%H:%M", time.localtime(time.time() + args.stop_after))
+        if args.stop_after
+        else None,
+    )
+    usable_cpus = -(-replicas // args.machines)
+    head = {
+        "num_cpus": 0,
+        "include_dashboard": False,
+        "object_store_memory": 300 << 20,
+        "_system_config": KEEP_WORKERS,
+    }
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(args.machines):
-        cluster.add_node(num_cpus=cpus, object_store_memory=300 << 20)
+        cluster.add_node(num_cpus=usable_cpus, object_store_memory=300 << 20)
     ray.init(address=cluster.address, log_to_driver=False)
     begun = time.time()
     with Watched() as watched:
@@ -131,9 +145,14 @@ def measure(args: argparse.Namespace, replicas: int, documents: int, folder: Pat
     cluster.shutdown()
     store = open_store(settings.output)
     plan, names = Plan.from_json(store.read("_plan.json")), store.names()
-    shards_metadata = list(read_all_shard_metadata(store, [shard for shard in plan.shards if shard.part in names]).values())
+    shards_metadata = list(
+        read_all_shard_metadata(store, [shard for shard in plan.shards if shard.part in names]).values()
+    )
     share, span = busy_share(shards_metadata, replicas)
-    first, last = min(r.finished_at - r.seconds for r in shards_metadata), max(r.finished_at for r in shards_metadata)
+    first, last = (
+        min(r.finished_at - r.seconds for r in shards_metadata),
+        max(r.finished_at for r in shards_metadata),
+    )
     return {
         "replicas": replicas,
         "shards": len(plan.shards),
@@ -145,14 +164,21 @@ def measure(args: argparse.Namespace, replicas: int, documents: int, folder: Pat
         "wall_s": time.time() - begun,
         "driver_mib": [watched.mean(1, 0.4, 0.5), watched.mean(1, 0.9, 1.0)],
         "object_store_mib": [watched.mean(2, 0.4, 0.5), watched.mean(2, 0.9, 1.0)],
-        "seen": [[round(s, 1), rss >> 20, held >> 20] for s, rss, held, _ in watched.seen[:: max(1, len(watched.seen) // 60)]],
-    }  # fmt: skip
+        "seen": [
+            [round(s, 1), rss >> 20, held >> 20]
+            for s, rss, held, _ in watched.seen[:: max(1, len(watched.seen) // 60)]
+        ],
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--documents", type=int, default=100_000)
-    parser.add_argument("--replicas", type=int, nargs="+", default=[8], help="a run for each, of documents in proportion")
+    parser.add_argument(
+        "--replicas", type=int, nargs="+", default=[8], help="a run for each, of documents in proportion"
+    )
     parser.add_argument("--machines", type=int, default=2)
     parser.add_argument("--shard-documents", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=0.03, help="of the model, for each document")
@@ -164,15 +190,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             row = measure(args, replicas, args.documents * replicas // max(args.replicas), Path(folder))
         rows.append(row)
-        print(f"{replicas} actors, {row['shards_done']:,} of {row['shards']:,} shards: busy {row['busy']:.1%}, "
-              f"{row['documents_per_s']:.1f} documents/s, idle {row['idle_ms_per_shard']:.0f} ms a shard, driver "
-              f"{row['driver_cpu_ms_per_shard']:.1f} ms of CPU a shard; driver {row['driver_mib'][0]:.0f} then "
-              f"{row['driver_mib'][1]:.0f} MiB, object stores {row['object_store_mib'][0]:.1f} then "
-              f"{row['object_store_mib'][1]:.1f} MiB", flush=True)  # fmt: skip
+        print(
+            f"{replicas} actors, {row['shards_done']:,} of {row['shards']:,} shards: busy {row['busy']:.1%}, "
+            f"{row['documents_per_s']:.1f} documents/s, idle {row['idle_ms_per_shard']:.0f} ms a shard, driver "
+            f"{row['driver_cpu_ms_per_shard']:.1f} ms of CPU a shard; driver {row['driver_mib'][0]:.0f} then "
+            f"{row['driver_mib'][1]:.0f} MiB, object stores {row['object_store_mib'][0]:.1f} then "
+            f"{row['object_store_mib'][1]:.1f} MiB",
+            flush=True,
+        )
     for row in rows[1:]:
         linear = rows[0]["documents_per_s"] * row["replicas"] / rows[0]["replicas"]
-        print(f"{rows[0]['replicas']} to {row['replicas']} actors: {row['documents_per_s'] / linear:.3f} of linear")
-    settings = {name: getattr(args, name) for name in ("documents", "machines", "shard_documents", "seconds", "words")}
+        print(
+            f"{rows[0]['replicas']} to {row['replicas']} actors: {row['documents_per_s'] / linear:.3f} of linear"
+        )
+    settings = {
+        name: getattr(args, name) for name in ("documents", "machines", "shard_documents", "seconds", "words")
+    }
     print(json.dumps({"benchmark": "scale", "machine": machine(), **settings, "rows": rows}))
 
 

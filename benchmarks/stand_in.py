@@ -1,4 +1,5 @@
-"""A task whose model sleeps, as a process does that waits for its GPU: the pipeline at scales that no model allows here."""
+"""A task whose model sleeps, as a process does that waits for its GPU: the pipeline at scales that no model
+allows here."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.tasks.base import ModelInput, Row
-from pipeline.tasks.all import LoadedTask, Summarize
+from pipeline.tasks import Summarize
+from pipeline.tasks.base import LoadedTask, ModelInput, Row
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,16 @@ from tokenizers import Tokenizer
 from benchmarks.rival import machine
 from led import LEDTokenizer
 from pipeline.settings import SummarizeSettings
+from pipeline.tasks import Summarize
 from pipeline.tasks.base import Document, InputLimits
-from pipeline.tasks.all import Summarize
 
 MODEL = "demo/checkpoints/led-reports-summary"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     texts = pq.read_table("demo/corpus", columns=["text"])["text"].to_pylist() * 4

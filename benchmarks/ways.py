@@ -1,7 +1,8 @@
-"""What the three ways of reading a long document cost: windows, a decoder as long as the document, a decoder prompt.
+"""What the three ways of reading a long document cost: windows, a decoder as long as the document, a decoder
+prompt.
 
-A classifier of led-base's shape reads one document; CPU seconds of one thread, and the most that the process holds beyond the
-weights.
+A classifier of led-base's shape reads one document; CPU seconds of one thread, and the most that the process
+holds beyond the weights.
 
     python -m benchmarks.ways --tokens 4096 16384
 """
@@ -19,9 +20,9 @@ import torch
 
 from benchmarks.rival import LED_BASE, cpu_seconds, documents, machine
 from led import LEDConfig, LEDForSequenceClassification
-from led.long_documents import read_windows
+from led.pipelines.chunk_reader import read_chunks
+from led.pipelines.chunking import split
 from led.testing import TINY
-from led.windows import split
 
 POSITIONS = {"chunks": 1024, "whole": 16384, "prompt": 1024}
 
@@ -30,20 +31,25 @@ def measure(way: str, tokens: int, tiny: bool) -> dict[str, float]:
     """CPU seconds and peak bytes of one document."""
     torch.set_num_threads(1)
     shape: dict[str, Any] = {**(TINY if tiny else LED_BASE), "max_encoder_position_embeddings": 16384}
-    shape |= {"max_decoder_position_embeddings": POSITIONS[way], "decoder_prompt": (2, 0) if way == "prompt" else ()}
+    shape |= {
+        "max_decoder_position_embeddings": POSITIONS[way],
+        "decoder_prompt": (2, 0) if way == "prompt" else (),
+    }
     model = LEDForSequenceClassification(LEDConfig(**shape)).eval().pack()
-    limit = model.config.longest_read
+    limit = model.config.max_input_tokens
     ids = (documents([tokens])[0] % (model.config.vocab_size - 5) + 5).tolist()
     windows = split(ids[1:-1], [0], [2], limit, limit // 8)
-    read_windows(model, split(ids[1:9], [0], [2], limit, 0), 16384)
+    read_chunks(model, split(ids[1:9], [0], [2], limit, 0), 16384)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds, _ = cpu_seconds(lambda: read_windows(model, windows, 16384))
+    seconds, _ = cpu_seconds(lambda: read_chunks(model, windows, 16384))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {"chunks": len(windows), "seconds": seconds, "peak_gb": peak * 1024 / 1e9}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--tiny", action="store_true", help="tiny models")
     args = parser.parse_args(argv)

@@ -1,1 +1,2 @@
-"""The demo: a generator of reports, and the scripts that make the sample corpus and the small checkpoints from it."""
+"""The demo: a generator of reports, and the scripts that make the sample corpus and the small checkpoints
+from it."""

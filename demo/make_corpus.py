@@ -1,10 +1,11 @@
-"""Write the held-out sample corpus: generated reports in Parquet shards, with reference summaries, labels and questions.
+"""Write the held-out sample corpus: generated reports in Parquet shards, with reference summaries, labels and
+questions.
 
     python -m demo.make_corpus --out demo/corpus
 
-Columns: doc_id, kind, text, reference_summary, facts (strings that a good summary holds verbatim), reference_label,
-questions with their answers.
-Lengths are spread evenly on a logarithmic scale, and no report is one that the training could have seen.
+Columns: doc_id, kind, text, reference_summary, facts (strings that a good summary holds verbatim),
+reference_label, questions with their answers. Lengths are spread evenly on a logarithmic scale, and no
+report is one that the training could have seen.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ SCHEMA = pa.schema(
         pa.field("reference_summary", pa.string()),
         pa.field("facts", pa.list_(pa.string())),
         pa.field("reference_label", pa.string()),
-        pa.field("questions", pa.list_(pa.struct([pa.field("question", pa.string()), pa.field("answer", pa.string())]))),
+        pa.field(
+            "questions",
+            pa.list_(pa.struct([pa.field("question", pa.string()), pa.field("answer", pa.string())])),
+        ),
     ]
 )
 
@@ -56,7 +60,9 @@ def make_rows(documents: int, seed: int) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--documents", type=int, default=240)
     parser.add_argument("--files", type=int, default=6)
@@ -66,7 +72,9 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for file in range(args.files):
         share = rows[file * len(rows) // args.files : (file + 1) * len(rows) // args.files]
-        pq.write_table(pa.Table.from_pylist(share, SCHEMA), args.out / f"reports-{file:02d}.parquet", compression="zstd")
+        pq.write_table(
+            pa.Table.from_pylist(share, SCHEMA), args.out / f"reports-{file:02d}.parquet", compression="zstd"
+        )
     print(f"{len(rows)} reports in {args.files} files in {args.out}")
 
 

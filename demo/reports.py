@@ -157,7 +157,9 @@ def _phrases(text: str) -> tuple[str, ...]:
 
 # ---------------------------------------------------------------- values of facts and look-alikes
 
-MONTHS = _phrases("January; February; March; April; May; June; July; August; September; October; November; December")
+MONTHS = _phrases(
+    "January; February; March; April; May; June; July; August; September; October; November; December"
+)
 
 ASSET_TYPES = _phrases("""
     pump; valve; motor; turbine; boiler; transformer; generator; compressor; breaker; conveyor;

@@ -15,10 +15,16 @@ WIDTH = 100
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True)
     output = parser.parse_args().output
-    rows = [row for part in sorted(output.glob("part-*.parquet")) for row in pq.ParquetFile(part).read().to_pylist()]
+    rows = [
+        row
+        for part in sorted(output.glob("part-*.parquet"))
+        for row in pq.ParquetFile(part).read().to_pylist()
+    ]
     written = sorted((row for row in rows if row["status"] == "ok"), key=lambda row: row["input_tokens"])
     for row in (written[len(written) // 10], written[len(written) // 2], written[-1]):
         print(f"\n{row['doc_id']}, {row['input_tokens']} tokens")

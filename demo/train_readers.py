@@ -1,10 +1,12 @@
-"""Train the demo's classifier and question answerer on generated reports, from the summarizer's weights, on a CPU.
+"""Train the demo's classifier and question answerer on generated reports, from the summarizer's weights, on a
+CPU.
 
     python -m demo.train_readers label --out demo/checkpoints/led-reports-label --minutes 20
     python -m demo.train_readers answer --out demo/checkpoints/led-reports-answer --minutes 35
 
-Both have a `decoder_prompt` of `</s><s>`: the encoder reads the whole report and the decoder two tokens. Short reports come
-first, then longer ones. Weights and tokenizer are those of --start, by default the summarizer's.
+Both have a `decoder_prompt` of `</s><s>`: the encoder reads the whole report and the decoder two tokens.
+Short reports come first, then longer ones. Weights and tokenizer are those of --start, by default the
+summarizer's.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from torch import Tensor
 
 from demo.reports import LABELS, Report, generate_report
 from demo.train_summarizer import TRAINING_SEEDS, Stage, learning_rate, steps
+from led.batch.packed_batch import PackedBatch, pack_documents
 from led.config import LEDConfig
-from led.model import LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification
-from led.packing import PackedBatch, pack_documents
-from led.pretrained import LEDPreTrainedModel
-from led.tokenizer import LEDTokenizer
+from led.heads.conditional_generation import LEDForConditionalGeneration
+from led.heads.question_answering import LEDForQuestionAnswering
+from led.heads.sequence_classification import LEDForSequenceClassification
+from led.model.pretrained import LEDPreTrainedModel
+from led.tokenizer.tokenizer import LEDTokenizer
 
 LONGEST = 8192  # tokens
 
@@ -74,7 +78,8 @@ def label_batch(stage: Stage, tokenizer: LEDTokenizer, rng: random.Random) -> Ba
 
 
 def answer_batch(stage: Stage, tokenizer: LEDTokenizer, rng: random.Random) -> Batch:
-    """`<s> question </s></s> report </s>` with everything before the report global; first and last token of the answers."""
+    """`<s> question </s></s> report </s>` with everything before the report global; first and last token of
+    the answers."""
     documents: list[list[int]] = []
     global_places: list[range] = []
     spans: list[tuple[int, int]] = []
@@ -96,7 +101,9 @@ def answer_batch(stage: Stage, tokenizer: LEDTokenizer, rng: random.Random) -> B
     return pack_documents(documents, global_places), [torch.tensor(starts), torch.tensor(ends)]
 
 
-def label_loss(model: LEDForSequenceClassification, batch: PackedBatch, targets: Targets) -> tuple[Tensor, float]:
+def label_loss(
+    model: LEDForSequenceClassification, batch: PackedBatch, targets: Targets
+) -> tuple[Tensor, float]:
     """Mean cross-entropy, and the share of reports labelled rightly."""
     logits = model.read(batch)
     return F.cross_entropy(logits, targets[0]), (logits.argmax(-1) == targets[0]).float().mean().item()
@@ -106,7 +113,9 @@ def answer_loss(model: LEDForQuestionAnswering, batch: PackedBatch, targets: Tar
     """Mean cross-entropy of starts and ends, and the share of answers with both right."""
     losses, right = [], []
     for (start, end), first, last in zip(model.read(batch), *targets, strict=True):
-        losses.append((F.cross_entropy(start[None], first[None]) + F.cross_entropy(end[None], last[None])) / 2)
+        losses.append(
+            (F.cross_entropy(start[None], first[None]) + F.cross_entropy(end[None], last[None])) / 2
+        )
         right.append(float(start.argmax() == first and end.argmax() == last))
     return torch.stack(losses).mean(), sum(right) / len(right)
 
@@ -117,12 +126,18 @@ def reader_config(config: LEDConfig, task: str) -> LEDConfig:
     if task == "answer":
         return replace(config, decoder_prompt=prompt)
     names = dict(enumerate(LABELS))
-    return replace(config, decoder_prompt=prompt, id2label=names, num_labels=len(names),
-                   problem_type="single_label_classification")  # fmt: skip
+    return replace(
+        config,
+        decoder_prompt=prompt,
+        id2label=names,
+        num_labels=len(names),
+        problem_type="single_label_classification",
+    )
 
 
 def start_model(task: str, start: Path) -> LEDPreTrainedModel:
-    """A model of the task with the weights in `start`: those of an earlier round, or of a summarizer with a new head."""
+    """A model of the task with the weights in `start`: those of an earlier round, or of a summarizer with a
+    new head."""
     kind, config = TASKS[task][0], LEDConfig.from_pretrained(start)
     if config.decoder_prompt:
         return kind.from_pretrained(start)
@@ -131,14 +146,22 @@ def start_model(task: str, start: Path) -> LEDPreTrainedModel:
     return model
 
 
-TASKS: dict[str, tuple[type[LEDPreTrainedModel], Callable[..., Batch], Callable[..., tuple[Tensor, float]]]] = {
+TASKS: dict[
+    str, tuple[type[LEDPreTrainedModel], Callable[..., Batch], Callable[..., tuple[Tensor, float]]]
+] = {
     "label": (LEDForSequenceClassification, label_batch, label_loss),
     "answer": (LEDForQuestionAnswering, answer_batch, answer_loss),
 }
 
 
 def train(
-    task: str, start: Path, out: Path, minutes: float, peak: float, seed: int, stages: tuple[Stage, ...] = STAGES
+    task: str,
+    start: Path,
+    out: Path,
+    minutes: float,
+    peak: float,
+    seed: int,
+    stages: tuple[Stage, ...] = STAGES,
 ) -> None:
     """Train for `minutes`, printing a line now and then and saving every five hundred steps."""
     _, make_batch, loss_of = TASKS[task]
@@ -166,8 +189,11 @@ def train(
         losses.append(loss.item())
         rights.append(right)
         if step % 50 == 49:
-            print(f"step {step + 1} {share:.1%} {time.monotonic() - begun:.0f} s stage {stage.words} "
-                  f"loss {sum(losses) / len(losses):.4f} right {sum(rights) / len(rights):.4f}", flush=True)  # fmt: skip
+            print(
+                f"step {step + 1} {share:.1%} {time.monotonic() - begun:.0f} s stage {stage.words} "
+                f"loss {sum(losses) / len(losses):.4f} right {sum(rights) / len(rights):.4f}",
+                flush=True,
+            )
             losses, rights = [], []
         if step % 500 == 499:
             save(model, out)
@@ -182,7 +208,9 @@ def save(model: LEDPreTrainedModel, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("task", choices=tuple(TASKS))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, default=Path("demo/checkpoints/led-reports-summary"))

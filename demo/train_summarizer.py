@@ -1,14 +1,15 @@
 """Train the demo's small LED to summarise generated reports, on a CPU in a little over an hour.
 
-Short reports first, then longer ones. When reports outgrow the positions learned so far, the learned part of the encoder's
-position table is copied behind itself, as LED's authors grew theirs from BART (arXiv:2004.05150, section 7). The loss is on
-the summaries alone.
+Short reports first, then longer ones. When reports outgrow the positions learned so far, the learned part of
+the encoder's position table is copied behind itself, as LED's authors grew theirs from BART
+(arXiv:2004.05150, section 7). The loss is on the summaries alone.
 
-    python -m demo.train_summarizer --out demo/checkpoints/led-reports-summary --minutes 50
-    python -m demo.train_summarizer --out demo/checkpoints/led-reports-summary --minutes 30 --peak 1e-3 --seed 2 \\
+    python -m demo.train_summarizer --out demo/checkpoints/led-reports-summary --minutes 50 python -m
+    demo.train_summarizer --out demo/checkpoints/led-reports-summary --minutes 30 --peak 1e-3 --seed 2 \\
         --from demo/checkpoints/led-reports-summary
 
-The second round sharpens the order of digits. The folder must hold the tokenizer already (demo.train_tokenizer).
+The second round sharpens the order of digits. The folder must hold the tokenizer already
+(demo.train_tokenizer).
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from demo.reports import generate_report
+from led.batch.packed_batch import PackedBatch, pack_documents
 from led.config import LEDConfig
-from led.generation_config import GenerationConfig
-from led.model import LEDForConditionalGeneration
-from led.packing import PackedBatch, pack_documents
-from led.tokenizer import LEDTokenizer
+from led.generation.config import GenerationConfig
+from led.heads.conditional_generation import LEDForConditionalGeneration
+from led.tokenizer.tokenizer import LEDTokenizer
 
 TRAINING_SEEDS = range(100_000_000, 2_000_000_000)  # the held-out corpus is made from other seeds
 
@@ -40,8 +41,8 @@ PERIOD = 256  # tokens
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training: reports of `words` (lowest, highest), batches of about `tokens` input tokens, until `share`
-    of the time is over."""
+    """A part of the training: reports of `words` (lowest, highest), batches of about `tokens` input tokens,
+    until `share` of the time is over."""
 
     words: tuple[int, int]
     tokens: int
@@ -57,7 +58,8 @@ STAGES = (
 
 
 def small_config(vocab_size: int) -> LEDConfig:
-    """About 2.6 million parameters: three encoder and two decoder layers of width 128, a window of 128 tokens."""
+    """About 2.6 million parameters: three encoder and two decoder layers of width 128, a window of 128
+    tokens."""
     return LEDConfig(
         vocab_size=vocab_size,
         max_encoder_position_embeddings=8192,
@@ -75,7 +77,8 @@ def small_config(vocab_size: int) -> LEDConfig:
 
 
 def make_batch(stage: Stage, tokenizer: LEDTokenizer, rng: random.Random) -> tuple[PackedBatch, Tensor]:
-    """Reports laid end to end with a global `<s>` each, and their summaries as labels (B, T), -100 beyond the end."""
+    """Reports laid end to end with a global `<s>` each, and their summaries as labels (B, T), -100 beyond the
+    end."""
     documents: list[list[int]] = []
     targets: list[list[int]] = []
     while sum(map(len, documents)) < stage.tokens:
@@ -88,9 +91,11 @@ def make_batch(stage: Stage, tokenizer: LEDTokenizer, rng: random.Random) -> tup
     return pack_documents(documents, [[0]] * len(documents)), labels
 
 
-def loss_and_accuracy(model: LEDForConditionalGeneration, batch: PackedBatch, labels: Tensor) -> tuple[Tensor, float]:
+def loss_and_accuracy(
+    model: LEDForConditionalGeneration, batch: PackedBatch, labels: Tensor
+) -> tuple[Tensor, float]:
     """Mean cross-entropy of the summaries, and the share of their tokens that come first."""
-    memories = model.led.decoder.remember(model.led.encoder.encode(batch), batch)
+    memories = model.led.decoder.cross_attention_cache(model.led.encoder.encode(batch), batch)
     decoder_ids = model.prepare_decoder_input_ids_from_labels(labels)
     logits = model.logits(model.led.decoder(decoder_ids, memories)).flatten(0, 1)
     flat = labels.flatten()
@@ -102,9 +107,9 @@ def loss_and_accuracy(model: LEDForConditionalGeneration, batch: PackedBatch, la
 def start_weights(model: LEDForConditionalGeneration) -> None:
     """Weights from which little training goes far.
 
-    Positions start as waves whose periods divide `PERIOD`, so that "the token before" is the same rotation everywhere and a
-    copied table fits its neighbour. Cross-attention starts by handing on what it reads, so that copying a word only needs
-    the decoder to learn where to look.
+    Positions start as waves whose periods divide `PERIOD`, so that "the token before" is the same rotation
+    everywhere and a copied table fits its neighbour. Cross-attention starts by handing on what it reads, so
+    that copying a word only needs the decoder to learn where to look.
     """
     led = model.led
     led.shared.weight.mul_(2.5)
@@ -140,8 +145,15 @@ def steps(minutes: float) -> Iterator[tuple[int, float]]:
         step += 1
 
 
-def train(model: LEDForConditionalGeneration, tokenizer: LEDTokenizer, minutes: float, peak: float, seed: int, out: Path,
-          stages: tuple[Stage, ...] = STAGES) -> None:  # fmt: skip
+def train(
+    model: LEDForConditionalGeneration,
+    tokenizer: LEDTokenizer,
+    minutes: float,
+    peak: float,
+    seed: int,
+    out: Path,
+    stages: tuple[Stage, ...] = STAGES,
+) -> None:
     """Train for `minutes`, printing a line now and then and saving every five hundred steps."""
     rng = random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
@@ -185,7 +197,9 @@ def save(model: LEDForConditionalGeneration, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--threads", type=int, default=1)

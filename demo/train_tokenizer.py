@@ -1,7 +1,7 @@
 """Train the demo's byte-level BPE on generated reports and write it in the published layout.
 
-Numbers are split into digits while learning, so that no merge joins digits and a model can copy a number digit by digit;
-what comes out is an ordinary byte-level BPE.
+Numbers are split into digits while learning, so that no merge joins digits and a model can copy a number
+digit by digit; what comes out is an ordinary byte-level BPE.
 
     python -m demo.train_tokenizer --out demo/checkpoints/led-reports-summary
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from demo.reports import generate_report
-from led.tokenizer import LEDTokenizer
+from led.tokenizer.tokenizer import LEDTokenizer
 
 
 def texts(reports: int, words: int, first_seed: int) -> Iterator[str]:
@@ -25,7 +25,9 @@ def texts(reports: int, words: int, first_seed: int) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vocab-size", type=int, default=2048)
     parser.add_argument("--reports", type=int, default=2000)

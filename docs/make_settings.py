@@ -38,27 +38,44 @@ def documented(kind: type) -> dict[str, str]:
         [tree] = ast.parse(inspect.getsource(each)).body
         assert isinstance(tree, ast.ClassDef)
         for field, text in zip(tree.body, tree.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(text, ast.Expr)
+            ):
                 found[field.target.id] = inspect.cleandoc(ast.literal_eval(text.value)).replace("\n", " ")
     return found
 
 
 def page() -> str:
     """The reference."""
-    lines = ["# Settings", "", "Made from the dataclasses by `python -m docs.make_settings`; `--help` says the same.",
-             "In a YAML file they have underscores: `num_beams: 4`.", "", "## Verbs", ""]  # fmt: skip
+    lines = [
+        "# Settings",
+        "",
+        "Made from the dataclasses by `python -m docs.make_settings`; `--help` says the same.",
+        "In a YAML file they have underscores: `num_beams: 4`.",
+        "",
+        "## Verbs",
+        "",
+    ]
     lines += [f"* `{name}`: {what}" for name, what in VERBS.items()]
     general = {f.name for f in fields(config.RunSettings)}
     for title, kind in _JOBS.items():
         lines += ["", f"## {title}", "", "| setting | default | what it is |", "|---|---|---|"]
         texts = documented(kind)
         for field in fields(kind):
-            if kind is not config.RunSettings and issubclass(kind, config.RunSettings) and field.name in general:
+            if (
+                kind is not config.RunSettings
+                and issubclass(kind, config.RunSettings)
+                and field.name in general
+            ):
                 continue
             default = f"`{field.default}`"
             if field.default is MISSING:
                 default = "*required*" if field.default_factory is MISSING else "*of the day*"
-            lines.append(f"| `--{field.name.replace('_', '-')}` | {default} | {texts[field.name].replace('|', '/')} |")
+            lines.append(
+                f"| `--{field.name.replace('_', '-')}` | {default} | {texts[field.name].replace('|', '/')} |"
+            )
     return "\n".join(lines) + "\n"
 
 

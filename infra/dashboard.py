@@ -11,27 +11,68 @@ from typing import Any
 # Title, unit, how wide (of 24), and the queries with their legends. `$run` is chosen at the top of the page.
 PANELS: list[tuple[str, str, int, list[tuple[str, str]]]] = [
     ("Documents left", "none", 6, [('sum(ray_led_documents_left{run=~"$run"})', "left")]),
-    ("Share done", "percentunit", 6, [
-        ('1 - sum(ray_led_documents_left{run=~"$run"}) / sum(ray_led_documents_planned{run=~"$run"})', "done")]),
+    (
+        "Share done",
+        "percentunit",
+        6,
+        [
+            (
+                '1 - sum(ray_led_documents_left{run=~"$run"}) / sum(ray_led_documents_planned{run=~"$run"})',
+                "done",
+            )
+        ],
+    ),
     ("Time left", "s", 6, [('max(ray_led_seconds_left{run=~"$run"})', "left")]),
     ("Cost so far", "none", 6, [('sum(ray_led_cost{run=~"$run"})', "cost")]),
-    ("Documents per second", "none", 12, [
-        ('sum by (status) (rate(ray_led_documents_total{run=~"$run"}[$__rate_interval]))', "{{status}}")]),
-    ("Tokens per second", "none", 12, [
-        ('sum by (direction) (rate(ray_led_tokens_total{run=~"$run"}[$__rate_interval]))', "{{direction}}")]),
-    ("Seconds of work by stage, each second", "none", 12, [
-        ('sum by (stage) (rate(ray_led_stage_seconds_total{run=~"$run"}[$__rate_interval]))', "{{stage}}")]),
-    ("Model copies, and the share of their time at work", "none", 12, [
-        ('sum(ray_led_actors{run=~"$run"})', "model copies"), ('avg(ray_led_actor_busy_share{run=~"$run"})', "share at work")]),
+    (
+        "Documents per second",
+        "none",
+        12,
+        [('sum by (status) (rate(ray_led_documents_total{run=~"$run"}[$__rate_interval]))', "{{status}}")],
+    ),
+    (
+        "Tokens per second",
+        "none",
+        12,
+        [('sum by (direction) (rate(ray_led_tokens_total{run=~"$run"}[$__rate_interval]))', "{{direction}}")],
+    ),
+    (
+        "Seconds of work by stage, each second",
+        "none",
+        12,
+        [('sum by (stage) (rate(ray_led_stage_seconds_total{run=~"$run"}[$__rate_interval]))', "{{stage}}")],
+    ),
+    (
+        "Model copies, and the share of their time at work",
+        "none",
+        12,
+        [
+            ('sum(ray_led_actors{run=~"$run"})', "model copies"),
+            ('avg(ray_led_actor_busy_share{run=~"$run"})', "share at work"),
+        ],
+    ),
     ("Shards committed", "none", 8, [('sum(ray_led_shards_total{run=~"$run"})', "shards")]),
     ("Decoding batches full", "percentunit", 8, [('avg(ray_led_batch_fill{run=~"$run"})', "full")]),
     ("Memory of a model copy, peak", "bytes", 8, [('max(ray_led_peak_memory_bytes{run=~"$run"})', "peak")]),
-    ("Rows that failed or were skipped, by reason", "none", 12, [
-        ('sum by (reason) (ray_led_failures_total{run=~"$run"})', "{{reason}}")]),
-    ("Flags, share of documents", "percentunit", 12, [
-        ('sum by (flag) (ray_led_flags_total{run=~"$run"}) / scalar(sum(ray_led_documents_total{run=~"$run"}))', "{{flag}}")]),
+    (
+        "Rows that failed or were skipped, by reason",
+        "none",
+        12,
+        [('sum by (reason) (ray_led_failures_total{run=~"$run"})', "{{reason}}")],
+    ),
+    (
+        "Flags, share of documents",
+        "percentunit",
+        12,
+        [
+            (
+                'sum by (flag) (ray_led_flags_total{run=~"$run"}) / scalar(sum(ray_led_documents_total{run=~"$run"}))',
+                "{{flag}}",
+            )
+        ],
+    ),
     ("Device-hours", "none", 12, [('sum(ray_led_device_hours{run=~"$run"})', "hours")]),
-]  # fmt: skip
+]
 
 _SOURCE = {"type": "prometheus", "uid": "${source}"}
 
@@ -46,15 +87,40 @@ def dashboard() -> dict[str, Any]:
             {"refId": chr(65 + i), "expr": query, "legendFormat": legend, "datasource": _SOURCE}
             for i, (query, legend) in enumerate(queries)
         ]
-        panels.append({"id": number, "type": "stat" if width == 6 else "timeseries", "title": title, "datasource": _SOURCE,
-                       "gridPos": {"h": 7, "w": width, "x": x, "y": y}, "targets": targets,
-                       "fieldConfig": {"defaults": {"unit": unit}, "overrides": []}})  # fmt: skip
+        panels.append(
+            {
+                "id": number,
+                "type": "stat" if width == 6 else "timeseries",
+                "title": title,
+                "datasource": _SOURCE,
+                "gridPos": {"h": 7, "w": width, "x": x, "y": y},
+                "targets": targets,
+                "fieldConfig": {"defaults": {"unit": unit}, "overrides": []},
+            }
+        )
         x += width
     source = {"name": "source", "type": "datasource", "query": "prometheus", "label": "Prometheus"}
-    run = {"name": "run", "type": "query", "datasource": _SOURCE, "query": "label_values(ray_led_documents_planned, run)",
-           "refresh": 2, "sort": 2, "includeAll": True, "multi": True, "label": "Run"}  # fmt: skip
-    return {"title": "LED corpus runs", "uid": "led-corpus", "schemaVersion": 39, "refresh": "30s", "editable": True,
-            "time": {"from": "now-6h", "to": "now"}, "templating": {"list": [source, run]}, "panels": panels}  # fmt: skip
+    run = {
+        "name": "run",
+        "type": "query",
+        "datasource": _SOURCE,
+        "query": "label_values(ray_led_documents_planned, run)",
+        "refresh": 2,
+        "sort": 2,
+        "includeAll": True,
+        "multi": True,
+        "label": "Run",
+    }
+    return {
+        "title": "LED corpus runs",
+        "uid": "led-corpus",
+        "schemaVersion": 39,
+        "refresh": "30s",
+        "editable": True,
+        "time": {"from": "now-6h", "to": "now"},
+        "templating": {"list": [source, run]},
+        "panels": panels,
+    }
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""A cluster of several raylets on this machine, to try things out on: each stands for a machine, and can be lost.
+"""A cluster of several raylets on this machine, to try things out on: each stands for a machine, and can be
+lost.
 
-    infra/local_cluster.py up --machines 4 --cpus 2     a head (no CPUs) and four machines; prints what to export
-    infra/local_cluster.py lose 2                       kill -9 of machine 2, with all that runs on it
-    infra/local_cluster.py add --cpus 2                 another machine
-    infra/local_cluster.py down
+    infra/local_cluster.py up --machines 4 --cpus 2     a head (no CPUs) and four machines; prints what to
+    export infra/local_cluster.py lose 2                       kill -9 of machine 2, with all that runs on it
+    infra/local_cluster.py add --cpus 2                 another machine infra/local_cluster.py down
 
-Jobs go to http://127.0.0.1:8265 (`ray job submit`); logs stay below /tmp/led-local-cluster until the next `up`. An S3 server
-for it: infra/s3-server.sh.
+Jobs go to http://127.0.0.1:8265 (`ray job submit`); logs stay below /tmp/led-local-cluster until the next
+`up`. An S3 server for it: infra/s3-server.sh.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ STATE, LOG = FOLDER / "nodes.json", FOLDER / "log"
 PORT, DASHBOARD, AGENTS = 6380, 8265, 52370
 RAY = Path(sys.executable).with_name("ray")
 
-# One machine plays many: Ray must neither end waiting processes nor take what all use together for one machine's. Only this
-# machine reaches it, so nobody needs a token.
+# One machine plays many: Ray must neither end waiting processes nor take what all use together for one
+# machine's. Only this machine reaches it, so nobody needs a token.
 ENVIRONMENT = {
     "RAY_idle_worker_killing_time_threshold_ms": "3600000",
     "RAY_memory_monitor_refresh_ms": "0",
@@ -41,12 +41,26 @@ def start(number: int, *words: str) -> int:
     """A node of the cluster as a session of processes of its own, once it is up; the session's id."""
     # A job's `python` is the one that Ray runs on.
     environment = {**os.environ, **ENVIRONMENT, "PATH": f"{RAY.parent}:{os.environ['PATH']}"}
-    # Each has a port and a folder of its own, as on machines: in a shared folder, a node that comes replaces jobs' files.
+    # Each has a port and a folder of its own, as on machines: in a shared folder, a node that comes replaces
+    # jobs' files.
     agent, folder = AGENTS + number, FOLDER / str(number)
-    command = [str(RAY), "start", "--block", "--disable-usage-stats", "--object-store-memory", str(300 << 20),
-               "--dashboard-agent-listen-port", str(agent), "--temp-dir", str(folder), *words]  # fmt: skip
+    command = [
+        str(RAY),
+        "start",
+        "--block",
+        "--disable-usage-stats",
+        "--object-store-memory",
+        str(300 << 20),
+        "--dashboard-agent-listen-port",
+        str(agent),
+        "--temp-dir",
+        str(folder),
+        *words,
+    ]
     with open(LOG, "a") as log:
-        session = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True).pid
+        session = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True
+        ).pid
     try:
         wait_for(f"http://127.0.0.1:{agent}/api/local_raylet_healthz")
     except BaseException:
@@ -80,7 +94,9 @@ def wait_for(url: str, longest_s: float = 90.0) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     up, lose, add = verbs.add_parser("up"), verbs.add_parser("lose"), verbs.add_parser("add")
     verbs.add_parser("down")
@@ -97,18 +113,24 @@ def main(argv: list[str] | None = None) -> None:
     if given.verb == "up":
         shutil.rmtree(FOLDER, ignore_errors=True)
         FOLDER.mkdir()
-        nodes["head"] = start(0, "--head", "--num-cpus", "0", "--port", str(PORT), "--dashboard-port", str(DASHBOARD))
+        nodes["head"] = start(
+            0, "--head", "--num-cpus", "0", "--port", str(PORT), "--dashboard-port", str(DASHBOARD)
+        )
         STATE.write_text(json.dumps(nodes))
         for number in range(1, given.machines + 1):
             nodes[str(number)] = _machine(number, given.cpus)
             STATE.write_text(json.dumps(nodes))
-        print(f"export RAY_AUTH_MODE=disabled RAY_API_SERVER_ADDRESS=http://127.0.0.1:{DASHBOARD} RAY_ADDRESS=127.0.0.1:{PORT}")
+        print(
+            f"export RAY_AUTH_MODE=disabled RAY_API_SERVER_ADDRESS=http://127.0.0.1:{DASHBOARD} RAY_ADDRESS=127.0.0.1:{PORT}"
+        )
     elif given.verb == "add":
         number = max(map(int, nodes.keys() - {"head"}), default=0) + 1
         nodes[str(number)] = _machine(number, given.cpus)
     elif given.verb == "lose":
         if str(given.number) not in nodes:
-            raise SystemExit(f"there is no machine {given.number}; there are {', '.join(sorted(nodes.keys() - {'head'}))}.")
+            raise SystemExit(
+                f"there is no machine {given.number}; there are {', '.join(sorted(nodes.keys() - {'head'}))}."
+            )
         kill(nodes.pop(str(given.number)))
     else:
         for session in nodes.values():

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Runs the steps of infra/Dockerfile without a container engine, in a folder that stands for the image's root.
+"""Runs the steps of infra/Dockerfile without a container engine, in a folder that stands for the image's
+root.
 
     python infra/run_image_steps.py FOLDER [--arg TORCH_INDEX=…] [--system]
 
-The image's own folders (MAPPED) lie below FOLDER, and the steps see them there by the same names. Steps that change the system
-(apt-get, useradd, /etc) run only for root and with --system, on this machine itself: for one that is thrown away. At the end
-the SMOKE commands run in the image's environment. Not covered: the base image (this Python stands in), layers, USER.
+The image's own folders (MAPPED) lie below FOLDER, and the steps see them there by the same names. Steps that
+change the system (apt-get, useradd, /etc) run only for root and with --system, on this machine itself: for
+one that is thrown away. At the end the SMOKE commands run in the image's environment. Not covered: the base
+image (this Python stands in), layers, USER.
 """
 
 from __future__ import annotations
@@ -23,8 +25,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MAPPED = re.compile(r"(?<![\w.-])/(?:app|opt/venv)\b")
 SYSTEM = re.compile(r"\b(?:apt-get|useradd)\b|/etc/")
-SMOKE = ("python jobs/summarize_corpus.py --help", "cd / && python -c 'import led, pipeline, jobs'", "ray --version",
-         "bash infra/run.sh jobs/summarize_corpus.py --help", "python infra/night.py --help")  # fmt: skip
+SMOKE = (
+    "python jobs/summarize_corpus.py --help",
+    "cd / && python -c 'import led, pipeline, jobs'",
+    "ray --version",
+    "bash infra/run.sh jobs/summarize_corpus.py --help",
+    "python infra/night.py --help",
+)
 
 
 def instructions(text: str) -> Iterator[tuple[str, str]]:
@@ -41,7 +48,9 @@ class Image:
 
     def __init__(self, folder: Path, context: Path, arguments: dict[str, str], system: bool) -> None:
         self.folder, self.context, self.arguments, self.system = folder, context, arguments, system
-        mine = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+        mine = {
+            name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")
+        }
         self.variables = mine | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         self.at = folder
 
@@ -97,7 +106,9 @@ class Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--system", action="store_true")
@@ -110,7 +121,13 @@ def main() -> None:
         image.step(name, rest)
     for command in SMOKE:
         print(f"smoke: {command}", flush=True)
-        subprocess.run(["/bin/sh", "-c", command], cwd=image.at, env=image.variables, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["/bin/sh", "-c", command],
+            cwd=image.at,
+            env=image.variables,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
     print(f"{len(SMOKE)} smoke commands passed", flush=True)
 
 

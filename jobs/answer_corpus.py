@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Answer questions over every document of a corpus of Parquet, JSON lines or text files, one row for each question.
+"""Answer questions over every document of a corpus of Parquet, JSON lines or text files, one row for each
+question.
 
 python jobs/answer_corpus.py --input corpus/ --output out/ --model MODEL --question "Who signed?"
 """
@@ -13,11 +14,11 @@ from jobs.cli import exit_code, main
 from pipeline.settings import AnswerSettings
 
 if TYPE_CHECKING:
-    from pipeline.tasks.all import Answer
+    from pipeline.tasks import Answer
 
 
 def task(settings: AnswerSettings) -> Answer:
-    from pipeline.tasks.all import Answer
+    from pipeline.tasks import Answer
 
     return Answer.of(settings)
 

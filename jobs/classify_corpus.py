@@ -13,11 +13,11 @@ from jobs.cli import exit_code, main
 from pipeline.settings import ClassifySettings
 
 if TYPE_CHECKING:
-    from pipeline.tasks.all import Classify
+    from pipeline.tasks import Classify
 
 
 def task(settings: ClassifySettings) -> Classify:
-    from pipeline.tasks.all import Classify
+    from pipeline.tasks import Classify
 
     return Classify(settings)
 

@@ -1,7 +1,8 @@
 """What the jobs share: verbs, settings from flags over a YAML file, plain error messages, exit codes.
 
-Exit codes: 0 done · 1 the run failed, the same command goes on · 2 the command must change · 3 more documents failed than
---max-failed allows · 130 interrupted, or ended as it was asked to; the same command goes on.
+Exit codes: 0 done · 1 the run failed, the same command goes on · 2 the command must change · 3 more
+documents failed than --max-failed allows · 130 interrupted, or ended as it was asked to; the same command
+goes on.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import TYPE_CHECKING, TypeVar
 import tyro
 import yaml
 
-from pipeline.settings import RunSettings
 from pipeline.errors import PipelineError, UsageError
+from pipeline.settings import RunSettings
 
 if TYPE_CHECKING:
-    from pipeline.tasks.all import Task
+    from pipeline.tasks import Task
 
 Settings = TypeVar("Settings", bound=RunSettings)
 

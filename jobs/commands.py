@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from pipeline.output.commit import rows_recomputed, new_rows
 from pipeline.errors import PipelineError, UsageError
 from pipeline.monitor.progress import clock
-from pipeline.planning.plan import FORECAST, MANIFEST, REPORT, SUCCESS
-from pipeline.output.store import open_store
 from pipeline.monitor.stats import Estimate
+from pipeline.output.commit import new_rows, rows_recomputed
+from pipeline.output.store import open_store
+from pipeline.planning.plan import FORECAST, MANIFEST, REPORT, SUCCESS
 
 if TYPE_CHECKING:
     from jobs.cli import PlanOptions, ReportSettings, SampleOptions
     from pipeline.forecast.calibrate import Forecast
-    from pipeline.tasks.all import Task
+    from pipeline.tasks import Task
 
 # Characters of a document that are shown.
 _HEAD = 700
@@ -37,7 +37,9 @@ def run(task: Task) -> None:
     rows = "" if counts["rows"] == counts["documents"] else f", {counts['rows']} rows"
     print(f"{counts['documents']} documents{rows} = {done}; {counts['truncated']} cut at the limit")
     if counts["since"]:
-        print(f"{counts['reused']} of them carried over from {', '.join(run['output'] for run in counts['since'])}")
+        print(
+            f"{counts['reused']} of them carried over from {', '.join(run['output'] for run in counts['since'])}"
+        )
         new = new_rows(counts)
         if new is not None:
             print(f"{new} are of new documents, {rows_recomputed(counts, new)} were done again")
@@ -51,8 +53,8 @@ def run(task: Task) -> None:
 
 def plan(task: Task, options: PlanOptions) -> None:
     """Forecast the run, print it, and keep it beside the run's results, where the report finds it."""
-    from pipeline.report.charts import lengths_picture
     from pipeline.forecast.calibrate import forecast
+    from pipeline.report.charts import lengths_picture
 
     found = forecast(task, options.sample_documents, options.calibration_seconds)
     open_store(task.settings.output).replace(FORECAST, found.to_json())
@@ -82,7 +84,9 @@ def _forecast_lines(found: Forecast) -> list[str]:
         f"device-hours   {hours.middle:.3g} ({hours.low:.3g} to {hours.high:.3g})",
     ]
     if found.cost is not None:
-        lines.append(f"cost           {found.cost.middle:.2f} ({found.cost.low:.2f} to {found.cost.high:.2f})")
+        lines.append(
+            f"cost           {found.cost.middle:.2f} ({found.cost.low:.2f} to {found.cost.high:.2f})"
+        )
     batches = f"; batches of decoding {found.fill:.0%} full" if found.fill else ""
     lines += [
         f"padding        none in encoding{batches}",
@@ -119,9 +123,16 @@ def preview(task: Task, options: SampleOptions) -> None:
         shown = (text or "")[:_HEAD] + (" …" if len(text or "") > _HEAD else "")
         facts, outcome = task.describe(row) if row["status"] == "ok" else (row["stage"], row["reason"])
         flags = ", ".join(row.get("flags") or [])
-        below = f"{row['input_tokens']} tokens in, {facts}" if row["status"] == "ok" else f"{row['status']}: {facts}"
+        below = (
+            f"{row['input_tokens']} tokens in, {facts}"
+            if row["status"] == "ok"
+            else f"{row['status']}: {facts}"
+        )
         side = Text(f"{outcome}\n\n{below}" + (f"\nflags: {flags}" if flags else ""))
-        panels = [Panel(Text(shown), title=Text(row["doc_id"]), width=width), Panel(side, title="output", width=width)]
+        panels = [
+            Panel(Text(shown), title=Text(row["doc_id"]), width=width),
+            Panel(side, title="output", width=width),
+        ]
         console.print(Columns(panels))
 
 
@@ -148,7 +159,9 @@ def verify(output: str) -> None:
     if findings.problems:
         raise PipelineError("the output is not what its plan says:\n  " + "\n  ".join(findings.problems))
     if not found.finished:
-        raise PipelineError(f"what is committed is right; {found.documents - found.documents_committed} documents are left.")
+        raise PipelineError(
+            f"what is committed is right; {found.documents - found.documents_committed} documents are left."
+        )
     print("every planned document is one row")
 
 
@@ -159,17 +172,23 @@ def report(settings: ReportSettings) -> None:
         UsageError: the folder holds no finished run, or not the column of references.
     """
     from pipeline.output.commit import parse_json_object
-    from pipeline.report.page import write_report
     from pipeline.output.verify import read_plan
+    from pipeline.report.page import write_report
 
     store = open_store(settings.output)
     plan = read_plan(store)
     if SUCCESS not in store.names():
-        raise UsageError(f"{store.url} holds no finished run (no {SUCCESS}); the command that began it goes on from here.")
+        raise UsageError(
+            f"{store.url} holds no finished run (no {SUCCESS}); the command that began it goes on from here."
+        )
     write_report(
-        store, plan, parse_json_object(store.read(MANIFEST), f"{store.url}/{MANIFEST}"),
-        reference_column=settings.reference_column, price_per_hour=settings.price_per_hour, gpus=settings.gpus,
-    )  # fmt: skip
+        store,
+        plan,
+        parse_json_object(store.read(MANIFEST), f"{store.url}/{MANIFEST}"),
+        reference_column=settings.reference_column,
+        price_per_hour=settings.price_per_hour,
+        gpus=settings.gpus,
+    )
     print(f"report: {store.url}/{REPORT}")
 
 

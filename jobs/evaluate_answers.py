@@ -3,8 +3,9 @@
 
     python jobs/evaluate_answers.py --output out/ --reference-column questions
 
-Prints exact match and token F1, without case, articles and punctuation. A question that failed counts as wrong. The column
-holds the answer, or a list of answers or of records with a field `answer`, in the order of the questions.
+Prints exact match and token F1, without case, articles and punctuation. A question that failed counts as
+wrong. The column holds the answer, or a list of answers or of records with a field `answer`, in the order of
+the questions.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from jobs.commands import show_scores
 def main() -> None:
     settings = tyro.cli(EvaluationSettings, description=__doc__)
 
-    from pipeline.report.scores import evaluate_answers
     from pipeline.output.store import open_store
+    from pipeline.report.scores import evaluate_answers
 
     show_scores(evaluate_answers(open_store(settings.output), settings.reference_column))
 

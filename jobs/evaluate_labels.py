@@ -19,8 +19,8 @@ from jobs.commands import show_scores
 def main() -> None:
     settings = tyro.cli(EvaluationSettings, description=__doc__)
 
-    from pipeline.report.scores import evaluate_labels
     from pipeline.output.store import open_store
+    from pipeline.report.scores import evaluate_labels
 
     show_scores(evaluate_labels(open_store(settings.output), settings.reference_column))
 

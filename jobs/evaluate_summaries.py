@@ -3,9 +3,9 @@
 
     python jobs/evaluate_summaries.py --output out/ --reference-column reference_summary --facts-column facts
 
-Prints the mean F1 of ROUGE-1, ROUGE-2, ROUGE-L (longest common subsequence over the whole summary) and ROUGE-Lsum (sentence
-by sentence, the figure papers call R-L), and the share of key facts that stand in the summary word for word. A document that
-failed counts as an empty summary.
+Prints the mean F1 of ROUGE-1, ROUGE-2, ROUGE-L (longest common subsequence over the whole summary) and
+ROUGE-Lsum (sentence by sentence, the figure papers call R-L), and the share of key facts that stand in the
+summary word for word. A document that failed counts as an empty summary.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class EvaluationSettings:
     reference_column: str = "reference_summary"
     """Column with the reference summary, carried over with --passthrough."""
     facts_column: str | None = None
-    """Column with a list of strings that the summary should hold word for word, carried over with --passthrough."""
+    """Column with a list of strings that the summary should hold word for word, carried over with
+    --passthrough."""
     stemmer: bool = False
     """Compare word stems instead of words."""
 
@@ -36,11 +37,14 @@ class EvaluationSettings:
 def main() -> None:
     settings = tyro.cli(EvaluationSettings, description=__doc__)
 
-    from pipeline.report.scores import evaluate_summaries
     from pipeline.output.store import open_store
+    from pipeline.report.scores import evaluate_summaries
 
     scores = evaluate_summaries(
-        open_store(settings.output), settings.reference_column, settings.facts_column, stemmer=settings.stemmer
+        open_store(settings.output),
+        settings.reference_column,
+        settings.facts_column,
+        stemmer=settings.stemmer,
     )
     show_scores(scores)
 

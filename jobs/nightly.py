@@ -3,9 +3,10 @@
 
     python jobs/nightly.py --runs s3://bucket/out -- jobs/summarize_corpus.py --config nightly.yaml
 
-calls the job with --output s3://bucket/out/2026-11-24 and --since of the nights before, back to the newest that was finished.
-A try that fails (exit code 1) is made again. Where the last fails, --on-failure is given to a shell, with the night in $NIGHT
-and the exit code in $CODE. The exit code is the job's; 0 also where it ended as it was asked to (130).
+calls the job with --output s3://bucket/out/2026-11-24 and --since of the nights before, back to the newest
+that was finished. A try that fails (exit code 1) is made again. Where the last fails, --on-failure is given
+to a shell, with the night in $NIGHT and the exit code in $CODE. The exit code is the job's; 0 also where it
+ended as it was asked to (130).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import tyro
 
 from jobs.cli import INTERRUPTED, exit_code
 from pipeline.errors import PipelineError, UsageError
-from pipeline.scheduled import NAME, run_arguments, earlier_runs
+from pipeline.scheduled import NAME, earlier_runs, run_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,9 @@ def _tried(job: Sequence[str], settings: NightlySettings) -> int:
     nights, now = settings.nights.rstrip("/"), time.time()
     for left in reversed(range(max(1, settings.tries))):
         try:
-            words = run_arguments(nights, settings.night, earlier_runs(nights, settings.night), settings.stop_at, now)
+            words = run_arguments(
+                nights, settings.night, earlier_runs(nights, settings.night), settings.stop_at, now
+            )
             code = _call([sys.executable, *job, *words])
         except PipelineError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -95,7 +98,8 @@ def _call(command: Sequence[str]) -> int:
 
 @contextmanager
 def _signals_to(job: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """A job ends by itself when it is asked to, and this process after it; what asked it. A terminal asks both by itself."""
+    """A job ends by itself when it is asked to, and this process after it; what asked it. A terminal asks
+    both by itself."""
     asked: list[int] = []
 
     def tell(number: int, frame: object) -> None:

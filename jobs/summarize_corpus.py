@@ -13,11 +13,11 @@ from jobs.cli import exit_code, main
 from pipeline.settings import SummarizeSettings
 
 if TYPE_CHECKING:
-    from pipeline.tasks.all import Summarize
+    from pipeline.tasks import Summarize
 
 
 def task(settings: SummarizeSettings) -> Summarize:
-    from pipeline.tasks.all import Summarize
+    from pipeline.tasks import Summarize
 
     return Summarize(settings)
 

@@ -3,8 +3,9 @@
 
     python jobs/verify_output.py --output out/
 
-Prints the status, which needs a listing alone, also while the run goes on; then reads every committed file and holds its rows
-against the plan, its own receipt, the manifest and the end mark. Exit code 0: finished, and every planned document is one row.
+Prints the status, which needs a listing alone, also while the run goes on; then reads every committed file
+and holds its rows against the plan, its own receipt, the manifest and the end mark. Exit code 0: finished,
+and every planned document is one row.
 """
 
 from __future__ import annotations

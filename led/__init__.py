@@ -1,26 +1,94 @@
-"""led: Longformer-Encoder-Decoder (arXiv:2004.05150) in PyTorch alone.
+"""led: Longformer-Encoder-Decoder (arXiv:2004.05150) in plain PyTorch.
 
     from led import LEDForConditionalGeneration, LEDTokenizer, pipeline
 
-A user's guide is docs/guide.md; docs/coming-from-transformers.md says what differs. Not here: corpora, clusters and files of
-documents; those are the package `pipeline`.
+Names are loaded on first use, so a process that only tokenizes does not import torch. The guide is
+docs/tutorials/python.md. Corpora and clusters are the package `pipeline`.
 """
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from led.api import *  # noqa: F403 - its __all__ says which
+    from led.batch.packed_batch import PackedBatch, pack_documents
+    from led.checkpoint.files import CheckpointError
+    from led.config import LEDConfig
+    from led.generation.config import GenerationConfig
+    from led.generation.generate import GenerateOutput, generate
+    from led.generation.scheduler import Scheduler, SchedulerLimits
+    from led.heads.conditional_generation import LEDForConditionalGeneration
+    from led.heads.question_answering import LEDForQuestionAnswering
+    from led.heads.sequence_classification import LEDForSequenceClassification
+    from led.kv_cache.decoder_cache import DecoderCache
+    from led.model.led_model import LEDInputs, LEDModel
+    from led.model.outputs import (
+        LEDEncoderBaseModelOutput,
+        LEDSeq2SeqLMOutput,
+        LEDSeq2SeqModelOutput,
+        LEDSeq2SeqQuestionAnsweringModelOutput,
+        LEDSeq2SeqSequenceClassifierOutput,
+    )
+    from led.model.pretrained import LEDPreTrainedModel
+    from led.pipelines.pipeline import (
+        QuestionAnsweringPipeline,
+        Text2TextPipeline,
+        TextClassificationPipeline,
+        pipeline,
+    )
+    from led.tokenizer.batch_encoding import BatchEncoding
+    from led.tokenizer.tokenizer import LEDTokenizer, LEDTokenizerFast
+
+# The module of each public name.
+_MODULES = {
+    "BatchEncoding": "led.tokenizer.batch_encoding",
+    "CheckpointError": "led.checkpoint.files",
+    "DecoderCache": "led.kv_cache.decoder_cache",
+    "GenerateOutput": "led.generation.generate",
+    "GenerationConfig": "led.generation.config",
+    "LEDConfig": "led.config",
+    "LEDEncoderBaseModelOutput": "led.model.outputs",
+    "LEDForConditionalGeneration": "led.heads.conditional_generation",
+    "LEDForQuestionAnswering": "led.heads.question_answering",
+    "LEDForSequenceClassification": "led.heads.sequence_classification",
+    "LEDInputs": "led.model.led_model",
+    "LEDModel": "led.model.led_model",
+    "LEDPreTrainedModel": "led.model.pretrained",
+    "LEDSeq2SeqLMOutput": "led.model.outputs",
+    "LEDSeq2SeqModelOutput": "led.model.outputs",
+    "LEDSeq2SeqQuestionAnsweringModelOutput": "led.model.outputs",
+    "LEDSeq2SeqSequenceClassifierOutput": "led.model.outputs",
+    "LEDTokenizer": "led.tokenizer.tokenizer",
+    "LEDTokenizerFast": "led.tokenizer.tokenizer",
+    "PackedBatch": "led.batch.packed_batch",
+    "QuestionAnsweringPipeline": "led.pipelines.pipeline",
+    "Scheduler": "led.generation.scheduler",
+    "SchedulerLimits": "led.generation.scheduler",
+    "Text2TextPipeline": "led.pipelines.pipeline",
+    "TextClassificationPipeline": "led.pipelines.pipeline",
+    "generate": "led.generation.generate",
+    "pack_documents": "led.batch.packed_batch",
+    "pipeline": "led.pipelines.pipeline",
+}
+
+# old names
+_RENAMED = {"DecodingLoop": "Scheduler", "DecodingLimits": "SchedulerLimits"}
+# end of old names
+
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    """A module of the package, or what `led.api` has of that name, loaded when it is first asked for: a process that only
-    tokenizes needs no torch."""
-    if find_spec(f"led.{name}") is not None:
-        return import_module(f"led.{name}")
-    api = import_module("led.api")
-    globals().update({each: getattr(api, each) for each in api.__all__})
-    return getattr(api, name)
+    if name in _RENAMED:
+        warnings.warn(f"led.{name} is now led.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+        name = _RENAMED[name]
+    if name in _MODULES:
+        globals()[name] = value = getattr(import_module(_MODULES[name]), name)
+        return value
+    raise AttributeError(f"module 'led' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

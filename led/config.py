@@ -1,9 +1,11 @@
 """LEDConfig: the published `config.json` as a checked dataclass.
 
-Source: the published checkpoints of arXiv:2004.05150, whose `attention_window` counts both sides together: a token sees
-`attention_window // 2` neighbours on each side and itself. (The paper's own code counts one side.)
+Source: the published checkpoints of arXiv:2004.05150, whose `attention_window` counts both sides
+together: a token sees `attention_window // 2` neighbours on each side and itself. (The paper's own code
+counts one side.)
 
-Every rule is checked when the configuration is made, so a model never fails later on a value that was wrong here.
+Every rule is checked when the configuration is made, so a model never fails later on a value that was wrong
+here.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from led.hub import resolve
+from led.checkpoint.hub import resolve
 
 ACTIVATIONS = ("gelu", "relu", "silu", "gelu_new")
 
@@ -42,18 +44,19 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 class LEDConfig:
     """Shape and constants of a Longformer-Encoder-Decoder (arXiv:2004.05150, section 7).
 
-    `attention_window` is two-sided, in tokens: one even number for every encoder layer, or one per layer. Positions, tokens
-    and sizes are counts; dropouts are rates. `id2label` names the classes, by default `LABEL_0`, `LABEL_1`, … for
-    `num_labels` of them (2 where neither is given); `problem_type` is "regression", "single_label_classification",
-    "multi_label_classification", or None to tell by the labels. `output_attentions`, `output_hidden_states`, `use_cache`
-    and `return_dict` are what a call does that does not say.
+    `attention_window` is two-sided, in tokens: one even number for every encoder layer, or one per layer.
+    Positions, tokens and sizes are counts; dropouts are rates. `id2label` names the classes, by default
+    `LABEL_0`, `LABEL_1`, … for `num_labels` of them (2 where neither is given); `problem_type` is
+    "regression", "single_label_classification", "multi_label_classification", or None to tell by the labels.
+    `output_attentions`, `output_hidden_states`, `use_cache` and `return_dict` are what a call does that does
+    not say.
 
-    `decoder_prompt` is ours: the token ids that the decoder of a classifier or question answerer reads instead of the
-    document, for checkpoints trained so. Without, it reads the document, as the reference does, and no further than its
-    positions.
+    `decoder_prompt` is ours: the token ids that the decoder of a classifier or question answerer reads
+    instead of the document, for checkpoints trained so. Without, it reads the document, as the reference
+    does, and no further than its positions.
 
-    Keys of the file that LED does not use are kept in `extra` and written back unchanged; they and the other names of a
-    setting (`hidden_size`, …) read as attributes too.
+    Keys of the file that LED does not use are kept in `extra` and written back unchanged; they and the other
+    names of a setting (`hidden_size`, …) read as attributes too.
 
     Raises:
         ValueError: a value breaks a rule; the message names the value, the rule and what to do.
@@ -130,7 +133,7 @@ class LEDConfig:
         return self.attention_window
 
     @property
-    def longest_read(self) -> int:
+    def max_input_tokens(self) -> int:
         """The most tokens that a classifier or question answerer reads at once: what encoder and, without a
         `decoder_prompt`, decoder have positions for."""
         positions = self.max_encoder_position_embeddings
@@ -144,8 +147,10 @@ class LEDConfig:
             ValueError: it says that the embedding is not shared.
         """
         if values.get("tie_word_embeddings") is False:
-            raise ValueError("tie_word_embeddings is false; encoder, decoder and language-model head share one embedding here. "
-                             "Use a checkpoint whose weights share it, and take the key out of its config.json.")  # fmt: skip
+            raise ValueError(
+                "tie_word_embeddings is false; encoder, decoder and language-model head share one embedding here. "
+                "Use a checkpoint whose weights share it, and take the key out of its config.json."
+            )
         known = {f.name for f in fields(cls)} - {"extra"}
         settings: dict[str, Any] = {}
         extra: dict[str, Any] = {}
@@ -233,36 +238,63 @@ def _check(config: LEDConfig) -> None:
                 raise ValueError(f"{f.name} is {value!r}; it must be a number.")
             if f.name != "init_std" and not 0 <= value < 1:
                 raise ValueError(f"{f.name} is {value}; a rate lies in [0, 1).")
-    for name in ("vocab_size", "d_model", "encoder_ffn_dim", "decoder_ffn_dim", "encoder_attention_heads",
-                 "decoder_attention_heads", "max_encoder_position_embeddings", "max_decoder_position_embeddings",
-                 "encoder_layers", "decoder_layers"):  # fmt: skip
+    for name in (
+        "vocab_size",
+        "d_model",
+        "encoder_ffn_dim",
+        "decoder_ffn_dim",
+        "encoder_attention_heads",
+        "decoder_attention_heads",
+        "max_encoder_position_embeddings",
+        "max_decoder_position_embeddings",
+        "encoder_layers",
+        "decoder_layers",
+    ):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1.")
     for name in ("encoder_attention_heads", "decoder_attention_heads"):
         if config.d_model % getattr(config, name):
-            raise ValueError(f"d_model is {config.d_model}; it must be a multiple of {name} ({getattr(config, name)}).")
+            raise ValueError(
+                f"d_model is {config.d_model}; it must be a multiple of {name} ({getattr(config, name)})."
+            )
     if config.activation_function not in ACTIVATIONS:
-        raise ValueError(f"activation_function is {config.activation_function!r}; known: {', '.join(ACTIVATIONS)}.")
+        raise ValueError(
+            f"activation_function is {config.activation_function!r}; known: {', '.join(ACTIVATIONS)}."
+        )
     windows = config.attention_window
     if not isinstance(windows, int | tuple) or isinstance(windows, bool):
-        raise ValueError(f"attention_window is {windows!r}; it must be an even number, or one per encoder layer.")
+        raise ValueError(
+            f"attention_window is {windows!r}; it must be an even number, or one per encoder layer."
+        )
     if isinstance(windows, tuple) and len(windows) != config.encoder_layers:
         raise ValueError(
             f"attention_window has {len(windows)} entries; it must have one per encoder layer ({config.encoder_layers})."
         )
     for window in config.attention_windows:
         if not isinstance(window, int) or window < 2 or window % 2:
-            raise ValueError(f"attention_window has {window!r}; a two-sided window is an even number of at least 2.")
+            raise ValueError(
+                f"attention_window has {window!r}; a two-sided window is an even number of at least 2."
+            )
     labels = config.id2label
-    if not isinstance(labels, Mapping) or sorted(labels, key=str) != sorted(range(config.num_labels), key=str):
-        raise ValueError(f"id2label is {labels!r}; it must name the classes 0 to num_labels - 1 ({config.num_labels - 1}).")
+    if not isinstance(labels, Mapping) or sorted(labels, key=str) != sorted(
+        range(config.num_labels), key=str
+    ):
+        raise ValueError(
+            f"id2label is {labels!r}; it must name the classes 0 to num_labels - 1 ({config.num_labels - 1})."
+        )
     if config.problem_type not in (None, *PROBLEM_TYPES):
         raise ValueError(f"problem_type is {config.problem_type!r}; known: {', '.join(PROBLEM_TYPES)}.")
     prompt, longest = config.decoder_prompt, config.max_decoder_position_embeddings
-    tokens = isinstance(prompt, tuple) and all(is_whole(token) and 0 <= token < config.vocab_size for token in prompt)
+    tokens = isinstance(prompt, tuple) and all(
+        is_whole(token) and 0 <= token < config.vocab_size for token in prompt
+    )
     if not tokens or len(prompt) > longest:
-        raise ValueError(f"decoder_prompt is {prompt!r}; it must be a list of at most {longest} token ids below the "
-                         f"vocab_size, {config.vocab_size}.")  # fmt: skip
+        raise ValueError(
+            f"decoder_prompt is {prompt!r}; it must be a list of at most {longest} token ids below the "
+            f"vocab_size, {config.vocab_size}."
+        )
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
         if not 0 <= getattr(config, name) < config.vocab_size:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must lie in [0, vocab_size = {config.vocab_size}).")
+            raise ValueError(
+                f"{name} is {getattr(config, name)}; it must lie in [0, vocab_size = {config.vocab_size})."
+            )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from led.config import LEDConfig
-from led.model import LEDForConditionalGeneration
+from led.heads.conditional_generation import LEDForConditionalGeneration
 
 TINY: dict[str, Any] = {
     "vocab_size": 99,
@@ -31,7 +31,8 @@ def tiny_config(**changes: Any) -> LEDConfig:
 
 @torch.no_grad()
 def spread_weights(model: torch.nn.Module, seed: int, scale: float = 4.0) -> None:
-    """Give every weight a random value; `scale` times the initial spread, so attention and logits are far from flat."""
+    """Give every weight a random value; `scale` times the initial spread, so attention and logits are far
+    from flat."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)

@@ -9,12 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from led.hub import Checkpoint, resolve
-from led.tokenizer import LEDTokenizer
-from led.weight_files import CheckpointError, weight_files
-from pipeline.settings import RunSettings
+from led.checkpoint.files import CheckpointError, weight_files
+from led.checkpoint.hub import Checkpoint, resolve
+from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.errors import PipelineError, PlanMismatch, UsageError
 from pipeline.retry import is_transient
+from pipeline.settings import RunSettings
 
 
 def find_checkpoint(settings: RunSettings) -> Checkpoint:
@@ -57,7 +57,8 @@ def worker_checkpoint(model: str, revision: str | None, config: Mapping[str, Any
 
 @lru_cache(maxsize=2)
 def worker_tokenizer(model: str, revision: str | None, sha256: str | None) -> LEDTokenizer:
-    """The checkpoint's tokenizer on a worker's machine, without its weights; of these bytes, if they are named.
+    """The checkpoint's tokenizer on a worker's machine, without its weights; of these bytes, if they are
+    named.
 
     Raises:
         PipelineError: it cannot be had there.

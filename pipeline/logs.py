@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.monitor.stats import RunStats
 
 logger = logging.getLogger("pipeline")
 
@@ -22,15 +21,23 @@ _EVENT = "event_fields"
 
 
 class JsonLines(logging.Formatter):
-    """Records as lines of JSON: time (UTC), level, run, logger, event, what belongs to it, and the error if there is one."""
+    """Records as lines of JSON: time (UTC), level, run, logger, event, what belongs to it, and the error if
+    there is one."""
 
     def __init__(self, run: str) -> None:
         super().__init__()
         self._run = run
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
-        line: dict[str, Any] = {"time": moment, "level": record.levelname.lower(), "run": self._run, "logger": record.name}
+        moment = (
+            time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+        )
+        line: dict[str, Any] = {
+            "time": moment,
+            "level": record.levelname.lower(),
+            "run": self._run,
+            "logger": record.name,
+        }
         line |= {"event": record.getMessage(), **getattr(record, _EVENT, {})}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
@@ -77,21 +84,3 @@ def log_to_stderr(run: str) -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-
-
-class ProgressLog:
-    """An observer that logs what was committed since it was told last."""
-
-    def __init__(self) -> None:
-        self._shards = -1
-
-    def __call__(self, stats: RunStats, seconds: float) -> None:
-        counts = stats.all.counts
-        if counts["shards"] == self._shards:
-            return
-        self._shards = counts["shards"]
-        left = stats.time_left(seconds)
-        event("progress", documents=counts["documents"], of=stats.documents, shards=self._shards, seconds=round(seconds, 1),
-              failed_documents=counts["failed_documents"], input_tokens=counts["input_tokens"],
-              output_tokens=counts["output_tokens"], failures=dict(stats.all.failures),
-              seconds_left=None if left is None else round(left.middle))  # fmt: skip

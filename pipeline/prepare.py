@@ -25,17 +25,21 @@ def existing_plan(store: Store) -> Plan | None:
 
 
 def build_plan(task: Task, checkpoint: Checkpoint, previous: Plan | None) -> Plan:
-    """The plan of `task` over its current input. Nothing is written. Files that have not changed since `previous` stay closed.
+    """The plan of `task` over its current input. Nothing is written. Files that have not changed since
+    `previous` stay closed.
 
     Raises:
-        UsageError: the input has no documents, lacks a column or has a duplicate ID, or the settings do not fit the checkpoint.
+        UsageError: the input has no documents, lacks a column or has a duplicate ID, or the settings do
+            not fit the checkpoint.
         CorruptInput: a file cannot be read, and --on-bad-shard is fail.
     """
     settings = task.settings
     reserved = {*output_columns(task.columns), *COUNTED}
     clash = [name for name in settings.passthrough if name in reserved]
     if clash:
-        raise UsageError(f"--passthrough {', '.join(clash)}: the output has columns of that name; rename the input's.")
+        raise UsageError(
+            f"--passthrough {', '.join(clash)}: the output has columns of that name; rename the input's."
+        )
     inputs = inspect_inputs(settings, previous)
     try:
         config = {

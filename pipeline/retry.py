@@ -1,4 +1,5 @@
-"""Trying again: what a moment later may well work is tried a few times, with growing pauses; all else is raised at once."""
+"""Trying again: what a moment later may well work is tried a few times, with growing pauses; all else is
+raised at once."""
 
 from __future__ import annotations
 
@@ -27,11 +28,21 @@ _PASSING = frozenset(
 )
 # Errors of these libraries are named, so that they need not be installed or imported to be known.
 _NETWORK = {"aiohttp", "botocore", "aiobotocore", "httpx", "httpcore", "urllib3", "requests"}
-_NETWORK_WORDS = ("Connect", "Timeout", "Disconnected", "Protocol", "Payload", "ReadError", "WriteError", "IncompleteRead")
+_NETWORK_WORDS = (
+    "Connect",
+    "Timeout",
+    "Disconnected",
+    "Protocol",
+    "Payload",
+    "ReadError",
+    "WriteError",
+    "IncompleteRead",
+)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Is it a fault of the network or of a busy server, which may be gone a moment later, or was it raised from one?"""
+    """Is it a fault of the network or of a busy server, which may be gone a moment later, or was it raised
+    from one?"""
     if error.__cause__ is not None and is_transient(error.__cause__):
         return True
     if isinstance(error, ConnectionError | TimeoutError):
@@ -42,11 +53,13 @@ def is_transient(error: BaseException) -> bool:
     return kind.__module__.split(".")[0] in _NETWORK and any(word in kind.__name__ for word in _NETWORK_WORDS)
 
 
-def retrying(work: Callable[[], T], attempts: int = ATTEMPTS, sleep: Callable[[float], object] = time.sleep) -> T:
+def retrying(
+    work: Callable[[], T], attempts: int = ATTEMPTS, sleep: Callable[[float], object] = time.sleep
+) -> T:
     """What `work` returns; a transient fault is met with another try, up to `attempts` in all.
 
-    The pauses double from half a second, each drawn between half and the whole of it, so that many workers do not come
-    back at once: five attempts take at most 7.5 seconds more.
+    The pauses double from half a second, each drawn between half and the whole of it, so that many workers do
+    not come back at once: five attempts take at most 7.5 seconds more.
 
     Raises:
         Exception: whatever `work` raises that is not transient, or the last transient fault.

@@ -31,8 +31,8 @@ from pipeline.settings import RunSettings
 from pipeline.stop_time import parse_stop_time
 from pipeline.tasks import Task
 
-# Seconds between listings of the output folder, and shards per second of that interval: a store with many shards is listed less
-# often.
+# Seconds between listings of the output folder, and shards per second of that interval: a store with many
+# shards is listed less often.
 _INTERVAL_S, _SHARDS_PER_S = 2.0, 2000
 
 # Where `ray job submit` unpacks a working directory.
@@ -41,7 +41,8 @@ _UPLOADED = "/runtime_resources/working_dir_files/"
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its manifest, its output folder, the number of shards this run computed, and its report.
+    """A finished run: its manifest, its output folder, the number of shards this run computed, and its
+    report.
 
     `files_skipped` are the files that could not be planned, each with its reason.
     """
@@ -100,10 +101,16 @@ def _run(task: Task, run_id: str, progress_interval_s: float) -> RunResult:
         price_per_hour=settings.price_per_hour,
         gpus=settings.gpus,
     )
-    event("finished", **{name: manifest[name] for name in ("documents", "rows", *STATUSES, "failures", "flags")})
+    event(
+        "finished", **{name: manifest[name] for name in ("documents", "rows", *STATUSES, "failures", "flags")}
+    )
     advice = f"The run finished nevertheless; see {store.url}/{REPORT if report else MANIFEST}."
-    check_failures(manifest["failed_documents"], settings.max_failed, plan.documents, manifest["failures"], advice)
-    return RunResult(manifest, store.url, len(todo), f"{store.url}/{REPORT}" if report else "not written", plan.skipped)
+    check_failures(
+        manifest["failed_documents"], settings.max_failed, plan.documents, manifest["failures"], advice
+    )
+    return RunResult(
+        manifest, store.url, len(todo), f"{store.url}/{REPORT}" if report else "not written", plan.skipped
+    )
 
 
 def _process(
@@ -123,17 +130,23 @@ def _process(
     """
     settings = task.settings
     todo_ids = {shard.shard_id for shard in todo}
-    committed = read_all_shard_metadata(store, [shard for shard in plan.shards if shard.shard_id not in todo_ids])
+    committed = read_all_shard_metadata(
+        store, [shard for shard in plan.shards if shard.shard_id not in todo_ids]
+    )
     totals = Totals.of(committed.values())
     advice = "Rerun the same command with a higher --max-failed to resume."
-    check_failures(totals.counts["failed_documents"], settings.max_failed, plan.documents, totals.failures, advice)
+    check_failures(
+        totals.counts["failed_documents"], settings.max_failed, plan.documents, totals.failures, advice
+    )
     stop = StopRequest()
     with stop_on_signals(stop):
         _execute(task, checkpoint, plan, todo, totals, stop, store, run_id, progress_interval_s)
     if stop.error is not None and (undone := remaining(plan, store.names())):
         done = plan.documents - sum(shard.documents for shard in undone)
         counts = f"{done} of {plan.documents} documents are committed"
-        raise type(stop.error)(f"{stop.error} {counts}; rerun {_next_command(stop.error, settings)} to resume.")
+        raise type(stop.error)(
+            f"{stop.error} {counts}; rerun {_next_command(stop.error, settings)} to resume."
+        )
 
 
 def _next_command(error: PipelineError, settings: RunSettings) -> str:
@@ -142,7 +155,11 @@ def _next_command(error: PipelineError, settings: RunSettings) -> str:
         return "the same command with a higher --max-failed"
     now = time.time()
     stop_time = parse_stop_time(settings.stop_at, now)
-    return "the same command" if stop_time is None or stop_time > now else "the same command with a later --stop-at"
+    return (
+        "the same command"
+        if stop_time is None or stop_time > now
+        else "the same command with a later --stop-at"
+    )
 
 
 def _execute(
@@ -156,7 +173,8 @@ def _execute(
     run_id: str,
     progress_interval_s: float,
 ) -> None:
-    """Run Ray Data over the shards, a chunk of shards at a time, while a watcher reports progress and checks limits."""
+    """Run Ray Data over the shards, a chunk of shards at a time, while a watcher reports progress and checks
+    limits."""
     settings = task.settings
     workers = Workers(task, checkpoint, len(todo), run_id)
     stats = RunStats(plan.documents, len(plan.shards), workers.capacity.replicas, all=committed)
@@ -166,7 +184,13 @@ def _execute(
     sink = CommitSink(store.url, {**plan.config, "model": settings.model, "plan": plan.fingerprint})
     with Progress(settings, progress_interval_s) as progress, translate_ray_errors():
         limits = RunLimits(stop, settings, workers.control.stop)
-        observers = (workers.count_replicas, limits, PrometheusMetrics(settings, run_id), ProgressLog(), progress)
+        observers = (
+            workers.count_replicas,
+            limits,
+            PrometheusMetrics(settings, run_id),
+            ProgressLog(),
+            progress,
+        )
         with ProgressWatcher(store, todo, stats, observers, interval_s):
             chunk = workers.capacity.shards_per_chunk
             for first in range(0, len(todo), chunk):

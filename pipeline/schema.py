@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-# The shard's name and size, and what was measured of the work on it (numbers by name, as JSON), travel with the rows to the
-# commit and are not written.
+# The shard's name and size, and what was measured of the work on it (numbers by name, as JSON), travel with
+# the rows to the commit and are not written.
 SHARD = pa.schema([pa.field("_shard", pa.string()), pa.field("_rows", pa.int32())])
 MEASURED = pa.field("_measured", pa.string())
 INTERNAL = [*SHARD.names, MEASURED.name]
 
 # The model input, from the reader to the predictor.
 INPUT = pa.schema(
-    [pa.field("_input_ids", pa.list_(pa.int32())), pa.field("_global_tokens", pa.int32()), pa.field("_text", pa.large_string())]
+    [
+        pa.field("_input_ids", pa.list_(pa.int32())),
+        pa.field("_global_tokens", pa.int32()),
+        pa.field("_text", pa.large_string()),
+    ]
 )
 
 STATUSES = ("ok", "failed", "skipped")
@@ -34,7 +38,8 @@ COUNTED = (NUMBER, FLAGS.name, "output_tokens")
 # The name under which a plan has its questions.
 QUESTIONS = "questions"
 
-# What the text (and the question) was, and where the row was made if not in this run: `<plan>/<file>` of the run that made it.
+# What the text (and the question) was, and where the row was made if not in this run: `<plan>/<file>` of the
+# run that made it.
 PROVENANCE = pa.schema([pa.field("text_hash", pa.string()), pa.field("reused_from", pa.string())])
 
 

@@ -1,11 +1,12 @@
-"""Settings of a run: frozen dataclasses that validate every value, and the fingerprint that names their results.
+"""Settings of a run: frozen dataclasses that validate every value, and the fingerprint that names their
+results.
 
-Each field states its type and constraints in its annotation. Rules that involve several fields are in `__post_init__`. The text
-under a field is its help text on the command line and in the documentation.
+Each field states its type and constraints in its annotation. Rules that involve several fields are in
+`__post_init__`. The text under a field is its help text on the command line and in the documentation.
 
-A field with the metadata `affects_output=False` cannot change a row, so it is not part of the fingerprint. A run can therefore
-resume with more replicas. The fingerprint covers the model by the bytes of its weights and tokenizer, and the input by the bytes
-of its files. Their names do not count.
+A field with the metadata `affects_output=False` cannot change a row, so it is not part of the fingerprint. A
+run can therefore resume with more replicas. The fingerprint covers the model by the bytes of its weights and
+tokenizer, and the input by the bytes of its files. Their names do not count.
 
 This module imports neither pyarrow nor torch, so that `--help` is fast.
 """
@@ -44,45 +45,55 @@ class RunSettings:
     reference_column: ClassVar[str | None] = None
 
     input: Annotated[tuple[str, ...], MinLen(1)] = operational()
-    """Files, folders or globs on local disks, s3:// or hf://. Formats: Parquet, JSON lines (.jsonl, .gz, .zst), text (.txt)."""
+    """Files, folders or globs on local disks, s3:// or hf://. Formats: Parquet, JSON lines (.jsonl, .gz,
+    .zst), text (.txt)."""
     output: str = operational()
-    """Folder for the results: a path or s3://bucket/folder. If it holds an interrupted run, that run resumes."""
+    """Folder for the results: a path or s3://bucket/folder. If it holds an interrupted run, that run
+    resumes."""
     model: str = operational()
     """A model folder, or the name of a published checkpoint such as allenai/led-large-16384-arxiv."""
     revision: str | None = operational(None)
     """Branch, tag or commit of a published checkpoint."""
     dtype: Literal["float32", "float16", "bfloat16", "int8"] | None = None
-    """Arithmetic of the model. Default: float32, which gives the reference's answers, or float16 on GPUs. int8 (CPU only) is
-    faster and less exact."""
+    """Arithmetic of the model. Default: float32, which gives the reference's answers, or float16 on GPUs.
+    int8 (CPU only) is faster and less exact."""
     text_column: str = "text"
     """Column that holds the document, as text or as UTF-8 bytes."""
     id_column: str | None = "doc_id"
-    """Column that holds the document ID. With None, the ID is made from the file name, the file's content and the row."""
+    """Column that holds the document ID. With None, the ID is made from the file name, the file's content and
+    the row."""
     passthrough: tuple[str, ...] = ()
     """Input columns to copy to the output. Folders named year=2024 count as columns."""
     max_input_tokens: Annotated[int, Ge(3)] | None = None
-    """Longest input, special tokens included. Default: the model's own limit. Each row counts the tokens that were cut off."""
+    """Longest input, special tokens included. Default: the model's own limit. Each row counts the tokens that
+    were cut off."""
     max_document_bytes: Count = 16 << 20
-    """Longest text in UTF-8 bytes. A longer text is a failed row. Tokenizing 16 MiB takes 17 seconds and up to 3 GB."""
+    """Longest text in UTF-8 bytes. A longer text is a failed row. Tokenizing 16 MiB takes 17 seconds and up
+    to 3 GB."""
     on_bad_shard: Literal["fail", "skip"] = operational("fail")
-    """What to do with a file or shard that cannot be read: fail the run, or write rows with status skipped and the reason."""
+    """What to do with a file or shard that cannot be read: fail the run, or write rows with status skipped
+    and the reason."""
     on_duplicate_id: Literal["fail", "keep"] = operational("fail")
     """How to handle duplicate document IDs. The check reads the ID columns once, when the run is planned."""
     max_failed: Annotated[float, Ge(0)] | None = operational(None)
-    """Stop with exit code 3 if more documents fail: a number, or below 1 a share of all. Committed rows stay."""
+    """Stop with exit code 3 if more documents fail: a number, or below 1 a share of all. Committed rows
+    stay."""
     since: tuple[str, ...] = operational(())
-    """Folders of earlier runs, finished or not, newest first. Rows of documents with the same ID and text are reused."""
+    """Folders of earlier runs, finished or not, newest first. Rows of documents with the same ID and text are
+    reused."""
     retry_failed: bool = operational(False)
     """Recompute the documents that failed in the runs of --since."""
     on_changed_settings: Literal["redo", "keep"] = operational("redo")
-    """What to do if the model or settings of --since differ from this run's: recompute all documents, or reuse the rows."""
+    """What to do if the model or settings of --since differ from this run's: recompute all documents, or
+    reuse the rows."""
     shard_documents: Count = 64
     """Documents per shard. A shard is the unit of work, of loss when a machine dies, and one output file."""
     replicas: Annotated[int, Ge(0)] = operational(0)
-    """Model replicas that work in parallel. 0 starts one per CPU, or as many as the GPUs hold, on the machines present."""
+    """Model replicas that work in parallel. 0 starts one per CPU, or as many as the GPUs hold, on the
+    machines present."""
     max_replicas: Count | None = operational(None)
-    """Most replicas on an autoscaling cluster, over all machines that the autoscaler may start. The run starts with
-    --replicas, or with as many as fit now. Without it, the cluster size is fixed."""
+    """Most replicas on an autoscaling cluster, over all machines that the autoscaler may start. The run
+    starts with --replicas, or with as many as fit now. Without it, the cluster size is fixed."""
     threads: Count = operational(1)
     """CPU threads of each replica."""
     gpus: Annotated[float, Interval(ge=0, le=1)] = operational(0.0)
@@ -92,7 +103,8 @@ class RunSettings:
     max_num_batched_tokens: Count | None = operational(None)
     """Tokens that one replica encodes together. Default: 16,384, or 131,072 on a GPU."""
     memory_gib: Annotated[float, Gt(0)] | None = operational(None)
-    """Memory in GiB for the documents that one replica decodes together. Default: a share of the machine's free memory."""
+    """Memory in GiB for the documents that one replica decodes together. Default: a share of the machine's
+    free memory."""
     stop_at: str | None = operational(None)
     """Stop gracefully at this time: 06:00 by this machine's clock, or 2026-11-24T06:00. Exit code 130."""
     price_per_hour: Annotated[float, Ge(0)] | None = operational(None)
@@ -102,13 +114,15 @@ class RunSettings:
     log_file: str | None = operational(None)
     """Local file to append structured logs to, one JSON object per line."""
     metrics_port: Annotated[int, Interval(ge=0, le=65535)] | None = operational(None)
-    """Port for Prometheus metrics if the run starts its own local cluster. Other clusters have their own port."""
+    """Port for Prometheus metrics if the run starts its own local cluster. Other clusters have their own
+    port."""
     ray_progress: bool = operational(False)
     """Show Ray's own progress bars as well."""
     accept_unsafe_store: bool = operational(False)
     """Allow an output store without conditional writes. Two runs must then never write to the same folder."""
     ray_address: str | None = operational(None)
-    """Address of the cluster to join. Default: the job's own cluster or RAY_ADDRESS, otherwise a new local cluster."""
+    """Address of the cluster to join. Default: the job's own cluster or RAY_ADDRESS, otherwise a new local
+    cluster."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -121,15 +135,35 @@ class RunSettings:
         Raises:
             UsageError: a rule is broken.
         """
-        require(not self.gpus or self.dtype != "int8", "dtype", self.dtype, "int8 is for CPUs: leave it or --gpus out")
-        require(bool(self.gpus) or self.dtype != "float16", "dtype", self.dtype, "float16 is for GPUs: give --gpus 1")
+        require(
+            not self.gpus or self.dtype != "int8",
+            "dtype",
+            self.dtype,
+            "int8 is for CPUs: leave it or --gpus out",
+        )
+        require(
+            bool(self.gpus) or self.dtype != "float16",
+            "dtype",
+            self.dtype,
+            "float16 is for GPUs: give --gpus 1",
+        )
         most = self.max_replicas
         require(most is None or most >= self.replicas, "max_replicas", most, "it must be at least --replicas")
         failed = self.max_failed
         rule = "it must be a whole number, or a share from 0 to below 1"
         require(failed is None or failed < 1 or failed == int(failed), "max_failed", failed, rule)
-        require(bool(self.since) or not self.retry_failed, "retry_failed", True, "it needs --since, the run that they failed in")
-        require(self.max_cost is None or self.price_per_hour is not None, "max_cost", self.max_cost, "it needs --price-per-hour")
+        require(
+            bool(self.since) or not self.retry_failed,
+            "retry_failed",
+            True,
+            "it needs --since, the run that they failed in",
+        )
+        require(
+            self.max_cost is None or self.price_per_hour is not None,
+            "max_cost",
+            self.max_cost,
+            "it needs --price-per-hour",
+        )
         parse_stop_time(self.stop_at, 0.0)
         once = len(set(self.passthrough)) == len(self.passthrough)
         require(once, "passthrough", self.passthrough, "it must name each column once")
@@ -180,7 +214,9 @@ class DecodingSettings(RunSettings):
     """Sampling seed. A document's summary depends on the seed and not on the documents around it."""
 
 
-DECODING = tuple(DecodingSettings.__annotations__)  # the settings that override the checkpoint's generation config
+DECODING = tuple(
+    DecodingSettings.__annotations__
+)  # the settings that override the checkpoint's generation config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,19 +226,26 @@ class SummarizeSettings(DecodingSettings):
     flags: bool = True
     """Measure every summary against its document and write quality flags (columns flags and quality)."""
     attention: bool = False
-    """Write the cross-attention profile of each summary (column attention): shares of 64 equal parts of the document."""
+    """Write the cross-attention profile of each summary (column attention): shares of 64 equal parts of the
+    document."""
     reference_column: str | None = operational(None)  # type: ignore[misc]
     """A --passthrough column with the reference summary. The report then has ROUGE scores."""
 
     def check_rules(self) -> None:
         super().check_rules()
         column = self.reference_column
-        require(column is None or column in self.passthrough, "reference_column", column, "add it to --passthrough")
+        require(
+            column is None or column in self.passthrough,
+            "reference_column",
+            column,
+            "add it to --passthrough",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkedSettings(RunSettings):
-    """Settings of tasks that read a document in chunks if it exceeds the model's input limit. Units: tokens."""
+    """Settings of tasks that read a document in chunks if it exceeds the model's input limit. Units:
+    tokens."""
 
     chunk_tokens: Annotated[int, Ge(3)] | None = None
     """Longest chunk, question and special tokens included. Default: the model's input limit."""
@@ -215,9 +258,11 @@ class ClassifySettings(ChunkedSettings):
     """Settings of a classification run. The checkpoint's problem_type determines the kind of labels."""
 
     pooling: Literal["mean", "max"] | None = None
-    """How the logits of chunks become those of the document. Default: mean, or max for multi-label checkpoints."""
+    """How the logits of chunks become those of the document. Default: mean, or max for multi-label
+    checkpoints."""
     threshold: Probability | None = None
-    """Probability from which a label is assigned. Default: 0.5 for multi-label checkpoints. Others always assign one label."""
+    """Probability from which a label is assigned. Default: 0.5 for multi-label checkpoints. Others always
+    assign one label."""
     label_thresholds: tuple[str, ...] = ()
     """Thresholds of single labels, written name=0.7. They override --threshold."""
     labels_only: bool = False
@@ -233,20 +278,23 @@ class ClassifySettings(ChunkedSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerSettings(ChunkedSettings):
-    """Settings of a question-answering run. Give questions by one of --question, --questions-file, --question-column."""
+    """Settings of a question-answering run. Give questions by one of --question, --questions-file,
+    --question-column."""
 
     question: tuple[str, ...] = ()
     """Questions to ask every document."""
     questions_file: str | None = None
     """File with questions to ask every document, one per line."""
     question_column: str | None = None
-    """Column with each document's own questions: a text, a list of texts, or a list of records with a field `question`."""
+    """Column with each document's own questions: a text, a list of texts, or a list of records with a field
+    `question`."""
     max_answer_tokens: Count = 30
     """Longest answer."""
     n_best: Count = 1
     """Number of answers to keep per question, in the column answers."""
     no_answer_threshold: Annotated[float, Interval(ge=-1, le=1)] | None = None
-    """Write no answer (null) if the no-answer probability exceeds the answer's by more than this. Default: always answer."""
+    """Write no answer (null) if the no-answer probability exceeds the answer's by more than this. Default:
+    always answer."""
     align_to_words: bool = True
     """Extend answers to whole words."""
 
@@ -259,7 +307,9 @@ class AnswerSettings(ChunkedSettings):
     def fingerprinted_settings(self) -> dict[str, Any]:
         """The settings that can change a row. The task adds the questions themselves."""
         sources = ("question", "questions_file", "question_column")
-        return {name: value for name, value in super().fingerprinted_settings().items() if name not in sources}
+        return {
+            name: value for name, value in super().fingerprinted_settings().items() if name not in sources
+        }
 
     @property
     def extra_columns(self) -> list[tuple[str, str]]:

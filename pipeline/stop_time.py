@@ -13,7 +13,8 @@ def stop_time_passed_message(stop_at: str | None) -> str:
 
 
 def parse_stop_time(stop_at: str | None, now: float) -> float | None:
-    """The Unix time that `--stop-at` names: the next 06:00 of this machine's clock, or a date and an hour as in ISO 8601.
+    """The Unix time that `--stop-at` names: the next 06:00 of this machine's clock, or a date and an hour as
+    in ISO 8601.
 
     Raises:
         UsageError: it names none.
@@ -25,7 +26,9 @@ def parse_stop_time(stop_at: str | None, now: float) -> float | None:
             return datetime.fromisoformat(stop_at).timestamp()
         clock = datetime.strptime(stop_at, "%H:%M")
     except (TypeError, ValueError) as error:  # YAML reads 22:00 as a number
-        raise UsageError(f"--stop-at is {stop_at!r}; write 06:00, or 2026-11-24T06:00, in YAML in quotes.") from error
+        raise UsageError(
+            f"--stop-at is {stop_at!r}; write 06:00, or 2026-11-24T06:00, in YAML in quotes."
+        ) from error
     # Without a zone, so that six in the morning is six on the clock after a night in which it was set.
     begun = datetime.fromtimestamp(now)
     then = begun.replace(hour=clock.hour, minute=clock.minute, second=0, microsecond=0)

@@ -1,7 +1,7 @@
 """Names that output of version 0.1.0 uses, and how it is read under today's names.
 
-A folder of version 0.1.0 has a `_plan.json` of version 2, a `_manifest.json` of version 1, and Parquet files whose footer has the
-key `led.receipt`. Everything else of the format is the same.
+A folder of version 0.1.0 has a `_plan.json` of version 2, a `_manifest.json` of version 1, and Parquet files
+whose footer has the key `led.receipt`. Everything else of the format is the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
 
 
 def stored_names(columns: Sequence[str], schema: Sequence[str]) -> list[str]:
-    """The names under which a file with the columns `schema` holds `columns`. Columns that it lacks are left out."""
+    """The names under which a file with the columns `schema` holds `columns`. Columns that it lacks are left
+    out."""
     names = [name if name in schema else _COLUMNS.get(name, name) for name in columns]
     return [name for name in names if name in schema]
 
@@ -55,7 +56,8 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgrade_plan(values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The values of a `_plan.json` of version 2 under today's names, and the fingerprint that its files carry.
+    """The values of a `_plan.json` of version 2 under today's names, and the fingerprint that its files
+    carry.
 
     Raises:
         ValueError: it is of another version.
@@ -87,4 +89,7 @@ def upgrade_manifest(manifest: Mapping[str, Any], version: int) -> dict[str, Any
 def upgrade_forecast(forecast: Mapping[str, Any]) -> dict[str, Any]:
     """A `_forecast.json` without a version."""
     forecast = _renamed(forecast, _FORECAST)
-    return {name: _renamed(value, _ESTIMATE) if isinstance(value, dict) else value for name, value in forecast.items()}
+    return {
+        name: _renamed(value, _ESTIMATE) if isinstance(value, dict) else value
+        for name, value in forecast.items()
+    }

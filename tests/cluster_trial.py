@@ -1,7 +1,9 @@
-"""The three jobs on a cluster of four raylets, through the Jobs API, while three machines are lost and two are added.
+"""The three jobs on a cluster of four raylets, through the Jobs API, while three machines are lost and two
+are added.
 
-Each raylet stands for a machine and is killed with all that runs on it (infra/local_cluster.py). The jobs take turns; each must
-succeed, its output must verify, and no more shards may have been begun twice than were in flight when machines were lost.
+Each raylet stands for a machine and is killed with all that runs on it (infra/local_cluster.py). The jobs
+take turns; each must succeed, its output must verify, and no more shards may have been begun twice than were
+in flight when machines were lost.
 
     python -m tests.cluster_trial --copies 3
 """
@@ -46,24 +48,57 @@ def cluster(*words: str) -> None:
 
 def submit(task: str, corpus: Path, output: Path) -> str:
     """The id of a job that was sent off."""
-    words = ["python", f"jobs/{task}_corpus.py", "--input", str(corpus), "--output", str(output), "--shard-documents", "8",
-             *JOBS[task]]  # fmt: skip
-    command = [str(RAY), "job", "submit", "--address", DASHBOARD, "--working-dir", ".", "--no-wait", "--", *words]
+    words = [
+        "python",
+        f"jobs/{task}_corpus.py",
+        "--input",
+        str(corpus),
+        "--output",
+        str(output),
+        "--shard-documents",
+        "8",
+        *JOBS[task],
+    ]
+    command = [
+        str(RAY),
+        "job",
+        "submit",
+        "--address",
+        DASHBOARD,
+        "--working-dir",
+        ".",
+        "--no-wait",
+        "--",
+        *words,
+    ]
     said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    return next(word.strip("'") for word in (said.stdout + said.stderr).split() if word.strip("'").startswith("raysubmit_"))
+    return next(
+        word.strip("'")
+        for word in (said.stdout + said.stderr).split()
+        if word.strip("'").startswith("raysubmit_")
+    )
 
 
 def state(job: str) -> str:
     """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
-    said = subprocess.run([str(RAY), "job", "status", "--address", DASHBOARD, job], capture_output=True, text=True)
+    said = subprocess.run(
+        [str(RAY), "job", "status", "--address", DASHBOARD, job], capture_output=True, text=True
+    )
     return next(
-        (s for s in ("SUCCEEDED", "FAILED", "STOPPED", "RUNNING") if s in (said.stdout + said.stderr).upper()), "PENDING"
+        (
+            s
+            for s in ("SUCCEEDED", "FAILED", "STOPPED", "RUNNING")
+            if s in (said.stdout + said.stderr).upper()
+        ),
+        "PENDING",
     )
 
 
 def logs_of(job: str) -> str:
     """What a job has printed."""
-    return subprocess.run([str(RAY), "job", "logs", "--address", DASHBOARD, job], capture_output=True, text=True).stdout
+    return subprocess.run(
+        [str(RAY), "job", "logs", "--address", DASHBOARD, job], capture_output=True, text=True
+    ).stdout
 
 
 def begun() -> Counter[str]:
@@ -81,7 +116,9 @@ def trial(task: str, corpus: Path, output: Path, lose: list[str], add: bool) -> 
     before = begun()
     started, job = time.monotonic(), submit(task, corpus, output)
     store = open_store(str(output))
-    while not any(name.startswith("part-") for name in store.names()):  # something is done, and more is in flight
+    while not any(
+        name.startswith("part-") for name in store.names()
+    ):  # something is done, and more is in flight
         assert state(job) in ("PENDING", "RUNNING") and time.monotonic() - started < LONGEST_S, logs_of(job)
         time.sleep(0.5)
     for machine in lose:
@@ -99,13 +136,23 @@ def trial(task: str, corpus: Path, output: Path, lose: list[str], add: bool) -> 
     again = sum(times.values()) - len(times)
     in_flight = 2 * len(lose)  # each machine has two model copies, each at one shard
     assert again <= in_flight, f"{again} shards were begun again; {in_flight} were in flight"
-    return {"task": task, "shards": len(times), "lost machines": len(lose), "begun again": again, "in flight there": in_flight,
-            "seconds": round(time.monotonic() - started)}  # fmt: skip
+    return {
+        "task": task,
+        "shards": len(times),
+        "lost machines": len(lose),
+        "begun again": again,
+        "in flight there": in_flight,
+        "seconds": round(time.monotonic() - started),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--copies", type=int, default=3, help="how often the corpus of the demo is taken: 30 shards each time")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--copies", type=int, default=3, help="how often the corpus of the demo is taken: 30 shards each time"
+    )
     copies = parser.parse_args().copies
     os.chdir(ROOT)
     os.environ["RAY_AUTH_MODE"] = "disabled"  # as the local cluster has it

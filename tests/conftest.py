@@ -13,13 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from led.generation_config import GenerationConfig
+from led.generation.config import GenerationConfig
 from led.testing import tiny_model
-from led.tokenizer import LEDTokenizer
+from led.tokenizer.tokenizer import LEDTokenizer
 
 # Parts of paths of the tests that take longest: they wait for servers and processes.
-_LONGEST = ("/jobs/test_killed_jobs.py", "/pipeline/test_crash_sweep.py", "/pipeline/test_run.py", "/tests/jobs/",
-            "/infra/test_dashboard.py", "/tests/pipeline/")  # fmt: skip
+_LONGEST = (
+    "/jobs/test_killed_jobs.py",
+    "/pipeline/test_crash_sweep.py",
+    "/pipeline/test_run.py",
+    "/tests/jobs/",
+    "/infra/test_dashboard.py",
+    "/tests/pipeline/",
+)
 
 WORDS = "the pump at station seven was stopped after a bearing failed and water rose in the lower gallery"
 
@@ -32,7 +38,9 @@ def words(count: int, seed: int) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take minutes go first, so that the short ones fill the end of a parallel run."""
-    items.sort(key=lambda item: next((i for i, part in enumerate(_LONGEST) if part in str(item.path)), len(_LONGEST)))
+    items.sort(
+        key=lambda item: next((i for i, part in enumerate(_LONGEST) if part in str(item.path)), len(_LONGEST))
+    )
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +63,8 @@ def make_checkpoint(folder: Path) -> Path:
 
 @pytest.fixture
 def write_corpus(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a folder of Parquet files, one per list of texts; ids are `d<number>`, counted over all files."""
+    """Writes a folder of Parquet files, one per list of texts; ids are `d<number>`, counted over all
+    files."""
 
     def write(*files: list[str | None], name: str = "corpus", row_group: int = 5, **columns: Any) -> Path:
         folder = tmp_path / name
@@ -63,7 +72,13 @@ def write_corpus(tmp_path: Path) -> Callable[..., Path]:
         first = 0
         for number, texts in enumerate(files):
             ids = [f"d{first + i}" for i in range(len(texts))]
-            table = pa.table({"doc_id": ids, "text": pa.array(texts, pa.string()), "number": range(first, first + len(texts))})
+            table = pa.table(
+                {
+                    "doc_id": ids,
+                    "text": pa.array(texts, pa.string()),
+                    "number": range(first, first + len(texts)),
+                }
+            )
             pq.write_table(table, folder / f"{number:03d}.parquet", row_group_size=row_group)
             first += len(texts)
         return folder

@@ -1,8 +1,10 @@
-"""kill -9 at random: workers, model actors, raylets and drivers of three raylets, with a rival driver in half the runs.
+"""kill -9 at random: workers, model actors, raylets and drivers of three raylets, with a rival driver in half
+the runs.
 
-Every run is one job, begun again by the same command whenever its driver was killed, until a driver ends well. Then its
-rows are held, one by one, against those of an undisturbed run, and the files against what they were when they first
-appeared. Runs take turns on a disk and on S3 (radosgw where it is installed, else moto's server).
+Every run is one job, begun again by the same command whenever its driver was killed, until a driver ends
+well. Then its rows are held, one by one, against those of an undisturbed run, and the files against what they
+were when they first appeared. Runs take turns on a disk and on S3 (radosgw where it is installed, else moto's
+server).
 
     python -m tests.kill_storm --kills 100
 """
@@ -28,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
-from pipeline.run import KEEP_PROCESSES
+from pipeline.cluster.session import KEEP_WORKERS
 from pipeline.output.store import Store, open_store
 from pipeline.output.verify import status, verify
 from tests.conftest import make_checkpoint, words
@@ -45,7 +47,7 @@ class Raylets:
     """A head and two more raylets, each with two CPUs."""
 
     def __init__(self) -> None:
-        head = {"num_cpus": 2, "object_store_memory": 200 << 20, "_system_config": KEEP_PROCESSES}
+        head = {"num_cpus": 2, "object_store_memory": 200 << 20, "_system_config": KEEP_WORKERS}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._others = [self._add() for _ in range(2)]
         self.address: str = self._cluster.address
@@ -59,14 +61,16 @@ class Raylets:
 
     def heal(self) -> None:
         """Put another in the place of every raylet that is dead."""
-        for node in [node for node in self._others if node.all_processes["raylet"][0].process.poll() is not None]:
+        for node in [
+            node for node in self._others if node.all_processes["raylet"][0].process.poll() is not None
+        ]:
             self._others.remove(node)
             self._cluster.remove_node(node, allow_graceful=False)
             self._others.append(self._add())
 
     def processes(self) -> dict[str, list[int]]:
-        """The pids of model actors and of all other workers, Ray's own actors among them; not of the raylets' agents, whose
-        death is the raylet's.
+        """The pids of model actors and of all other workers, Ray's own actors among them; not of the raylets'
+        agents, whose death is the raylet's.
         """
         raylets = {_raylet(node) for node in [self._cluster.head_node, *self._others]}
         found: dict[str, list[int]] = {"actor": [], "worker": []}
@@ -77,7 +81,9 @@ class Raylets:
             except (OSError, ValueError):
                 continue
             if parent in raylets and title.startswith("ray::") and "Agent" not in title:
-                found["actor" if "MapWorker" in title or "Predictor" in title else "worker"].append(int(entry.name))
+                found["actor" if "MapWorker" in title or "Predictor" in title else "worker"].append(
+                    int(entry.name)
+                )
         return found
 
     def close(self) -> None:
@@ -97,14 +103,30 @@ class Storm:
         self.rng = random.Random(seed)
         self.killed: Counter[str] = Counter()
         self.found: Counter[str] = Counter()
-        self._job = ["--input", corpus, "--model", model, "--shard-documents", 2, "--ray-address", self.raylets.address,
-                     "--min-new-tokens", 40, "--max-new-tokens", 40, "--replicas", 2]  # fmt: skip
+        self._job = [
+            "--input",
+            corpus,
+            "--model",
+            model,
+            "--shard-documents",
+            2,
+            "--ray-address",
+            self.raylets.address,
+            "--min-new-tokens",
+            40,
+            "--max-new-tokens",
+            40,
+            "--replicas",
+            2,
+        ]
 
     def start(self, output: str) -> subprocess.Popen[bytes]:
         """A driver on its way."""
         words = [sys.executable, ROOT / "jobs/summarize_corpus.py", *self._job, "--output", output]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.Popen([str(w) for w in words], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [str(w) for w in words], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def undisturbed(self, output: str) -> list[dict[str, Any]]:
         """The rows of a run that nothing happens to."""
@@ -112,7 +134,8 @@ class Storm:
         return expand_rows(open_store(output))
 
     def run(self, output: str, drivers: int, expected: list[dict[str, Any]], most: int) -> None:
-        """One job with its `drivers`, killed at random up to `most` times, to its end; then what it wrote is counted."""
+        """One job with its `drivers`, killed at random up to `most` times, to its end; then what it wrote is
+        counted."""
         store, first_seen = open_store(output), dict[str, bytes]()
         running = [self.start(output) for _ in range(drivers)]
         begun = moved = struck = time.monotonic()
@@ -135,7 +158,9 @@ class Storm:
                 if name.startswith("part-") and name not in first_seen:
                     first_seen[name] = store.read(name)
                     moved = time.monotonic()
-            if time.monotonic() - moved > STALLED_S:  # the cluster may lose an actor of its own that it waits for
+            if (
+                time.monotonic() - moved > STALLED_S
+            ):  # the cluster may lose an actor of its own that it waits for
                 moved = time.monotonic()
                 self.found["stalls that killing the drivers ended"] += 1
                 for driver in running:
@@ -151,7 +176,11 @@ class Storm:
         if kind == "raylet":
             self.raylets.kill_one(self.rng)
         else:
-            alive = [d.pid for d in drivers if d.poll() is None] if kind == "driver" else self.raylets.processes()[kind]
+            alive = (
+                [d.pid for d in drivers if d.poll() is None]
+                if kind == "driver"
+                else self.raylets.processes()[kind]
+            )
             if not alive:
                 return 0
             try:
@@ -175,7 +204,9 @@ class Storm:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--documents", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
@@ -188,19 +219,34 @@ def main(argv: Sequence[str] | None = None) -> None:
             (folder / "corpus").mkdir()
             texts = [words(3 + n % 60, n) if n % 29 else None for n in range(args.documents)]
             ids = [f"d{n}" for n in range(args.documents)]
-            pq.write_table(pa.table({"doc_id": ids, "text": texts}), folder / "corpus" / "a.parquet", row_group_size=50)
+            pq.write_table(
+                pa.table({"doc_id": ids, "text": texts}), folder / "corpus" / "a.parquet", row_group_size=50
+            )
             storm = Storm(folder / "corpus", make_checkpoint(folder / "model"), args.seed)
             expected = storm.undisturbed(f"{folder}/undisturbed")
             while storm.killed.total() < args.kills:
                 n = storm.found["runs"]
                 output = f"s3://storm/{n}" if n % 2 else f"{folder}/{n}"
-                storm.run(output, 1 + n // 2 % 2, expected, min(KILLS_IN_A_RUN, args.kills - storm.killed.total()))
+                storm.run(
+                    output, 1 + n // 2 % 2, expected, min(KILLS_IN_A_RUN, args.kills - storm.killed.total())
+                )
                 print(f"\n{output}: {dict(storm.killed)}, {dict(storm.found)}", flush=True)
             storm.raylets.close()
     print(
-        json.dumps({"killed": dict(storm.killed), "kills": storm.killed.total(), "s3": NO_RADOSGW or "radosgw", **storm.found})
+        json.dumps(
+            {
+                "killed": dict(storm.killed),
+                "kills": storm.killed.total(),
+                "s3": NO_RADOSGW or "radosgw",
+                **storm.found,
+            }
+        )
     )
-    bad = {what: storm.found[what] for what in ("lost", "twice", "other rows", "torn", "changed") if storm.found[what]}
+    bad = {
+        what: storm.found[what]
+        for what in ("lost", "twice", "other rows", "torn", "changed")
+        if storm.found[what]
+    }
     if bad:
         raise SystemExit(f"the storm found {bad}")
 

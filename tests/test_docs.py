@@ -1,4 +1,5 @@
-"""What docs/ shows runs, what it names exists, and every public name says what it takes, gives and refuses."""
+"""What docs/ shows runs, what it names exists, and every public name says what it takes, gives and
+refuses."""
 
 from __future__ import annotations
 
@@ -16,14 +17,19 @@ import pytest
 
 import led
 from docs.make_settings import page as settings_page
-from led import generation, hub, packing, chunks
+from led import chunks
+from led.batch import packed_batch as packing
+from led.checkpoint import hub
+from led.generation import scheduler as generation
 
 PAGES = sorted(Path("docs").glob("*.md"))
 
 
 def test_the_guides_snippets_run_one_after_the_other(tmp_path: Path) -> None:
     snippets = re.findall(r"```python\n(.*?)```", Path("docs/guide.md").read_text("utf-8"), re.DOTALL)
-    script = "import torch\ntorch.set_num_threads(1)\n" + "\n".join(snippets).replace("out/my-model", str(tmp_path / "model"))
+    script = "import torch\ntorch.set_num_threads(1)\n" + "\n".join(snippets).replace(
+        "out/my-model", str(tmp_path / "model")
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json"} <= {
@@ -44,7 +50,9 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 
 def test_the_pages_name_only_what_is_there() -> None:
-    public = set(led.__all__) | {name for module in (generation, hub, packing, chunks) for name in vars(module)}
+    public = set(led.__all__) | {
+        name for module in (generation, hub, packing, chunks) for name in vars(module)
+    }
     for page in ("guide.md", "coming-from-transformers.md"):
         for name in re.findall(r"`((?:LED|Generat|Decod)\w+)`", Path("docs", page).read_text("utf-8")):
             assert name in public or name == "DecoderCache", f"{page}: {name}"
@@ -71,17 +79,30 @@ def test_every_public_name_says_what_it_is(name: str, thing: Any) -> None:
     own = inspect.getdoc(thing) or ""  # a method may inherit its docstring
     if "." in name and not own:
         cls, method = name.split(".")
-        own = next((inspect.getdoc(vars(base)[method]) or "" for base in getattr(led, cls).__mro__ if method in vars(base)
-                    and inspect.getdoc(vars(base)[method])), "")  # fmt: skip
+        own = next(
+            (
+                inspect.getdoc(vars(base)[method]) or ""
+                for base in getattr(led, cls).__mro__
+                if method in vars(base) and inspect.getdoc(vars(base)[method])
+            ),
+            "",
+        )
     assert own.strip(), "no docstring"
     assert own.strip().split("\n\n")[0].rstrip()[-1] in ".:?", "the first paragraph is no sentence"
     if not isinstance(thing, FunctionType):
         return
     source = ast.parse(textwrap.dedent(inspect.getsource(thing)))
-    raises = {node.exc.func.id for node in ast.walk(source) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
-              and isinstance(node.exc.func, ast.Name)}  # fmt: skip
+    raises = {
+        node.exc.func.id
+        for node in ast.walk(source)
+        if isinstance(node, ast.Raise)
+        and isinstance(node.exc, ast.Call)
+        and isinstance(node.exc.func, ast.Name)
+    }
     for error in raises:
-        assert "Raises:" in own and (error in own or error == "KeyError"), f"{error} is raised and not documented"
+        assert "Raises:" in own and (error in own or error == "KeyError"), (
+            f"{error} is raised and not documented"
+        )
     annotations = " ".join(str(a) for a in thing.__annotations__.values())
     if re.search(r"\bTensor\b", annotations):
         assert re.search(r"\([A-Zn.][\w.,*+ ]*\)|\(\)|LEDInputs|led\.generate", own), "tensors without shapes"

@@ -33,7 +33,9 @@ def weight_files(folder: str | Path) -> list[Path]:
         shards = _shard_names(path)
         absent = [s for s in shards if not (folder / s).is_file()]
         if absent:
-            raise CheckpointError(f"{path} names {len(absent)} files that are not there: {', '.join(absent[:8])}.")
+            raise CheckpointError(
+                f"{path} names {len(absent)} files that are not there: {', '.join(absent[:8])}."
+            )
         return [path, *(folder / s for s in shards)]
     raise CheckpointError(f"{folder} has no weights; looked for {', '.join(WEIGHT_FILES)}.")
 

@@ -1,7 +1,7 @@
 """GenerationConfig: how a model writes, the published `generation_config.json` as a checked dataclass.
 
-Lengths count decoder tokens with the start token, as in the reference; `max_new_tokens` and `min_new_tokens` count what is
-written after the prompt.
+Lengths count decoder tokens with the start token, as in the reference; `max_new_tokens` and `min_new_tokens`
+count what is written after the prompt.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from led.checkpoint.hub import resolve
 from led.config import LEDConfig, is_number, is_whole
-from led.hub import resolve
 
 # Settings of the reference that this library does not offer, with the values that change nothing.
 _NOT_OFFERED: dict[str, tuple[Any, ...]] = {
@@ -32,10 +32,13 @@ _NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "stopping_criteria": ([],),
     "streamer": (),
     "assistant_model": (),
-    **dict.fromkeys(("output_scores", "output_logits", "output_attentions", "output_hidden_states"), (False,)),
+    **dict.fromkeys(
+        ("output_scores", "output_logits", "output_attentions", "output_hidden_states"), (False,)
+    ),
 }
 
-# Settings of the reference that say how it works, not what comes out; any value is accepted and none is needed.
+# Settings of the reference that say how it works, not what comes out; any value is accepted and none is
+# needed.
 _WITHOUT_EFFECT = ("use_cache", "cache_implementation", "low_memory", "synced_gpus")
 
 
@@ -43,12 +46,14 @@ _WITHOUT_EFFECT = ("use_cache", "cache_implementation", "low_memory", "synced_gp
 class GenerationConfig:
     """How to write; the defaults are the reference's.
 
-    `max_length` (20 more than the prompt when neither it nor `max_new_tokens` is set) and `min_length` count the start
-    token. `early_stopping` is True, False or "never". With a `seed`, every document draws from a generator of its own that
-    starts there, so a document's samples do not depend on its neighbours; without, from torch's global one.
+    `max_length` (20 more than the prompt when neither it nor `max_new_tokens` is set) and `min_length` count
+    the start token. `early_stopping` is True, False or "never". With a `seed`, every document draws from a
+    generator of its own that starts there, so a document's samples do not depend on its neighbours; without,
+    from torch's global one.
 
-    `sequence_bias` lists [token ids, bias]. `exponential_decay_length_penalty` is (start, factor): the end of sequence gains
-    from `start` tokens after the prompt on. `begin_suppress_tokens` may not be the first token written, a forced one aside.
+    `sequence_bias` lists [token ids, bias]. `exponential_decay_length_penalty` is (start, factor): the end of
+    sequence gains from `start` tokens after the prompt on. `begin_suppress_tokens` may not be the first token
+    written, a forced one aside.
 
     Raises:
         ValueError: a value breaks a rule.
@@ -103,27 +108,36 @@ class GenerationConfig:
         """The tokens of which one must be the last at `max_length`; none where nothing is forced."""
         return _several(self.forced_eos_token_id)
 
-    def longest(self, model: LEDConfig, prompt_length: int = 1) -> int:
+    def max_sequence_length(self, model: LEDConfig, prompt_length: int = 1) -> int:
         """The longest sequence, in tokens, that `model` would write after a prompt of this length.
 
         Raises:
-            ValueError: the prompt leaves no room, the sequence would outgrow the decoder's positions, or a token is not in
-                the vocabulary.
+            ValueError: the prompt leaves no room, the sequence would outgrow the decoder's positions, or
+                a token is not in the vocabulary.
         """
         single = (self.decoder_start_token_id, self.pad_token_id, self.forced_bos_token_id)
-        several = (self.eos_token_ids, self.forced_eos_token_ids, self.suppress_tokens or (), self.begin_suppress_tokens or ())
+        several = (
+            self.eos_token_ids,
+            self.forced_eos_token_ids,
+            self.suppress_tokens or (),
+            self.begin_suppress_tokens or (),
+        )
         words = (*(self.bad_words_ids or ()), *(ids for ids, _ in self.sequence_bias or ()))
         named = [*single, *(i for ids in (*several, *words) for i in ids)]
         outside = [i for i in named if i is not None and not 0 <= i < model.vocab_size]
         if outside:
-            raise ValueError(f"token {outside[0]} is named in the generation settings; the vocabulary has {model.vocab_size}.")
+            raise ValueError(
+                f"token {outside[0]} is named in the generation settings; the vocabulary has {model.vocab_size}."
+            )
         longest = prompt_length + 20
         if self.max_new_tokens is not None:
             longest = prompt_length + self.max_new_tokens
         elif self.max_length is not None:
             longest = self.max_length
         if prompt_length >= longest:
-            raise ValueError(f"the decoder prompt has {prompt_length} tokens and max_length is {longest}; it must be longer.")
+            raise ValueError(
+                f"the decoder prompt has {prompt_length} tokens and max_length is {longest}; it must be longer."
+            )
         positions = model.max_decoder_position_embeddings
         if longest - 1 > positions:
             raise ValueError(
@@ -154,7 +168,8 @@ class GenerationConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], model: LEDConfig | None = None) -> GenerationConfig:
-        """The settings among `values`, ids taken from `model` where `values` has none; other keys are left aside.
+        """The settings among `values`, ids taken from `model` where `values` has none; other keys are left
+        aside.
 
         Raises:
             ValueError: `values` asks for something this library does not offer.
@@ -163,8 +178,10 @@ class GenerationConfig:
         given = {name: value for name, value in values.items() if value is not None}
         for name, neutral in _NOT_OFFERED.items():
             if name in given and given[name] not in neutral:
-                raise ValueError(f"the checkpoint's generation settings ask for {name}={given[name]!r}, which this library "
-                                 "does not offer; remove it from generation_config.json.")  # fmt: skip
+                raise ValueError(
+                    f"the checkpoint's generation settings ask for {name}={given[name]!r}, which this library "
+                    "does not offer; remove it from generation_config.json."
+                )
         settings = {name: value for name, value in given.items() if name in known}
         if model is not None:
             for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id", "eos_token_id"):
@@ -175,8 +192,8 @@ class GenerationConfig:
     def from_pretrained(cls, model: str | Path, **where: Any) -> GenerationConfig:
         """The settings of a model folder or a published checkpoint.
 
-        They are those of its generation_config.json alone where there is one, else of its config.json. `where` is
-        `revision`, `cache_dir` and `local_files_only`, as in `LEDModel.from_pretrained`.
+        They are those of its generation_config.json alone where there is one, else of its config.json.
+        `where` is `revision`, `cache_dir` and `local_files_only`, as in `LEDModel.from_pretrained`.
 
         Raises:
             FileNotFoundError: there is no such folder or checkpoint, or it has no config.json.
@@ -206,7 +223,9 @@ class GenerationConfig:
             values["sequence_bias"] = [[list(ids), float(bias)] for ids, bias in self.sequence_bias]
         kept = {name: value for name, value in values.items() if name in ids or value != getattr(plain, name)}
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / "generation_config.json").write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", "utf-8")
+        (Path(folder) / "generation_config.json").write_text(
+            json.dumps(kept, indent=2, sort_keys=True) + "\n", "utf-8"
+        )
 
 
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -250,14 +269,23 @@ def _check(config: GenerationConfig) -> None:
     for name in ("max_length", "max_new_tokens"):
         rule(getattr(config, name) is None or getattr(config, name) >= 1, name, "it must be at least 1")
     rule(config.min_length >= 0, "min_length", "it must be 0 or more")
-    rule(config.min_new_tokens is None or config.min_new_tokens >= 0, "min_new_tokens", "it must be 0 or more")
+    rule(
+        config.min_new_tokens is None or config.min_new_tokens >= 0, "min_new_tokens", "it must be 0 or more"
+    )
     rule(config.num_beams >= 1, "num_beams", "it must be at least 1")
     rule(config.num_return_sequences >= 1, "num_return_sequences", "it must be at least 1")
     if config.num_beams > 1:
-        rule(config.num_return_sequences <= config.num_beams, "num_return_sequences",
-             f"beam search returns at most num_beams ({config.num_beams})")  # fmt: skip
+        rule(
+            config.num_return_sequences <= config.num_beams,
+            "num_return_sequences",
+            f"beam search returns at most num_beams ({config.num_beams})",
+        )
     elif not config.do_sample:
-        rule(config.num_return_sequences == 1, "num_return_sequences", "greedy decoding has one; use beams or do_sample")
+        rule(
+            config.num_return_sequences == 1,
+            "num_return_sequences",
+            "greedy decoding has one; use beams or do_sample",
+        )
     rule(config.temperature > 0, "temperature", "it must be above 0; for the best token use do_sample=False")
     rule(config.top_k >= 0, "top_k", "it must be 0 (off) or more")
     rule(0 < config.top_p <= 1, "top_p", "it must lie in (0, 1]")
@@ -269,26 +297,51 @@ def _check(config: GenerationConfig) -> None:
     for name in ("repetition_penalty", "encoder_repetition_penalty"):
         rule(getattr(config, name) > 0, name, "it must be above 0 (1 is off)")
     rule(config.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "it must be 0 (off) or more")
-    rule(config.encoder_no_repeat_ngram_size >= 0, "encoder_no_repeat_ngram_size", "it must be 0 (off) or more")
-    rule(isinstance(config.early_stopping, bool) or config.early_stopping == "never", "early_stopping",
-         'it must be True, False or "never"')  # fmt: skip
+    rule(
+        config.encoder_no_repeat_ngram_size >= 0, "encoder_no_repeat_ngram_size", "it must be 0 (off) or more"
+    )
+    rule(
+        isinstance(config.early_stopping, bool) or config.early_stopping == "never",
+        "early_stopping",
+        'it must be True, False or "never"',
+    )
     words = config.bad_words_ids
-    rule(words is None or (isinstance(words, Sequence) and all(_are_ids(word) for word in words)), "bad_words_ids",
-         "each entry must hold at least one token id")  # fmt: skip
+    rule(
+        words is None or (isinstance(words, Sequence) and all(_are_ids(word) for word in words)),
+        "bad_words_ids",
+        "each entry must hold at least one token id",
+    )
     biases = config.sequence_bias
-    rule(biases is None or (isinstance(biases, list | tuple) and all(_is_bias(entry) for entry in biases)), "sequence_bias",
-         "it must list [token ids, finite bias] pairs; to forbid a sequence name it in bad_words_ids")  # fmt: skip
+    rule(
+        biases is None or (isinstance(biases, list | tuple) and all(_is_bias(entry) for entry in biases)),
+        "sequence_bias",
+        "it must list [token ids, finite bias] pairs; to forbid a sequence name it in bad_words_ids",
+    )
     for name in ("suppress_tokens", "begin_suppress_tokens"):
-        rule(getattr(config, name) in (None, [], ()) or _are_ids(getattr(config, name)), name,
-             "it must list token ids, or be None (off)")  # fmt: skip
+        rule(
+            getattr(config, name) in (None, [], ()) or _are_ids(getattr(config, name)),
+            name,
+            "it must list token ids, or be None (off)",
+        )
     decay = config.exponential_decay_length_penalty
-    rule(decay is None or _is_decay(decay), "exponential_decay_length_penalty",
-         "it must be (start, factor), a whole number of 0 or more and a number above 0, or None (off)")  # fmt: skip
+    rule(
+        decay is None or _is_decay(decay),
+        "exponential_decay_length_penalty",
+        "it must be (start, factor), a whole number of 0 or more and a number above 0, or None (off)",
+    )
     eos, last = config.eos_token_id, config.forced_eos_token_id
     rule(_are_ids([eos] if is_whole(eos) else eos), "eos_token_id", "it must be a token id, or several")
-    rule(last is None or _are_ids([last] if is_whole(last) else last), "forced_eos_token_id",
-         "it must be a token id, several, or None (off)")  # fmt: skip
-    for name, forced in (("forced_bos_token_id", _several(config.forced_bos_token_id)),
-                         ("forced_eos_token_id", config.forced_eos_token_ids)):  # fmt: skip
-        rule(not forced or not set(forced) <= set(config.suppress_tokens or ()), name,
-             "suppress_tokens forbids it; take it out of one of the two")  # fmt: skip
+    rule(
+        last is None or _are_ids([last] if is_whole(last) else last),
+        "forced_eos_token_id",
+        "it must be a token id, several, or None (off)",
+    )
+    for name, forced in (
+        ("forced_bos_token_id", _several(config.forced_bos_token_id)),
+        ("forced_eos_token_id", config.forced_eos_token_ids),
+    ):
+        rule(
+            not forced or not set(forced) <= set(config.suppress_tokens or ()),
+            name,
+            "suppress_tokens forbids it; take it out of one of the two",
+        )

@@ -1,10 +1,10 @@
-"""Rules that change the scores of the next token: pure functions of what has been written so far.
+"""Logits processors: functions of the tokens written so far that change the scores of the next token.
 
-Greedy and sampled decoding apply them to logits, beam search to log-probabilities that are not normalised again: the rules
-of the reference (notes in docs/architecture.md).
+Greedy search and sampling apply them to logits. Beam search applies them to log-probabilities that are not
+normalized again. Both follow the reference.
 
-Shapes: R rows, L columns of the token table, V vocabulary. A row's tokens are `sequences[r, :lengths[r]]`, the start token
-included; what stands behind them means nothing.
+Shapes: R rows, L columns of the token table, V vocabulary. A row's tokens are `sequences[r,
+:lengths[r]]`, the start token included. Columns after them have no meaning.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 if TYPE_CHECKING:
-    from led.generation_config import GenerationConfig
+    from led.generation.config import GenerationConfig
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What the rows have written: `sequences` (R, L), `lengths` (R,); and what their documents say.
+    """The tokens written so far, `sequences` (R, L) with `lengths` (R,), and the rows' documents.
 
-    `documents` holds the encoder's ids, one (n,) per document; the rows of a document follow one another and are as many
-    for each. `numbers` holds what the caller calls each document; only `prefix_allowed_tokens` asks.
+    `documents` holds the encoder ids, one (n,) per document. The rows of a document are consecutive, the same
+    number for each. `numbers` holds the caller's number of each document. Only `prefix_allowed_tokens` uses
+    it.
     """
 
     sequences: Tensor
@@ -36,9 +37,9 @@ class Rows:
     numbers: Sequence[int] = ()
 
     def last(self, count: int) -> Tensor:
-        """(R, count) the last tokens of each row; rows shorter than that repeat their first token."""
-        places = (self.lengths[:, None] - count + torch.arange(count, device=self.lengths.device)).clamp(min=0)
-        return self.sequences.gather(1, places)
+        """(R, count) the last tokens of each row. Rows shorter than that repeat their first token."""
+        offsets = torch.arange(count, device=self.lengths.device)
+        return self.sequences.gather(1, (self.lengths[:, None] - count + offsets).clamp(min=0))
 
     def end_with(self, tokens: Sequence[int]) -> Tensor:
         """(R,) whether each row ends with `tokens`."""
@@ -51,10 +52,20 @@ class Rows:
         return [slice(d * each, (d + 1) * each) for d in range(len(self.documents))]
 
 
-LogitsProcessor = Callable[[Rows, Tensor], Tensor]
+@dataclass(frozen=True)
+class LogitsProcessor:
+    """A rule `apply(rows, scores) -> scores`.
 
-# What a caller may give: (input_ids (rows, length), scores (rows, V)) -> scores, for the rows of one document; and
-# (batch_id, input_ids (length,)) -> the ids that may follow.
+    `capturable` says whether a CUDA graph can capture it: it uses only the rows' tokens, and never waits for
+    the device.
+    """
+
+    apply: Callable[[Rows, Tensor], Tensor]
+    capturable: bool = True
+
+
+# A caller's functions: (input_ids (rows, length), scores (rows, V)) -> scores, for the rows of one document,
+# and (batch_id, input_ids (length,)) -> the allowed next ids.
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]
 AllowedTokens = Callable[[int, Tensor], Sequence[int]]
 
@@ -66,93 +77,92 @@ def build_processors(
     logits_processor: Sequence[ScoreFunction] = (),
     prefix_allowed_tokens_fn: AllowedTokens | None = None,
 ) -> list[LogitsProcessor]:
-    """The processors a configuration and its caller ask for, in the reference's order.
+    """The processors of a config and its caller, in the reference's order.
 
-    `prompt_length`, `max_length` count decoder tokens, the start token included.
+    `prompt_length` and `max_length` count decoder tokens, the start token included.
     """
     processors = _rules(config, prompt_length, max_length, prefix_allowed_tokens_fn)
-    if given := list(logits_processor):
-        processors.append(lambda rows, s: given_processors(rows, s, given))
+    if functions := list(logits_processor):
+        processors.append(
+            LogitsProcessor(lambda rows, s: custom_processors(rows, s, functions), capturable=False)
+        )
     if config.do_sample:
         processors += _warpers(config)
     if config.renormalize_logits:
-        processors.append(lambda rows, s: s.log_softmax(-1))
+        processors.append(LogitsProcessor(lambda rows, s: s.log_softmax(-1)))
     return processors
-
-
-def may_be_recorded(config: GenerationConfig, logits_processor: Sequence[ScoreFunction], allowed: AllowedTokens | None) -> bool:
-    """Do the rules look at the rows' tokens alone, and never wait for what a GPU has found, so that they can be replayed?"""
-    reads_documents = config.encoder_repetition_penalty != 1.0 or config.encoder_no_repeat_ngram_size > 0
-    decays = config.exponential_decay_length_penalty is not None
-    return not (reads_documents or decays or config.do_sample or allowed or logits_processor)
 
 
 def _rules(
     config: GenerationConfig, prompt_length: int, max_length: int, allowed: AllowedTokens | None
 ) -> list[LogitsProcessor]:
-    """What holds in every mode."""
+    """The processors that apply in every mode."""
     eos = list(config.eos_token_ids)
     processors: list[LogitsProcessor] = []
+
+    def add(apply: Callable[[Rows, Tensor], Tensor], *, capturable: bool = True) -> None:
+        processors.append(LogitsProcessor(apply, capturable))
+
     if biases := [(list(ids), float(bias)) for ids, bias in config.sequence_bias or ()]:
-        processors.append(lambda rows, s: sequence_bias(rows, s, biases))
-    if config.encoder_repetition_penalty != 1.0:
-        processors.append(lambda rows, s: encoder_repetition_penalty(rows, s, config.encoder_repetition_penalty))
-    if config.repetition_penalty != 1.0:
-        processors.append(lambda rows, s: repetition_penalty(rows, s, config.repetition_penalty))
-    if config.no_repeat_ngram_size > 0:
-        processors.append(lambda rows, s: no_repeat_ngram(rows, s, config.no_repeat_ngram_size))
-    if config.encoder_no_repeat_ngram_size > 0:
-        processors.append(lambda rows, s: encoder_no_repeat_ngram(rows, s, config.encoder_no_repeat_ngram_size))
-    words = [list(word) for word in config.bad_words_ids or () if list(word) not in [[e] for e in eos]]
-    if words:
-        processors.append(lambda rows, s: bad_words(rows, s, words))
+        add(lambda rows, s: sequence_bias(rows, s, biases))
+    if (encoder_penalty := config.encoder_repetition_penalty) != 1.0:
+        add(lambda rows, s: encoder_repetition_penalty(rows, s, encoder_penalty), capturable=False)
+    if (penalty := config.repetition_penalty) != 1.0:
+        add(lambda rows, s: repetition_penalty(rows, s, penalty))
+    if (size := config.no_repeat_ngram_size) > 0:
+        add(lambda rows, s: no_repeat_ngram(rows, s, size))
+    if (encoder_size := config.encoder_no_repeat_ngram_size) > 0:
+        add(lambda rows, s: encoder_no_repeat_ngram(rows, s, encoder_size), capturable=False)
+    if words := [list(word) for word in config.bad_words_ids or () if list(word) not in [[e] for e in eos]]:
+        add(lambda rows, s: bad_words(rows, s, words))
     if config.min_length > 0 and config.min_new_tokens is None and eos:
-        processors.append(lambda rows, s: min_length(rows, s, config.min_length, eos))
+        add(lambda rows, s: min_length(rows, s, config.min_length, eos))
     if config.min_new_tokens and eos:
         shortest = prompt_length + config.min_new_tokens
-        processors.append(lambda rows, s: min_length(rows, s, shortest, eos))
+        add(lambda rows, s: min_length(rows, s, shortest, eos))
     if allowed is not None:
         beams = config.num_beams > 1
-        processors.append(lambda rows, s: prefix_allowed_tokens(rows, s, allowed, beams))
+        add(lambda rows, s: prefix_allowed_tokens(rows, s, allowed, beams), capturable=False)
     if (bos := config.forced_bos_token_id) is not None:
-        processors.append(lambda rows, s: forced_token(rows, s, 1, [bos]))
+        add(lambda rows, s: forced_token(rows, s, 1, [bos]))
     if forced_eos := config.forced_eos_token_ids:
-        processors.append(lambda rows, s: forced_token(rows, s, max_length - 1, forced_eos))
+        add(lambda rows, s: forced_token(rows, s, max_length - 1, forced_eos))
     if config.remove_invalid_values:
-        processors.append(lambda rows, s: s.nan_to_num(0.0))
+        add(lambda rows, s: s.nan_to_num(0.0))
     if (decay := config.exponential_decay_length_penalty) is not None:
         start, factor = prompt_length + decay[0], float(decay[1])
-        processors.append(lambda rows, s: exponential_decay(rows, s, start, factor, eos))
+        add(lambda rows, s: exponential_decay(rows, s, start, factor, eos), capturable=False)
     if suppressed := config.suppress_tokens:
-        processors.append(lambda rows, s: s.masked_fill(_one_hot(suppressed, s), -torch.inf))
+        add(lambda rows, s: s.masked_fill(_one_hot(suppressed, s), -torch.inf))
     if first_suppressed := config.begin_suppress_tokens:
-        # A start token alone is followed by the forced token; what may be suppressed comes after it.
+        # If a forced token follows the start token, the suppressed tokens apply to the position after it.
         begin = 2 if prompt_length == 1 and bos is not None else prompt_length
-        processors.append(lambda rows, s: suppress_at(rows, s, begin, first_suppressed))
+        add(lambda rows, s: suppress_at(rows, s, begin, first_suppressed))
     return processors
 
 
 def _warpers(config: GenerationConfig) -> list[LogitsProcessor]:
-    """What holds in sampling only; in beams at least one token beside the ends of sequence is kept."""
+    """The processors that apply in sampling only. With beams, at least one token besides the end tokens is
+    kept."""
     keep = 1 + len(config.eos_token_ids) if config.num_beams > 1 else 1
-    processors: list[LogitsProcessor] = []
+    warpers: list[Callable[[Rows, Tensor], Tensor]] = []
     if config.temperature != 1.0:
-        processors.append(lambda rows, s: s / config.temperature)
+        warpers.append(lambda rows, s: s / config.temperature)
     if (h := config.top_h) is not None:
-        processors.append(lambda rows, s: top_h(s, h))
+        warpers.append(lambda rows, s: top_h(s, h))
     if config.top_k:
-        processors.append(lambda rows, s: top_k(s, max(config.top_k, keep)))
+        warpers.append(lambda rows, s: top_k(s, max(config.top_k, keep)))
     if config.top_p < 1.0:
-        processors.append(lambda rows, s: top_p(s, config.top_p, keep))
+        warpers.append(lambda rows, s: top_p(s, config.top_p, keep))
     if (p := config.min_p) is not None:
-        processors.append(lambda rows, s: min_p(s, p, keep))
+        warpers.append(lambda rows, s: min_p(s, p, keep))
     if config.typical_p < 1.0:
-        processors.append(lambda rows, s: typical_p(s, config.typical_p, keep))
+        warpers.append(lambda rows, s: typical_p(s, config.typical_p, keep))
     if config.epsilon_cutoff > 0:
-        processors.append(lambda rows, s: epsilon_cutoff(s, config.epsilon_cutoff, keep))
+        warpers.append(lambda rows, s: epsilon_cutoff(s, config.epsilon_cutoff, keep))
     if config.eta_cutoff > 0:
-        processors.append(lambda rows, s: eta_cutoff(s, config.eta_cutoff, keep))
-    return processors
+        warpers.append(lambda rows, s: eta_cutoff(s, config.eta_cutoff, keep))
+    return [LogitsProcessor(warp) for warp in warpers]
 
 
 def sequence_bias(rows: Rows, scores: Tensor, biases: Sequence[tuple[Sequence[int], float]]) -> Tensor:
@@ -199,7 +209,8 @@ def no_repeat_ngram(rows: Rows, scores: Tensor, size: int) -> Tensor:
 
 
 def encoder_no_repeat_ngram(rows: Rows, scores: Tensor, size: int) -> Tensor:
-    """Forbid every token that would write an n-gram of `size` tokens the row's document holds, special tokens included.
+    """Forbid every token that would write an n-gram of `size` tokens the row's document holds, special tokens
+    included.
 
     The document's padding is no part of it (the reference reads the padded row).
     """
@@ -236,9 +247,9 @@ def min_length(rows: Rows, scores: Tensor, shortest: int, eos: Sequence[int]) ->
 def prefix_allowed_tokens(rows: Rows, scores: Tensor, allowed: AllowedTokens, beams: bool) -> Tensor:
     """Each row may only go on with what `allowed` names for its number and its tokens.
 
-    The number is the document's in beam search; otherwise every row has its own, as in the reference: sample s of document
-    d is number d * samples + s. Where everything allowed is forbidden already, in all beams of a document or in a sampled
-    row, it is forced with score 0.
+    The number is the document's in beam search; otherwise every row has its own, as in the reference: sample
+    s of document d is number d * samples + s. Where everything allowed is forbidden already, in all beams of
+    a document or in a sampled row, it is forced with score 0.
 
     Raises:
         ValueError: no token is allowed.
@@ -248,10 +259,14 @@ def prefix_allowed_tokens(rows: Rows, scores: Tensor, allowed: AllowedTokens, be
         each = group.stop - group.start
         for row in range(group.start, group.stop):
             batch_id = number if beams else number * each + row - group.start
-            tokens = torch.as_tensor(allowed(batch_id, rows.sequences[row, : int(rows.lengths[row])]), dtype=torch.long)
+            tokens = torch.as_tensor(
+                allowed(batch_id, rows.sequences[row, : int(rows.lengths[row])]), dtype=torch.long
+            )
             if not len(tokens):
-                raise ValueError(f"prefix_allowed_tokens_fn named no token for batch_id {batch_id}; it must allow at least "
-                                 "one, the end of sequence for instance.")  # fmt: skip
+                raise ValueError(
+                    f"prefix_allowed_tokens_fn named no token for batch_id {batch_id}; it must allow at least "
+                    "one, the end of sequence for instance."
+                )
             mask[row, tokens] = 0.0
     together = len(scores) // len(rows.documents) if beams else 1
     hopeless = (scores + mask).isneginf().all(-1).view(-1, together).all(-1).repeat_interleave(together)
@@ -282,7 +297,7 @@ def suppress_at(rows: Rows, scores: Tensor, length: int, tokens: Sequence[int]) 
     return scores.masked_fill(due & _one_hot(tokens, scores), -torch.inf)
 
 
-def given_processors(rows: Rows, scores: Tensor, given: Sequence[ScoreFunction]) -> Tensor:
+def custom_processors(rows: Rows, scores: Tensor, functions: Sequence[ScoreFunction]) -> Tensor:
     """Hand the rows of one document at a time to the caller's functions, one after another.
 
     Raises:
@@ -292,7 +307,7 @@ def given_processors(rows: Rows, scores: Tensor, given: Sequence[ScoreFunction])
     for group in rows.by_document():
         part = scores[group].clone()
         input_ids = rows.sequences[group, : int(rows.lengths[group.start])]
-        for process in given:
+        for process in functions:
             shape, part = part.shape, process(input_ids, part)
             if not isinstance(part, Tensor) or part.shape != shape:
                 found = tuple(part.shape) if isinstance(part, Tensor) else repr(part)
@@ -304,7 +319,8 @@ def given_processors(rows: Rows, scores: Tensor, given: Sequence[ScoreFunction])
 
 
 def top_h(scores: Tensor, h: float, most: int = 100) -> Tensor:
-    """Keep the likeliest tokens whose entropy terms sum to at most `h` of the entropy; only the `most` likeliest count."""
+    """Keep the likeliest tokens whose entropy terms sum to at most `h` of the entropy; only the `most`
+    likeliest count."""
     best, order = scores.topk(min(most, scores.shape[-1]))
     spread = Categorical(logits=best)
     keep = (-spread.probs * spread.probs.log()).cumsum(-1) <= (spread.entropy() * h)[:, None]
@@ -334,7 +350,8 @@ def min_p(scores: Tensor, p: float, keep: int = 1) -> Tensor:
 
 
 def typical_p(scores: Tensor, mass: float, keep: int = 1) -> Tensor:
-    """Keep the tokens of least surprise beside the entropy until they hold `mass`, their ties, and never fewer than `keep`."""
+    """Keep the tokens of least surprise beside the entropy until they hold `mass`, their ties, and never
+    fewer than `keep`."""
     logs = scores.log_softmax(-1)
     entropy = -(logs * logs.exp()).nansum(-1, keepdim=True)
     distance, order = (-logs - entropy).abs().sort(dim=-1)
@@ -351,9 +368,10 @@ def epsilon_cutoff(scores: Tensor, epsilon: float, keep: int = 1) -> Tensor:
 
 
 def eta_cutoff(scores: Tensor, epsilon: float, keep: int = 1) -> Tensor:
-    """Remove what is less probable than min(epsilon, sqrt(epsilon) * exp(-entropy)), but never the `keep` likeliest."""
-    # The square root in the scores' precision, and torch's own entropy: where a probability meets the threshold, the last
-    # bit decides.
+    """Remove what is less probable than min(epsilon, sqrt(epsilon) * exp(-entropy)), but never the `keep`
+    likeliest."""
+    # The square root in the scores' precision, and torch's own entropy: where a probability meets the
+    # threshold, the last bit decides.
     root = torch.tensor(epsilon, dtype=scores.dtype, device=scores.device).sqrt()
     eta = (root * (-Categorical(logits=scores).entropy()).exp()).clamp(max=epsilon)[:, None]
     return scores.masked_fill((scores.softmax(-1) < eta) & _below_best(scores, keep), -torch.inf)
@@ -367,7 +385,8 @@ def _penalise(scores: Tensor, tokens: Tensor, penalty: float) -> Tensor:
 
 @cache
 def on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """Numbers on a device, copied once and for good: to copy is to wait for a GPU, and recorded steps keep the address."""
+    """Numbers on a device, copied once and for good: to copy is to wait for a GPU, and recorded steps keep
+    the address."""
     return torch.tensor(numbers, dtype=torch.long, device=device)
 
 

@@ -1,6 +1,6 @@
-"""How much memory a document takes while it is decoded, how much a device has left, and how many CPUs a process may use.
+"""Memory: what a document's KV cache takes, and what a device has free. Also how many CPUs a process may use.
 
-Units: bytes. Containers are those of cgroup v2, as the process sees its own.
+Units: bytes. Container limits are those of cgroup v2, as the process sees its own.
 """
 
 from __future__ import annotations
@@ -17,52 +17,63 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def decoding_bytes(
-    config: LEDConfig, tokens: int, rows: int, max_length: int, bytes_per_number: int, bytes_remembered: int | None = None
+def kv_cache_bytes(
+    config: LEDConfig,
+    tokens: int,
+    rows: int,
+    max_length: int,
+    itemsize: int,
+    cross_itemsize: int | None = None,
 ) -> int:
-    """What one document holds while `rows` rows of at most `max_length` tokens are decoded from its `tokens` tokens.
+    """The KV cache of one document of `tokens` tokens with `rows` rows of at most `max_length` tokens.
 
-    Two numbers (key and value) per layer and dimension for every token of the document, once, and of every row; those of the
-    document may have other bytes, `bytes_remembered`.
+    It holds two numbers (key and value) per layer and dimension: for every token of the document once, and
+    for every token of every row. `cross_itemsize` is the size of a number of the document, by default that of
+    the rows.
     """
-    each = 2 * config.decoder_layers * config.d_model
-    return each * (tokens * (bytes_remembered or bytes_per_number) + rows * max_length * bytes_per_number)
+    numbers = 2 * config.decoder_layers * config.d_model
+    return numbers * (tokens * (cross_itemsize or itemsize) + rows * max_length * itemsize)
 
 
 def free_bytes(device: torch.device) -> int:
-    """What is left on a GPU, or on this machine within the limit of the container that the process runs in."""
+    """Free memory of a GPU, or of this machine within the limit of the process's container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     files = (_MEMINFO, *(_CGROUP / name for name in ("memory.max", "memory.current", "memory.stat")))
-    return free_of(*map(_lines, files))
+    return available_bytes(*map(_lines, files))
 
 
-def free_of(meminfo: Sequence[str], limit: Sequence[str], used: Sequence[str], stat: Sequence[str]) -> int:
-    """The least that the lines of /proc/meminfo and of the container's files leave; 8 GiB where they say nothing.
+def available_bytes(
+    meminfo: Sequence[str], limit: Sequence[str], used: Sequence[str], stat: Sequence[str]
+) -> int:
+    """The smaller of the machine's and the container's free memory, from the lines of their files. 8 GiB if
+    unknown.
 
-    File pages that nobody touched of late count as used in the container, and are given back when memory runs short.
+    Inactive file pages count as used in the container, but are freed when memory runs short.
     """
     available = [int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")]
     if limit and used and limit[0].isdigit():
-        idle = next((int(line.split()[1]) for line in stat if line.startswith("inactive_file ")), 0)
-        available.append(max(0, int(limit[0]) - max(0, int(used[0]) - idle)))
+        inactive = next((int(line.split()[1]) for line in stat if line.startswith("inactive_file ")), 0)
+        available.append(max(0, int(limit[0]) - max(0, int(used[0]) - inactive)))
     return min(available, default=2**33)
 
 
-def cpus() -> int:
-    """CPUs that this process may use: those it is bound to, within the share of the container that it runs in."""
+def usable_cpus() -> int:
+    """CPUs that this process may use: its affinity, within its container's quota."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cpus_of(bound, _lines(_CGROUP / "cpu.max"))
+    return cpus_within_quota(bound, _lines(_CGROUP / "cpu.max"))
 
 
-def cpus_of(bound: int, cpu_max: Sequence[str]) -> int:
-    """Whole CPUs, at least one, of so many within the line of a container's cpu.max: `<quota or max> <period>`."""
+def cpus_within_quota(bound: int, cpu_max: Sequence[str]) -> int:
+    """Whole CPUs, at least one, of `bound` within the line `<quota or max> <period>` of a container's
+    cpu.max."""
     quota, _, period = (cpu_max[0] if cpu_max else "").partition(" ")
-    return max(1, min(bound, int(quota) // int(period))) if quota.isdigit() and period.isdigit() else max(1, bound)
+    limited = quota.isdigit() and period.isdigit()
+    return max(1, min(bound, int(quota) // int(period))) if limited else max(1, bound)
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a file of the system, none where it is not there."""
+    """The lines of a system file, none if it does not exist."""
     try:
         return path.read_text().splitlines()
     except OSError:

@@ -1,92 +1,112 @@
-"""What the decoding loop drives: documents come in, every row takes a step, rows change places, documents leave.
+"""The decode runner: the model's side of generation, which the scheduler drives.
 
-`EagerStepper` works everywhere; it keeps each document's memory by itself and makes a step operation by operation. On GPUs
-`paged.GraphStepper` stands in for it.
+`EagerRunner` works on every device. It stores each document's KV cache separately and launches a step
+operation by operation. On GPUs, `cuda_graph_runner.CudaGraphRunner` replaces it.
 
-Shapes: T tokens of a packed batch, E = d_model, R rows, those of a document following one another; V vocabulary.
+Shapes: T tokens of a packed batch, E = d_model, R rows, V vocabulary. The rows of a document are consecutive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from led.beam_search import Choice, Search
-from led.cache import DecoderCache, DocumentMemory
-from led.memory import decoding_bytes
-from led.packing import PackedBatch
+from led.batch.packed_batch import PackedBatch
+from led.config import LEDConfig
+from led.generation.memory_budget import kv_cache_bytes
+from led.generation.search import Search, StepOutput
+from led.kv_cache.cross_attention import DocumentKV
+from led.kv_cache.decoder_cache import DecoderCache
+from led.model.led_model import LEDModel
 
-if TYPE_CHECKING:
-    from led.model import LEDForConditionalGeneration
+# Applies the logits processors and one search step to (R, V) float32 logits of the next token.
+SelectTokens = Callable[[Search, Tensor], StepOutput]
 
 
-# What goes on with a search from its rows' logits: the rules, then the search itself.
-Choose = Callable[[Search, Tensor], Choice]
+class LanguageModel(Protocol):
+    """What generation needs of a model: the encoder and decoder, and logits (..., V) of decoder states (...,
+    E)."""
+
+    @property
+    def led(self) -> LEDModel: ...
+
+    @property
+    def config(self) -> LEDConfig: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def logits(self, states: Tensor) -> Tensor: ...
 
 
-class Stepper(Protocol):
-    """The decoder's side of the loop; documents are numbered in the order in which they are held."""
+class DecodeRunner(Protocol):
+    """The documents being decoded, in slots numbered from 0."""
 
     def has_room(self, lengths: Sequence[int]) -> bool:
-        """May documents of these lengths, in tokens, come in beside those that are held?"""
+        """Whether documents of these lengths, in tokens, fit beside those in the slots."""
 
-    def admit(self, batch: PackedBatch, encoder_TE: Tensor, prompt: Sequence[int]) -> None:
-        """Hold the documents of a batch with their rows, which have written `prompt` but for its last token."""
+    def add(self, batch: PackedBatch, encoder_TE: Tensor, prompt: Sequence[int]) -> None:
+        """Put the documents of a batch into slots. Their rows have written `prompt` except its last token."""
 
-    def advance(self, search: Search, choose: Choose) -> Choice:
-        """Take a step of every row, and let `choose` go on with its search from (R, V) float32 logits of the next token."""
+    def step(self, search: Search, select: SelectTokens) -> StepOutput:
+        """Decode one token of every row, and let `select` choose the next tokens from the logits."""
 
-    def memory_of(self, document: int) -> DocumentMemory:
-        """What is remembered of a document, of its tokens that may be attended to."""
+    def document(self, slot: int) -> DocumentKV:
+        """The cross-attention KV cache of one document, with only its visible tokens."""
 
-    def keep(self, documents: Sequence[int], parents: Tensor) -> None:
-        """Keep these documents; `parents` are the rows, in their order, that their rows go on from."""
+    def keep(self, slots: Sequence[int], beam_idx: Tensor) -> None:
+        """Keep the documents in these slots. `beam_idx` (R,) are the rows that their rows continue."""
 
-    def drop(self) -> None:
-        """Hold no document."""
+    def clear(self) -> None:
+        """Empty all slots."""
 
 
-class EagerStepper:
-    """Steps over a cache whose rows grow as they write; holds at most `memory_bytes`, if more than one document."""
+class EagerRunner:
+    """Decoding over a KV cache that grows. Several documents together hold at most `memory_bytes`."""
 
-    def __init__(self, model: LEDForConditionalGeneration, rows: int, max_length: int, memory_bytes: int) -> None:
+    def __init__(self, model: LanguageModel, rows: int, max_length: int, memory_bytes: int) -> None:
         self._model, self._rows, self._max_length, self._memory_bytes = model, rows, max_length, memory_bytes
         self._cache: DecoderCache = model.led.new_cache()
-        self._held: list[int] = []  # bytes that each document may come to hold
+        self._bytes: list[int] = []  # most bytes that each document's KV cache may take
 
     def has_room(self, lengths: Sequence[int]) -> bool:
-        return sum(self._held) + sum(map(self._bytes, lengths)) <= self._memory_bytes
+        return sum(self._bytes) + sum(map(self._bytes_of, lengths)) <= self._memory_bytes
 
-    def admit(self, batch: PackedBatch, encoder_TE: Tensor, prompt: Sequence[int]) -> None:
+    def add(self, batch: PackedBatch, encoder_TE: Tensor, prompt: Sequence[int]) -> None:
         led = self._model.led
-        joined = led.new_cache(led.decoder.remember(encoder_TE, batch, steps=True), self._rows)
+        new = led.new_cache(led.decoder.cross_attention_cache(encoder_TE, batch, steps=True), self._rows)
         if len(prompt) > 1:
-            before = torch.tensor([prompt[:-1]] * (len(batch.lengths) * self._rows), device=encoder_TE.device)
-            led.decoder(before, joined.memories, joined)
-        self._cache.join(joined)
-        self._held += map(self._bytes, batch.lengths)
+            tokens = torch.tensor([prompt[:-1]] * (len(batch.lengths) * self._rows), device=encoder_TE.device)
+            led.decoder(tokens, new.cross_attention, new.self_attention)
+        self._cache.join(new)
+        self._bytes += map(self._bytes_of, batch.lengths)
 
-    def advance(self, search: Search, choose: Choose) -> Choice:
-        states = self._model.led.decoder(search.last, self._cache.memories, self._cache)
-        return choose(search, self._model.logits(states[:, -1]).float())
+    def step(self, search: Search, select: SelectTokens) -> StepOutput:
+        cache = self._cache
+        states = self._model.led.decoder(search.last_tokens, cache.cross_attention, cache.self_attention)
+        return select(search, self._model.logits(states[:, -1]).float())
 
-    def memory_of(self, document: int) -> DocumentMemory:
-        return self._cache.memories[document]
+    def document(self, slot: int) -> DocumentKV:
+        return self._cache.cross_attention[slot]
 
-    def keep(self, documents: Sequence[int], parents: Tensor) -> None:
-        if len(documents) == len(self._held):
-            self._cache.past.select(parents)
+    def keep(self, slots: Sequence[int], beam_idx: Tensor) -> None:
+        if len(slots) == len(self._bytes):
+            self._cache.self_attention.reorder(beam_idx)
             return
-        self._held = [self._held[d] for d in documents]
-        self._cache.retain(documents, parents)
+        self._bytes = [self._bytes[slot] for slot in slots]
+        self._cache.retain(slots, beam_idx)
 
-    def drop(self) -> None:
-        self._held, self._cache = [], self._model.led.new_cache()
+    def clear(self) -> None:
+        self._bytes, self._cache = [], self._model.led.new_cache()
 
-    def _bytes(self, tokens: int) -> int:
+    def _bytes_of(self, tokens: int) -> int:
         model = self._model
-        remembered = model.led.decoder.steps_dtype or model.dtype
-        return decoding_bytes(model.config, tokens, self._rows, self._max_length, model.dtype.itemsize, remembered.itemsize)
+        cross_dtype = model.led.decoder.cross_attention_dtype or model.dtype
+        itemsizes = model.dtype.itemsize, cross_dtype.itemsize
+        return kv_cache_bytes(model.config, tokens, self._rows, self._max_length, *itemsizes)

@@ -1,7 +1,8 @@
-"""Search over token sequences as pure tensors: scores in, choices out. It knows no model.
+"""Greedy search, sampling and beam search as tensor operations: scores in, next tokens out. Independent of
+the model.
 
-A search holds several documents, each with the same number of rows; documents come and go, and each is as far as it is.
-Nothing one document does depends on another.
+A search holds several documents, each with the same number of rows. Documents are added and removed at any
+step, and each is at its own length. The result for one document does not depend on the others.
 
 Shapes: S documents, nb rows (beams) of each, R = S * nb rows, V vocabulary, L = max_length columns.
 Units: a length counts decoder tokens, prompt and end of sequence included.
@@ -17,16 +18,16 @@ from typing import Generic, Self, TypeVar
 import torch
 from torch import Tensor
 
-from led.logits_processors import on_device
+from led.generation.logits_processors import on_device
 
 UNREACHABLE = -1.0e9
 
-_PIECE = 256  # scores whose maximum is looked for at once
+_BLOCK = 256  # scores of a block of `blockwise_topk`
 
 
 @dataclass(frozen=True)
-class SearchRules:
-    """What a search must know of the configuration; see GenerationConfig for the meaning."""
+class SearchConfig:
+    """The part of the generation config that a search needs. See GenerationConfig."""
 
     num_beams: int
     num_return_sequences: int
@@ -40,34 +41,36 @@ class SearchRules:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One step's outcome: which row each row continues, and with which token, (R,) each; which documents are done, (S,)."""
+class StepOutput:
+    """The result of one step: `beam_idx` (R,) the row that each row continues, `next_tokens` (R,), `is_done`
+    (S,)."""
 
-    parents: Tensor
-    tokens: Tensor
-    done: Tensor
+    beam_idx: Tensor
+    next_tokens: Tensor
+    is_done: Tensor
 
 
 @dataclass(frozen=True)
-class Result:
-    """The sequences of one document, best first: token lists that start with the prompt, and a score for each.
+class Hypotheses:
+    """The sequences of one document, best first: token lists that start with the prompt, and a score for
+    each.
 
-    The score is the sum of log-probabilities over length ** length_penalty in beam search, and the plain sum otherwise.
-    `looked` is where the best one looked in the document, if that was asked for.
+    The score is the sum of log-probabilities over length ** length_penalty in beam search, and the plain sum
+    otherwise. `attention_profile` is the cross-attention profile of the best sequence, if it was requested.
     """
 
     sequences: list[list[int]]
     scores: list[float]
-    looked: list[float] | None = None
+    attention_profile: list[float] | None = None
 
 
-class _Documents:
-    """State held as tensors whose first dimension is the document."""
+class _SearchState:
+    """Tensors whose first dimension is the document."""
 
     sequences: Tensor
     lengths: Tensor
 
-    def keep(self, documents: Tensor) -> None:
+    def select(self, documents: Tensor) -> None:
         """Keep these documents, in this order."""
         for f in fields(self):  # type: ignore[arg-type]
             setattr(self, f.name, getattr(self, f.name)[documents])
@@ -76,150 +79,165 @@ class _Documents:
         """The same documents on `device`."""
         return type(self)(*(getattr(self, f.name).to(device) for f in fields(self)))  # type: ignore[arg-type]
 
-    def add(self, other: _Documents) -> None:
+    def append(self, other: _SearchState) -> None:
         """Append the documents of `other`."""
         for f in fields(self):  # type: ignore[arg-type]
             setattr(self, f.name, torch.cat([getattr(self, f.name), getattr(other, f.name)]))
 
-    def with_room_for(self, documents: int) -> Self:
-        """So many documents of no matter, of the same shapes."""
-        shaped = (getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
-        return type(self)(*(x.new_zeros(documents, *x.shape[1:]) for x in shaped))
+    def padding(self, documents: int) -> Self:
+        """Zero-filled state for `documents` padding slots."""
+        tensors = (getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
+        return type(self)(*(x.new_zeros(documents, *x.shape[1:]) for x in tensors))
 
     def first(self, documents: int) -> Self:
-        """The first so many documents, in the same memory."""
+        """A view of the first `documents` documents."""
         return type(self)(*(getattr(self, f.name)[:documents] for f in fields(self)))  # type: ignore[arg-type]
 
     def copy_(self, other: Self) -> None:
-        """Write the documents of `other` over the first ones, in the same memory."""
+        """Copy the documents of `other` over the first ones, in place."""
         for f in fields(self):  # type: ignore[arg-type]
-            mine, theirs = getattr(self, f.name), getattr(other, f.name)
-            mine[: len(theirs)].copy_(theirs)
+            target, source = getattr(self, f.name), getattr(other, f.name)
+            target[: len(source)].copy_(source)
 
 
-State = TypeVar("State", bound=_Documents)
+State = TypeVar("State", bound=_SearchState)
 
 
 @dataclass
-class _Beams(_Documents):
-    sequences: Tensor  # (S, nb, L) the running rows
-    lengths: Tensor  # (S,) of the running rows
+class _BeamState(_SearchState):
+    sequences: Tensor  # (S, nb, L) the running beams
+    lengths: Tensor  # (S,) of the running beams
     running_scores: Tensor  # (S, nb) sums of log-probabilities
     finished: Tensor  # (S, nb, L)
-    finished_scores: Tensor  # (S, nb) normalised; UNREACHABLE where there is none yet
+    finished_scores: Tensor  # (S, nb) normalized; UNREACHABLE if there is none yet
     finished_lengths: Tensor  # (S, nb)
     is_finished: Tensor  # (S, nb)
 
 
 class _Search(Generic[State]):
-    """What both searches share: documents that come and go, each with `rows` rows."""
+    """What both searches share: documents that are added and removed, each with `rows` rows."""
 
-    def __init__(self, rules: SearchRules, rows: int, device: torch.device | str) -> None:
-        self.rules, self.rows, self.device = rules, rows, device
-        self.state = self._start([]).to(device)
+    def __init__(self, config: SearchConfig, rows: int, device: torch.device | str) -> None:
+        self.config, self.rows, self.device = config, rows, device
+        self.state = self._initial_state([]).to(device)
 
-    def over(self, state: State) -> Self:
-        """A search of the same rules over other documents."""
+    @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph can capture a step. Sampling uses generators on the host."""
+        return not self.config.do_sample
+
+    def with_state(self, state: State) -> Self:
+        """A search with the same config over other documents."""
         other = copy(self)
         other.state = state
         return other
 
     @property
-    def last(self) -> Tensor:
+    def last_tokens(self) -> Tensor:
         """(R, 1) the last token of each row."""
         return self.sequences.gather(1, self.lengths[:, None] - 1)
 
     @property
     def sequences(self) -> Tensor:
-        """(R, L) the rows as they stand."""
+        """(R, L) the running rows."""
         return self.state.sequences.flatten(0, 1)
 
     @property
     def lengths(self) -> Tensor:
-        """(R,) tokens of each row, in greedy search those after its end included."""
+        """(R,) tokens of each row. In greedy search the padding after a row's end is included."""
         return self.state.lengths.repeat_interleave(self.rows)
 
-    def admit(self, prompts: Sequence[Sequence[int]]) -> None:
+    def add(self, prompts: Sequence[Sequence[int]]) -> None:
         """Add documents at the end, each with its decoder prompt."""
-        self.state.add(self._start(prompts).to(self.device))
+        self.state.append(self._initial_state(prompts).to(self.device))
 
     def retain(self, documents: Sequence[int]) -> None:
         """Keep these documents, in this order."""
-        self.state.keep(torch.tensor(documents, dtype=torch.long, device=self.device))
+        self.state.select(torch.tensor(documents, dtype=torch.long, device=self.device))
 
-    def _start(self, prompts: Sequence[Sequence[int]]) -> State:
+    def _initial_state(self, prompts: Sequence[Sequence[int]]) -> State:
         """The state of these documents before their first step."""
         raise NotImplementedError
 
 
-class BeamSearch(_Search[_Beams]):
+class BeamSearch(_Search[_BeamState]):
     """Beam search with the reference's rules, and its sampled variant.
 
-    Each step looks at max(2, 1 + number of end tokens) * nb candidates. A candidate that ends is taken as finished only
-    among the first nb; its score is divided by length ** length_penalty, the length counted without the prompt and with the
-    end. The nb best finished are kept. A document is done when nothing running could still beat its worst finished row, as
-    `early_stopping` estimates it; when `early_stopping` is True, as soon as nb have finished; or at `max_length`.
+    Each step takes the max(2, 1 + number of end tokens) * nb best candidates. A candidate that ends counts as
+    finished only among the first nb. Its score is divided by length ** length_penalty, where the length
+    excludes the prompt and includes the end. The nb best finished ones are kept. A document is done when no
+    running beam can beat its worst finished one, as `early_stopping` estimates it. With `early_stopping` True
+    it is done as soon as nb have finished. At `max_length` it is done in any case.
     """
 
-    def __init__(self, rules: SearchRules, device: torch.device | str = "cpu") -> None:
-        super().__init__(rules, rules.num_beams, device)
+    def __init__(self, config: SearchConfig, device: torch.device | str = "cpu") -> None:
+        super().__init__(config, config.num_beams, device)
 
-    def step(self, scores_RV: Tensor, generators: Sequence[torch.Generator | None]) -> Choice:
-        """Take one step for every document; `scores_RV` are processed log-probabilities, and are used up."""
-        rules, state = self.rules, self.state
-        nb, V = rules.num_beams, scores_RV.shape[-1]
-        width = max(2, 1 + len(rules.eos_token_ids)) * nb
+    def step(self, scores_RV: Tensor, generators: Sequence[torch.Generator | None]) -> StepOutput:
+        """Take one step for every document. `scores_RV` are processed log-probabilities and are
+        overwritten."""
+        config, state = self.config, self.state
+        nb, V = config.num_beams, scores_RV.shape[-1]
+        width = max(2, 1 + len(config.eos_token_ids)) * nb
         flat = scores_RV.view(-1, nb, V).add_(state.running_scores[:, :, None]).flatten(1)
-        if rules.do_sample:
-            picks = [torch.multinomial(row.softmax(-1), width, generator=g) for row, g in zip(flat, generators, strict=True)]
-            places = torch.stack(picks)
-            scores = flat.gather(1, places)
+        if config.do_sample:
+            pairs = zip(flat, generators, strict=True)
+            draws = [torch.multinomial(row.softmax(-1), width, generator=g) for row, g in pairs]
+            positions = torch.stack(draws)
+            scores = flat.gather(1, positions)
         else:
-            scores, places = highest(flat, width)
-        beams, tokens = places // V, places % V
+            scores, positions = blockwise_topk(flat, width)
+        beams, tokens = positions // V, positions % V
         candidates = _take(state.sequences, beams)
         candidates.scatter_(2, state.lengths[:, None, None].expand(-1, width, 1), tokens[:, :, None])
         lengths = state.lengths + 1
-        ends = _is_in(tokens, rules.eos_token_ids) | (lengths >= rules.max_length)[:, None]
+        ends = _is_in(tokens, config.eos_token_ids) | (lengths >= config.max_length)[:, None]
 
-        open_scores = scores + ends * UNREACHABLE
-        best = open_scores.topk(nb).indices
+        running_scores = scores + ends * UNREACHABLE
+        best = running_scores.topk(nb).indices
         state.sequences = _take(candidates, best)
-        state.running_scores = open_scores.gather(1, best)
+        state.running_scores = running_scores.gather(1, best)
         state.lengths = lengths
         self._finish(candidates, scores, ends)
 
         first = torch.arange(len(beams), device=self.device)[:, None] * nb
-        parents, chosen = (beams.gather(1, best) + first).flatten(), tokens.gather(1, best).flatten()
-        return Choice(parents, chosen, self._done(ends))
+        beam_idx, next_tokens = (beams.gather(1, best) + first).flatten(), tokens.gather(1, best).flatten()
+        return StepOutput(beam_idx, next_tokens, self._is_done(ends))
 
-    def result(self, document: int) -> Result:
-        """What document number `document` would return now, best first."""
+    def hypotheses(self, document: int) -> Hypotheses:
+        """The current result of document number `document`, best first."""
         state = self.state
         sequences, scores = [], []
-        for row in range(self.rules.num_return_sequences):
+        for row in range(self.config.num_return_sequences):
             length = int(state.finished_lengths[document, row])
             sequences.append(state.finished[document, row, :length].tolist())
             scores.append(float(state.finished_scores[document, row]))
-        return Result(sequences, scores)
+        return Hypotheses(sequences, scores)
 
-    def _start(self, prompts: Sequence[Sequence[int]]) -> _Beams:
-        rules = self.rules
-        S, nb = len(prompts), rules.num_beams
-        running = _token_table(prompts, rules)[:, None].repeat(1, nb, 1)
+    def _initial_state(self, prompts: Sequence[Sequence[int]]) -> _BeamState:
+        config = self.config
+        S, nb = len(prompts), config.num_beams
+        running = _token_table(prompts, config)[:, None].repeat(1, nb, 1)
         scores = torch.full((S, nb), UNREACHABLE)
         scores[:, 0] = 0.0
-        lengths = torch.full((S,), rules.prompt_length)
-        return _Beams(running, lengths, scores, running.clone(), torch.full((S, nb), UNREACHABLE),
-                      lengths[:, None].repeat(1, nb), torch.zeros(S, nb, dtype=torch.bool))  # fmt: skip
+        lengths = torch.full((S,), config.prompt_length)
+        return _BeamState(
+            sequences=running,
+            lengths=lengths,
+            running_scores=scores,
+            finished=running.clone(),
+            finished_scores=torch.full((S, nb), UNREACHABLE),
+            finished_lengths=lengths[:, None].repeat(1, nb),
+            is_finished=torch.zeros(S, nb, dtype=torch.bool),
+        )
 
     def _finish(self, candidates: Tensor, scores: Tensor, ends: Tensor) -> None:
-        """Merge the candidates that ended into the finished rows and keep the best."""
-        rules, state = self.rules, self.state
-        nb = rules.num_beams
+        """Merge the candidates that ended into the finished beams and keep the best."""
+        config, state = self.config, self.state
+        nb = config.num_beams
         ended = ends & (torch.arange(ends.shape[1], device=self.device) < nb)
-        new = scores / ((state.lengths - rules.prompt_length)[:, None] ** rules.length_penalty)
-        if rules.early_stopping is True:
+        new = scores / ((state.lengths - config.prompt_length)[:, None] ** config.length_penalty)
+        if config.early_stopping is True:
             new = new + state.is_finished.all(1, keepdim=True) * UNREACHABLE
         new = new + ~ended * UNREACHABLE
         merged = torch.cat([state.finished_scores, new], 1)
@@ -230,95 +248,103 @@ class BeamSearch(_Search[_Beams]):
         state.finished_lengths = lengths.gather(1, best)
         state.is_finished = torch.cat([state.is_finished, ended], 1).gather(1, best)
 
-    def _done(self, ends: Tensor) -> Tensor:
+    def _is_done(self, ends: Tensor) -> Tensor:
         """(S,) the documents that need no further step."""
-        rules, state = self.rules, self.state
-        reach = state.lengths - rules.prompt_length
-        if rules.early_stopping == "never" and rules.length_penalty > 0:
-            reach = torch.full_like(reach, rules.max_length - rules.prompt_length)
-        best_possible = state.running_scores[:, :1] / (reach[:, None] ** rules.length_penalty)
+        config, state = self.config, self.state
+        length = state.lengths - config.prompt_length
+        if config.early_stopping == "never" and config.length_penalty > 0:
+            length = torch.full_like(length, config.max_length - config.prompt_length)
+        best_possible = state.running_scores[:, :1] / (length[:, None] ** config.length_penalty)
         worst = state.finished_scores.amin(1, keepdim=True)
         beatable = torch.where(state.is_finished, worst, UNREACHABLE)
         done = ~(best_possible > beatable).any(1) | ends.all(1)
-        if rules.early_stopping is True:
+        if config.early_stopping is True:
             done |= state.is_finished.all(1)
         return done
 
 
 @dataclass
-class _SampledRows(_Documents):
+class _GreedyState(_SearchState):
     sequences: Tensor  # (S, nr, L)
-    lengths: Tensor  # (S,) steps taken, for every row
+    lengths: Tensor  # (S,) steps taken, the same for every row
     row_lengths: Tensor  # (S, nr) tokens up to the end
     scores: Tensor  # (S, nr)
     is_finished: Tensor  # (S, nr)
 
 
-class GreedySearch(_Search[_SampledRows]):
-    """The best token at every step, or one drawn at random; `num_return_sequences` rows of a document are independent."""
+class GreedySearch(_Search[_GreedyState]):
+    """The best token at every step, or a sampled one. `num_return_sequences` rows of a document are
+    independent."""
 
-    def __init__(self, rules: SearchRules, device: torch.device | str = "cpu") -> None:
-        super().__init__(rules, rules.num_return_sequences, device)
+    def __init__(self, config: SearchConfig, device: torch.device | str = "cpu") -> None:
+        super().__init__(config, config.num_return_sequences, device)
 
-    def step(self, scores_RV: Tensor, generators: Sequence[torch.Generator | None]) -> Choice:
-        """Take one step for every document; `scores_RV` are processed logits."""
-        rules, state = self.rules, self.state
-        nr = rules.num_return_sequences
+    def step(self, scores_RV: Tensor, generators: Sequence[torch.Generator | None]) -> StepOutput:
+        """Take one step for every document. `scores_RV` are processed logits."""
+        config, state = self.config, self.state
+        nr = config.num_return_sequences
         scores = scores_RV.unflatten(0, (-1, nr))
-        if rules.do_sample:
-            draws = [torch.multinomial(s.softmax(-1), 1, generator=g) for s, g in zip(scores, generators, strict=True)]
+        if config.do_sample:
+            pairs = zip(scores, generators, strict=True)
+            draws = [torch.multinomial(s.softmax(-1), 1, generator=g) for s, g in pairs]
             tokens = torch.stack(draws)[:, :, 0]
         else:
             tokens = scores.argmax(-1)
         gained = scores.log_softmax(-1).gather(2, tokens[:, :, None])[:, :, 0]
-        tokens = torch.where(state.is_finished, rules.pad_token_id, tokens)
+        tokens = torch.where(state.is_finished, config.pad_token_id, tokens)
         state.scores += torch.where(state.is_finished, 0.0, gained)
         state.sequences.scatter_(2, state.lengths[:, None, None].expand(-1, nr, 1), tokens[:, :, None])
         state.row_lengths += ~state.is_finished
         state.lengths += 1
-        state.is_finished |= _is_in(tokens, rules.eos_token_ids)
-        done = state.is_finished.all(1) | (state.lengths >= rules.max_length)
-        return Choice(torch.arange(len(scores_RV), device=self.device), tokens.flatten(), done)
+        state.is_finished |= _is_in(tokens, config.eos_token_ids)
+        done = state.is_finished.all(1) | (state.lengths >= config.max_length)
+        return StepOutput(torch.arange(len(scores_RV), device=self.device), tokens.flatten(), done)
 
-    def result(self, document: int) -> Result:
-        """What document number `document` would return now, in the order drawn."""
+    def hypotheses(self, document: int) -> Hypotheses:
+        """The current result of document number `document`, in the order drawn."""
         state = self.state
         rows = zip(state.sequences[document], state.row_lengths[document].tolist(), strict=True)
-        return Result([row[:n].tolist() for row, n in rows], state.scores[document].tolist())
+        return Hypotheses([row[:n].tolist() for row, n in rows], state.scores[document].tolist())
 
-    def _start(self, prompts: Sequence[Sequence[int]]) -> _SampledRows:
-        rules = self.rules
-        S, nr = len(prompts), rules.num_return_sequences
-        lengths = torch.full((S,), rules.prompt_length)
-        return _SampledRows(_token_table(prompts, rules)[:, None].repeat(1, nr, 1), lengths, lengths[:, None].repeat(1, nr),
-                            torch.zeros(S, nr), torch.zeros(S, nr, dtype=torch.bool))  # fmt: skip
+    def _initial_state(self, prompts: Sequence[Sequence[int]]) -> _GreedyState:
+        config = self.config
+        S, nr = len(prompts), config.num_return_sequences
+        lengths = torch.full((S,), config.prompt_length)
+        return _GreedyState(
+            sequences=_token_table(prompts, config)[:, None].repeat(1, nr, 1),
+            lengths=lengths,
+            row_lengths=lengths[:, None].repeat(1, nr),
+            scores=torch.zeros(S, nr),
+            is_finished=torch.zeros(S, nr, dtype=torch.bool),
+        )
 
 
 Search = BeamSearch | GreedySearch
 
 
-def highest(scores_SN: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` highest scores of each document, in order, and their places, (S, count) each: `topk`, several times as fast.
+def blockwise_topk(scores_SN: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest scores of each document, in order, and their positions, (S, k) each.
 
-    They lie in the `count` pieces with the highest maxima, and to look for maxima is cheap.
+    Same result as `topk`, several times as fast: the k highest are in the k blocks with the highest maxima,
+    and maxima are cheap to compute.
     """
-    whole = scores_SN.shape[1] // _PIECE * _PIECE
-    pieces = scores_SN[:, :whole].unflatten(1, (-1, _PIECE))
-    if pieces.shape[1] <= count:
-        found = scores_SN.topk(count)
-        return found.values, found.indices
+    whole = scores_SN.shape[1] // _BLOCK * _BLOCK
+    blocks = scores_SN[:, :whole].unflatten(1, (-1, _BLOCK))
+    if blocks.shape[1] <= k:
+        top = scores_SN.topk(k)
+        return top.values, top.indices
     device = scores_SN.device
-    chosen = pieces.amax(2).topk(count).indices[:, :, None]
-    candidates = pieces.gather(1, chosen.expand(-1, -1, _PIECE)).flatten(1)
-    places = (chosen * _PIECE + torch.arange(_PIECE, device=device)).flatten(1)
+    chosen = blocks.amax(2).topk(k).indices[:, :, None]
+    candidates = blocks.gather(1, chosen.expand(-1, -1, _BLOCK)).flatten(1)
+    positions = (chosen * _BLOCK + torch.arange(_BLOCK, device=device)).flatten(1)
     rest = torch.arange(whole, scores_SN.shape[1], device=device).expand(len(scores_SN), -1)
-    scores, among = torch.cat([candidates, scores_SN[:, whole:]], 1).topk(count)
-    return scores, torch.cat([places, rest], 1).gather(1, among)
+    scores, indices = torch.cat([candidates, scores_SN[:, whole:]], 1).topk(k)
+    return scores, torch.cat([positions, rest], 1).gather(1, indices)
 
 
-def _token_table(prompts: Sequence[Sequence[int]], rules: SearchRules) -> Tensor:
-    """(S, L) the prompts, filled up with padding."""
-    table = torch.full((len(prompts), rules.max_length), rules.pad_token_id, dtype=torch.long)
+def _token_table(prompts: Sequence[Sequence[int]], config: SearchConfig) -> Tensor:
+    """(S, L) the prompts, padded to the maximum length."""
+    table = torch.full((len(prompts), config.max_length), config.pad_token_id, dtype=torch.long)
     for row, prompt in zip(table, prompts, strict=True):
         row[: len(prompt)] = torch.tensor(prompt)
     return table

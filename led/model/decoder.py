@@ -1,31 +1,41 @@
-"""The decoder: self-attention over what a row has written, cross-attention over its document's memory.
+"""The decoder: self-attention over the tokens a row has written, cross-attention over the row's document.
 
-Source: arXiv:2004.05150, section 7, with the decoder of BART (arXiv:1910.13461). Modules and parameters carry the names of
-the published checkpoints.
+Source: arXiv:2004.05150, section 7, with the decoder of BART (arXiv:1910.13461). Modules and parameters
+have the names of the published checkpoints.
 
-Shapes: R rows, several of which may belong to one document; T new positions of a row, S with those before them; n tokens of
-one document; E = d_model, H heads, D head size.
+A layer does not know how keys and values are stored. It projects, and calls `attend` of the two KV caches.
+
+Shapes: R rows, several of which may belong to one document. T new positions of a row, S with those before
+them. n tokens of one document. E = d_model, H heads, D head size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from led.attention import causal_mask, causal_self_attention
-from led.cache import DecoderCache, DecoderState, DocumentMemories, DocumentMemory, Memories
+from led.batch.packed_batch import PackedBatch
 from led.config import LEDConfig
-from led.keys_values import by_columns, for_steps
-from led.layers import LEDLayer, LEDStack
-from led.packed_linear import stacked, will_pack, will_stack
-from led.packing import PackedBatch
-from led.plain import DecoderAttentions, self_attention
+from led.kv_cache.cross_attention import (
+    CrossAttentionCache,
+    DocumentKV,
+    PackedCrossAttention,
+    decode_layout,
+    transposed_layout,
+)
+from led.kv_cache.decoder_cache import CrossAttentionKV, SelfAttentionKV, SelfAttentionState
+from led.kv_cache.self_attention import PackedSelfAttention, SelfAttentionCache
+from led.model.attention_weights import DecoderAttentionWeights
+from led.model.inference_packing import fused_qkv, will_fuse, will_pack
+from led.model.layers import LEDLayer, LEDStack
+from led.ops.decoder_attention import causal_mask, eager_if_fully_masked, self_attention
 
 
 class LEDDecoderAttention(nn.Module):
-    """Multi-head attention of the decoder; the caller brings keys and values, this module projects."""
+    """The projections of multi-head attention in the decoder. The KV cache does the attention itself."""
 
     def __init__(self, config: LEDConfig) -> None:
         super().__init__()
@@ -40,33 +50,34 @@ class LEDDecoderAttention(nn.Module):
         """(R, T, E) to (R, H, T, D)."""
         return x_RTE.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def queries(self, x_RTE: Tensor) -> Tensor:
+    def project_queries(self, x_RTE: Tensor) -> Tensor:
         """(R, H, T, D), scaled."""
         return self.by_head(self.q_proj(x_RTE) * self.scale)
 
-    def keys_values(self, x_RTE: Tensor) -> tuple[Tensor, Tensor]:
-        """Two of (R, H, T, D)."""
+    def project_keys_values(self, x_RTE: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, (R, H, T, D) each."""
         return self.by_head(self.k_proj(x_RTE)), self.by_head(self.v_proj(x_RTE))
 
-    def queries_keys_values(self, x_RTE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Three of (R, H, T, D) of the same rows, queries scaled; one product once they are fused."""
+    def project(self, x_RTE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, scaled, keys and values of the same rows, (R, H, T, D) each. One product if they are
+        fused."""
         if self.qkv is None:
-            return self.queries(x_RTE), *self.keys_values(x_RTE)
+            return self.project_queries(x_RTE), *self.project_keys_values(x_RTE)
         q, k, v = (self.by_head(x) for x in self.qkv(x_RTE).chunk(3, -1))
         return q, k, v
 
     def fuse_projections(self) -> None:
-        """Make one layer of the projections of the same rows, the scale of queries in its weights."""
-        self.qkv = stacked(self.q_proj, self.k_proj, self.v_proj, self.scale)
+        """Fuse the projections of the same rows. The weights absorb the scale of the queries."""
+        self.qkv = fused_qkv(self.q_proj, self.k_proj, self.v_proj, self.scale)
         del self.q_proj, self.k_proj, self.v_proj
 
-    def merge(self, x_RHTD: Tensor) -> Tensor:
+    def output(self, x_RHTD: Tensor) -> Tensor:
         """(R, H, T, D) to (R, T, E), through the output projection."""
         return self.out_proj(x_RHTD.transpose(1, 2).flatten(2))
 
     @property
-    def dropout_now(self) -> float:
-        """The dropout of attention probabilities in the module's present mode."""
+    def dropout(self) -> float:
+        """The dropout of attention probabilities in the current mode."""
         return self.attention_dropout if self.training else 0.0
 
 
@@ -82,141 +93,136 @@ class LEDDecoderLayer(LEDLayer):
 
     def fuse(self, int8: bool) -> None:
         super().fuse(int8)
-        if will_pack(self.self_attn.q_proj, int8) or will_stack(self.self_attn.q_proj, int8):
+        if will_pack(self.self_attn.q_proj, int8) or will_fuse(self.self_attn.q_proj, int8):
             self.self_attn.fuse_projections()
 
-    def forward(self, x_RTE: Tensor, cache: DecoderState | None, memories: Memories, mask: Tensor | None, layer: int) -> Tensor:
-        dropout = self.self_attn.dropout_now
-
-        def own(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if cache is not None:
-                return cache.past.read(layer, q, k, v, mask, dropout)
-            return self_attention(q, k, v, mask, dropout)
-
-        return self._through(x_RTE, own, lambda q: memories.read(layer, q, self.encoder_attn.dropout_now))
-
-    def over_documents(self, x_TE: Tensor, lengths: Sequence[int], memories: DocumentMemories, layer: int) -> Tensor:
-        """(T, E) one row for each document, of these lengths, laid end to end."""
-
-        def own(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            dropout = self.self_attn.dropout_now
-            rows = zip(*(x.split(list(lengths), 2) for x in (q, k, v)), strict=True)
-            return torch.cat([causal_self_attention(q, k, v, dropout) for q, k, v in rows], 2)
-
-        def across(q: Tensor) -> Tensor:
-            dropout = self.encoder_attn.dropout_now
-            rows = zip(memories, q.split(list(lengths), 2), strict=True)
-            return torch.cat([DocumentMemories([memory]).read(layer, row, dropout) for memory, row in rows], 2)
-
-        return self._through(x_TE[None], own, across)[0]
-
-    def _through(
-        self, x_RTE: Tensor, own: Callable[[Tensor, Tensor, Tensor], Tensor], across: Callable[[Tensor], Tensor]
+    def forward(
+        self,
+        x_RTE: Tensor,
+        own: SelfAttentionKV | None,
+        cross: CrossAttentionKV,
+        mask: Tensor | None,
+        layer: int,
     ) -> Tensor:
-        """The layer, given how queries read their row's keys and values, and how they read the document, (R, H, T, D)."""
-        attention, cross = self.self_attn, self.encoder_attn
-        read = own(*attention.queries_keys_values(x_RTE))
-        x_RTE = self.add_and_norm(x_RTE, attention.merge(read), self.self_attn_layer_norm)
-        x_RTE = self.add_and_norm(x_RTE, cross.merge(across(cross.queries(x_RTE))), self.encoder_attn_layer_norm)
+        """(R, T, E) to (R, T, E). `own` is None for a call without a cache."""
+        attention, cross_attention = self.self_attn, self.encoder_attn
+        q, k, v = attention.project(x_RTE)
+        if own is None:
+            attended = self_attention(q, k, v, mask, attention.dropout)
+        else:
+            attended = own.attend(layer, q, k, v, mask, attention.dropout)
+        x_RTE = self.add_and_norm(x_RTE, attention.output(attended), self.self_attn_layer_norm)
+        attended = cross.attend(layer, cross_attention.project_queries(x_RTE), cross_attention.dropout)
+        x_RTE = self.add_and_norm(x_RTE, cross_attention.output(attended), self.encoder_attn_layer_norm)
         return self.feed_forward(x_RTE)
 
 
 class LEDDecoder(LEDStack):
-    """The decoder: rows of target tokens over the memories of their documents."""
+    """The decoder: rows of target tokens over the cross-attention KV cache of their documents."""
 
     def __init__(self, config: LEDConfig, embed_tokens: nn.Embedding) -> None:
-        super().__init__(config, embed_tokens, config.max_decoder_position_embeddings, config.decoder_layerdrop)
+        super().__init__(
+            config, embed_tokens, config.max_decoder_position_embeddings, config.decoder_layerdrop
+        )
         self.layers = nn.ModuleList(LEDDecoderLayer(config) for _ in range(config.decoder_layers))
-        self.reads_float32 = False
-        self.steps_dtype: torch.dtype | None = None  # of memories that decoding steps read, where it is not the weights'
+        self.projects_in_float32 = False  # keys and values of documents
+        self.cross_attention_dtype: torch.dtype | None = (
+            None  # of decoding steps, if not the dtype of the weights
+        )
 
-    @property
-    def decoder_layers(self) -> list[LEDDecoderLayer]:
-        """The layers, as what they are."""
-        return [layer for layer in self.layers if isinstance(layer, LEDDecoderLayer)]
-
-    def read_in_float32(self) -> None:
-        self.reads_float32 = True
-        for layer in self.decoder_layers:
+    def encode_in_float32(self) -> None:
+        self.projects_in_float32 = True
+        for layer in self.layers:
             layer.encoder_attn.k_proj.float()
             layer.encoder_attn.v_proj.float()
 
-    def remember_in_bfloat16(self) -> None:
-        self.steps_dtype = torch.bfloat16
+    def cross_attention_in_bfloat16(self) -> None:
+        self.cross_attention_dtype = torch.bfloat16
 
-    def remember(self, encoder_TE: Tensor, batch: PackedBatch, steps: bool = False) -> DocumentMemories:
-        """The cross-attention memory of each document of a packed batch; for decoding `steps`, or for any queries."""
-        memories, dtype = DocumentMemories(), self.layernorm_embedding.weight.dtype
-        if self.reads_float32:
+    def cross_attention_cache(
+        self, encoder_TE: Tensor, batch: PackedBatch, steps: bool = False
+    ) -> CrossAttentionCache:
+        """The cross-attention KV cache of a packed batch, in the layout for decoding `steps` or for any
+        queries."""
+        documents, dtype = CrossAttentionCache(), self.layernorm_embedding.weight.dtype
+        if self.projects_in_float32:
             encoder_TE = encoder_TE.float()
         for start, end in batch.spans:
             mask = None
-            if batch.is_remembered is not None:
-                hidden = ~batch.is_remembered[start:end]
-                mask = torch.zeros_like(hidden, dtype=dtype)
-                mask = mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
-            memories.append(DocumentMemory([], _plain_if_blind(mask)))
-        lay_out, kind = (for_steps, self.steps_dtype or dtype) if steps else (by_columns, dtype)
-        for layer in self.decoder_layers:
-            keys_values = (x[0].split(batch.lengths, dim=1) for x in layer.encoder_attn.keys_values(encoder_TE[None]))
-            for memory, k, v in zip(memories, *keys_values, strict=True):
-                memory.layers.append(lay_out(k.to(kind), v.to(kind)))
-        return memories
+            if batch.is_cross_visible is not None:
+                hidden = ~batch.is_cross_visible[start:end]
+                mask = torch.zeros_like(hidden, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
+            documents.append(DocumentKV([], eager_if_fully_masked(mask)))
+        layout = decode_layout if steps else transposed_layout
+        kv_dtype = self.cross_attention_dtype or dtype if steps else dtype
+        for layer in self.layers:
+            keys_values = layer.encoder_attn.project_keys_values(encoder_TE[None])
+            pairs = (x[0].split(batch.lengths, dim=1) for x in keys_values)
+            for document, k, v in zip(documents, *pairs, strict=True):
+                document.layers.append(layout(k.to(kv_dtype), v.to(kv_dtype)))
+        return documents
 
     def forward(
         self,
         input_ids: Tensor | None,
-        memories: Memories,
-        cache: DecoderState | None = None,
+        cross: CrossAttentionKV,
+        cache: SelfAttentionState | None = None,
         decoder_attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         hidden_states: list[Tensor] | None = None,
-        attentions: DecoderAttentions | None = None,
+        weights: DecoderAttentionWeights | None = None,
     ) -> Tensor:
-        """(R, T, E) the states of T new positions of R rows; the rows of a document follow one another.
+        """(R, T, E) the states of T new positions of R rows. The rows of a document are consecutive.
 
-        With a cache the new positions stand after what each row holds, and rows may differ in length when T is 1.
-        `decoder_attention_mask` (R, S) is read when T > 1 and ignored for a single position, as in the reference.
-        `hidden_states` collects what every layer reads and what the last one gives, (R, T, E) each; with `attentions` the
-        layers are computed plainly.
+        With a cache the new positions follow those that each row holds. Rows may then differ in length if T
+        is 1. `decoder_attention_mask` (R, S) is used if T > 1 and ignored for a single position, as in the
+        reference. `hidden_states` collects the input of every layer and the output of the last one, (R, T, E)
+        each. With `weights`, attention is computed eagerly and recorded.
 
         Raises:
-            ValueError: a position lies beyond the position table.
+            ValueError: a position is beyond the position table.
         """
         source = input_ids if inputs_embeds is None else inputs_embeds
         assert source is not None
         T = source.shape[1]
-        longest = T + (cache.past.longest if cache is not None else 0)
-        self._check_positions(longest)
+        length = T + (cache.max_length if cache is not None else 0)
+        self._check_positions(length)
         positions = torch.arange(T, device=source.device)[None, :]
         if cache is not None:
-            positions = cache.past.lengths[:, None].to(source.device) + positions
+            positions = cache.lengths[:, None].to(source.device) + positions
         x = self.embed(input_ids, inputs_embeds, positions)
-        mask = cache.past.mask(x.dtype, x.device) if cache is not None else None
+        mask = cache.mask(x.dtype, x.device) if cache is not None else None
         if T > 1:
             if mask is not None:
-                raise ValueError("several positions at once need rows of equal length; decode one position at a time.")
-            mask = _prefix_mask(longest, T, decoder_attention_mask, x)
-            if decoder_attention_mask is not None:
-                mask = _plain_if_blind(mask)
-        for i, layer in enumerate(self.decoder_layers):
+                raise ValueError(
+                    "several positions at once need rows of equal length; decode one position at a time."
+                )
+            mask = _prefix_mask(length, T, decoder_attention_mask, x)
+        own: SelfAttentionKV | None = cache
+        if weights is not None:
+            assert cache is None or isinstance(cache, SelfAttentionCache)
+            assert isinstance(cross, CrossAttentionCache)
+            own, cross = weights.self_attention(cache), weights.cross_attention(cross)
+        for i, layer in enumerate(self.layers):
             if hidden_states is not None:
                 hidden_states.append(x)
             if self.skips_layer():
                 continue
-            if attentions is None:
-                x = self.through(layer, x, cache, memories, mask, i)
+            if self.checkpoints_layers and weights is None:
+                x = checkpoint(layer, x, own, cross, mask, i, use_reentrant=False)
             else:
-                assert isinstance(memories, DocumentMemories) and (cache is None or isinstance(cache, DecoderCache))
-                x = attentions.layer(layer, x, cache, memories, mask, i)
+                x = layer(x, own, cross, mask, i)
         if hidden_states is not None:
             hidden_states.append(x)
         if cache is not None:
-            cache.past.advance(T)
+            cache.advance(T)
         return x
 
-    def over_documents(self, input_ids: Tensor, lengths: Sequence[int], memories: DocumentMemories) -> Tensor:
-        """(T, E) the states of one row for each document, rows of `input_ids` (T,) laid end to end, with these `lengths`.
+    def forward_packed(
+        self, input_ids: Tensor, lengths: Sequence[int], documents: CrossAttentionCache
+    ) -> Tensor:
+        """(T, E) the states of one row per document, the rows of `input_ids` (T,) laid end to end with these
+        `lengths`.
 
         Memory grows with the tokens, not with their square.
 
@@ -225,33 +231,24 @@ class LEDDecoder(LEDStack):
         """
         self._check_positions(max(lengths))
         positions = torch.cat([torch.arange(n, device=input_ids.device) for n in lengths])
-        x_TE = self.embed(input_ids, None, positions)
-        for i, layer in enumerate(self.decoder_layers):
+        x_1TE = self.embed(input_ids, None, positions)[None]
+        own, cross = PackedSelfAttention(lengths), PackedCrossAttention(documents, lengths)
+        for i, layer in enumerate(self.layers):
             if not self.skips_layer():
-                x_TE = layer.over_documents(x_TE, lengths, memories, i)
-        return x_TE
+                x_1TE = layer(x_1TE, own, cross, None, i)
+        return x_1TE[0]
 
-    def _check_positions(self, longest: int) -> None:
+    def _check_positions(self, length: int) -> None:
         limit = self.config.max_decoder_position_embeddings
-        if longest > limit:
+        if length > limit:
             raise ValueError(
-                f"the decoder was given {longest} positions; this model has {limit} (max_decoder_position_embeddings)."
+                f"the decoder input has {length} positions; this model has {limit} (max_decoder_position_embeddings)."
             )
 
 
-def _prefix_mask(keys: int, queries: int, decoder_attention_mask: Tensor | None, x: Tensor) -> Tensor:
-    if decoder_attention_mask is None and keys > queries:
-        decoder_attention_mask = torch.ones(1, keys, device=x.device)
-    return causal_mask(queries, decoder_attention_mask, x.dtype, x.device)
-
-
-def _plain_if_blind(mask: Tensor | None) -> Tensor | None:
-    """An additive mask, or, where it hides everything from some query, the same as truth values: `attend` then reads it.
-
-    Such a query reads everything evenly. Torch's fused attention gets its gradient wrong, since the logarithm of its sum is
-    lost in the mask, and in half precision what it reads, since the mask is not large enough.
-    """
-    if mask is None:
-        return None
-    hidden = mask < 0
-    return hidden if bool(hidden.all(-1).any()) else mask
+def _prefix_mask(keys: int, queries: int, decoder_attention_mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """The causal mask of `queries` new positions among `keys`, with the hidden positions of the caller."""
+    if decoder_attention_mask is not None:
+        return eager_if_fully_masked(causal_mask(queries, decoder_attention_mask, x.dtype, x.device))
+    prefix = torch.ones(1, keys, device=x.device) if keys > queries else None
+    return causal_mask(queries, prefix, x.dtype, x.device)

@@ -1,24 +1,26 @@
-"""What the encoder and the decoder share: the feed-forward half of a layer, and a stack of layers over embeddings.
+"""What encoder and decoder share: the feed-forward block of a layer, and a stack of layers over embeddings.
 
-Source: arXiv:2004.05150, section 7, with the layer layout of BART (arXiv:1910.13461): post-layer-norm, learned absolute
-positions without offset, embeddings neither scaled nor shared between the two position tables. Dropout stands where BART has
-it: behind the embeddings, behind each block, on the attention probabilities, and inside the feed-forward block.
+Source: arXiv:2004.05150, section 7, with the layers of BART (arXiv:1910.13461): post-layer-norm, and
+learned absolute positions without offset. Embeddings are not scaled, and the two position tables are not
+shared. Dropout is where BART has it: after the embeddings, after each block, on the attention
+probabilities, and inside the feed-forward block.
 
-Shapes: E = d_model; `...` are the dimensions of tokens.
+The reference clamps an encoder layer's float16 output to finite values. That changes nothing after a layer
+norm with finite weights, so it is left out here.
+
+Shapes: E = d_model, `...` are the dimensions of tokens.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from led.config import LEDConfig
-from led.gpu_attention import has_triton
-from led.packed_linear import PackedLinear, will_pack
+from led.model.inference_packing import will_pack
+from led.ops.gpu_backends import has_triton
+from led.ops.prepacked_linear import PrepackedLinear
 
 _ACTIVATIONS = {
     "gelu": F.gelu,
@@ -27,9 +29,8 @@ _ACTIVATIONS = {
     "silu": F.silu,
 }
 
-
-# Rows of the feed-forward block at once: on the CPU their inner values stay in the processor's cache; on a GPU they are
-# bytes of a column, and bound what the block holds.
+# Rows of the feed-forward block at once. On the CPU their inner values then stay in the cache. On a GPU the
+# number bounds the memory of the block, in bytes per column.
 _ROWS = 1024
 _BYTES_ON_GPU = 1 << 18
 
@@ -44,55 +45,54 @@ class LEDLayer(nn.Module):
         self.fc1: nn.Module = nn.Linear(config.d_model, ffn_dim)
         self.fc2: nn.Module = nn.Linear(ffn_dim, config.d_model)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
-        self.clamps = False  # does the layer keep its output finite in float16?
 
     def fuse(self, int8: bool) -> None:
-        """Compute the activation within the first product, where the packed layer can."""
-        if self.activation is F.gelu and not int8 and isinstance(self.fc1, nn.Linear) and will_pack(self.fc1, int8):
-            self.fc1 = PackedLinear(self.fc1, "gelu")
+        """Fuse GELU into the first product if the prepacked layer supports it."""
+        if (
+            self.activation is F.gelu
+            and not int8
+            and isinstance(self.fc1, nn.Linear)
+            and will_pack(self.fc1, int8)
+        ):
+            self.fc1 = PrepackedLinear(self.fc1, "gelu")
             self.activation = nn.Identity()
 
-    def drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+    def add_and_norm(self, x: Tensor, y: Tensor, norm: nn.Module) -> Tensor:
+        """(..., E) the norm of a block's input `x` plus its output `y` with dropout. May overwrite `y` in
+        inference."""
+        if torch.is_grad_enabled():
+            return norm(x + F.dropout(y, self.dropout, self.training))
+        if not self.training and x.is_cuda and isinstance(norm, nn.LayerNorm) and has_triton(x.dtype):
+            from led.ops.triton_kernels import add_and_norm
 
-    def add(self, x: Tensor, read: Tensor) -> Tensor:
-        """(..., E) a block's input plus what it has read, dropout applied; without gradients in the place of `read`."""
-        return x + self.drop(read) if torch.is_grad_enabled() else self.drop(read).add_(x)
-
-    def add_and_norm(self, x: Tensor, read: Tensor, norm: nn.Module, clamp: bool = False) -> Tensor:
-        """(..., E) `norm` of the sum of a block's input and what it has read; in float16 kept finite where `clamp` says so."""
-        infers = not (torch.is_grad_enabled() or self.training)
-        if infers and x.is_cuda and isinstance(norm, nn.LayerNorm) and has_triton(x.dtype):
-            from led.triton_kernels import add_and_norm  # only where there is a Triton
-
-            return add_and_norm(x, read, norm.weight, norm.bias, norm.eps, clamp)
-        x = norm(self.add(x, read))
-        if clamp and x.dtype == torch.float16:
-            limit = torch.finfo(torch.float16).max - 1000
-            x = x.clamp(-limit, limit)
-        return x
+            return add_and_norm(x, y, norm.weight, norm.bias, norm.eps)
+        return norm(F.dropout(y, self.dropout, self.training).add_(x))
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """(..., E) the block's output; without gradients by pieces of rows, so that no inner value is as long as the batch."""
+        """(..., E) the block's output. Without gradients it is computed in groups of rows, to bound its
+        memory."""
         rows_at_once = _BYTES_ON_GPU // x.element_size() if x.is_cuda else _ROWS
         if x.dim() != 2 or len(x) <= rows_at_once or torch.is_grad_enabled():
             return self._feed_forward(x)
         out = torch.empty_like(x)
-        for piece, rows in zip(out.split(rows_at_once), x.split(rows_at_once), strict=True):
-            piece.copy_(self._feed_forward(rows))
+        for part, rows in zip(out.split(rows_at_once), x.split(rows_at_once), strict=True):
+            part.copy_(self._feed_forward(rows))
         return out
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         inner = F.dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training)
-        return self.add_and_norm(x, self.fc2(inner), self.final_layer_norm, self.clamps)
+        return self.add_and_norm(x, self.fc2(inner), self.final_layer_norm)
 
 
 class LEDStack(nn.Module):
-    """Layers over token and position embeddings; `gradient_checkpointing` trades a second forward for memory in training."""
+    """Layers over token and position embeddings. `gradient_checkpointing` trades a second forward pass for
+    memory."""
 
     layers: nn.ModuleList
 
-    def __init__(self, config: LEDConfig, embed_tokens: nn.Embedding, positions: int, layerdrop: float) -> None:
+    def __init__(
+        self, config: LEDConfig, embed_tokens: nn.Embedding, positions: int, layerdrop: float
+    ) -> None:
         super().__init__()
         self.config, self.layerdrop = config, layerdrop
         self.gradient_checkpointing = False
@@ -101,28 +101,28 @@ class LEDStack(nn.Module):
         self.layernorm_embedding = nn.LayerNorm(config.d_model)
 
     def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, positions: Tensor) -> Tensor:
-        """(..., E) the layers' first input; `inputs_embeds` (..., E) stand in for `input_ids` (...)."""
+        """(..., E) the first layer's input. `inputs_embeds` (..., E) replace `input_ids` (...)."""
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         x = self.layernorm_embedding(x + self.embed_positions(positions))
         return F.dropout(x, self.config.dropout, self.training)
 
-    def read_in_float32(self) -> None:
-        """Compute what reads the document in float32, whatever the weights' type is; the rest stays as it is."""
-
-    def remember_in_bfloat16(self) -> None:
-        """Keep what decoding steps read of the document in bfloat16, whatever the weights' type is; the rest stays as it is."""
+    @property
+    def checkpoints_layers(self) -> bool:
+        """Whether layers recompute their inner values in the backward pass."""
+        return self.gradient_checkpointing and self.training and torch.is_grad_enabled()
 
     def skips_layer(self) -> bool:
-        """Is a layer left out this time? Only in training, at the rate of the configuration (arXiv:1909.11556)."""
+        """Whether to leave a layer out this time: in training, at the configured rate (LayerDrop,
+        arXiv:1909.11556)."""
         return self.training and self.layerdrop > 0 and bool(torch.rand(()) < self.layerdrop)
 
-    def through(self, layer: nn.Module, x: Tensor, *rest: Any) -> Tensor:
-        """`layer(x, *rest)`; in training its inner values are kept for the backward pass, or computed again there."""
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(layer, x, *rest, use_reentrant=False)
-        return layer(x, *rest)
+    def encode_in_float32(self) -> None:
+        """Compute what reads the document in float32. The rest keeps its dtype."""
+
+    def cross_attention_in_bfloat16(self) -> None:
+        """Keep the cross-attention KV cache of decoding steps in bfloat16. The rest keeps its dtype."""
 
 
-def choose(given: bool | None, configured: bool) -> bool:
-    """What a call asks for, or else what the configuration says."""
-    return configured if given is None else given
+def choose(argument: bool | None, configured: bool) -> bool:
+    """The argument of a call, or the configured value if it is None."""
+    return configured if argument is None else argument

@@ -1,8 +1,8 @@
 """What the models return: dataclasses whose fields carry the reference's names.
 
-Shapes: B documents, N encoder columns, N' the same up to a multiple of the largest window, T decoder positions, S decoder
-positions with those before them, H heads, E = d_model, L layers, x most global tokens of a document in the batch, w the
-layer's two-sided `attention_window`, V vocabulary, C labels.
+Shapes: B documents, N encoder columns, N' the same up to a multiple of the largest window, T decoder
+positions, S decoder positions with those before them, H heads, E = d_model, L layers, x most global
+tokens of a document in the batch, w the layer's two-sided `attention_window`, V vocabulary, C labels.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from led.cache import DecoderCache
+    from led.kv_cache.decoder_cache import DecoderCache
 
 States = tuple[Tensor, ...]
 
 
 class ModelOutput:
-    """A result that reads by name (`out.logits`, `out["logits"]`), by place (`out[0]`) and as a mapping of what is not None.
+    """A result that reads by name (`out.logits`, `out["logits"]`), by place (`out[0]`) and as a mapping of
+    what is not None.
 
     Raises:
         KeyError: a name that is no field, or is None here.
@@ -65,9 +66,10 @@ class LEDEncoderBaseModelOutput(ModelOutput):
     """The encoder's states; the layout is the reference's.
 
     `last_hidden_state` (B, N, E); `hidden_states` L + 1 of (B, N, E), the embeddings first; `attentions` L of
-    (B, H, N, x + w + 1): first what a token pays to the global tokens, then to its window, itself at x + w / 2; the rows of
-    global and of hidden tokens are zero. `global_attentions` L of (B, H, N', x): what each global token pays to every token,
-    evenly spread where a document has fewer than x; None where no document has any.
+    (B, H, N, x + w + 1): first what a token pays to the global tokens, then to its window, itself at x + w /
+    2; the rows of global and of hidden tokens are zero. `global_attentions` L of (B, H, N', x): what each
+    global token pays to every token, evenly spread where a document has fewer than x; None where no document
+    has any.
 
     Source: arXiv:2004.05150, section 3.1.
     """
@@ -80,8 +82,9 @@ class LEDEncoderBaseModelOutput(ModelOutput):
 
 @dataclass
 class LEDSeq2SeqModelOutput(ModelOutput):
-    """`LEDModel`'s result: `last_hidden_state` (B, T, E) of the decoder; decoder states L + 1 of (B, T, E), its attentions
-    L of (B, H, T, S), cross-attentions L of (B, H, T, N); the encoder's fields as in `LEDEncoderBaseModelOutput`.
+    """`LEDModel`'s result: `last_hidden_state` (B, T, E) of the decoder; decoder states L + 1 of (B, T, E),
+    its attentions L of (B, H, T, S), cross-attentions L of (B, H, T, N); the encoder's fields as in
+    `LEDEncoderBaseModelOutput`.
 
     Source: arXiv:2004.05150, section 7.
     """
@@ -99,8 +102,8 @@ class LEDSeq2SeqModelOutput(ModelOutput):
 
 @dataclass
 class LEDSeq2SeqLMOutput(ModelOutput):
-    """`LEDForConditionalGeneration`'s result: `loss` () where labels were given, `logits` (B, T, V); the other fields as in
-    `LEDSeq2SeqModelOutput`.
+    """`LEDForConditionalGeneration`'s result: `loss` () where labels were given, `logits` (B, T, V); the
+    other fields as in `LEDSeq2SeqModelOutput`.
 
     Source: arXiv:2004.05150, section 7.
     """
@@ -119,8 +122,8 @@ class LEDSeq2SeqLMOutput(ModelOutput):
 
 @dataclass
 class LEDSeq2SeqSequenceClassifierOutput(ModelOutput):
-    """`LEDForSequenceClassification`'s result: `loss` () where labels were given, `logits` (B, C); the other fields as in
-    `LEDSeq2SeqModelOutput`.
+    """`LEDForSequenceClassification`'s result: `loss` () where labels were given, `logits` (B, C); the other
+    fields as in `LEDSeq2SeqModelOutput`.
 
     Source: the reference, transformers 4; arXiv:2004.05150 has no classification head for LED.
     """
@@ -139,8 +142,8 @@ class LEDSeq2SeqSequenceClassifierOutput(ModelOutput):
 
 @dataclass
 class LEDSeq2SeqQuestionAnsweringModelOutput(ModelOutput):
-    """`LEDForQuestionAnswering`'s result: `loss` () where positions were given, `start_logits` and `end_logits` (B, T); the
-    other fields as in `LEDSeq2SeqModelOutput`.
+    """`LEDForQuestionAnswering`'s result: `loss` () where positions were given, `start_logits` and
+    `end_logits` (B, T); the other fields as in `LEDSeq2SeqModelOutput`.
 
     Source: the reference; arXiv:2004.05150 has no question-answering head for LED.
     """

@@ -1,7 +1,7 @@
 """From start and end scores to spans of a document: pure functions, over all its windows at once.
 
-A span lies within one window and never in the question. Scores of all windows are normalised together, so that windows
-compare; a document of one window scores as in the reference.
+A span lies within one window and never in the question. Scores of all windows are normalised together, so
+that windows compare; a document of one window scores as in the reference.
 
 Shapes: W windows of a document, n tokens of one window.
 """
@@ -15,12 +15,13 @@ import torch
 from tokenizers import Encoding
 from torch import Tensor
 
-from led.windows import Window
+from led.pipelines.chunking import Chunk
 
 
 @dataclass(frozen=True)
 class Span:
-    """An answer: the document's tokens `first` to `last`, both inclusive, and the probability of the two together."""
+    """An answer: the document's tokens `first` to `last`, both inclusive, and the probability of the two
+    together."""
 
     first: int
     last: int
@@ -40,7 +41,7 @@ class Answer:
 def best_answers(
     text: str,
     encoding: Encoding,
-    windows: Sequence[Window],
+    chunks: Sequence[Chunk],
     scores: Sequence[tuple[Tensor, Tensor]],
     top_k: int,
     max_answer_tokens: int,
@@ -49,13 +50,13 @@ def best_answers(
 ) -> tuple[list[Answer], float]:
     """At most `top_k` different answers in `text`, best first, and the probability that it holds none.
 
-    `encoding` is of `text` with `<s>` before and `</s>` behind; `scores` are start and end logits (n,) per window.
-    `align_to_words` widens answers to whole words; equal answers from several places count as one, with the sum of their
-    scores.
+    `encoding` is of `text` with `<s>` before and `</s>` behind; `scores` are start and end logits (n,) per
+    window. `align_to_words` widens answers to whole words; equal answers from several places count as one,
+    with the sum of their scores.
     """
     candidates = 2 * top_k + 10 if align_to_words else top_k  # words of several tokens make equal answers
     start_logits, end_logits = [start for start, _ in scores], [end for _, end in scores]
-    spans, null = best_spans(windows, start_logits, end_logits, candidates, max_answer_tokens)
+    spans, null = best_spans(chunks, start_logits, end_logits, candidates, max_answer_tokens)
     found: dict[str, Answer] = {}
     for span in spans:
         start, end = _characters(encoding, span.first + 1, span.last + 1, align_to_words)
@@ -66,30 +67,37 @@ def best_answers(
 
 
 def best_spans(
-    windows: Sequence[Window], start_logits: Sequence[Tensor], end_logits: Sequence[Tensor], top_k: int, max_answer_tokens: int
+    chunks: Sequence[Chunk],
+    start_logits: Sequence[Tensor],
+    end_logits: Sequence[Tensor],
+    top_k: int,
+    max_answer_tokens: int,
 ) -> tuple[list[Span], float]:
     """The best spans of a document over its windows, best first, and the probability that it holds no answer.
 
-    `start_logits`, `end_logits`: (n,) per window. A span found in two windows counts once, with its better score. No answer
-    is `<s>` as start and end, in the window where that is least likely.
+    `start_logits`, `end_logits`: (n,) per window. A span found in two windows counts once, with its better
+    score. No answer is `<s>` as start and end, in the window where that is least likely.
     """
-    start_total, end_total = _log_total(windows, start_logits), _log_total(windows, end_logits)
+    start_total, end_total = _log_total(chunks, start_logits), _log_total(chunks, end_logits)
     found: dict[tuple[int, int], float] = {}
     null = float("inf")
-    for window, start, end in zip(windows, start_logits, end_logits, strict=True):
+    for chunk, start, end in zip(chunks, start_logits, end_logits, strict=True):
         null = min(null, float((start[0] - start_total + end[0] - end_total).exp()))
-        inside = slice(window.offset, window.offset + window.end - window.start)
+        inside = slice(chunk.offset, chunk.offset + chunk.end - chunk.start)
         a, b = start[inside].float() - start_total, end[inside].float() - end_total
         for first, last, score in _top_pairs(a, b, top_k, max_answer_tokens):
-            span = window.start + first, window.start + last
+            span = chunk.start + first, chunk.start + last
             found[span] = max(score, found.get(span, 0.0))
     best = sorted(found, key=lambda span: -found[span])[:top_k]
     return [Span(*span, found[span]) for span in best], null
 
 
-def _log_total(windows: Sequence[Window], logits: Sequence[Tensor]) -> Tensor:
+def _log_total(chunks: Sequence[Chunk], logits: Sequence[Tensor]) -> Tensor:
     """() the log of the summed exponentials over every place an answer or `<s>` may stand."""
-    allowed = [torch.cat([x[:1], x[w.offset : w.offset + w.end - w.start]]) for w, x in zip(windows, logits, strict=True)]
+    allowed = [
+        torch.cat([x[:1], x[w.offset : w.offset + w.end - w.start]])
+        for w, x in zip(chunks, logits, strict=True)
+    ]
     return torch.cat(allowed).float().logsumexp(0)
 
 
@@ -102,7 +110,9 @@ def _top_pairs(start_n: Tensor, end_n: Tensor, count: int, longest: int) -> list
     ends = torch.cat([end_n, end_n.new_full((width - 1,), -torch.inf)]).unfold(0, width, 1)
     scores = (start_n[:, None] + ends).flatten()
     top = scores.topk(min(count, len(scores)))
-    pairs = [(int(i) // width, int(i) // width + int(i) % width, float(s.exp())) for s, i in zip(*top, strict=True)]
+    pairs = [
+        (int(i) // width, int(i) // width + int(i) % width, float(s.exp())) for s, i in zip(*top, strict=True)
+    ]
     return [pair for pair in pairs if pair[1] < n]
 
 

@@ -1,4 +1,5 @@
-"""Documents longer than a model reads: cut at the end, or read window by window. Pure functions over token ids.
+"""Documents longer than a model reads: cut at the end, or read window by window. Pure functions over token
+ids.
 
 Units: tokens. A window's `stride` is its overlap with the one before it, as in `LEDTokenizer`.
 """
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Window:
+class Chunk:
     """A part of a document as the model reads it: `input_ids` with special tokens and, before it, a question.
 
     The document's tokens `start` to `end`, exclusive, stand in it from place `offset` on.
@@ -22,14 +23,15 @@ class Window:
     offset: int
 
 
-def cut(input_ids: Sequence[int], limit: int) -> tuple[list[int], int]:
+def truncate(input_ids: Sequence[int], limit: int) -> tuple[list[int], int]:
     """At most `limit` tokens with the last one (`</s>`) kept, and how many were dropped."""
     over = max(0, len(input_ids) - limit)
     return ([*input_ids[: limit - 1], input_ids[-1]] if over else list(input_ids)), over
 
 
-def window_bounds(length: int, room: int, stride: int) -> list[tuple[int, int]]:
-    """The (start, end) of windows of `room` tokens over `length` tokens, each repeating the last `stride` of the one before.
+def chunk_bounds(length: int, room: int, stride: int) -> list[tuple[int, int]]:
+    """The (start, end) of windows of `room` tokens over `length` tokens, each repeating the last `stride` of
+    the one before.
 
     The last window ends where the document does; a document that fits, or has no tokens, is one window.
 
@@ -37,7 +39,9 @@ def window_bounds(length: int, room: int, stride: int) -> list[tuple[int, int]]:
         ValueError: the overlap leaves a window nothing new to read.
     """
     if not 0 <= stride < room:
-        raise ValueError(f"stride is {stride}; it must be at least 0 and below the {room} tokens a window has room for.")
+        raise ValueError(
+            f"stride is {stride}; it must be at least 0 and below the {room} tokens a window has room for."
+        )
     bounds = [(0, min(room, length))]
     while bounds[-1][1] < length:
         start = bounds[-1][1] - stride
@@ -45,8 +49,11 @@ def window_bounds(length: int, room: int, stride: int) -> list[tuple[int, int]]:
     return bounds
 
 
-def split(document_ids: Sequence[int], before: Sequence[int], after: Sequence[int], limit: int, stride: int) -> list[Window]:
-    """The windows of a document (ids without special tokens), each of at most `limit` tokens with `before` and `after`.
+def split(
+    document_ids: Sequence[int], before: Sequence[int], after: Sequence[int], limit: int, stride: int
+) -> list[Chunk]:
+    """The windows of a document (ids without special tokens), each of at most `limit` tokens with `before`
+    and `after`.
 
     Raises:
         ValueError: `before` and `after` leave no room, or the overlap leaves a window nothing new to read.
@@ -58,12 +65,13 @@ def split(document_ids: Sequence[int], before: Sequence[int], after: Sequence[in
             f"of {limit}; shorten the question."
         )
     ids = list(document_ids)
-    bounds = window_bounds(len(ids), room, min(stride, room - 1))
-    return [Window([*before, *ids[a:b], *after], a, b, len(before)) for a, b in bounds]
+    bounds = chunk_bounds(len(ids), room, min(stride, room - 1))
+    return [Chunk([*before, *ids[a:b], *after], a, b, len(before)) for a, b in bounds]
 
 
 def by_budget(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """The indices of documents of these lengths, longest first, in groups of at most `tokens` tokens or of one document."""
+    """The indices of documents of these lengths, longest first, in groups of at most `tokens` tokens or of
+    one document."""
     groups: list[list[int]] = []
     room = 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -75,7 +83,7 @@ def by_budget(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     return groups
 
 
-def pooling_of(problem_type: str | None) -> str:
-    """How class scores of windows become those of a document: "max" for several labels at once, any of which may stand in one
-    place; "mean" for one label or a value, which the whole document has."""
+def default_pooling(problem_type: str | None) -> str:
+    """How class scores of windows become those of a document: "max" for several labels at once, any of which
+    may stand in one place; "mean" for one label or a value, which the whole document has."""
     return "max" if problem_type == "multi_label_classification" else "mean"

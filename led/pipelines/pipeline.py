@@ -1,13 +1,15 @@
-"""`pipeline`: from texts to summaries, labels or answers in one call, after the pipelines that transformers 4 had.
+"""`pipeline`: from texts to summaries, labels or answers in one call, after the pipelines that transformers 4
+had.
 
     from led import pipeline
 
     summarize = pipeline("summarization", model="allenai/led-large-16384-arxiv")
     summarize(["A long text …", "Another …"], num_beams=4)
 
-Documents are packed without padding and decoded as places become free. Documents beyond what a model reads are cut for
-summaries, with a warning, and read window by window for labels and answers. `<s>` attends to the whole document, and so does
-a question (arXiv:2004.05150, section 3.1); `global_attention=False` leaves that out, as the reference's pipelines did.
+Documents are packed without padding and decoded as places become free. Documents beyond what a model reads
+are cut for summaries, with a warning, and read window by window for labels and answers. `<s>` attends to the
+whole document, and so does a question (arXiv:2004.05150, section 3.1); `global_attention=False` leaves that
+out, as the reference's pipelines did.
 
 Not here: corpora; those are the batch system (`jobs/`).
 """
@@ -22,20 +24,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from led.answers import Answer, best_answers
-from led.generation import DecodingLimits, DecodingLoop
-from led.generation_config import GenerationConfig
-from led.long_documents import pooled, read_windows
-from led.model import LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification
-from led.packing import pack_documents
-from led.pretrained import LEDPreTrainedModel
-from led.tokenizer import LEDTokenizer
-from led.windows import by_budget, cut, pooling_of, split
+from led.batch.packed_batch import pack_documents
+from led.generation.config import GenerationConfig
+from led.generation.scheduler import Scheduler, SchedulerLimits
+from led.heads.conditional_generation import LEDForConditionalGeneration
+from led.heads.question_answering import LEDForQuestionAnswering
+from led.heads.sequence_classification import LEDForSequenceClassification
+from led.model.pretrained import LEDPreTrainedModel
+from led.pipelines.answer_spans import Answer, best_answers
+from led.pipelines.chunk_reader import pool_logits, read_chunks
+from led.pipelines.chunking import by_budget, default_pooling, split, truncate
+from led.tokenizer.tokenizer import LEDTokenizer
 
 Result = dict[str, Any]
 
 # Tokens encoded in one packed batch; a longer document is encoded alone.
-ENCODER_TOKENS = 16384
+MAX_NUM_BATCHED_TOKENS = 16384
 
 
 class Pipeline:
@@ -46,7 +50,7 @@ class Pipeline:
     def __init__(self, tokenizer: LEDTokenizer, *, global_attention: bool = True) -> None:
         self.tokenizer, self.global_attention = tokenizer, global_attention
 
-    def globals_(self, count: int) -> range:
+    def global_positions(self, count: int) -> range:
         """The places of the first `count` tokens where they are to be global."""
         return range(count if self.global_attention else 0)
 
@@ -54,54 +58,74 @@ class Pipeline:
 class Text2TextPipeline(Pipeline):
     """Texts to texts: `[{name: text}]`, name being "summary_text" or "generated_text".
 
-    A document beyond the encoder's positions is cut; its dict then has `truncated_tokens` and a warning says so.
+    A document beyond the encoder's positions is cut; its dict then has `truncated_tokens` and a warning says
+    so.
     """
 
     def __init__(
-        self, model: LEDForConditionalGeneration, tokenizer: LEDTokenizer, name: str, limits: DecodingLimits | None = None,
+        self,
+        model: LEDForConditionalGeneration,
+        tokenizer: LEDTokenizer,
+        name: str,
+        limits: SchedulerLimits | None = None,
         **settings: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(tokenizer, **settings)
         self.model: LEDForConditionalGeneration = model
         self.name, self.limits = name, limits
-        self._loop: tuple[tuple[GenerationConfig, LEDForConditionalGeneration, torch.device], DecodingLoop] | None = None
+        self._loop: (
+            tuple[tuple[GenerationConfig, LEDForConditionalGeneration, torch.device], Scheduler] | None
+        ) = None
 
-    def __call__(self, texts: str | Sequence[str], *, truncation: bool = True, clean_up_tokenization_spaces: bool = False,
-                 **settings: Any) -> list[Result]:  # fmt: skip
+    def __call__(
+        self,
+        texts: str | Sequence[str],
+        *,
+        truncation: bool = True,
+        clean_up_tokenization_spaces: bool = False,
+        **settings: Any,
+    ) -> list[Result]:
         """What the model writes for each text, in order; `settings` are those of generation (`num_beams=4`).
 
         Where neither they nor the checkpoint say otherwise, 4 beams write at most 256 tokens.
 
         Raises:
-            ValueError: an input is no text, a setting is unknown or breaks a rule, or `truncation` is False and a text has
-                more tokens than the encoder's positions.
+            ValueError: an input is no text, a setting is unknown or breaks a rule, or `truncation` is
+                False and a text has more tokens than the encoder's positions.
         """
         documents = self.tokenizer.encode_batch(as_texts(texts))
         limit = self.model.config.max_encoder_position_embeddings
-        inputs = [cut(document.ids, limit) for document in documents]
+        inputs = [truncate(document.ids, limit) for document in documents]
         for i, (ids, over) in enumerate(inputs):
             if over and not truncation:
                 raise ValueError(f"text {i} has {len(ids) + over} tokens; this model reads at most {limit}.")
             if over:
-                warnings.warn(f"text {i} has {len(ids) + over} tokens; the last {over} were cut.", stacklevel=2)
-        order = [i for group in by_budget([len(ids) for ids, _ in inputs], ENCODER_TOKENS) for i in group]
+                warnings.warn(
+                    f"text {i} has {len(ids) + over} tokens; the last {over} were cut.", stacklevel=2
+                )
+        order = [
+            i for group in by_budget([len(ids) for ids, _ in inputs], MAX_NUM_BATCHED_TOKENS) for i in group
+        ]
         loop = self._loop_of(self._generation(settings))
         results: list[list[Result]] = [[] for _ in inputs]
-        for i, result in loop.run(pack_documents([inputs[i][0]], [self.globals_(1)]) for i in order):
+        for i, result in loop.run(pack_documents([inputs[i][0]], [self.global_positions(1)]) for i in order):
             for tokens in result.sequences:
                 text = self.tokenizer.decode(
-                    tokens, skip_special_tokens=True, clean_up_tokenization_spaces=clean_up_tokenization_spaces
+                    tokens,
+                    skip_special_tokens=True,
+                    clean_up_tokenization_spaces=clean_up_tokenization_spaces,
                 )
                 over = inputs[order[i]][1]
                 results[order[i]].append({self.name: text, **({"truncated_tokens": over} if over else {})})
         return [result for found in results for result in found]
 
-    def _loop_of(self, config: GenerationConfig) -> DecodingLoop:
-        """A loop; on a GPU, where a new one is a second's work, that of the last call if nothing else was asked of it."""
+    def _loop_of(self, config: GenerationConfig) -> Scheduler:
+        """A loop; on a GPU, where a new one is a second's work, that of the last call if nothing else was
+        asked of it."""
         wanted = config, self.model, self.model.device
         if self._loop is None or self._loop[0] != wanted or self.model.device.type != "cuda":
             self._loop = None  # its memory is for the next
-            self._loop = wanted, DecodingLoop(self.model, config, self.limits)
+            self._loop = wanted, Scheduler(self.model, config, self.limits)
         return self._loop[1]
 
     def _generation(self, settings: dict[str, Any]) -> GenerationConfig:
@@ -115,8 +139,8 @@ class Text2TextPipeline(Pipeline):
 class TextClassificationPipeline(Pipeline):
     """Texts to labels: `[{"label": …, "score": …}]`.
 
-    A document beyond what the model reads at once is read in windows that overlap by an eighth, and their scores are
-    pooled before they become probabilities: the mean, or for several labels at once the largest.
+    A document beyond what the model reads at once is read in windows that overlap by an eighth, and their
+    scores are pooled before they become probabilities: the mean, or for several labels at once the largest.
     """
 
     def __init__(self, model: LEDForSequenceClassification, tokenizer: LEDTokenizer, **settings: Any) -> None:
@@ -126,15 +150,17 @@ class TextClassificationPipeline(Pipeline):
     def __call__(self, texts: str | Sequence[str], **how: Any) -> Any:
         """The best label of each text, in order; with `top_k` a list of that many for each (None for all).
 
-        `function_to_apply` makes scores of logits: "softmax" (the default for one label), "sigmoid" (for several), or
-        "none" (for values).
+        `function_to_apply` makes scores of logits: "softmax" (the default for one label), "sigmoid" (for
+        several), or "none" (for values).
 
         Raises:
             ValueError: an input is no text, or an argument is unknown or breaks a rule.
         """
         unknown = how.keys() - {"top_k", "function_to_apply", "truncation", "padding"}
         if unknown:
-            raise ValueError(f"{sorted(unknown)[0]} is not an argument here; known: top_k, function_to_apply.")
+            raise ValueError(
+                f"{sorted(unknown)[0]} is not an argument here; known: top_k, function_to_apply."
+            )
         several = as_texts(texts)
         if not several:
             return []
@@ -145,7 +171,8 @@ class TextClassificationPipeline(Pipeline):
             raise ValueError(f"top_k is {top_k}; it must be at least 1, or None for all labels.")
         labels = self.model.config.labels
         ranked = [
-            [{"label": labels[int(i)], "score": float(row[i])} for i in row.argsort(descending=True)[:top_k]] for row in scores
+            [{"label": labels[int(i)], "score": float(row[i])} for i in row.argsort(descending=True)[:top_k]]
+            for row in scores
         ]
         if "top_k" not in how:
             return [labels[0] for labels in ranked]
@@ -155,12 +182,18 @@ class TextClassificationPipeline(Pipeline):
         """(B, C) the scores of B texts, pooled over their windows."""
         config, tokenizer = self.model.config, self.tokenizer
         before, after = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
-        limit = config.longest_read
-        windows = [split(e.ids[1:-1], before, after, limit, limit // 8) for e in tokenizer.encode_batch(list(texts))]
-        flat = [window for parts in windows for window in parts]
-        rows = torch.stack(read_windows(self.model, flat, ENCODER_TOKENS, global_attention=self.global_attention))
-        pooling = pooling_of(config.problem_type)
-        return torch.stack([pooled(part, pooling) for part in rows.split([len(parts) for parts in windows])])
+        limit = config.max_input_tokens
+        chunks = [
+            split(e.ids[1:-1], before, after, limit, limit // 8) for e in tokenizer.encode_batch(list(texts))
+        ]
+        flat = [chunk for parts in chunks for chunk in parts]
+        rows = torch.stack(
+            read_chunks(self.model, flat, MAX_NUM_BATCHED_TOKENS, global_attention=self.global_attention)
+        )
+        pooling = default_pooling(config.problem_type)
+        return torch.stack(
+            [pool_logits(part, pooling) for part in rows.split([len(parts) for parts in chunks])]
+        )
 
     def _apply(self, logits: Tensor, function: str | None) -> Tensor:
         config = self.model.config
@@ -178,8 +211,8 @@ class TextClassificationPipeline(Pipeline):
 class QuestionAnsweringPipeline(Pipeline):
     """Questions over documents: `{"score": …, "start": …, "end": …, "answer": …}`.
 
-    `start` and `end` are characters of the document, end exclusive: `answer == context[start:end]`. A document beyond what
-    the model reads at once is read in windows, each with the question.
+    `start` and `end` are characters of the document, end exclusive: `answer == context[start:end]`. A
+    document beyond what the model reads at once is read in windows, each with the question.
     """
 
     def __init__(self, model: LEDForQuestionAnswering, tokenizer: LEDTokenizer, **settings: Any) -> None:
@@ -199,39 +232,50 @@ class QuestionAnsweringPipeline(Pipeline):
         handle_impossible_answer: bool = False,
         align_to_words: bool = True,
     ) -> Any:
-        """The answer to each question: a dict for one question, a list for several; lists of `top_k` where that is above 1.
+        """The answer to each question: a dict for one question, a list for several; lists of `top_k` where
+        that is above 1.
 
-        Give `question` and `context`, one of each or lists of equal length (one of them may serve for all), or `inputs`:
-        dicts with both. `max_answer_len`, `max_seq_len` (a window, by default all the model reads) and `doc_stride` (the
-        windows' overlap) count tokens. With `handle_impossible_answer` the empty answer competes with its own score.
-        `align_to_words` widens answers to whole words; equal answers from several places count as one, with the sum of their
-        scores.
+        Give `question` and `context`, one of each or lists of equal length (one of them may serve for all),
+        or `inputs`: dicts with both. `max_answer_len`, `max_seq_len` (a window, by default all the model
+        reads) and `doc_stride` (the windows' overlap) count tokens. With `handle_impossible_answer` the empty
+        answer competes with its own score. `align_to_words` widens answers to whole words; equal answers from
+        several places count as one, with the sum of their scores.
 
         Raises:
             ValueError: a question or document is missing or no text, or an argument breaks a rule.
         """
         one, pairs = _questions(inputs, question, context)
         if top_k < 1 or max_answer_len < 1:
-            raise ValueError(f"top_k is {top_k} and max_answer_len {max_answer_len}; both must be at least 1.")
-        longest = self.model.config.longest_read
+            raise ValueError(
+                f"top_k is {top_k} and max_answer_len {max_answer_len}; both must be at least 1."
+            )
+        longest = self.model.config.max_input_tokens
         limit = max_seq_len or longest
         if limit > longest:
             raise ValueError(f"max_seq_len is {limit}; this model reads at most {longest} tokens at once.")
         questions = self.tokenizer.encode_batch([q for q, _ in pairs])
         contexts = self.tokenizer.encode_batch([c for _, c in pairs])
         end = self.tokenizer.eos_token_id
-        windows = [
-            split(c.ids[1:-1], [*q.ids, end], [end], limit, doc_stride) for q, c in zip(questions, contexts, strict=True)
+        chunks = [
+            split(c.ids[1:-1], [*q.ids, end], [end], limit, doc_stride)
+            for q, c in zip(questions, contexts, strict=True)
         ]
-        flat = [window for parts in windows for window in parts]
-        scores = iter(read_windows(self.model, flat, ENCODER_TOKENS, global_attention=self.global_attention))
+        flat = [chunk for parts in chunks for chunk in parts]
+        scores = iter(
+            read_chunks(self.model, flat, MAX_NUM_BATCHED_TOKENS, global_attention=self.global_attention)
+        )
         answers = []
-        for parts, encoding, (_, text) in zip(windows, contexts, pairs, strict=True):
+        for parts, encoding, (_, text) in zip(chunks, contexts, pairs, strict=True):
             of_parts = [next(scores) for _ in parts]
-            best, null = best_answers(text, encoding, parts, of_parts, top_k, max_answer_len, align_to_words=align_to_words)
+            best, null = best_answers(
+                text, encoding, parts, of_parts, top_k, max_answer_len, align_to_words=align_to_words
+            )
             if handle_impossible_answer or not best:
                 best = sorted([*best, Answer("", 0, 0, null)], key=lambda answer: -answer.score)[:top_k]
-            found = [{name: getattr(answer, name) for name in ("score", "start", "end", "answer")} for answer in best]
+            found = [
+                {name: getattr(answer, name) for name in ("score", "start", "end", "answer")}
+                for answer in best
+            ]
             answers.append(found if top_k > 1 else found[0])
         return answers[0] if one else answers
 
@@ -250,7 +294,9 @@ def as_texts(texts: str | Sequence[str]) -> list[str]:
 
 
 def _questions(
-    inputs: Result | Sequence[Result] | None, question: str | Sequence[str] | None, context: str | Sequence[str] | None
+    inputs: Result | Sequence[Result] | None,
+    question: str | Sequence[str] | None,
+    context: str | Sequence[str] | None,
 ) -> tuple[bool, list[tuple[str, str]]]:
     """Was one question asked, and all (question, document) pairs."""
     if inputs is not None:
@@ -292,14 +338,15 @@ def pipeline(
     device: torch.device | str | int = "cpu",
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
-    limits: DecodingLimits | None = None,
+    limits: SchedulerLimits | None = None,
     global_attention: bool = True,
 ) -> Text2TextPipeline | TextClassificationPipeline | QuestionAnsweringPipeline:
-    """A callable for `task`: "summarization", "text2text-generation", "text-classification" or "question-answering".
+    """A callable for `task`: "summarization", "text2text-generation", "text-classification" or
+    "question-answering".
 
-    `model` is a folder, a hub name or a loaded model (which needs `tokenizer`); the other arguments are those of
-    `from_pretrained`. A model that is loaded here is packed for inference. `limits` bounds what a summarizer holds at once,
-    in documents and tokens.
+    `model` is a folder, a hub name or a loaded model (which needs `tokenizer`); the other arguments are those
+    of `from_pretrained`. A model that is loaded here is packed for inference. `limits` bounds what a
+    summarizer holds at once, in documents and tokens.
 
     Raises:
         ValueError: the task is not known, or the model is not one for it.
@@ -311,11 +358,17 @@ def pipeline(
     cls = _TASKS[task]
     if isinstance(model, LEDPreTrainedModel):
         if not isinstance(model, cls) or tokenizer is None:
-            raise ValueError(f"{task} takes a {cls.__name__} and its tokenizer; a {type(model).__name__} was given"
-                             f"{' without a tokenizer' if tokenizer is None else ''}.")  # fmt: skip
+            raise ValueError(
+                f"{task} takes a {cls.__name__} and its tokenizer; a {type(model).__name__} was given"
+                f"{' without a tokenizer' if tokenizer is None else ''}."
+            )
         loaded: LEDPreTrainedModel = model
     else:
-        how: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        how: dict[str, Any] = {
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+        }
         loaded = cls.from_pretrained(model, dtype=dtype, device=device, **how).pack()
         tokenizer = LEDTokenizer.from_pretrained(model, **how) if tokenizer is None else tokenizer
     if not isinstance(tokenizer, LEDTokenizer):

@@ -1,4 +1,5 @@
-"""BatchEncoding: what a tokenizer returns, with tensors and the way back to characters; and padding of features.
+"""BatchEncoding: what a tokenizer returns, with tensors and the way back to characters; and padding of
+features.
 
 Letters: B rows, L tokens of a row. A row's side is "right" or "left".
 """
@@ -36,14 +37,20 @@ class TokenSpan(NamedTuple):
 class BatchEncoding(dict[str, Any]):
     """A dict of model inputs whose entries are attributes too.
 
-    `encodings` holds one `tokenizers.Encoding` per row, or None where the batch was not made from texts. `batch[0]` is the
-    first of them, `batch[:2]` the first two; without encodings `batch[:2]` is a dict of the first two rows.
+    `encodings` holds one `tokenizers.Encoding` per row, or None where the batch was not made from texts.
+    `batch[0]` is the first of them, `batch[:2]` the first two; without encodings `batch[:2]` is a dict of the
+    first two rows.
     """
 
     encodings: list[Encoding] | None = None
 
-    def __init__(self, data: Mapping[str, Any] | None = None, encodings: Sequence[Encoding] | None = None,
-                 tensor_type: str | None = None, prepend_batch_axis: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self,
+        data: Mapping[str, Any] | None = None,
+        encodings: Sequence[Encoding] | None = None,
+        tensor_type: str | None = None,
+        prepend_batch_axis: bool = False,
+    ) -> None:
         super().__init__(data or {})
         self.encodings = None if encodings is None else list(encodings)
         self.convert_to_tensors(tensor_type, prepend_batch_axis)
@@ -52,7 +59,9 @@ class BatchEncoding(dict[str, Any]):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"this batch has no {name}; it has {', '.join(self) or 'nothing'}.") from None
+            raise AttributeError(
+                f"this batch has no {name}; it has {', '.join(self) or 'nothing'}."
+            ) from None
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, int):
@@ -63,7 +72,9 @@ class BatchEncoding(dict[str, Any]):
             return {name: rows[key] for name, rows in self.items()}
         return super().__getitem__(key)
 
-    def convert_to_tensors(self, tensor_type: str | None = None, prepend_batch_axis: bool = False) -> BatchEncoding:
+    def convert_to_tensors(
+        self, tensor_type: str | None = None, prepend_batch_axis: bool = False
+    ) -> BatchEncoding:
         """Turn every entry into a tensor ("pt") or an array ("np") in place; None leaves lists.
 
         Raises:
@@ -120,12 +131,17 @@ class BatchEncoding(dict[str, Any]):
         span = row.token_to_chars(token)
         return None if span is None else CharSpan(*span)
 
-    def char_to_token(self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0) -> int | None:
-        """The token that holds a character of a text, None for a space between tokens; with one index, of row 0."""
+    def char_to_token(
+        self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0
+    ) -> int | None:
+        """The token that holds a character of a text, None for a space between tokens; with one index, of row
+        0."""
         row, char = self._place(batch_or_char_index, char_index)
         return row.char_to_token(char, sequence_index)
 
-    def char_to_word(self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0) -> int | None:
+    def char_to_word(
+        self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0
+    ) -> int | None:
         """The number of the word that holds a character of a text; with one index, of row 0."""
         row, char = self._place(batch_or_char_index, char_index)
         return row.char_to_word(char, sequence_index)
@@ -148,7 +164,9 @@ class BatchEncoding(dict[str, Any]):
 
     def _encoding(self, batch_index: int) -> Encoding:
         if self.encodings is None:
-            raise ValueError("this batch was made from features, not from texts; ask the batch that the tokenizer's call gave.")
+            raise ValueError(
+                "this batch was made from features, not from texts; ask the batch that the tokenizer's call gave."
+            )
         if not -len(self.encodings) <= batch_index < len(self.encodings):
             raise IndexError(f"row {batch_index} was asked for; the batch has {len(self.encodings)} rows.")
         return self.encodings[batch_index]
@@ -161,8 +179,12 @@ class BatchEncoding(dict[str, Any]):
         return self._encoding(row), place
 
     def _token(self, batch_or_token: int, token: int | None) -> tuple[Encoding, int]:
-        """The row and the index within it of a token, negative ones counted from the end; a lone index is one of row 0."""
-        encoding, index = self._encoding(0 if token is None else batch_or_token), batch_or_token if token is None else token
+        """The row and the index within it of a token, negative ones counted from the end; a lone index is one
+        of row 0."""
+        encoding, index = (
+            self._encoding(0 if token is None else batch_or_token),
+            batch_or_token if token is None else token,
+        )
         place = index + len(encoding) if index < 0 else index
         if not 0 <= place < len(encoding):
             raise IndexError(f"token {index} was asked for; the row has {len(encoding)} tokens.")
@@ -176,7 +198,9 @@ def check_tensor_type(tensor_type: str | None) -> None:
         ValueError: it is none of None, "pt" and "np".
     """
     if tensor_type not in (None, "pt", "np"):
-        raise ValueError(f"return_tensors is {tensor_type!r}; this library gives None (lists), 'pt' (torch) or 'np' (numpy).")
+        raise ValueError(
+            f"return_tensors is {tensor_type!r}; this library gives None (lists), 'pt' (torch) or 'np' (numpy)."
+        )
 
 
 def check_side(side: str, name: str) -> None:
@@ -201,8 +225,10 @@ def as_tensor(name: str, value: Any, tensor_type: str) -> Any:
         array = _array(as_lists(value))
         return _as_torch(array) if tensor_type == "pt" else array
     except (ValueError, TypeError) as error:
-        raise ValueError(f"the entries of {name} make no tensor: rows of different lengths, or no numbers. Pass padding=True "
-                         "(and truncation=True to cut), or pad or leave out this feature.") from error  # fmt: skip
+        raise ValueError(
+            f"the entries of {name} make no tensor: rows of different lengths, or no numbers. Pass padding=True "
+            "(and truncation=True to cut), or pad or leave out this feature."
+        ) from error
 
 
 def _array(value: Any) -> np.ndarray[Any, Any]:
@@ -263,7 +289,9 @@ def as_columns(features: Any) -> dict[str, Any]:
     else:
         raise ValueError(f"features are a {type(features).__name__}; give a dict of rows or a list of dicts.")
     if "input_ids" not in columns:
-        raise ValueError(f"features hold {', '.join(map(str, columns)) or 'nothing'}; padding needs input_ids.")
+        raise ValueError(
+            f"features hold {', '.join(map(str, columns)) or 'nothing'}; padding needs input_ids."
+        )
     return columns
 
 
@@ -277,12 +305,18 @@ def pad_rows(columns: Mapping[str, Any], width: int, pad_token_id: int, side: st
     fill = {"input_ids": pad_token_id, **FILL}
     for name in sorted(FILL.keys() & columns.keys()):
         if len(columns[name]) != len(lengths):
-            raise ValueError(f"{name} has {len(columns[name])} rows for {len(lengths)} rows of input_ids; give one for each.")
+            raise ValueError(
+                f"{name} has {len(columns[name])} rows for {len(lengths)} rows of input_ids; give one for each."
+            )
         for number, (row, length) in enumerate(zip(columns[name], lengths, strict=True)):
             if len(row) != length and not (name == "global_attention_mask" and len(row) < length):
-                raise ValueError(f"row {number} of {name} has {len(row)} entries for {length} tokens; give one for each.")
-    return {name: [fill_up(row, width, fill[name], side) for row in rows] if name in fill else rows
-            for name, rows in columns.items()}  # fmt: skip
+                raise ValueError(
+                    f"row {number} of {name} has {len(row)} entries for {length} tokens; give one for each."
+                )
+    return {
+        name: [fill_up(row, width, fill[name], side) for row in rows] if name in fill else rows
+        for name, rows in columns.items()
+    }
 
 
 def fill_up(row: Sequence[int], width: int, value: int, side: str) -> list[int]:

@@ -1,8 +1,9 @@
 """The files of a tokenizer: from a model folder to a backend and settings, and back.
 
-Read: `tokenizer.json`, or `vocab.json` with `merges.txt`; `tokenizer_config.json`, `special_tokens_map.json` and
-`added_tokens.json` where they are. What a call names wins over the files. Where two files state the same special token,
-`tokenizer_config.json` wins if it lists its added tokens, else `special_tokens_map.json`.
+Read: `tokenizer.json`, or `vocab.json` with `merges.txt`; `tokenizer_config.json`,
+`special_tokens_map.json` and `added_tokens.json` where they are. What a call names wins over the files.
+Where two files state the same special token, `tokenizer_config.json` wins if it lists its added tokens,
+else `special_tokens_map.json`.
 """
 
 from __future__ import annotations
@@ -15,21 +16,35 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from led.text_batch import set_flags
+from led.tokenizer.truncation import set_flags
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-ROLES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>",
-         "cls_token": "<s>", "mask_token": "<mask>"}  # fmt: skip
+ROLES = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "cls_token": "<s>",
+    "mask_token": "<mask>",
+}
 # transformers 5 renamed the list of further special tokens.
 EXTRA = ("additional_special_tokens", "extra_special_tokens")
-SETTINGS = ("model_max_length", "padding_side", "truncation_side", "clean_up_tokenization_spaces", "model_input_names")
+SETTINGS = (
+    "model_max_length",
+    "padding_side",
+    "truncation_side",
+    "clean_up_tokenization_spaces",
+    "model_input_names",
+)
 BACKEND_FLAGS = ("add_prefix_space", "trim_offsets")
 KEYWORDS = (*ROLES, *EXTRA, *SETTINGS, *BACKEND_FLAGS, "errors")
 
 
 @dataclass
 class TokenizerParts:
-    """What a tokenizer is made of: the backend, the special token of each role, further special tokens, settings."""
+    """What a tokenizer is made of: the backend, the special token of each role, further special tokens,
+    settings."""
 
     backend: Tokenizer
     roles: dict[str, str]
@@ -46,16 +61,25 @@ def read_folder(folder: Path, given: Mapping[str, Any]) -> TokenizerParts:
         ValueError: a file is malformed, files contradict each other, or the vocabulary lacks a special token.
     """
     if unknown := sorted(set(given) - set(KEYWORDS)):
-        raise TypeError(f"from_pretrained does not know {', '.join(unknown)}; it knows {', '.join(KEYWORDS)}.")
+        raise TypeError(
+            f"from_pretrained does not know {', '.join(unknown)}; it knows {', '.join(KEYWORDS)}."
+        )
     if given.get("errors", "replace") != "replace":
-        raise ValueError(f"errors is {given['errors']!r}; bytes that are not UTF-8 are decoded with 'replace' only.")
+        raise ValueError(
+            f"errors is {given['errors']!r}; bytes that are not UTF-8 are decoded with 'replace' only."
+        )
     config = _read_object(folder / "tokenizer_config.json")
     by_id = _numbered_tokens(folder, config)
     backend = _read_backend(folder)
     stated = _stated_tokens(folder, config, given)
-    flags = {token.content: token for token in (*backend.get_added_tokens_decoder().values(), *by_id.values())}
+    flags = {
+        token.content: token for token in (*backend.get_added_tokens_decoder().values(), *by_id.values())
+    }
     extra = [_as_token(value, flags, f"{folder}: {EXTRA[0]}") for value in _extra(stated, folder)]
-    roles = {role: _as_token(stated.get(role) or default, flags, f"{folder}: {role}") for role, default in ROLES.items()}
+    roles = {
+        role: _as_token(stated.get(role) or default, flags, f"{folder}: {role}")
+        for role, default in ROLES.items()
+    }
     special = {token.content: token for token in (*roles.values(), *extra)}
     _add_numbered(backend, by_id, special, folder)
     _check_vocabulary(backend, [token for role, token in roles.items() if not stated.get(role)])
@@ -63,13 +87,21 @@ def read_folder(folder: Path, given: Mapping[str, Any]) -> TokenizerParts:
     backend.add_tokens([_special(token) for content, token in special.items() if content not in known])
     if backend.post_processor is None:
         set_format(backend, roles["cls_token"].content, roles["sep_token"].content)
-    if switched := {name: bool(value) for name in BACKEND_FLAGS if (value := given.get(name, config.get(name))) is not None}:
+    if switched := {
+        name: bool(value)
+        for name in BACKEND_FLAGS
+        if (value := given.get(name, config.get(name))) is not None
+    }:
         set_flags(backend, **switched)
     settings = _checked_settings(
         {name: value for name in SETTINGS if (value := given.get(name, config.get(name))) is not None}, folder
     )
-    return TokenizerParts(backend, {role: token.content for role, token in roles.items()},
-                          list(dict.fromkeys(token.content for token in extra)), settings)  # fmt: skip
+    return TokenizerParts(
+        backend,
+        {role: token.content for role, token in roles.items()},
+        list(dict.fromkeys(token.content for token in extra)),
+        settings,
+    )
 
 
 def _checked_settings(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -82,25 +114,34 @@ def _checked_settings(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
         if not isinstance(value, kinds.get(name, str)) or (
             name == "model_max_length" and (isinstance(value, bool) or value < 1)
         ):
-            raise ValueError(f"{name} is {value!r}, in the call or in {folder / 'tokenizer_config.json'}; correct it there.")
+            raise ValueError(
+                f"{name} is {value!r}, in the call or in {folder / 'tokenizer_config.json'}; correct it there."
+            )
     return settings
 
 
 def _read_backend(folder: Path) -> Tokenizer:
-    """The backend of tokenizer.json; or, without added tokens and format, that of vocab.json and merges.txt."""
+    """The backend of tokenizer.json; or, without added tokens and format, that of vocab.json and
+    merges.txt."""
     whole, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
     if whole.is_file():
         try:
             return Tokenizer.from_str(whole.read_text("utf-8"))
         except Exception as error:  # the backend raises bare Exception
-            raise ValueError(f"{whole} is no tokenizer file ({error}); download it again, or remove it where vocab.json and "
-                             "merges.txt are there.") from error  # fmt: skip
+            raise ValueError(
+                f"{whole} is no tokenizer file ({error}); download it again, or remove it where vocab.json and "
+                "merges.txt are there."
+            ) from error
     if not (vocab.is_file() and merges.is_file()):
-        raise FileNotFoundError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt: no tokenizer there.")
+        raise FileNotFoundError(
+            f"{folder} has neither tokenizer.json nor vocab.json with merges.txt: no tokenizer there."
+        )
     try:
         return _plain_backend(*models.BPE.read_file(str(vocab), str(merges)))
     except Exception as error:
-        raise ValueError(f"{vocab} and {merges} do not make a vocabulary ({error}); download them again.") from error
+        raise ValueError(
+            f"{vocab} and {merges} do not make a vocabulary ({error}); download them again."
+        ) from error
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -112,7 +153,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); correct it, or download it again.") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}; it must be a JSON object. Correct it, or download it again.")
+        raise ValueError(
+            f"{path} holds a {type(value).__name__}; it must be a JSON object. Correct it, or download it again."
+        )
     return value
 
 
@@ -121,7 +164,9 @@ def _stated_tokens(folder: Path, config: Mapping[str, Any], given: Mapping[str, 
     names = (*ROLES, *EXTRA)
     listed = _read_object(folder / "special_tokens_map.json")
     files = (listed, config) if "added_tokens_decoder" in config else (config, listed)
-    return {name: source[name] for source in (*files, given) for name in names if source.get(name) is not None}
+    return {
+        name: source[name] for source in (*files, given) for name in names if source.get(name) is not None
+    }
 
 
 def _extra(stated: Mapping[str, Any], folder: Path) -> list[Any]:
@@ -135,7 +180,8 @@ def _extra(stated: Mapping[str, Any], folder: Path) -> list[Any]:
 
 
 def _as_token(value: Any, flags: Mapping[str, AddedToken], place: str) -> AddedToken:
-    """The token that a file or a call states: as it is, a dict of its flags, or a string that other files may describe."""
+    """The token that a file or a call states: as it is, a dict of its flags, or a string that other files may
+    describe."""
     if isinstance(value, AddedToken):
         return value
     if isinstance(value, dict):
@@ -159,15 +205,31 @@ def read_token(state: Mapping[str, Any], place: str) -> AddedToken:
         ValueError: there is no content, or a flag is not true or false.
     """
     content = state.get("content")
-    kept = {name: state[name] for name in ("single_word", "lstrip", "rstrip", "normalized", "special") if name in state}
-    if not isinstance(content, str) or not content or not all(isinstance(flag, bool) for flag in kept.values()):
-        raise ValueError(f"{place} is {dict(state)!r}; a token needs its text as content, and flags that are true or false.")
+    kept = {
+        name: state[name]
+        for name in ("single_word", "lstrip", "rstrip", "normalized", "special")
+        if name in state
+    }
+    if (
+        not isinstance(content, str)
+        or not content
+        or not all(isinstance(flag, bool) for flag in kept.values())
+    ):
+        raise ValueError(
+            f"{place} is {dict(state)!r}; a token needs its text as content, and flags that are true or false."
+        )
     return AddedToken(content, **kept)
 
 
 def _special(token: AddedToken) -> AddedToken:
-    return AddedToken(token.content, single_word=token.single_word, lstrip=token.lstrip, rstrip=token.rstrip,
-                      normalized=token.normalized, special=True)  # fmt: skip
+    return AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=True,
+    )
 
 
 def _numbered_tokens(folder: Path, config: Mapping[str, Any]) -> dict[int, AddedToken]:
@@ -175,19 +237,34 @@ def _numbered_tokens(folder: Path, config: Mapping[str, Any]) -> dict[int, Added
     place = folder / "tokenizer_config.json"
     if "added_tokens_decoder" in config:
         listed = config["added_tokens_decoder"]
-        if not isinstance(listed, dict) or not all(k.isdecimal() and isinstance(v, dict) for k, v in listed.items()):
-            raise ValueError(f"{place}: added_tokens_decoder must map ids to tokens; correct it, or download the file again.")
-        return {int(number): read_token(state, f"{place}: added token {number}") for number, state in listed.items()}
+        if not isinstance(listed, dict) or not all(
+            k.isdecimal() and isinstance(v, dict) for k, v in listed.items()
+        ):
+            raise ValueError(
+                f"{place}: added_tokens_decoder must map ids to tokens; correct it, or download the file again."
+            )
+        return {
+            int(number): read_token(state, f"{place}: added token {number}")
+            for number, state in listed.items()
+        }
     place = folder / "added_tokens.json"
     ids = _read_object(place)
     if wrong := [
-        token for token, number in ids.items() if not isinstance(number, int) or isinstance(number, bool) or not token
+        token
+        for token, number in ids.items()
+        if not isinstance(number, int) or isinstance(number, bool) or not token
     ]:
-        raise ValueError(f"{place}: {wrong[0]!r} has the id {ids[wrong[0]]!r}; each token needs a whole number.")
-    return {number: AddedToken(token, lstrip=token == "<mask>", normalized=True) for token, number in ids.items()}
+        raise ValueError(
+            f"{place}: {wrong[0]!r} has the id {ids[wrong[0]]!r}; each token needs a whole number."
+        )
+    return {
+        number: AddedToken(token, lstrip=token == "<mask>", normalized=True) for token, number in ids.items()
+    }
 
 
-def _add_numbered(backend: Tokenizer, by_id: Mapping[int, AddedToken], special: Mapping[str, AddedToken], folder: Path) -> None:
+def _add_numbered(
+    backend: Tokenizer, by_id: Mapping[int, AddedToken], special: Mapping[str, AddedToken], folder: Path
+) -> None:
     """Add tokens at the ids the files state, those that the backend has already excepted."""
     known = set(added_tokens(backend))
     for number, token in sorted(by_id.items()):
@@ -195,16 +272,20 @@ def _add_numbered(backend: Tokenizer, by_id: Mapping[int, AddedToken], special: 
             backend.add_tokens([_special(special[token.content]) if token.content in special else token])
         got = backend.token_to_id(token.content)
         if got != number:
-            raise ValueError(f"{folder}: the added token {token.content} is listed with id {number}, and the vocabulary gives "
-                             f"it {got}; correct added_tokens.json or tokenizer_config.json.")  # fmt: skip
+            raise ValueError(
+                f"{folder}: the added token {token.content} is listed with id {number}, and the vocabulary gives "
+                f"it {got}; correct added_tokens.json or tokenizer_config.json."
+            )
 
 
 def _check_vocabulary(backend: Tokenizer, tokens: Iterable[AddedToken]) -> None:
     missing = {token.content for token in tokens if backend.token_to_id(token.content) is None}
     if missing:
         names = ", ".join(token for token in SPECIAL_TOKENS if token in missing)
-        raise ValueError(f"the vocabulary lacks {names}; LED needs {', '.join(SPECIAL_TOKENS)}. "
-                         "Check the folder, or name other tokens, such as pad_token='[PAD]'.")  # fmt: skip
+        raise ValueError(
+            f"the vocabulary lacks {names}; LED needs {', '.join(SPECIAL_TOKENS)}. "
+            "Check the folder, or name other tokens, such as pad_token='[PAD]'."
+        )
 
 
 def added_tokens(backend: Tokenizer) -> dict[str, AddedToken]:
@@ -214,7 +295,13 @@ def added_tokens(backend: Tokenizer) -> dict[str, AddedToken]:
 
 def _plain_backend(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> Tokenizer:
     backend = Tokenizer(
-        models.BPE(vocab=vocab, merges=list(merges), continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False)
+        models.BPE(
+            vocab=vocab,
+            merges=list(merges),
+            continuing_subword_prefix="",
+            end_of_word_suffix="",
+            fuse_unk=False,
+        )
     )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -231,15 +318,22 @@ def build_backend(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Token
 
 def set_format(backend: Tokenizer, cls_token: str, sep_token: str) -> None:
     """Format one text as `<s> A </s>` and a pair as `<s> A </s></s> B </s>`, with these tokens."""
-    spaced = json.loads(backend.pre_tokenizer.__getstate__()).get("add_prefix_space", False) if backend.pre_tokenizer else False
+    spaced = (
+        json.loads(backend.pre_tokenizer.__getstate__()).get("add_prefix_space", False)
+        if backend.pre_tokenizer
+        else False
+    )
     ids = backend.get_vocab()
     backend.post_processor = processors.RobertaProcessing(
         (sep_token, ids[sep_token]), (cls_token, ids[cls_token]), trim_offsets=True, add_prefix_space=spaced
     )
 
 
-def write_folder(folder: Path, parts: TokenizerParts, *, filename_prefix: str | None, split_special_tokens: bool) -> list[Path]:
-    """Write vocab.json, merges.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json; their paths.
+def write_folder(
+    folder: Path, parts: TokenizerParts, *, filename_prefix: str | None, split_special_tokens: bool
+) -> list[Path]:
+    """Write vocab.json, merges.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json; their
+    paths.
 
     `added_tokens.json` is written too where tokens come after the vocabulary.
     """
@@ -274,12 +368,21 @@ def write_vocabulary(folder: Path, backend: Tokenizer, filename_prefix: str | No
 
 
 def _token_state(token: AddedToken) -> dict[str, Any]:
-    return {"content": token.content, "lstrip": token.lstrip, "normalized": token.normalized, "rstrip": token.rstrip,
-            "single_word": token.single_word}  # fmt: skip
+    return {
+        "content": token.content,
+        "lstrip": token.lstrip,
+        "normalized": token.normalized,
+        "rstrip": token.rstrip,
+        "single_word": token.single_word,
+    }
 
 
 def _backend_flags(backend: Tokenizer) -> dict[str, bool]:
-    states = [json.loads(part.__getstate__()) for part in (backend.pre_tokenizer, backend.post_processor) if part is not None]
+    states = [
+        json.loads(part.__getstate__())
+        for part in (backend.pre_tokenizer, backend.post_processor)
+        if part is not None
+    ]
     return {name: state[name] for state in states for name in BACKEND_FLAGS if name in state}
 
 

@@ -1,4 +1,5 @@
-"""Vocabulary: the tokens of a tokenizer, their ids, which of them are special, and the text that ids stand for."""
+"""Vocabulary: the tokens of a tokenizer, their ids, which of them are special, and the text that ids stand
+for."""
 
 from __future__ import annotations
 
@@ -7,12 +8,23 @@ from typing import Any, overload
 
 from tokenizers import AddedToken, Tokenizer
 
-from led.batch_encoding import as_lists
-from led.tokenizer_files import EXTRA, ROLES, SPECIAL_TOKENS, added_tokens, set_format
+from led.tokenizer.batch_encoding import as_lists
+from led.tokenizer.files import EXTRA, ROLES, SPECIAL_TOKENS, added_tokens, set_format
 
-# Spaces that word-level tokenization leaves before punctuation and contractions; replaced one after the other.
-_SPACED = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't", " 'm": "'m", " 's": "'s", " 've": "'ve",
-           " 're": "'re"}  # fmt: skip
+# Spaces that word-level tokenization leaves before punctuation and contractions; replaced one after the
+# other.
+_SPACED = {
+    " .": ".",
+    " ?": "?",
+    " !": "!",
+    " ,": ",",
+    " ' ": "'",
+    " n't": "n't",
+    " 'm": "'m",
+    " 's": "'s",
+    " 've": "'ve",
+    " 're": "'re",
+}
 
 
 class _Role:
@@ -41,8 +53,8 @@ class _RoleId:
 class Vocabulary:
     """The tokens of a `tokenizers` backend, with the role that each special token plays.
 
-    `roles` names the tokens that play `bos_token`, `eos_token`, `cls_token`, `sep_token`, `pad_token`, `unk_token` and
-    `mask_token`; `additional_special_tokens` are further ones.
+    `roles` names the tokens that play `bos_token`, `eos_token`, `cls_token`, `sep_token`, `pad_token`,
+    `unk_token` and `mask_token`; `additional_special_tokens` are further ones.
 
     Raises:
         ValueError: the vocabulary lacks one of these tokens.
@@ -52,15 +64,21 @@ class Vocabulary:
     bos_token_id, eos_token_id, cls_token_id, sep_token_id = (_RoleId() for _ in range(4))
     pad_token_id, unk_token_id, mask_token_id = (_RoleId() for _ in range(3))
 
-    def __init__(self, backend: Tokenizer, roles: Mapping[str, str] | None = None,
-                 additional_special_tokens: Sequence[str] = (),
-                 clean_up_tokenization_spaces: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self,
+        backend: Tokenizer,
+        roles: Mapping[str, str] | None = None,
+        additional_special_tokens: Sequence[str] = (),
+        clean_up_tokenization_spaces: bool = False,
+    ) -> None:
         self._roles = {**ROLES, **(roles or {})}
         ids = {role: backend.token_to_id(token) for role, token in self._roles.items()}
         missing = {self._roles[role] for role, number in ids.items() if number is None}
         if missing:
             names = sorted(missing, key=[*SPECIAL_TOKENS, *sorted(missing)].index)
-            raise ValueError(f"the vocabulary lacks {', '.join(names)}; LED needs {', '.join(SPECIAL_TOKENS)}.")
+            raise ValueError(
+                f"the vocabulary lacks {', '.join(names)}; LED needs {', '.join(SPECIAL_TOKENS)}."
+            )
         self._role_ids = {role: number for role, number in ids.items() if number is not None}
         self.backend = backend
         self.additional_special_tokens = list(additional_special_tokens)
@@ -95,7 +113,10 @@ class Vocabulary:
     @property
     def special_tokens_map(self) -> dict[str, Any]:
         """The token of each role, and the list of further special tokens where there are any."""
-        return {**self._roles, **({EXTRA[0]: list(self.additional_special_tokens)} if self.additional_special_tokens else {})}
+        return {
+            **self._roles,
+            **({EXTRA[0]: list(self.additional_special_tokens)} if self.additional_special_tokens else {}),
+        }
 
     @property
     def all_special_tokens(self) -> list[str]:
@@ -112,7 +133,9 @@ class Vocabulary:
         """The ids of `additional_special_tokens`."""
         return self.convert_tokens_to_ids(self.additional_special_tokens)
 
-    def add_tokens(self, new_tokens: str | AddedToken | Sequence[str | AddedToken], special_tokens: bool = False) -> int:
+    def add_tokens(
+        self, new_tokens: str | AddedToken | Sequence[str | AddedToken], special_tokens: bool = False
+    ) -> int:
         """Add tokens that are matched whole, after the vocabulary where it lacks them; how many it lacked.
 
         The model's embedding must grow with them.
@@ -120,9 +143,11 @@ class Vocabulary:
         tokens = [new_tokens] if isinstance(new_tokens, str | AddedToken) else list(new_tokens)
         return self.backend.add_special_tokens(tokens) if special_tokens else self.backend.add_tokens(tokens)
 
-    def add_special_tokens(self, special_tokens_dict: Mapping[str, Any], replace_additional_special_tokens: bool = True) -> int:
-        """Give roles, or the list `additional_special_tokens`, other tokens, added where the vocabulary lacks them; how many
-        it lacked.
+    def add_special_tokens(
+        self, special_tokens_dict: Mapping[str, Any], replace_additional_special_tokens: bool = True
+    ) -> int:
+        """Give roles, or the list `additional_special_tokens`, other tokens, added where the vocabulary lacks
+        them; how many it lacked.
 
         Raises:
             ValueError: a role is unknown.
@@ -167,7 +192,9 @@ class Vocabulary:
     @overload
     def convert_ids_to_tokens(self, ids: int, skip_special_tokens: bool = False) -> str | None: ...
     @overload
-    def convert_ids_to_tokens(self, ids: Iterable[int], skip_special_tokens: bool = False) -> list[str | None]: ...
+    def convert_ids_to_tokens(
+        self, ids: Iterable[int], skip_special_tokens: bool = False
+    ) -> list[str | None]: ...
     def convert_ids_to_tokens(self, ids: int | Iterable[int], skip_special_tokens: bool = False) -> Any:
         """The token of an id, or of each of several; None for one beyond the vocabulary."""
         if isinstance(ids, int):
@@ -180,12 +207,15 @@ class Vocabulary:
         return self.backend.decoder.decode(tokens)
 
     def decode(
-        self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
     ) -> str:
         """The text of one row of ids; bytes that are not UTF-8 become the replacement character.
 
-        `clean_up_tokenization_spaces` removes the space before punctuation and English contractions, by default as the
-        tokenizer is set.
+        `clean_up_tokenization_spaces` removes the space before punctuation and English contractions, by
+        default as the tokenizer is set.
 
         Raises:
             ValueError: the ids are several rows, or one of them is negative.
@@ -195,13 +225,23 @@ class Vocabulary:
         if ids and isinstance(ids[0], list | tuple):
             raise ValueError(f"decode takes one row of ids and was given {len(ids)} rows; use batch_decode.")
         if negative := next((number for number in ids if number < 0), None):
-            raise ValueError(f"{negative} is no token id; replace ignored labels by pad_token_id ({self.pad_token_id}) first.")
+            raise ValueError(
+                f"{negative} is no token id; replace ignored labels by pad_token_id ({self.pad_token_id}) first."
+            )
         text = self.backend.decode([int(number) for number in ids], skip_special_tokens=skip_special_tokens)
-        clean = self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
+        clean = (
+            self.clean_up_tokenization_spaces
+            if clean_up_tokenization_spaces is None
+            else clean_up_tokenization_spaces
+        )
         return self.clean_up_tokenization(text) if clean else text
 
-    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False,
-                     clean_up_tokenization_spaces: bool | None = None) -> list[str]:  # fmt: skip
+    def batch_decode(
+        self,
+        sequences: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> list[str]:
         """`decode` of every row."""
         return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in sequences]
 

@@ -1,15 +1,15 @@
 """LEDTokenizer: the byte-level BPE of the published checkpoints, on the `tokenizers` library.
 
-Formats: one text `<s> A </s>`, a pair `<s> A </s></s> B </s>`. Offsets count characters of the text as given, leave out a
-token's leading space, and are (0, 0) for the tokens of the format.
+Formats: one text `<s> A </s>`, a pair `<s> A </s></s> B </s>`. Offsets count characters of the text as
+given, leave out a token's leading space, and are (0, 0) for the tokens of the format.
 
-The calls, their arguments and their results are those of the reference's LEDTokenizer and LEDTokenizerFast, with two
-departures. A document may hold the characters `</s>` or `<mask>`: they are text, not control tokens, unless
-`split_special_tokens=False` is asked for. And a pair whose second text is empty stays a pair.
+The calls, their arguments and their results are those of the reference's LEDTokenizer and LEDTokenizerFast,
+with two departures. A document may hold the characters `</s>` or `<mask>`: they are text, not control tokens,
+unless `split_special_tokens=False` is asked for. And a pair whose second text is empty stays a pair.
 
-Words given with `is_split_into_words` are read with a space before each. Truncation and padding are on the right unless
-`truncation_side` or `padding_side` says otherwise. Threads may share a tokenizer as long as none adds tokens or sets
-attributes.
+Words given with `is_split_into_words` are read with a space before each. Truncation and padding are on the
+right unless `truncation_side` or `padding_side` says otherwise. Threads may share a tokenizer as long as none
+adds tokens or sets attributes.
 
     tokenizer = LEDTokenizer.from_pretrained("allenai/led-base-16384")
     batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
@@ -24,11 +24,35 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer, models, pre_tokenizers, trainers
 
-from led.batch_encoding import BatchEncoding, as_columns, as_lists, check_side, check_tensor_type, pad_rows, tensor_type_of
-from led.hub import resolve
-from led.text_batch import UNLIMITED, Limits, TextBatch, encode_items, kept_lengths, read_limits, read_texts, room_for
-from led.tokenizer_files import SPECIAL_TOKENS, TokenizerParts, build_backend, read_folder, write_folder, write_vocabulary
-from led.vocabulary import Vocabulary
+from led.checkpoint.hub import resolve
+from led.tokenizer.batch_encoding import (
+    BatchEncoding,
+    as_columns,
+    as_lists,
+    check_side,
+    check_tensor_type,
+    pad_rows,
+    tensor_type_of,
+)
+from led.tokenizer.files import (
+    SPECIAL_TOKENS,
+    TokenizerParts,
+    build_backend,
+    read_folder,
+    write_folder,
+    write_vocabulary,
+)
+from led.tokenizer.special_tokens import Vocabulary
+from led.tokenizer.truncation import (
+    UNLIMITED,
+    Limits,
+    TextBatch,
+    encode_items,
+    kept_lengths,
+    read_limits,
+    read_texts,
+    room_for,
+)
 
 __all__ = ["SPECIAL_TOKENS", "BatchEncoding", "LEDTokenizer", "LEDTokenizerFast", "build_backend"]
 
@@ -46,8 +70,8 @@ _COLUMNS: dict[str, Callable[[Encoding], Any]] = {
 class LEDTokenizer(Vocabulary):
     """Text to token ids and back.
 
-    `model_max_length` is what the checkpoint states, or unlimited; it is used only where truncation or padding to
-    "max_length" is asked for. `roles` and `additional_special_tokens` are those of `Vocabulary`.
+    `model_max_length` is what the checkpoint states, or unlimited; it is used only where truncation or
+    padding to "max_length" is asked for. `roles` and `additional_special_tokens` are those of `Vocabulary`.
 
     Raises:
         ValueError: the vocabulary lacks one of these tokens, or a side is neither "right" nor "left".
@@ -80,28 +104,47 @@ class LEDTokenizer(Vocabulary):
         self.model_input_names = list(model_input_names)
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None,
-                        local_files_only: bool = False, split_special_tokens: bool = True, **given: Any
-                        ) -> LEDTokenizer:  # fmt: skip
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        split_special_tokens: bool = True,
+        **given: Any,
+    ) -> LEDTokenizer:
         """The tokenizer of a model folder or of a published checkpoint.
 
-        Special tokens (`pad_token="<pad>"`, as text or AddedToken) and settings (`model_max_length`, `padding_side`,
-        `truncation_side`, `add_prefix_space`, `trim_offsets`, `clean_up_tokenization_spaces`, `model_input_names`) go before
-        those of its files.
+        Special tokens (`pad_token="<pad>"`, as text or AddedToken) and settings (`model_max_length`,
+        `padding_side`, `truncation_side`, `add_prefix_space`, `trim_offsets`, `clean_up_tokenization_spaces`,
+        `model_input_names`) go before those of its files.
 
         Raises:
             FileNotFoundError: the checkpoint cannot be had, or has no tokenizer.
             TypeError: a keyword is unknown.
             ValueError: a file is malformed, or the vocabulary lacks a special token.
         """
-        folder = resolve(str(model), revision, cache_dir=cache_dir, local_files_only=local_files_only, weights=False).folder
+        folder = resolve(
+            str(model), revision, cache_dir=cache_dir, local_files_only=local_files_only, weights=False
+        ).folder
         parts = read_folder(folder, given)
-        return cls(parts.backend, split_special_tokens=split_special_tokens, roles=parts.roles,
-                   additional_special_tokens=parts.extra, **parts.settings)  # fmt: skip
+        return cls(
+            parts.backend,
+            split_special_tokens=split_special_tokens,
+            roles=parts.roles,
+            additional_special_tokens=parts.extra,
+            **parts.settings,
+        )
 
     @classmethod
     def learn(
-        cls, texts: Iterable[str], vocab_size: int, model_max_length: int | None = None, *, split_digits: bool = False
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        model_max_length: int | None = None,
+        *,
+        split_digits: bool = False,
     ) -> LEDTokenizer:
         """A tokenizer of `vocab_size` entries, the special tokens included, learned from `texts`.
 
@@ -109,7 +152,9 @@ class LEDTokenizer(Vocabulary):
         """
         parts: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if split_digits else []
         learner = Tokenizer(models.BPE())
-        learner.pre_tokenizer = pre_tokenizers.Sequence([*parts, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        learner.pre_tokenizer = pre_tokenizers.Sequence(
+            [*parts, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size - 1,
             special_tokens=list(SPECIAL_TOKENS[:-1]),
@@ -125,7 +170,8 @@ class LEDTokenizer(Vocabulary):
     # Files
 
     def save_pretrained(self, folder: str | Path, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Write vocab.json, merges.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json; their paths."""
+        """Write vocab.json, merges.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json;
+        their paths."""
         settings: dict[str, Any] = {
             "padding_side": self.padding_side,
             "truncation_side": self.truncation_side,
@@ -136,7 +182,10 @@ class LEDTokenizer(Vocabulary):
             settings["model_max_length"] = self.model_max_length
         parts = TokenizerParts(self.backend, self._roles, self.additional_special_tokens, settings)
         paths = write_folder(
-            Path(folder), parts, filename_prefix=filename_prefix, split_special_tokens=self.split_special_tokens
+            Path(folder),
+            parts,
+            filename_prefix=filename_prefix,
+            split_special_tokens=self.split_special_tokens,
         )
         return tuple(map(str, paths))
 
@@ -147,7 +196,9 @@ class LEDTokenizer(Vocabulary):
             FileNotFoundError: there is no such folder.
         """
         if not Path(folder).is_dir():
-            raise FileNotFoundError(f"the folder {folder} does not exist; make it first, or use save_pretrained.")
+            raise FileNotFoundError(
+                f"the folder {folder} does not exist; make it first, or use save_pretrained."
+            )
         vocab, merges = write_vocabulary(Path(folder), self.backend, filename_prefix)
         return str(vocab), str(merges)
 
@@ -182,27 +233,39 @@ class LEDTokenizer(Vocabulary):
         split_special_tokens: bool | None = None,
         verbose: bool = True,
     ) -> BatchEncoding:
-        """Model inputs of one text or pair, or of a list of them; `text_target` gives `labels`, or inputs where it is alone.
+        """Model inputs of one text or pair, or of a list of them; `text_target` gives `labels`, or inputs
+        where it is alone.
 
-        A text is a string, or with `is_split_into_words` a list of words. `truncation` cuts to `max_length`, by default
-        `model_max_length`, and keeps the special tokens: True or "longest_first" from the longer text of a pair,
-        "only_first", "only_second". A `max_length` without `padding` and `truncation` asks for truncation. With
-        `return_overflowing_tokens` the rest of a text follows in windows that repeat `stride` tokens, and
-        `overflow_to_sample_mapping` tells the text of each row. `padding` is True or "longest" for the longest of the batch,
-        or "max_length". One text gives flat lists, with `return_tensors` ("pt" or "np") a batch of one. `verbose` changes
-        nothing: there are no warnings.
+        A text is a string, or with `is_split_into_words` a list of words. `truncation` cuts to `max_length`,
+        by default `model_max_length`, and keeps the special tokens: True or "longest_first" from the longer
+        text of a pair, "only_first", "only_second". A `max_length` without `padding` and `truncation` asks
+        for truncation. With `return_overflowing_tokens` the rest of a text follows in windows that repeat
+        `stride` tokens, and `overflow_to_sample_mapping` tells the text of each row. `padding` is True or
+        "longest" for the longest of the batch, or "max_length". One text gives flat lists, with
+        `return_tensors` ("pt" or "np") a batch of one. `verbose` changes nothing: there are no warnings.
 
         Raises:
-            ValueError: the arguments exclude each other, something is no text, or a text cannot be cut enough.
+            ValueError: the arguments exclude each other, something is no text, or a text cannot be cut
+                enough.
         """
         if text is None and text_target is None:
             raise ValueError("neither text nor text_target was given; pass one of them.")
-        for name, first, second in (("text", text, text_pair), ("text_target", text_target, text_pair_target)):
+        for name, first, second in (
+            ("text", text, text_pair),
+            ("text_target", text_target, text_pair_target),
+        ):
             if first is None and second is not None:
                 raise ValueError(f"a second text was given without {name}; pass both.")
         check_tensor_type(return_tensors)
-        limits = self._limits(padding, truncation, max_length, stride, pad_to_multiple_of, padding_side,
-                              return_overflowing_tokens)  # fmt: skip
+        limits = self._limits(
+            padding,
+            truncation,
+            max_length,
+            stride,
+            pad_to_multiple_of,
+            padding_side,
+            return_overflowing_tokens,
+        )
         split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
 
         asked = {
@@ -216,10 +279,22 @@ class LEDTokenizer(Vocabulary):
 
         def inputs(first: Any, second: Any) -> BatchEncoding:
             batch = read_texts(first, second, is_split_into_words)
-            encodings = encode_items(self.backend, batch.items, limits, add_special_tokens=add_special_tokens,
-                                     split_special_tokens=split, is_split_into_words=is_split_into_words)  # fmt: skip
-            return self._inputs(batch, encodings, limits, [name for name, yes in asked.items() if yes],
-                                return_overflowing_tokens, return_tensors)  # fmt: skip
+            encodings = encode_items(
+                self.backend,
+                batch.items,
+                limits,
+                add_special_tokens=add_special_tokens,
+                split_special_tokens=split,
+                is_split_into_words=is_split_into_words,
+            )
+            return self._inputs(
+                batch,
+                encodings,
+                limits,
+                [name for name, yes in asked.items() if yes],
+                return_overflowing_tokens,
+                return_tensors,
+            )
 
         if text is None:
             return inputs(text_target, text_pair_target)
@@ -228,17 +303,30 @@ class LEDTokenizer(Vocabulary):
             result["labels"] = inputs(text_target, text_pair_target)["input_ids"]
         return result
 
-    def _inputs(self, batch: TextBatch, encodings: list[Encoding], limits: Limits, names: Sequence[str], windows: bool,
-                return_tensors: str | None) -> BatchEncoding:  # fmt: skip
+    def _inputs(
+        self,
+        batch: TextBatch,
+        encodings: list[Encoding],
+        limits: Limits,
+        names: Sequence[str],
+        windows: bool,
+        return_tensors: str | None,
+    ) -> BatchEncoding:
         """The named columns of padded encodings; with `windows` every window of a text is a row."""
-        owners = [number for number, encoding in enumerate(encodings) for _ in range(1 + len(encoding.overflowing))]
+        owners = [
+            number for number, encoding in enumerate(encodings) for _ in range(1 + len(encoding.overflowing))
+        ]
         if windows:
             encodings = [window for encoding in encodings for window in (encoding, *encoding.overflowing)]
         width = limits.width(max(map(len, encodings), default=0))
         if width is not None:
             for encoding in encodings:
-                encoding.pad(width, direction=limits.padding_side, pad_id=self.pad_token_id, pad_token=self.pad_token)
-        columns: dict[str, Any] = {name: [_COLUMNS[name](encoding) for encoding in encodings] for name in names}
+                encoding.pad(
+                    width, direction=limits.padding_side, pad_id=self.pad_token_id, pad_token=self.pad_token
+                )
+        columns: dict[str, Any] = {
+            name: [_COLUMNS[name](encoding) for encoding in encodings] for name in names
+        }
         if windows:
             columns["overflow_to_sample_mapping"] = owners
         elif batch.single and return_tensors is None:
@@ -258,7 +346,9 @@ class LEDTokenizer(Vocabulary):
         """The ids of one text or pair with special tokens; the options are those of the call."""
         return self(text, text_pair, **options)["input_ids"]
 
-    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any) -> list[str]:
+    def tokenize(
+        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
+    ) -> list[str]:
         """The tokens of one text or pair, without those of the format unless `add_special_tokens`."""
         return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
 
@@ -288,20 +378,32 @@ class LEDTokenizer(Vocabulary):
         limits = self._limits(padding, truncation, max_length, 0, pad_to_multiple_of, padding_side)
         first, second = list(ids), None if pair_ids is None else list(pair_ids)
         if limits.truncation:
-            room = room_for(limits, self.num_special_tokens_to_add(second is not None) if add_special_tokens else 0)
+            room = room_for(
+                limits, self.num_special_tokens_to_add(second is not None) if add_special_tokens else 0
+            )
             kept = kept_lengths(len(first), None if second is None else len(second), room, limits)
             first = _kept(first, kept[0], limits.truncation_side)
             second = None if second is None else _kept(second, kept[1], limits.truncation_side)
-        row = self.build_inputs_with_special_tokens(first, second) if add_special_tokens else first + (second or [])
+        row = (
+            self.build_inputs_with_special_tokens(first, second)
+            if add_special_tokens
+            else first + (second or [])
+        )
         features: dict[str, Any] = {"input_ids": row}
         if self._asked("token_type_ids", return_token_type_ids):
             features["token_type_ids"] = [0] * len(row)
         if return_special_tokens_mask:
-            features["special_tokens_mask"] = (self.get_special_tokens_mask(first, second) if add_special_tokens
-                                               else [0] * len(row))  # fmt: skip
-        padded = self.pad(features, padding=limits.padding or False, max_length=limits.max_length,
-                          pad_to_multiple_of=pad_to_multiple_of, padding_side=padding_side,
-                          return_attention_mask=return_attention_mask)  # fmt: skip
+            features["special_tokens_mask"] = (
+                self.get_special_tokens_mask(first, second) if add_special_tokens else [0] * len(row)
+            )
+        padded = self.pad(
+            features,
+            padding=limits.padding or False,
+            max_length=limits.max_length,
+            pad_to_multiple_of=pad_to_multiple_of,
+            padding_side=padding_side,
+            return_attention_mask=return_attention_mask,
+        )
         if return_length:
             padded["length"] = len(padded["input_ids"])
         return padded.convert_to_tensors(return_tensors, prepend_batch_axis)
@@ -319,9 +421,9 @@ class LEDTokenizer(Vocabulary):
     ) -> BatchEncoding:
         """Pad features that lack their last columns: a dict of rows, a list of dicts, or one flat row.
 
-        Ids are filled with the padding token, `attention_mask` and `token_type_ids` with 0, `special_tokens_mask` with 1,
-        `global_attention_mask` with -1, which hides a token; other features, labels too, stay as they are. An
-        `attention_mask` is added where there is none. Tensors give tensors.
+        Ids are filled with the padding token, `attention_mask` and `token_type_ids` with 0,
+        `special_tokens_mask` with 1, `global_attention_mask` with -1, which hides a token; other features,
+        labels too, stay as they are. An `attention_mask` is added where there is none. Tensors give tensors.
 
         Raises:
             ValueError: features are malformed, or tensors are asked for while rows have different lengths.
@@ -343,8 +445,16 @@ class LEDTokenizer(Vocabulary):
             columns = {name: rows[0] for name, rows in columns.items()}
         return BatchEncoding(columns, tensor_type=kind)
 
-    def _limits(self, padding: Any, truncation: Any, max_length: Any, stride: Any, pad_to_multiple_of: Any,
-                padding_side: str | None, windows: bool = False) -> Limits:  # fmt: skip
+    def _limits(
+        self,
+        padding: Any,
+        truncation: Any,
+        max_length: Any,
+        stride: Any,
+        pad_to_multiple_of: Any,
+        padding_side: str | None,
+        windows: bool = False,
+    ) -> Limits:
         return read_limits(
             padding=padding,
             truncation=truncation,
@@ -366,14 +476,26 @@ class LEDTokenizer(Vocabulary):
         """The number of tokens that the format adds to one text, or to a pair."""
         return self.backend.num_special_tokens_to_add(pair)
 
-    def build_inputs_with_special_tokens(self, token_ids_0: list[int], token_ids_1: list[int] | None = None) -> list[int]:
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
         """The format around the ids of one text or of a pair."""
         cls_id, sep_id = self.cls_token_id, self.sep_token_id
-        return [cls_id, *token_ids_0, sep_id, *([] if token_ids_1 is None else [sep_id, *token_ids_1, sep_id])]
+        return [
+            cls_id,
+            *token_ids_0,
+            sep_id,
+            *([] if token_ids_1 is None else [sep_id, *token_ids_1, sep_id]),
+        ]
 
-    def get_special_tokens_mask(self, token_ids_0: Sequence[int], token_ids_1: Sequence[int] | None = None,
-                                already_has_special_tokens: bool = False) -> list[int]:  # fmt: skip
-        """1 for a special token, 0 for a token of a text: in the format around these ids, or in these ids themselves.
+    def get_special_tokens_mask(
+        self,
+        token_ids_0: Sequence[int],
+        token_ids_1: Sequence[int] | None = None,
+        already_has_special_tokens: bool = False,
+    ) -> list[int]:
+        """1 for a special token, 0 for a token of a text: in the format around these ids, or in these ids
+        themselves.
 
         Raises:
             ValueError: ids that have their special tokens are given as two rows.
@@ -385,9 +507,16 @@ class LEDTokenizer(Vocabulary):
                 )
             special = set(self.all_special_ids)
             return [int(int(token) in special) for token in token_ids_0]
-        return [1, *[0] * len(token_ids_0), 1, *([] if token_ids_1 is None else [1, *[0] * len(token_ids_1), 1])]
+        return [
+            1,
+            *[0] * len(token_ids_0),
+            1,
+            *([] if token_ids_1 is None else [1, *[0] * len(token_ids_1), 1]),
+        ]
 
-    def create_token_type_ids_from_sequences(self, token_ids_0: list[int], token_ids_1: list[int] | None = None) -> list[int]:
+    def create_token_type_ids_from_sequences(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
         """Zeros for every token of the format around these ids: LED has one token type."""
         return [0] * len(self.build_inputs_with_special_tokens(token_ids_0, token_ids_1))
 
@@ -404,7 +533,13 @@ class LEDTokenizer(Vocabulary):
 
 def _kept(ids: list[int], length: int | None, side: str) -> list[int]:
     """The `length` ids that stay when the others are cut from `side`."""
-    return ids if length is None or length >= len(ids) else ids[:length] if side == "right" else ids[len(ids) - length :]
+    return (
+        ids
+        if length is None or length >= len(ids)
+        else ids[:length]
+        if side == "right"
+        else ids[len(ids) - length :]
+    )
 
 
 LEDTokenizerFast = LEDTokenizer

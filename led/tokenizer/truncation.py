@@ -1,7 +1,7 @@
 """From texts to encodings: what a call was given, what it may not ask for, and where texts are cut.
 
-A text is a string, or a list of words; an item of a batch is a text or a pair of them. All lengths count tokens. Nothing here
-changes the tokenizer it is given, so that threads can share one.
+A text is a string, or a list of words; an item of a batch is a text or a pair of them. All lengths count
+tokens. Nothing here changes the tokenizer it is given, so that threads can share one.
 """
 
 from __future__ import annotations
@@ -13,14 +13,28 @@ from typing import Any
 
 from tokenizers import AddedToken, Encoding, Tokenizer, models
 
-from led.batch_encoding import check_side, round_up
+from led.tokenizer.batch_encoding import check_side, round_up
 
 UNLIMITED = int(1e30)
 # From here on a limit means that none is known: published files state 1e30 in several roundings.
 _NO_LIMIT = int(1e20)
-_PADDING = {False: None, None: None, "do_not_pad": None, True: "longest", "longest": "longest", "max_length": "max_length"}
-_TRUNCATION = {False: None, None: None, "do_not_truncate": None, True: "longest_first", "longest_first": "longest_first",
-               "only_first": "only_first", "only_second": "only_second"}  # fmt: skip
+_PADDING = {
+    False: None,
+    None: None,
+    "do_not_pad": None,
+    True: "longest",
+    "longest": "longest",
+    "max_length": "max_length",
+}
+_TRUNCATION = {
+    False: None,
+    None: None,
+    "do_not_truncate": None,
+    True: "longest_first",
+    "longest_first": "longest_first",
+    "only_first": "only_first",
+    "only_second": "only_second",
+}
 
 
 @dataclass(frozen=True)
@@ -33,8 +47,9 @@ class TextBatch:
 
 @dataclass(frozen=True)
 class Limits:
-    """How one call cuts and pads: `truncation` None, "longest_first", "only_first" or "only_second"; `padding` None,
-    "longest" or "max_length"; `max_length` None only where neither needs it; `windows` where the rest of a text follows."""
+    """How one call cuts and pads: `truncation` None, "longest_first", "only_first" or "only_second";
+    `padding` None, "longest" or "max_length"; `max_length` None only where neither needs it; `windows` where
+    the rest of a text follows."""
 
     padding: str | None
     truncation: str | None
@@ -46,15 +61,26 @@ class Limits:
     windows: bool = False
 
     def width(self, longest: int) -> int | None:
-        """The number of columns for a batch whose longest row has `longest` tokens; None where nothing is padded."""
+        """The number of columns for a batch whose longest row has `longest` tokens; None where nothing is
+        padded."""
         if self.padding is None:
             return None
         wanted = longest if self.padding == "longest" or self.max_length is None else self.max_length
         return round_up(wanted, self.pad_to_multiple_of)
 
 
-def read_limits(*, padding: Any, truncation: Any, max_length: Any, stride: Any, pad_to_multiple_of: Any, padding_side: str,
-                truncation_side: str, model_max_length: int, windows: bool = False) -> Limits:  # fmt: skip
+def read_limits(
+    *,
+    padding: Any,
+    truncation: Any,
+    max_length: Any,
+    stride: Any,
+    pad_to_multiple_of: Any,
+    padding_side: str,
+    truncation_side: str,
+    model_max_length: int,
+    windows: bool = False,
+) -> Limits:
     """The limits of a call from its arguments and the tokenizer's own limit.
 
     Raises:
@@ -72,32 +98,44 @@ def read_limits(*, padding: Any, truncation: Any, max_length: Any, stride: Any, 
     # A bare max_length asks for truncation, as in the reference.
     if max_length is not None and truncation is None and padding is False:
         truncation = True
-    pad, cut = _choice("padding", padding, _PADDING), _choice("truncation", truncation, _TRUNCATION)
+    pad, truncate = _choice("padding", padding, _PADDING), _choice("truncation", truncation, _TRUNCATION)
     limit = model_max_length if max_length is None else max_length
     if limit > _NO_LIMIT:
         if pad == "max_length":
-            raise ValueError("padding='max_length' needs max_length: this tokenizer states no limit of its own.")
-        limit, cut = None, None
-    if pad and cut and pad_to_multiple_of and limit % pad_to_multiple_of:
-        raise ValueError(f"texts are cut to max_length={limit}, no multiple of pad_to_multiple_of={pad_to_multiple_of}; "
-                         f"pass max_length={round_up(limit, pad_to_multiple_of)}.")  # fmt: skip
-    return Limits(pad, cut, limit, stride or 0, pad_to_multiple_of, padding_side, truncation_side, windows)
+            raise ValueError(
+                "padding='max_length' needs max_length: this tokenizer states no limit of its own."
+            )
+        limit, truncate = None, None
+    if pad and truncate and pad_to_multiple_of and limit % pad_to_multiple_of:
+        raise ValueError(
+            f"texts are cut to max_length={limit}, no multiple of pad_to_multiple_of={pad_to_multiple_of}; "
+            f"pass max_length={round_up(limit, pad_to_multiple_of)}."
+        )
+    return Limits(
+        pad, truncate, limit, stride or 0, pad_to_multiple_of, padding_side, truncation_side, windows
+    )
 
 
 def _choice(name: str, value: Any, known: Mapping[Any, str | None]) -> str | None:
     if not isinstance(value, str | bool | None) or value not in known:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(repr(k) for k in known if k is not None)}.")
+        raise ValueError(
+            f"{name} is {value!r}; it must be one of {', '.join(repr(k) for k in known if k is not None)}."
+        )
     return known[value]
 
 
 def read_texts(text: Any, text_pair: Any, is_split_into_words: bool) -> TextBatch:
-    """The items of `text` and `text_pair`: one text or several, each a string or, split into words, a list of strings.
+    """The items of `text` and `text_pair`: one text or several, each a string or, split into words, a list of
+    strings.
 
     Raises:
         ValueError: something is no string, or there are not as many second texts as first ones.
     """
-    single = isinstance(text, str) or (is_split_into_words and isinstance(text, list | tuple) and not any(
-        isinstance(item, list | tuple) for item in text))  # fmt: skip
+    single = isinstance(text, str) or (
+        is_split_into_words
+        and isinstance(text, list | tuple)
+        and not any(isinstance(item, list | tuple) for item in text)
+    )
     if single:
         items = [text if text_pair is None else (text, text_pair)]
     else:
@@ -105,14 +143,18 @@ def read_texts(text: Any, text_pair: Any, is_split_into_words: bool) -> TextBatc
         if text_pair is not None:
             seconds = _listed(text_pair, "text_pair")
             if len(seconds) != len(items):
-                raise ValueError(f"{len(items)} texts were given with {len(seconds)} second texts; give one for each.")
+                raise ValueError(
+                    f"{len(items)} texts were given with {len(seconds)} second texts; give one for each."
+                )
             items = list(zip(items, seconds, strict=True))
     return TextBatch([_item(item, number, is_split_into_words) for number, item in enumerate(items)], single)
 
 
 def _listed(texts: Any, name: str) -> list[Any]:
     if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
-        raise ValueError(f"{name} is a {type(texts).__name__}; give a string for one text, or a list of strings for several.")
+        raise ValueError(
+            f"{name} is a {type(texts).__name__}; give a string for one text, or a list of strings for several."
+        )
     return list(texts)
 
 
@@ -120,10 +162,18 @@ def _item(item: Any, number: int, is_split_into_words: bool) -> Any:
     """`item` as the backend takes it: a text, or a pair of texts as a tuple."""
     if _is_text(item, is_split_into_words):
         return list(item) if is_split_into_words else item
-    if isinstance(item, list | tuple) and len(item) == 2 and all(_is_text(text, is_split_into_words) for text in item):
+    if (
+        isinstance(item, list | tuple)
+        and len(item) == 2
+        and all(_is_text(text, is_split_into_words) for text in item)
+    ):
         return tuple(list(text) if is_split_into_words else text for text in item)
     wanted = "a list of words" if is_split_into_words else "a string"
-    hint = "" if is_split_into_words or not isinstance(item, list | tuple) else " Pass is_split_into_words=True for words."
+    hint = (
+        ""
+        if is_split_into_words or not isinstance(item, list | tuple)
+        else " Pass is_split_into_words=True for words."
+    )
     raise ValueError(f"text {number} is {_brief(item)}; it must be {wanted}, or a pair of them.{hint}")
 
 
@@ -138,14 +188,24 @@ def _brief(value: Any) -> str:
     return f"a {type(value).__name__} ({shown if len(shown) < 60 else shown[:57] + '...'})"
 
 
-def encode_items(backend: Tokenizer, items: Sequence[Any], limits: Limits, *, add_special_tokens: bool,
-                 split_special_tokens: bool, is_split_into_words: bool) -> list[Encoding]:  # fmt: skip
-    """One encoding per item, cut to the limits; what a cut leaves out is in its `overflowing`, with `stride` tokens repeated.
+def encode_items(
+    backend: Tokenizer,
+    items: Sequence[Any],
+    limits: Limits,
+    *,
+    add_special_tokens: bool,
+    split_special_tokens: bool,
+    is_split_into_words: bool,
+) -> list[Encoding]:
+    """One encoding per item, cut to the limits; what a cut leaves out is in its `overflowing`, with `stride`
+    tokens repeated.
 
     Raises:
         ValueError: a text cannot be cut to the limits, or is no Unicode text.
     """
-    whole = variant(backend, split_special_tokens=split_special_tokens, is_split_into_words=is_split_into_words)
+    whole = variant(
+        backend, split_special_tokens=split_special_tokens, is_split_into_words=is_split_into_words
+    )
     if limits.truncation is None:
         return _encode(whole, items, add_special_tokens, is_split_into_words)
     raw = copy_of(whole)
@@ -164,12 +224,18 @@ def encode_items(backend: Tokenizer, items: Sequence[Any], limits: Limits, *, ad
     return encodings
 
 
-def _encode(backend: Tokenizer, items: Sequence[Any], add_special_tokens: bool, is_split_into_words: bool) -> list[Encoding]:
+def _encode(
+    backend: Tokenizer, items: Sequence[Any], add_special_tokens: bool, is_split_into_words: bool
+) -> list[Encoding]:
     try:
-        return backend.encode_batch(list(items), is_pretokenized=is_split_into_words, add_special_tokens=add_special_tokens)
+        return backend.encode_batch(
+            list(items), is_pretokenized=is_split_into_words, add_special_tokens=add_special_tokens
+        )
     except (TypeError, UnicodeEncodeError) as error:
-        raise ValueError("a text holds half of a surrogate pair, which is no Unicode text; read the file as UTF-8, "
-                         "or replace it with text.encode('utf-8', 'replace').decode().") from error  # fmt: skip
+        raise ValueError(
+            "a text holds half of a surrogate pair, which is no Unicode text; read the file as UTF-8, "
+            "or replace it with text.encode('utf-8', 'replace').decode()."
+        ) from error
 
 
 def room_for(limits: Limits, specials: int) -> int:
@@ -181,22 +247,30 @@ def room_for(limits: Limits, specials: int) -> int:
     assert limits.max_length is not None
     room = limits.max_length - specials
     if room < 0:
-        raise ValueError(f"max_length is {limits.max_length}, and the special tokens alone take {specials}; "
-                         f"pass max_length={specials} or more, or add_special_tokens=False.")  # fmt: skip
+        raise ValueError(
+            f"max_length is {limits.max_length}, and the special tokens alone take {specials}; "
+            f"pass max_length={specials} or more, or add_special_tokens=False."
+        )
     if limits.stride and limits.stride >= room:
-        raise ValueError(f"stride is {limits.stride}, and max_length={limits.max_length} leaves {room} tokens of text in a "
-                         "window; the stride must be smaller, or the max_length larger.")  # fmt: skip
+        raise ValueError(
+            f"stride is {limits.stride}, and max_length={limits.max_length} leaves {room} tokens of text in a "
+            "window; the stride must be smaller, or the max_length larger."
+        )
     return room
 
 
-def kept_lengths(first: int, second: int | None, room: int, limits: Limits, number: int = 0) -> tuple[int, int | None]:
-    """How many tokens of each text are kept, `first + second` at most `room`; `number` names the item in errors.
+def kept_lengths(
+    first: int, second: int | None, room: int, limits: Limits, number: int = 0
+) -> tuple[int, int | None]:
+    """How many tokens of each text are kept, `first + second` at most `room`; `number` names the item in
+    errors.
 
-    "longest_first" takes from the longer text until both are equally long, then from both; of an odd room the second text
-    gets the odd token, or the first where it was the longer one.
+    "longest_first" takes from the longer text until both are equally long, then from both; of an odd room the
+    second text gets the odd token, or the first where it was the longer one.
 
     Raises:
-        ValueError: only one text may be cut and it is too short for that, or a window is empty or no longer than the stride.
+        ValueError: only one text may be cut and it is too short for that, or a window is empty or no
+            longer than the stride.
     """
     if limits.truncation == "only_second" and second is None:
         raise ValueError(
@@ -211,18 +285,24 @@ def kept_lengths(first: int, second: int | None, room: int, limits: Limits, numb
     else:
         whole = second if limits.truncation == "only_first" else first
         if room <= whole:
-            raise ValueError(f"truncation={limits.truncation!r} cannot shorten text {number} enough: the text that stays whole "
-                             f"takes {whole} of {room} tokens; pass a larger max_length, or another truncation.")  # fmt: skip
+            raise ValueError(
+                f"truncation={limits.truncation!r} cannot shorten text {number} enough: the text that stays whole "
+                f"takes {whole} of {room} tokens; pass a larger max_length, or another truncation."
+            )
         kept = (room - second, second) if limits.truncation == "only_first" else (first, room - first)
     for length, before in zip(kept, (first, second), strict=True):
         if length is None or before is None or length == before:
             continue
         if limits.windows and length == 0:
-            raise ValueError(f"the windows of text {number} have no room for its tokens: max_length is {limits.max_length}; "
-                             "pass a larger max_length, or leave out return_overflowing_tokens.")  # fmt: skip
+            raise ValueError(
+                f"the windows of text {number} have no room for its tokens: max_length is {limits.max_length}; "
+                "pass a larger max_length, or leave out return_overflowing_tokens."
+            )
         if 0 < length <= limits.stride:
-            raise ValueError(f"stride is {limits.stride}, and text {number} has windows of {length} tokens; "
-                             "the stride must be smaller, or the max_length larger.")  # fmt: skip
+            raise ValueError(
+                f"stride is {limits.stride}, and text {number} has windows of {length} tokens; "
+                "the stride must be smaller, or the max_length larger."
+            )
     return kept
 
 
@@ -251,7 +331,8 @@ def variant(backend: Tokenizer, *, split_special_tokens: bool, is_split_into_wor
 
 
 def copy_of(backend: Tokenizer) -> Tokenizer:
-    """A tokenizer with the same tokens and no format; the vocabulary itself is shared, so a copy takes no time."""
+    """A tokenizer with the same tokens and no format; the vocabulary itself is shared, so a copy takes no
+    time."""
     copy = Tokenizer(backend.model)
     if backend.normalizer is not None:
         copy.normalizer = backend.normalizer

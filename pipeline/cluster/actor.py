@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from pipeline.cluster.control import RunControl
 from pipeline.logs import log_to_stderr
+from pipeline.tasks import Task
 from pipeline.workers.predictor import Predictor
-from pipeline.tasks.all import Task
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,13 @@ class PredictorActor(Predictor):
     """The predictor as an actor; once the run is stopped, a shard that comes in leaves as no rows."""
 
     def __init__(
-        self, control: RunControl, task: Task, model: str, revision: str | None, run: str, config: dict[str, object] | None = None
+        self,
+        control: RunControl,
+        task: Task,
+        model: str,
+        revision: str | None,
+        run: str,
+        config: dict[str, object] | None = None,
     ) -> None:
         log_to_stderr(run)
         super().__init__(task, model, revision, run, config)

@@ -1,7 +1,8 @@
 """How many replicas a cluster holds, node by node, and what Ray reserves for each. Pure functions.
 
-A replica runs on one node, so CPUs of several nodes do not add up. Each node keeps room to read and commit beside its replicas. Two
-cores are therefore enough for a whole run, and replicas never wait for shards that no CPU is free to read.
+A replica runs on one node, so CPUs of several nodes do not add up. Each node keeps room to read and commit
+beside its replicas. Two cores are therefore enough for a whole run, and replicas never wait for shards that
+no CPU is free to read.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from dataclasses import dataclass
 
 from pipeline.errors import UsageError
 
-# What Ray reserves for a task that reads or commits. It is small because the number of these tasks is limited separately.
+# What Ray reserves for a task that reads or commits. It is small because the number of these tasks is limited
+# separately.
 IO_CPUS = 0.01
 
 # The real CPU use of such a task. It mostly waits for disks.
 _TASK_CPUS = 0.2
 
-# CPUs of a node that replicas leave free. Ray Data 2.60 gives a run only whole CPUs of what is left. Without a whole one, reading
-# ahead may take it all, and finished shards wait to be committed.
+# CPUs of a node that replicas leave free. Ray Data 2.60 gives a run only whole CPUs of what is left. Without
+# a whole one, reading ahead may take it all, and finished shards wait to be committed.
 _FREE_CPUS = 1.2
 
 # The least CPUs that Ray reserves for a replica, and the least that replicas leave of a node.
@@ -38,7 +40,8 @@ class Node:
 
 @dataclass(frozen=True)
 class Capacity:
-    """The replicas at the start, the most as the cluster grows, the CPUs of each, and the parallel read and commit tasks."""
+    """The replicas at the start, the most as the cluster grows, the CPUs of each, and the parallel read and
+    commit tasks."""
 
     replicas: int
     max_replicas: int
@@ -50,8 +53,8 @@ class Capacity:
     def shards_per_chunk(self) -> int:
         """Shards that Ray Data receives at once.
 
-        The driver's memory grows with them, and a graceful shutdown waits until each has been checked. Replicas load the model
-        once per chunk.
+        The driver's memory grows with them, and a graceful shutdown waits until each has been checked.
+        Replicas load the model once per chunk.
         """
         return min(_LARGEST_CHUNK, max(_SMALLEST_CHUNK, _SHARDS_PER_REPLICA * self.max_replicas))
 
@@ -79,8 +82,8 @@ def plan_capacity(
 ) -> Capacity:
     """The replicas of a run of `shards` shards on these nodes.
 
-    `replicas` is the number at the start, 0 for as many as fit. With `max_replicas` the cluster is assumed to grow to hold that
-    many, since Ray does not tell how many nodes its autoscaler may start.
+    `replicas` is the number at the start, 0 for as many as fit. With `max_replicas` the cluster is assumed to
+    grow to hold that many, since Ray does not tell how many nodes its autoscaler may start.
 
     Raises:
         UsageError: the cluster does not hold them.
@@ -98,11 +101,14 @@ def plan_capacity(
     cpus = _cpus_per_replica(nodes, threads, gpus)
     free = [node.cpus - cpus * replicas_per_node(node, threads, gpus) for node in nodes if node.cpus]
     tasks = max(sum(free) / _TASK_CPUS, most)  # on nodes to come: one task beside each replica
-    # A shard is read once and committed once. More tasks commit than read, so that finished shards do not wait behind shards that
-    # are read ahead. Each task is a process and handles about five shards per second, so some of the room stays free.
+    # A shard is read once and committed once. More tasks commit than read, so that finished shards do not
+    # wait behind shards that are read ahead. Each task is a process and handles about five shards per second,
+    # so some of the room stays free.
     readers, writers = max(1, round(tasks / 5)), max(1, round(tasks * 2 / 5))
     readers = 1 if free and max(free) < 1 else readers
-    return Capacity(start, start if max_replicas is None else max(start, min(most, shards)), cpus, readers, writers)
+    return Capacity(
+        start, start if max_replicas is None else max(start, min(most, shards)), cpus, readers, writers
+    )
 
 
 def _cpus_per_replica(nodes: Sequence[Node], threads: int, gpus: float) -> float:
@@ -114,5 +120,8 @@ def _cpus_per_replica(nodes: Sequence[Node], threads: int, gpus: float) -> float
 
 def _describe_nodes(nodes: Sequence[Node]) -> str:
     kinds = Counter((node.cpus, node.gpus) for node in nodes)
-    texts = [f"{count} x {cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "") for (cpus, gpus), count in kinds.items()]
+    texts = [
+        f"{count} x {cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+        for (cpus, gpus), count in kinds.items()
+    ]
     return " + ".join(texts) or "no machines"

@@ -24,8 +24,8 @@ from pipeline.workers.reader import ShardReader
 
 _LONGEST_SHARD_S = 24 * 3600
 
-# glibc returns freed memory to the system and faults it in again, while a replica allocates the same shapes all day. In huge
-# pages, decoding reads the KV cache of long documents a sixth faster.
+# glibc returns freed memory to the system and faults it in again, while a replica allocates the same shapes
+# all day. In huge pages, decoding reads the KV cache of long documents a sixth faster.
 _TUNED_ALLOCATOR = (
     "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:"
     "glibc.malloc.hugetlb=1"
@@ -33,7 +33,8 @@ _TUNED_ALLOCATOR = (
 
 
 class Workers:
-    """Readers, replicas and committers on the cluster, for at most `shards` shards, and the control that all of them read.
+    """Readers, replicas and committers on the cluster, for at most `shards` shards, and the control that all
+    of them read.
 
     Raises:
         UsageError: the cluster can never hold them.
@@ -60,17 +61,22 @@ class Workers:
         """An observer that updates the number of replicas as an autoscaling cluster grows."""
         capacity = self.capacity
         if capacity.max_replicas > capacity.replicas:
-            stats.replicas = min(capacity.max_replicas, max(capacity.replicas, self.control.replicas_started()))
+            stats.replicas = min(
+                capacity.max_replicas, max(capacity.replicas, self.control.replicas_started())
+            )
 
     def rows(self, plan: Plan, shards: Sequence[Shard]) -> ray.data.Dataset:
-        """Read, tokenize and predict `shards`: one block of rows each. After a stop request, blocks have no rows."""
+        """Read, tokenize and predict `shards`: one block of rows each. After a stop request, blocks have no
+        rows."""
         task, settings, capacity = self._task, self._task.settings, self.capacity
         context = DataContext.get_current()
         context.enable_progress_bars = settings.ray_progress
         context.target_max_block_size = 1 << 50  # a shard is one block, however large
         context.raise_original_map_exception = True
         # A shard of long documents on a slow machine takes hours without any visible progress.
-        context.execution_no_progress_timeout_s = max(context.execution_no_progress_timeout_s, _LONGEST_SHARD_S)
+        context.execution_no_progress_timeout_s = max(
+            context.execution_no_progress_timeout_s, _LONGEST_SHARD_S
+        )
         revision = self._checkpoint.revision
         model = settings.model if revision else str(self._checkpoint.folder)
         if self._shared is None:
@@ -96,7 +102,9 @@ class Workers:
             ),
             num_cpus=capacity.cpus,
             num_gpus=settings.gpus or None,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads), "GLIBC_TUNABLES": _TUNED_ALLOCATOR}},
+            runtime_env={
+                "env_vars": {"OMP_NUM_THREADS": str(settings.threads), "GLIBC_TUNABLES": _TUNED_ALLOCATOR}
+            },
         )
 
     def commit(self, plan: Plan, shards: Sequence[Shard], sink: CommitSink) -> None:
@@ -108,4 +116,6 @@ class Workers:
     def tables(self, plan: Plan, shards: Sequence[Shard]) -> Iterator[pa.Table]:
         """Yield each shard's rows as they are done. Nothing is committed."""
         with translate_ray_errors():
-            yield from self.rows(plan, shards).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+            yield from self.rows(plan, shards).iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            )

@@ -20,8 +20,9 @@ from pipeline.cluster.capacity import Node
 from pipeline.errors import PipelineError, one_line
 from pipeline.settings import RunSettings
 
-# Ray stops a worker process after one idle second if a node has more processes than CPUs. Every shard would then wait for a new
-# process to import everything. Other clusters set RAY_idle_worker_killing_time_threshold_ms.
+# Ray stops a worker process after one idle second if a node has more processes than CPUs. Every shard would
+# then wait for a new process to import everything. Other clusters set
+# RAY_idle_worker_killing_time_threshold_ms.
 KEEP_WORKERS = {"idle_worker_killing_time_threshold_ms": 3_600_000}
 
 # Ray Data appends to an error how often it tried and how to let it try more often.
@@ -29,7 +30,8 @@ _RETRY_NOTE = re.compile(r"(^|\n|\\n|: ')Failed to .* after \d+/\d+ attempts.*",
 
 
 def join_cluster(settings: RunSettings) -> None:
-    """Join the cluster of --ray-address, or of the job, or start one on this machine. Signal handlers stay as they are.
+    """Join the cluster of --ray-address, or of the job, or start one on this machine. Signal handlers stay as
+    they are.
 
     Raises:
         PipelineError: the cluster cannot be joined.
@@ -78,7 +80,8 @@ def cluster_nodes() -> list[Node]:
 
 @contextmanager
 def translate_ray_errors() -> Iterator[None]:
-    """Raise Ray's errors as a `PipelineError`. An error of this package in a worker keeps its type and message.
+    """Raise Ray's errors as a `PipelineError`. An error of this package in a worker keeps its type and
+    message.
 
     Raises:
         PipelineError: a worker or the cluster failed.
@@ -92,7 +95,11 @@ def translate_ray_errors() -> Iterator[None]:
         text = _RETRY_NOTE.sub("", str(cause))
         if isinstance(cause, PipelineError):
             raise type(cause)(text) from None
-        reason = f"{type(cause).__name__}: {one_line(Exception(text)).rstrip('.')}" if text else type(cause).__name__
+        reason = (
+            f"{type(cause).__name__}: {one_line(Exception(text)).rstrip('.')}"
+            if text
+            else type(cause).__name__
+        )
         raise PipelineError(f"a worker failed: {reason}. Rerun the same command to resume.") from error
     except RayError as error:
         last = str(error).strip().splitlines()[-1]

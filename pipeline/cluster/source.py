@@ -13,15 +13,15 @@ from ray.data.block import BlockMetadata
 
 from pipeline.cluster.control import RunControl
 from pipeline.output.previous_runs import PreviousRuns
-from pipeline.workers.reader import ShardReader
 from pipeline.planning.plan import Shard
+from pipeline.workers.reader import ShardReader
 
 Shared: TypeAlias = "ray.ObjectRef[tuple[ShardReader, PreviousRuns | None]]"
 
 
 class ShardSource(Datasource):
-    """Shards, each read and tokenized by a task of its own; `shared` are the reader and the index of the runs before, which
-    all tasks share (`share`). Once the run is stopped, a task reads nothing and gives no rows.
+    """Shards, each read and tokenized by a task of its own; `shared` are the reader and the index of the runs
+    before, which all tasks share (`share`). Once the run is stopped, a task reads nothing and gives no rows.
     """
 
     def __init__(self, shards: Sequence[Shard], shared: Shared, control: RunControl) -> None:
@@ -32,7 +32,10 @@ class ShardSource(Datasource):
         return None
 
     def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
-        return [ReadTask(self._task(shard), BlockMetadata(shard.documents, None, None, None)) for shard in self._shards]
+        return [
+            ReadTask(self._task(shard), BlockMetadata(shard.documents, None, None, None))
+            for shard in self._shards
+        ]
 
     def _task(self, shard: Shard) -> Callable[[], Iterable[pa.Table]]:
         return partial(_read, self._shared, shard, self._control)

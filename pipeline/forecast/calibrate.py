@@ -1,5 +1,5 @@
-"""A run tried out before it is paid for: lengths of a sample, a few shards end to end on the real devices, a forecast; nothing
-is written.
+"""A run tried out before it is paid for: lengths of a sample, a few shards end to end on the real devices, a
+forecast; nothing is written.
 """
 
 from __future__ import annotations
@@ -21,30 +21,33 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from led.generation import DecodingLimits
+from led.generation.scheduler import SchedulerLimits
 from pipeline.checkpoint import find_checkpoint
-from pipeline.schema import INTERNAL, MEASURED, NUMBER
+from pipeline.cluster.dataset import Workers
 from pipeline.errors import PipelineError
-from pipeline.forecast.model import Length, CalibrationShard, forecast_seconds, total
+from pipeline.forecast.model import CalibrationShard, Length, forecast_seconds, total
 from pipeline.inputs.read import read_rows
+from pipeline.monitor.stats import Estimate, device_hours
+from pipeline.planning.plan import Plan, Shard
+from pipeline.prepare import build_plan
+from pipeline.schema import INTERNAL, MEASURED, NUMBER
+from pipeline.tasks import Task
 from pipeline.tasks.base import InputLimits
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader, read_texts
-from pipeline.run import Workers, build_plan
-from pipeline.planning.plan import Plan, Shard
-from pipeline.monitor.stats import Estimate, device_hours
-from pipeline.tasks.all import Task
 
 # Rows of a shard whose lengths are looked at, so that a sample comes from many places.
 _TOGETHER = 32
 
-# Pieces of shards that are rehearsed at most, for all model copies and for each: Ray Data holds a task for every one of them.
+# Pieces of shards that are rehearsed at most, for all model copies and for each: Ray Data holds a task for
+# every one of them.
 _CALIBRATION_PIECES, _CALIBRATION_PIECES_EACH = 256, 8
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will take. Sums are over the whole corpus; seconds are of the clock, from the command to its end."""
+    """What a run will take. Sums are over the whole corpus; seconds are of the clock, from the command to its
+    end."""
 
     documents: int
     shards: int
@@ -74,10 +77,11 @@ class Forecast:
 
 
 def sample_shards(plan: Plan, rows: int, max_replicas: int, seed: int) -> list[Shard]:
-    """At most so many pieces of the plan's shards, each of at most `rows` rows, drawn at random and in random order.
+    """At most so many pieces of the plan's shards, each of at most `rows` rows, drawn at random and in random
+    order.
 
-    Only a piece at a shard's beginning can be read where files are read from an offset. Of the pieces only those that are drawn
-    are made: a corpus has as many as it has documents.
+    Only a piece at a shard's beginning can be read where files are read from an offset. Of the pieces only
+    those that are drawn are made: a corpus has as many as it has documents.
     """
     counts = (1 if shard.offset or shard.members else -(-shard.documents // rows) for shard in plan.shards)
     ends = list(itertools.accumulate(counts))
@@ -89,12 +93,15 @@ def sample_shards(plan: Plan, rows: int, max_replicas: int, seed: int) -> list[S
         start = shard.start + rows * (number - (ends[place - 1] if place else 0))
         stop = min(start + rows, shard.stop)
         members = shard.members[: stop - start]
-        pieces.append(replace(shard, shard_id=f"{shard.shard_id}-{start}", start=start, stop=stop, members=members))
+        pieces.append(
+            replace(shard, shard_id=f"{shard.shard_id}-{start}", start=start, stop=stop, members=members)
+        )
     return pieces
 
 
 def sample_lengths(reader: ShardReader, pieces: Sequence[Shard], rows: int, seconds: float) -> pa.Table:
-    """The first columns of at least so many rows, if there are as many, or as many as can be tokenized in `seconds`."""
+    """The first columns of at least so many rows, if there are as many, or as many as can be tokenized in
+    `seconds`."""
     tables: list[pa.Table] = []
     begun = time.monotonic()
     for piece in pieces:
@@ -104,7 +111,9 @@ def sample_lengths(reader: ShardReader, pieces: Sequence[Shard], rows: int, seco
     return pa.concat_tables(tables)
 
 
-def run_calibration(plan: Plan, workers: Workers, pieces: Sequence[Shard], seconds: float) -> Iterator[pa.Table]:
+def run_calibration(
+    plan: Plan, workers: Workers, pieces: Sequence[Shard], seconds: float
+) -> Iterator[pa.Table]:
     """The rows of pieces of shards as the run would make them; after `seconds` no other piece is begun."""
     begun: float | None = None
     for table in workers.tables(plan, pieces):
@@ -117,7 +126,8 @@ def run_calibration(plan: Plan, workers: Workers, pieces: Sequence[Shard], secon
 
 
 def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int = 0) -> Forecast:
-    """Forecast a run of `task`: from the lengths of so many documents, and a rehearsal of about so many seconds.
+    """Forecast a run of `task`: from the lengths of so many documents, and a rehearsal of about so many
+    seconds.
 
     Raises:
         UsageError: settings, input, model and output do not fit together.
@@ -135,25 +145,30 @@ def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int
     begun = time.monotonic()
     workers = Workers(task, checkpoint, len(plan.shards), f"rehearsal-{uuid.uuid4().hex}")
     # Of the devices' memory nothing is asked: they need not be of this machine.
-    in_flight = DecodingLimits(settings.max_num_seqs, memory_bytes=1).on(
+    in_flight = SchedulerLimits(settings.max_num_seqs, memory_bytes=1).on(
         torch.device("cuda" if settings.gpus else "cpu")
     )[0]
     together = max(1, min(settings.shard_documents, in_flight))
     done: list[pa.Table] = []
-    max_replicas = max(_CALIBRATION_PIECES, _CALIBRATION_PIECES_EACH * workers.pool.replicas)
-    for rows in run_calibration(plan, workers, sample_shards(plan, together, max_replicas, seed + 1), seconds):
+    max_replicas = max(_CALIBRATION_PIECES, _CALIBRATION_PIECES_EACH * workers.capacity.replicas)
+    for rows in run_calibration(
+        plan, workers, sample_shards(plan, together, max_replicas, seed + 1), seconds
+    ):
         if not done:
             startup += max(0.0, time.monotonic() - begun - _measured(rows)["predict_seconds"])
         done.append(rows)
     lengths = [
         Length(tokens, split or 0)
-        for tokens, split, status in zip(*(table[name].to_pylist() for name in ("input_tokens", "truncated_tokens", "status")),
-                                       strict=True)
+        for tokens, split, status in zip(
+            *(table[name].to_pylist() for name in ("input_tokens", "truncated_tokens", "status")), strict=True
+        )
         if status == "ok"
-    ]  # fmt: skip
+    ]
     if not lengths or not any(_calibration_shard(rows).tokens for rows in done):
         raise PipelineError("no document of the sample could be read; see what `sample` says of them.")
-    return _forecast(task, plan, input_limits, table, lengths, done, startup, workers.pool.replicas, in_flight)
+    return _forecast(
+        task, plan, input_limits, table, lengths, done, startup, workers.capacity.replicas, in_flight
+    )
 
 
 def _forecast(
@@ -221,7 +236,9 @@ def _rows_of_documents(rows: pa.Table) -> list[float]:
 def _calibration_shard(rows: pa.Table) -> CalibrationShard:
     measured = _measured(rows)
     written = rows["output_tokens"].to_pylist() if "output_tokens" in rows.column_names else [0] * len(rows)
-    tokens = tuple((n or 0, m or 0) for n, m in zip(rows["input_tokens"].to_pylist(), written, strict=True) if n)
+    tokens = tuple(
+        (n or 0, m or 0) for n, m in zip(rows["input_tokens"].to_pylist(), written, strict=True) if n
+    )
     return CalibrationShard(tokens, measured.pop("predict_seconds"), measured)
 
 
@@ -240,13 +257,17 @@ def preview(task: Task, documents: int, seed: int = 0) -> Iterator[tuple[str | N
     settings = task.settings
     checkpoint = find_checkpoint(settings)
     plan = build_plan(task, checkpoint, None)
-    reader = ShardReader(task, str(checkpoint.folder), None, InputLimits(**plan.config["input_limits"]), plan.passthrough)
+    reader = ShardReader(
+        task, str(checkpoint.folder), None, InputLimits(**plan.config["input_limits"]), plan.passthrough
+    )
     predictor = Predictor(task, str(checkpoint.folder), None)
     for piece in sample_shards(plan, 1, documents, seed):
         rows = predictor(reader(piece)).drop_columns(INTERNAL).to_pylist()
         if rows[0]["status"] == "skipped":
             yield from ((None, row) for row in rows)
             continue
-        column = read_rows(piece.path, piece.split, settings.text_column, [settings.text_column], settings.max_document_bytes)
+        column = read_rows(
+            piece.path, piece.split, settings.text_column, [settings.text_column], settings.max_document_bytes
+        )
         [text] = read_texts(column.table[settings.text_column], settings.max_document_bytes)
         yield from ((text.text, row) for row in rows)

@@ -1,8 +1,9 @@
 """What a run will take, from a sample of its documents' lengths and a rehearsal of a few of its shards. Pure.
 
-The work of a shard is a sum of parts, each in proportion to something that can be counted beforehand: encoding to tokens,
-decoding to steps, to documents in them and to the tokens these look at, the rest to rows and tokens. The rehearsal gives the
-proportions; the shards are drawn from the sample, their batches made as the decoding loop makes them.
+The work of a shard is a sum of parts, each in proportion to something that can be counted beforehand:
+encoding to tokens, decoding to steps, to documents in them and to the tokens these look at, the rest to
+rows and tokens. The rehearsal gives the proportions; the shards are drawn from the sample, their batches
+made as the decoding loop makes them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Length(NamedTuple):
 
 @dataclass(frozen=True)
 class CalibrationShard:
-    """A shard that was rehearsed: the tokens (read, written) of each of its rows, and what was measured of it."""
+    """A shard that was rehearsed: the tokens (read, written) of each of its rows, and what was measured of
+    it."""
 
     tokens: tuple[tuple[int, int], ...]
     predict_seconds: float
@@ -81,7 +83,8 @@ class Costs:
 
 
 def steps_of(outputs: Sequence[int], in_flight: int) -> tuple[int, int]:
-    """(steps, documents in them, summed) of a loop that holds `in_flight` documents of these lengths, in this order."""
+    """(steps, documents in them, summed) of a loop that holds `in_flight` documents of these lengths, in this
+    order."""
     free = [0] * min(in_flight, len(outputs))
     for length in outputs:
         heapq.heapreplace(free, free[0] + length)
@@ -102,10 +105,14 @@ def calibrate(calibration: Sequence[CalibrationShard]) -> Costs:
     decode = [shard.measured.get("decode_seconds", 0.0) for shard in calibration]
     rest = [max(0.0, s.predict_seconds - e - d) for s, e, d in zip(calibration, encode, decode, strict=True)]
     encode_token = sum(encode) / max(1.0, sum(work.tokens for work in works))
-    step, document_step, token_step = _fit([[w.steps, w.document_steps, w.token_steps] for w in works], decode)
+    step, document_step, token_step = _fit(
+        [[w.steps, w.document_steps, w.token_steps] for w in works], decode
+    )
     rest_token, rest_row = _fit([[w.tokens, w.rows] for w in works], rest)
     costs = Costs(encode_token, step, document_step, token_step, rest_token, rest_row, 0.0)
-    ratios = [s.predict_seconds / max(1e-9, costs.seconds(w)) for s, w in zip(calibration, works, strict=True)]
+    ratios = [
+        s.predict_seconds / max(1e-9, costs.seconds(w)) for s, w in zip(calibration, works, strict=True)
+    ]
     deviation = min(0.5, stdev(ratios) / math.sqrt(len(ratios))) if len(ratios) > 1 else 0.2
     return Costs(encode_token, step, document_step, token_step, rest_token, rest_row, deviation)
 
@@ -118,19 +125,25 @@ def forecast_seconds(
     in_flight: int,
     seed: int = 0,
 ) -> tuple[Estimate, float]:
-    """(seconds from the first shard's begin to the last one's end, documents in a step over places) of shards of so many rows.
+    """(seconds from the first shard's begin to the last one's end, documents in a step over places) of shards
+    of so many rows.
 
-    `lengths` are the sample's, one of a row; outputs are as long as those of rehearsed rows of about that length.
+    `lengths` are the sample's, one of a row; outputs are as long as those of rehearsed rows of about that
+    length.
     """
     rng, costs = random.Random(seed), calibrate(calibration)
     outputs = sorted(pair for shard in calibration for pair in shard.tokens)
     steps, written = sum(s.measured.get("document_steps", 0) for s in calibration), sum(o for _, o in outputs)
-    stretch = steps / written if written else 0.0  # a document is held a little longer than its best output is long
+    stretch = (
+        steps / written if written else 0.0
+    )  # a document is held a little longer than its best output is long
     drawn = rng.preview(list(shards), _DRAWN) if len(shards) > _DRAWN else list(shards)
     works = []
     for rows in drawn:
         inputs = [length.input_tokens for length in rng.choices(lengths, k=rows)]
-        works.append(_work_drawn([inputs[i] for i in longest_first(inputs)], outputs, stretch, in_flight, rng))
+        works.append(
+            _work_drawn([inputs[i] for i in longest_first(inputs)], outputs, stretch, in_flight, rng)
+        )
     times = [costs.seconds(work) for work in works]
     everything = times * (len(shards) // len(times)) + times[: len(shards) % len(times)]
     lanes = [0.0] * min(replicas, len(everything))
@@ -167,7 +180,11 @@ def _work_measured(shard: CalibrationShard) -> Work:
 
 
 def _work_drawn(
-    inputs: Sequence[int], known: Sequence[tuple[int, int]], stretch: float, in_flight: int, rng: random.Random
+    inputs: Sequence[int],
+    known: Sequence[tuple[int, int]],
+    stretch: float,
+    in_flight: int,
+    rng: random.Random,
 ) -> Work:
     outputs = [_output_like(n, known, rng) for n in inputs]
     steps, document_steps = steps_of([round(n * stretch) for n in outputs], in_flight)
@@ -185,7 +202,8 @@ def _output_like(tokens: int, known: Sequence[tuple[int, int]], rng: random.Rand
 
 
 def _fit(features: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
-    """The factors, none below 0, by which the features come closest to the values: the best of all choices of features."""
+    """The factors, none below 0, by which the features come closest to the values: the best of all choices of
+    features."""
     matrix, target = np.array(features, float), np.array(values, float)
     best, closest = np.zeros(matrix.shape[1]), float(target @ target)
     for size in range(1, matrix.shape[1] + 1):

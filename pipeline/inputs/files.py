@@ -1,8 +1,9 @@
-"""Finding files, knowing them again, and opening them: on disks, on S3 and on the Hugging Face hub, through fsspec.
+"""Finding files, knowing them again, and opening them: on disks, on S3 and on the Hugging Face hub, through
+fsspec.
 
-A local file is known by the SHA-256 of its bytes, a remote one by the etag its store gives, so that nothing is downloaded
-to be known. Endpoint, region and credentials come the libraries' ordinary way (AWS_ENDPOINT_URL, AWS_PROFILE, HF_TOKEN and the
-like) and never stand in an address here.
+A local file is known by the SHA-256 of its bytes, a remote one by the etag its store gives, so that nothing
+is downloaded to be known. Endpoint, region and credentials come the libraries' ordinary way
+(AWS_ENDPOINT_URL, AWS_PROFILE, HF_TOKEN and the like) and never stand in an address here.
 
 Not here: what is in a file (formats.py).
 """
@@ -46,8 +47,9 @@ _AT_ONCE = 32  # requests to a store in flight while files are found
 class FileEntry:
     """A file as its listing shows it, or a folder of texts as one.
 
-    `path` is absolute, or an address. `stamp` is what shows that a file may have changed without reading it: the time of
-    change of a local file in nanoseconds, the etag of a remote one. `members` are a folder's texts, by their path in it.
+    `path` is absolute, or an address. `stamp` is what shows that a file may have changed without reading it:
+    the time of change of a local file in nanoseconds, the etag of a remote one. `members` are a folder's
+    texts, by their path in it.
     """
 
     path: str
@@ -62,7 +64,8 @@ class FileEntry:
 
 
 def format_suffix(path: str) -> str | None:
-    """`.parquet`, `.jsonl` or `.txt` by the name's ending, a compression left out; None for any other file."""
+    """`.parquet`, `.jsonl` or `.txt` by the name's ending, a compression left out; None for any other
+    file."""
     suffix = PurePosixPath(path).suffix
     if _uncompressed(path) in JSON_LINES:
         return JSON_LINES[0]
@@ -70,10 +73,11 @@ def format_suffix(path: str) -> str | None:
 
 
 def find_files(inputs: Sequence[str]) -> list[FileEntry]:
-    """The files that paths, addresses, folders and globs name, sorted, each once; the texts of an input stand as one folder.
+    """The files that paths, addresses, folders and globs name, sorted, each once; the texts of an input stand
+    as one folder.
 
-    In folders, names that start with `.` or `_` are passed over (by globs too, unless they say so), and so is `.json`, which
-    is more often a description of a corpus than the corpus.
+    In folders, names that start with `.` or `_` are passed over (by globs too, unless they say so), and so is
+    `.json`, which is more often a description of a corpus than the corpus.
 
     Raises:
         UsageError: an input does not exist, cannot be listed, or names no file that can be read.
@@ -95,20 +99,28 @@ def find_files(inputs: Sequence[str]) -> list[FileEntry]:
 def text_folder(root: str, texts: Sequence[FileEntry]) -> FileEntry:
     """The texts under `root` as one input: one document per file, in the order of their names."""
     root = root.rstrip("/") + "/"
-    members = tuple(sorted((FileEntry(t.path.removeprefix(root), t.size, t.stamp) for t in texts), key=lambda member: member.path))
+    members = tuple(
+        sorted(
+            (FileEntry(t.path.removeprefix(root), t.size, t.stamp) for t in texts),
+            key=lambda member: member.path,
+        )
+    )
     stamp = _hash_listing(f"{m.path}\t{m.size}\t{m.stamp}" for m in members)
     return FileEntry(root, sum(m.size for m in members), stamp, members)
 
 
 def content_id(found: FileEntry) -> str:
-    """What a file is, whatever it is called: `sha256:…` of its bytes or `etag:…`; of a folder, of all its texts.
+    """What a file is, whatever it is called: `sha256:…` of its bytes or `etag:…`; of a folder, of all its
+    texts.
 
     Raises:
         Unreachable: it cannot be read.
     """
     if found.members:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            contents = pool.map(content_id, [FileEntry(found.path + m.path, m.size, m.stamp) for m in found.members])
+            contents = pool.map(
+                content_id, [FileEntry(found.path + m.path, m.size, m.stamp) for m in found.members]
+            )
             listing = [f"{m.path}\t{m.size}\t{c}" for m, c in zip(found.members, contents, strict=True)]
         return "sha256:" + _hash_listing(listing)
     if found.remote:
@@ -118,7 +130,8 @@ def content_id(found: FileEntry) -> str:
 
 
 def check_unchanged(path: str, content: str) -> None:
-    """See that a remote file is still the one that was planned. Of local files and folders of texts, only planning sees it.
+    """See that a remote file is still the one that was planned. Of local files and folders of texts, only
+    planning sees it.
 
     Raises:
         PlanMismatch: it has another etag.
@@ -131,7 +144,9 @@ def check_unchanged(path: str, content: str) -> None:
         fs.invalidate_cache()  # and not `refresh`, for which the hub's file system leaves the etag out
         now = content_id(_found(fs, retrying(lambda: fs.info(name))))
     if now != content:
-        raise PlanMismatch(f"{path} was changed after it was planned; choose another --output to read it as it is now.")
+        raise PlanMismatch(
+            f"{path} was changed after it was planned; choose another --output to read it as it is now."
+        )
 
 
 def partitions(path: str) -> dict[str, str | None]:
@@ -142,7 +157,8 @@ def partitions(path: str) -> dict[str, str | None]:
 
 @contextmanager
 def open_file(path: str, *, exact: bool = False) -> Iterator[IO[bytes]]:
-    """The file at a path or address. `exact` fetches just what is asked for; else reading runs ahead of the reader.
+    """The file at a path or address. `exact` fetches just what is asked for; else reading runs ahead of the
+    reader.
 
     Raises:
         OSError: it cannot be opened.
@@ -157,7 +173,8 @@ def open_file(path: str, *, exact: bool = False) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def input_errors(what: str) -> Iterator[None]:
-    """Names `what` in the error of whatever goes wrong inside, and tells bad bytes from a file that cannot be had.
+    """Names `what` in the error of whatever goes wrong inside, and tells bad bytes from a file that cannot be
+    had.
 
     Raises:
         CorruptInput: the bytes are bad.
@@ -187,7 +204,9 @@ def _find(given: str) -> tuple[str, list[FileEntry]]:
             "such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
         )
     if scheme not in ("", "file", *REMOTE):
-        raise UsageError(f"the input {given} is on {scheme}; inputs are local or mounted files, s3:// or hf://.")
+        raise UsageError(
+            f"the input {given} is on {scheme}; inputs are local or mounted files, s3:// or hf://."
+        )
     try:
         fs, path = fsspec.core.url_to_fs(given)
         return retrying(lambda: _list(fs, path, given))
@@ -219,7 +238,11 @@ def _list(fs: Any, path: str, given: str) -> tuple[str, list[FileEntry]]:
             # A hub's folder has other names than that of its listing.
             root, inside = info["name"].rstrip("/"), _one_kind(fs, info["name"].rstrip("/"), given)
     if not inside:
-        hint = "" if has_magic(path) else f" In a folder .json, and names that begin with _ or ., need a glob: {given}/*.json."
+        hint = (
+            ""
+            if has_magic(path)
+            else f" In a folder .json, and names that begin with _ or ., need a glob: {given}/*.json."
+        )
         raise UsageError(f"the input {given} holds no file that can be read; {_ENDINGS}.{hint}")
     return _address(fs, root), [_found(fs, info) for info in inside]
 
@@ -256,7 +279,9 @@ def _found(fs: Any, info: Info) -> FileEntry:
         return FileEntry(path, stat.st_size, str(stat.st_mtime_ns))
     etag = info.get("ETag") or info.get("blob_id")  # S3's name for it; the hub's
     if not etag:
-        raise UsageError(f"{path} has no etag, so that a change of it would go unseen; copy it to a store that gives one.")
+        raise UsageError(
+            f"{path} has no etag, so that a change of it would go unseen; copy it to a store that gives one."
+        )
     return FileEntry(path, int(info["size"]), str(etag).strip('"'))
 
 

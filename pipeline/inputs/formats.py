@@ -23,8 +23,8 @@ def format_of(path: str) -> Format:
 def column_values(path: str, columns: pa.Table) -> list[dict[str, Any]]:
     """The values of some columns of the file at `path`, a dict per row.
 
-    In JSON lines a list or object is restored from its JSON, with every value inside it as text. A string that is such JSON from
-    start to end is restored too. A text in Parquet stays a text.
+    In JSON lines a list or object is restored from its JSON, with every value inside it as text. A string
+    that is such JSON from start to end is restored too. A text in Parquet stays a text.
     """
     if not columns.num_columns:
         return [{} for _ in range(len(columns))]

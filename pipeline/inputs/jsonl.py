@@ -1,9 +1,10 @@
 """JSON lines: one JSON object per line, blank lines left out.
 
-Lines are counted once, when the run is planned. A shard of an uncompressed file starts at its byte offset. A shard of a compressed
-file reads the file from the start, so split large files before compressing them.
+Lines are counted once, when the run is planned. A shard of an uncompressed file starts at its byte offset. A
+shard of a compressed file reads the file from the start, so split large files before compressing them.
 
-All columns are text: strings as they are, null as null, and every other value as JSON. `parse_nested` restores lists and records.
+All columns are text: strings as they are, null as null, and every other value as JSON. `parse_nested`
+restores lists and records.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from pipeline.inputs.splits import Split
 
 _CHUNK = 1 << 20
 _LINES_INSPECTED = 100
-_LINE_PER_TEXT = 8  # a line may be this many times as long as the max_bytes text: escapes, and the other columns
+_LINE_PER_TEXT = (
+    8  # a line may be this many times as long as the max_bytes text: escapes, and the other columns
+)
 
 
 class JsonLines:
@@ -47,10 +50,14 @@ class JsonLines:
                 f"none of its first {min(rows, _LINES_INSPECTED)} lines is a JSON object; there must be one in a line"
             )
         ends = [split.start for split in splits[1:]] + [rows]
-        ended = tuple(Split(split.start, stop, split.offset) for split, stop in zip(splits, ends, strict=True))
+        ended = tuple(
+            Split(split.start, stop, split.offset) for split, stop in zip(splits, ends, strict=True)
+        )
         return FileStats(rows, ended, pa.schema([pa.field(_utf8(key), pa.string()) for key in keys]))
 
-    def stream(self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int) -> Iterator[Rows]:
+    def stream(
+        self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int
+    ) -> Iterator[Rows]:
         """The lines of the cut, parsed."""
         row = split.start if split.offset else 0
         parsed: list[tuple[dict[str, Any], str | None]] = []
@@ -72,18 +79,22 @@ class JsonLines:
 
 @contextmanager
 def _lines(path: str, offset: int, max_bytes: int) -> Iterator[Iterator[tuple[int, bytes | None]]]:
-    """(byte it begins at, line) for each line that is not blank, from `offset`; None for a line over `max_bytes` bytes."""
+    """(byte it begins at, line) for each line that is not blank, from `offset`; None for a line over
+    `max_bytes` bytes."""
     with open_file(path) as opened:
         opened.seek(offset)
         if path.endswith(COMPRESSED):
-            with pa.CompressedInputStream(pa.PythonFile(opened), "gzip" if path.endswith(".gz") else "zstd") as stream:
+            with pa.CompressedInputStream(
+                pa.PythonFile(opened), "gzip" if path.endswith(".gz") else "zstd"
+            ) as stream:
                 yield split_lines(stream, 0, max_bytes)
         else:
             yield split_lines(opened, offset, max_bytes)
 
 
 def split_lines(stream: IO[bytes], offset: int, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
-    """(byte it begins at, line) for each line of a stream that is not blank; None for one over `max_bytes` bytes.
+    """(byte it begins at, line) for each line of a stream that is not blank; None for one over `max_bytes`
+    bytes.
 
     A line's bytes are kept only up to `max_bytes`, so one without an end does not fill the memory.
     """
@@ -117,7 +128,9 @@ def _parse(line: bytes | None) -> tuple[dict[str, Any], str | None]:
     return value, None
 
 
-def _json_rows(parsed: Sequence[tuple[dict[str, Any], str | None]], text: str, columns: Sequence[str]) -> Rows:
+def _json_rows(
+    parsed: Sequence[tuple[dict[str, Any], str | None]], text: str, columns: Sequence[str]
+) -> Rows:
     reasons = {}
     for i, (value, reason) in enumerate(parsed):
         if reason is None and not isinstance(value.get(text), str | None):

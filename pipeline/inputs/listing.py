@@ -1,5 +1,5 @@
-"""The files that a folder or a glob names, on disks and in stores. What cannot be listed is an error: fsspec's own `find` and
-`glob` leave it out, and with it the documents below.
+"""The files that a folder or a glob names, on disks and in stores. What cannot be listed is an error:
+fsspec's own `find` and `glob` leave it out, and with it the documents below.
 
 On disks links lead where they lead; a circle of them is an error too.
 """
@@ -30,7 +30,8 @@ def files_below(fs: Any, folder: str) -> Iterable[Info]:
 
 
 def files_matching(fs: Any, pattern: str) -> tuple[str, list[Info]]:
-    """(the folder that a glob begins in, the files that it names), those hidden left out unless the glob names such.
+    """(the folder that a glob begins in, the files that it names), those hidden left out unless the glob
+    names such.
 
     Raises:
         OSError: a folder that may hold some cannot be listed.
@@ -50,7 +51,8 @@ def files_matching(fs: Any, pattern: str) -> tuple[str, list[Info]]:
         found = _named(f"{root}/{rest}", _below(fs, root, hidden=hidden))
     else:
         found = _named(
-            f"{root}/{rest}", fs.find(root, detail=True, **({"prefix": stem} if protocol_of(fs) == "s3" else {})).values()
+            f"{root}/{rest}",
+            fs.find(root, detail=True, **({"prefix": stem} if protocol_of(fs) == "s3" else {})).values(),
         )
     return root, [info for info in found if hidden or not is_hidden(info["name"], root)]
 

@@ -1,8 +1,8 @@
 """Parquet files.
 
-A file is split between its row groups where possible. Only the requested columns of a row group are fetched, up to the last row
-of the split. Rows before the split in the same row group are fetched and dropped, so row groups of about a shard's size are the
-cheapest.
+A file is split between its row groups where possible. Only the requested columns of a row group are fetched,
+up to the last row of the split. Rows before the split in the same row group are fetched and dropped, so row
+groups of about a shard's size are the cheapest.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ class Parquet:
         with open_file(entry.path, exact=True) as opened, pq.ParquetFile(opened) as file:
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             if sum(groups) != file.metadata.num_rows or any(rows < 0 for rows in groups):
-                raise ValueError(f"its footer counts {file.metadata.num_rows} rows, its row groups {sum(groups)}")
+                raise ValueError(
+                    f"its footer counts {file.metadata.num_rows} rows, its row groups {sum(groups)}"
+                )
             return FileStats(sum(groups), split_row_groups(groups, documents), file.schema_arrow)
 
-    def stream(self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int) -> Iterator[Rows]:
+    def stream(
+        self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int
+    ) -> Iterator[Rows]:
         """Reads the row groups that hold rows of the split, from their start to the end of the split."""
         # With these options pyarrow fetches a column piece by piece, and nothing behind the split.
         options = {"pre_buffer": False, "buffer_size": _READ_SIZE, "page_checksum_verification": True}

@@ -1,4 +1,5 @@
-"""The input of a run: what each file is, how many documents it has, whether its columns fit; and a range of rows read back."""
+"""Inspect input files and read their rows: content ID, number of documents, columns, and a split of a
+file."""
 
 from __future__ import annotations
 
@@ -8,18 +9,19 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.inputs.splits import Split
 from pipeline.errors import CorruptInput, UsageError
-from pipeline.inputs.files import FileEntry, content_id, partitions, input_errors
-from pipeline.inputs.formats import Rows, format_of
+from pipeline.inputs.files import FileEntry, content_id, input_errors, partitions
+from pipeline.inputs.formats import format_of
+from pipeline.inputs.rows import Rows
+from pipeline.inputs.splits import Split
 from pipeline.retry import retrying
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file, or a folder of texts: where it is, its bytes and rows, and what it is (files.py says how it is known).
+    """A file, or a folder of texts: its path, size, rows, content ID and stamp (see `files.py`).
 
-    `skipped` says why none of it is read: a file that could not be planned, under --on-bad-shard skip.
+    `skipped` is the reason why it is not read: it could not be planned, and --on-bad-shard is skip.
     """
 
     path: str
@@ -30,51 +32,56 @@ class InputFile:
     skipped: str | None = None
 
     def same_content(self, other: InputFile) -> bool:
-        """Is it the same file with the same bytes?"""
+        """Whether it is the same file with the same bytes."""
         return (self.path, self.size, self.content) == (other.path, other.size, other.content)
 
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A file with its cuts. `schema` is None where the file was not opened because it is as it was."""
+    """A file with its splits. `schema` is None if the file was not opened because it is unchanged."""
 
     file: InputFile
     splits: tuple[Split, ...]
     schema: pa.Schema | None = None
 
 
-def inspect_file(found: FileEntry, documents: int, known: Mapping[str, PlannedFile], *, skip_bad: bool, longest: int) -> PlannedFile:
-    """What a file is, its texts of at most `longest` bytes, cut into shards of at most `documents`; not opened where `known`
-    has it with the same size and stamp.
+def inspect_file(
+    entry: FileEntry, documents: int, known: Mapping[str, PlannedFile], *, skip_bad: bool, max_bytes: int
+) -> PlannedFile:
+    """Inspect a file with texts of at most `max_bytes`, and split it into shards of at most `documents`.
+
+    The file is not opened if `known` has it with the same size and stamp.
 
     Raises:
-        CorruptInput: it cannot be read, and `skip_bad` does not allow to pass over it.
+        CorruptInput: it cannot be read, and `skip_bad` is False.
         Unreachable: it cannot be fetched.
     """
-    before = known.get(found.path)
-    unchanged = before is not None and (before.file.size, before.file.stamp) == (found.size, found.stamp)
+    before = known.get(entry.path)
+    unchanged = before is not None and (before.file.size, before.file.stamp) == (entry.size, entry.stamp)
     if before is not None and unchanged and (before.file.skipped is None or skip_bad):
         return before
-    content = content_id(found)
+    content = content_id(entry)
     try:
-        with input_errors(found.path):
-            measured = retrying(lambda: format_of(found.path).inspect(found, documents, longest))
+        with input_errors(entry.path):
+            stats = retrying(lambda: format_of(entry.path).inspect(entry, documents, max_bytes))
     except CorruptInput as error:
         if not skip_bad:
             raise
-        return PlannedFile(InputFile(found.path, found.size, 0, content, found.stamp, str(error)), ())
-    return PlannedFile(InputFile(found.path, found.size, measured.rows, content, found.stamp), measured.splits, measured.schema)
+        return PlannedFile(InputFile(entry.path, entry.size, 0, content, entry.stamp, str(error)), ())
+    return PlannedFile(
+        InputFile(entry.path, entry.size, stats.rows, content, entry.stamp), stats.splits, stats.schema
+    )
 
 
-def read_rows(path: str, split: Split, text: str, columns: Sequence[str], longest: int) -> Rows:
-    """The rows of a cut, all at once; a transient fault is met with another try.
+def read_rows(path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int) -> Rows:
+    """The rows of a split, all at once. Transient faults are retried.
 
     Raises:
-        CorruptInput: the rows cannot be read, or are not as many as were planned.
+        CorruptInput: the rows cannot be read, or their number differs from the plan.
         Unreachable: the file cannot be fetched.
     """
-    with _naming(path, split):
-        pieces = retrying(lambda: list(_stream(path, split, text, columns, longest)))
+    with _named_errors(path, split):
+        pieces = retrying(lambda: list(_stream(path, split, text, columns, max_bytes)))
         reasons: dict[int, str] = {}
         count = 0
         for rows in pieces:
@@ -83,27 +90,27 @@ def read_rows(path: str, split: Split, text: str, columns: Sequence[str], longes
         return Rows(pa.concat_tables([rows.table for rows in pieces]), reasons)
 
 
-def stream_rows(path: str, split: Split, text: str, columns: Sequence[str], longest: int) -> Iterator[Rows]:
-    """The rows of a cut, some at a time, with `columns` of the file and of its path, in that order.
+def stream_rows(path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int) -> Iterator[Rows]:
+    """Yield the rows of a split, with `columns` of the file and of its path, in that order.
 
     Raises:
-        CorruptInput: the rows cannot be read, or are not as many as were planned.
+        CorruptInput: the rows cannot be read, or their number differs from the plan.
         Unreachable: the file cannot be fetched.
     """
-    with _naming(path, split):
-        yield from _stream(path, split, text, columns, longest)
+    with _named_errors(path, split):
+        yield from _stream(path, split, text, columns, max_bytes)
 
 
-def _naming(path: str, split: Split) -> AbstractContextManager[None]:
+def _named_errors(path: str, split: Split) -> AbstractContextManager[None]:
     return input_errors(f"rows {split.start} to {split.stop} of {path}")
 
 
-def _stream(path: str, split: Split, text: str, columns: Sequence[str], longest: int) -> Iterator[Rows]:
+def _stream(path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int) -> Iterator[Rows]:
     columns = list(dict.fromkeys(columns))
     in_path = {} if split.members else partitions(path)
     in_file = [column for column in columns if column not in in_path]
     count = 0
-    for rows in format_of(path).stream(path, split, text, in_file, longest):
+    for rows in format_of(path).stream(path, split, text, in_file, max_bytes):
         table = rows.table
         for column in columns:
             if column in in_path:
@@ -111,36 +118,45 @@ def _stream(path: str, split: Split, text: str, columns: Sequence[str], longest:
         count += len(table)
         yield Rows(table.select(columns), rows.reasons)
     if count != split.stop - split.start:
-        raise ValueError(f"{count} rows are there, {split.stop - split.start} were planned")
+        raise ValueError(f"it has {count} rows; {split.stop - split.start} were planned")
 
 
-def check_columns(path: str, schema: pa.Schema, text: str, doc_id: str | None, reused: Sequence[tuple[str, str]]) -> None:
-    """See that a file has the columns a run reads, of types it can read; `carried` are further ones, (flag, column).
+def check_columns(
+    path: str, schema: pa.Schema, text: str, doc_id: str | None, extra_columns: Sequence[tuple[str, str]]
+) -> None:
+    """Check that a file has the columns of a run, with types that it can read. `extra_columns` are (flag,
+    column).
 
     Raises:
         UsageError: a column is missing, has the wrong type, or is both in the file and in its path.
     """
     in_path = partitions(path)
-    for flag, column in [("--text-column", text), ("--id-column", doc_id), *reused]:
+    for flag, column in [("--text-column", text), ("--id-column", doc_id), *extra_columns]:
         if column is None:
             continue
         if column in in_path and column in schema.names:
-            raise UsageError(f"column {column!r} of {path} is in the file and in its path; rename the folder {column}=….")
+            raise UsageError(
+                f"column {column!r} of {path} is in the file and in its path; rename the folder {column}=…."
+            )
         if column not in in_path and column not in schema.names:
             hint = " (or --id-column None)" if flag == "--id-column" else ""
-            there = ", ".join([*schema.names, *in_path])
-            raise UsageError(f"{path} has no column {column!r}; it has {there}. Name one with {flag}{hint}.")
+            names = ", ".join([*schema.names, *in_path])
+            raise UsageError(f"{path} has no column {column!r}; it has {names}. Name one with {flag}{hint}.")
     kind = column_type(schema, text)
     if not is_text(kind):
-        raise UsageError(f"column {text!r} of {path} holds {kind}, not text; name a text column with --text-column.")
+        raise UsageError(
+            f"column {text!r} of {path} holds {kind}, not text; name a text column with --text-column."
+        )
     if doc_id is not None:
         kind = column_type(schema, doc_id)
         if not (is_text(kind) or pa.types.is_integer(kind)):
-            raise UsageError(f"column {doc_id!r} of {path} holds {kind}; an --id-column holds text or whole numbers.")
+            raise UsageError(
+                f"column {doc_id!r} of {path} holds {kind}; an --id-column holds text or whole numbers."
+            )
 
 
 def check_same_types(schemas: Mapping[str, pa.Schema], columns: Sequence[str]) -> pa.Schema:
-    """The types of `columns`, which are the same in all files, so that the results read as one table.
+    """The types of `columns`, which must be the same in all files, so that the results read as one table.
 
     Raises:
         UsageError: two files differ.
@@ -149,24 +165,31 @@ def check_same_types(schemas: Mapping[str, pa.Schema], columns: Sequence[str]) -
     for column in columns:
         kinds = {column_type(schema, column): path for path, schema in schemas.items()}
         if len(kinds) > 1:
-            found = " and ".join(f"{kind} in {path}" for kind, path in list(kinds.items())[:2])
-            raise UsageError(f"--passthrough {column}: its type differs, {found}; give the files one type.")
+            examples = " and ".join(f"{kind} in {path}" for kind, path in list(kinds.items())[:2])
+            raise UsageError(
+                f"--passthrough {column}: its type differs, {examples}; give the files one type."
+            )
         types[column] = next(iter(kinds))
     return pa.schema(types)
 
 
 def column_type(schema: pa.Schema, column: str) -> pa.DataType:
-    """The type of a column of a file; columns of its path are text."""
+    """The type of a column of a file. Columns of its path are text."""
     return schema.field(column).type if column in schema.names else pa.string()
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Does a type hold text, bytes that may be text, or nothing at all?"""
+    """Whether a type holds text, bytes that may be text, or only nulls."""
     types = pa.types
     if types.is_dictionary(kind):
         kind = kind.value_type
-    return any(
-        check(kind)
-        for check in (types.is_null, types.is_string, types.is_large_string, types.is_string_view,
-                      types.is_binary, types.is_large_binary, types.is_binary_view)
-    )  # fmt: skip
+    checks = (
+        types.is_null,
+        types.is_string,
+        types.is_large_string,
+        types.is_string_view,
+        types.is_binary,
+        types.is_large_binary,
+        types.is_binary_view,
+    )
+    return any(check(kind) for check in checks)

@@ -38,7 +38,9 @@ class Format(Protocol):
     def inspect(self, entry: FileEntry, documents: int, max_bytes: int) -> FileStats:
         """The statistics of a file, split into shards of at most `documents` rows."""
 
-    def stream(self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int) -> Iterator[Rows]:
+    def stream(
+        self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int
+    ) -> Iterator[Rows]:
         """Yield the rows of a split. At most `max_bytes` of the column `text` are needed."""
 
 

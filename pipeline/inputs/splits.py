@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Split:
     """Rows `start` to `stop`, end exclusive, of a file.
 
-    `offset` is the byte at which row `start` begins, 0 where it is not known; `members` the files that the rows are, of a
-    folder of texts.
+    `offset` is the byte at which row `start` begins, 0 where it is not known; `members` the files that the
+    rows are, of a folder of texts.
     """
 
     start: int
@@ -26,9 +26,11 @@ def split_rows(rows: int, documents: int) -> tuple[Split, ...]:
 
 
 def split_row_groups(groups: Sequence[int], documents: int) -> tuple[Split, ...]:
-    """Ranges of at most `documents` rows over groups of rows: whole groups together while they fit, a larger one by itself.
+    """Ranges of at most `documents` rows over groups of rows: whole groups together while they fit, a larger
+    one by itself.
 
-    No range holds a part of one group and a row of another: so a group is fetched by few shards, and a bad one spoils few.
+    No range holds a part of one group and a row of another: so a group is fetched by few shards, and a
+    bad one spoils few.
     """
     splits: list[Split] = []
     start = stop = 0  # the whole groups gathered so far

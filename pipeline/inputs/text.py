@@ -22,13 +22,20 @@ class TextFolder:
     def inspect(self, entry: FileEntry, documents: int, max_bytes: int) -> FileStats:
         """From the listing alone."""
         members = [member.path for member in entry.members]
-        splits = tuple(replace(split, members=tuple(members[split.start : split.stop])) for split in split_rows(len(members), documents))
+        splits = tuple(
+            replace(split, members=tuple(members[split.start : split.stop]))
+            for split in split_rows(len(members), documents)
+        )
         names = dict.fromkeys(key for member in members for key in partitions(member))
         return FileStats(
-            len(members), splits, pa.schema({"text": pa.string(), "doc_id": pa.string(), **{k: pa.string() for k in names}})
+            len(members),
+            splits,
+            pa.schema({"text": pa.string(), "doc_id": pa.string(), **{k: pa.string() for k in names}}),
         )
 
-    def stream(self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int) -> Iterator[Rows]:
+    def stream(
+        self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int
+    ) -> Iterator[Rows]:
         """The files of the cut, each read once and no further than one byte over the max_bytes text."""
         for member in split.members:
             values: dict[str, Any] = {**partitions(path + member), "doc_id": member}

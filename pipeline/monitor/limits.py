@@ -1,7 +1,7 @@
 """The limits of a run, and its graceful shutdown: --stop-at, --max-cost, --max-failed and signals.
 
-A graceful shutdown happens at a shard boundary. Shards in flight finish and are committed, no new shard starts, and the same
-command resumes the run later.
+A graceful shutdown happens at a shard boundary. Shards in flight finish and are committed, no new shard
+starts, and the same command resumes the run later.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class RunLimits:
     def _exceeded(self, stats: RunStats) -> PipelineError | None:
         settings, totals = self._settings, stats.all
         try:
-            check_failures(totals.counts["failed_documents"], settings.max_failed, stats.documents, totals.failures)
+            check_failures(
+                totals.counts["failed_documents"], settings.max_failed, stats.documents, totals.failures
+            )
         except TooManyFailures as error:
             return error
         if self._stop_time is not None and time.time() >= self._stop_time:
@@ -102,7 +104,8 @@ def check_failures(
 
 @contextmanager
 def stop_on_signals(stop: StopRequest) -> Iterator[None]:
-    """Within this context, the first SIGINT or SIGTERM requests a stop, and the second raises KeyboardInterrupt."""
+    """Within this context, the first SIGINT or SIGTERM requests a stop, and the second raises
+    KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -122,7 +125,9 @@ def stop_on_signals(stop: StopRequest) -> Iterator[None]:
         )
 
     # A background command of a shell script ignores SIGINT. It keeps ignoring it.
-    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = [
+        number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN
+    ]
     handlers = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield

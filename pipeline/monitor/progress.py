@@ -1,4 +1,5 @@
-"""Progress: one line that is true, from what is committed; in place on a terminal, a line now and then elsewhere."""
+"""Progress: one line that is true, from what is committed; in place on a terminal, a line now and then
+elsewhere."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pipeline.settings import RunSettings
+from pipeline.logs import event
 from pipeline.monitor.stats import RunStats, device_hours
+from pipeline.settings import RunSettings
 
 
 def clock(seconds: float) -> str:
@@ -25,9 +27,14 @@ def clock(seconds: float) -> str:
 
 
 def describe_progress(stats: RunStats, seconds: float, settings: RunSettings) -> str:
-    """The line: documents and shards committed, pace, what the decoder's places held, failures, time left, cost so far."""
+    """The line: documents and shards committed, pace, what the decoder's places held, failures, time left,
+    cost so far."""
     counts, own = stats.all.counts, stats.own
-    parts = [f"{counts['documents']}/{stats.documents} documents", f"{counts['shards']}/{stats.shards} shards", clock(seconds)]
+    parts = [
+        f"{counts['documents']}/{stats.documents} documents",
+        f"{counts['shards']}/{stats.shards} shards",
+        clock(seconds),
+    ]
     if own.counts["documents"] and seconds > 0:
         parts.append(f"{own.counts['documents'] / seconds:.1f} documents/s")
     if (pace := own.tokens_per_second) is not None:
@@ -39,28 +46,37 @@ def describe_progress(stats: RunStats, seconds: float, settings: RunSettings) ->
     if left is not None:
         parts.append(f"{clock(left.middle)} left ({clock(left.low)} to {clock(left.high)})")
     if settings.price_per_hour is not None:
-        parts.append(f"cost {device_hours(stats.replica_seconds, settings.gpus) * settings.price_per_hour:.2f}")
+        parts.append(
+            f"cost {device_hours(stats.replica_seconds, settings.gpus) * settings.price_per_hour:.2f}"
+        )
     return ", ".join(parts)
 
 
 class Progress:
-    """Shows the line whenever it is told the tally: rewritten in place on a terminal, else at most every `every` seconds.
+    """Shows the line whenever it is told the tally: rewritten in place on a terminal, else at most every
+    `every` seconds.
 
     The last line stays.
     """
 
-    def __init__(self, settings: RunSettings, every: float, write: Callable[[str], object] | None = None) -> None:
+    def __init__(
+        self, settings: RunSettings, every: float, write: Callable[[str], object] | None = None
+    ) -> None:
         self._settings, self._every, self._write = settings, every, write
         self._line, self._shown = "", float("-inf")
         console = Console(stderr=True)
-        self._live = Live(console=console, auto_refresh=False) if write is None and console.is_terminal else None
+        self._live = (
+            Live(console=console, auto_refresh=False) if write is None and console.is_terminal else None
+        )
 
     def __enter__(self) -> Progress:
         if self._live:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live:
             self._live.stop()
         elif self._line:
@@ -79,3 +95,29 @@ class Progress:
     def _put(self, line: str) -> None:
         (self._write or sys.stderr.write)(line + "\n")
         sys.stderr.flush()
+
+
+class ProgressLog:
+    """An observer that logs what was committed since it was told last."""
+
+    def __init__(self) -> None:
+        self._shards = -1
+
+    def __call__(self, stats: RunStats, seconds: float) -> None:
+        counts = stats.all.counts
+        if counts["shards"] == self._shards:
+            return
+        self._shards = counts["shards"]
+        left = stats.time_left(seconds)
+        event(
+            "progress",
+            documents=counts["documents"],
+            of=stats.documents,
+            shards=self._shards,
+            seconds=round(seconds, 1),
+            failed_documents=counts["failed_documents"],
+            input_tokens=counts["input_tokens"],
+            output_tokens=counts["output_tokens"],
+            failures=dict(stats.all.failures),
+            seconds_left=None if left is None else round(left.middle),
+        )

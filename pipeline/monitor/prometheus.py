@@ -1,7 +1,8 @@
-"""The run as Prometheus sees it, through the endpoint that Ray serves: what the receipts count, told by the driver.
+"""The run as Prometheus sees it, through the endpoint that Ray serves: what the receipts count, told by the
+driver.
 
-Counters grow when a shard is committed, so what Prometheus adds up is what stands in the folder. The dashboard and the alert
-rules in infra/ are built on these names.
+Counters grow when a shard is committed, so what Prometheus adds up is what stands in the folder. The
+dashboard and the alert rules in infra/ are built on these names.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge
 
-from pipeline.settings import RunSettings
 from pipeline.monitor.stats import RunStats, device_hours
+from pipeline.settings import RunSettings
 
 _STAGES = {"read_seconds": "read", "encode_seconds": "encode", "decode_seconds": "decode"}
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipeline.schema import STATUSES
 from pipeline.output.commit import ShardMetadata
+from pipeline.schema import STATUSES
 
 COUNTED = (
     "documents",
@@ -28,8 +28,8 @@ _Z_80 = 1.28
 
 @dataclass
 class Totals:
-    """Sums over receipts: what they count by name, `shards`, and `worked_tokens`, those of rows that were not carried over;
-    what was measured, of peaks the highest; failures; flags."""
+    """Sums over receipts: what they count by name, `shards`, and `worked_tokens`, those of rows that were not
+    carried over; what was measured, of peaks the highest; failures; flags."""
 
     counts: Counter[str] = field(default_factory=Counter)
     measured: dict[str, float] = field(default_factory=dict)
@@ -46,9 +46,15 @@ class Totals:
 
     def add(self, shard_metadata: ShardMetadata) -> None:
         """Add one shard."""
-        made = (shard_metadata.rows - shard_metadata.reused) / shard_metadata.rows if shard_metadata.rows else 0.0
+        made = (
+            (shard_metadata.rows - shard_metadata.reused) / shard_metadata.rows
+            if shard_metadata.rows
+            else 0.0
+        )
         worked = round((shard_metadata.input_tokens + shard_metadata.output_tokens) * made)
-        self.counts.update({name: getattr(shard_metadata, name) for name in COUNTED}, shards=1, worked_tokens=worked)
+        self.counts.update(
+            {name: getattr(shard_metadata, name) for name in COUNTED}, shards=1, worked_tokens=worked
+        )
         for name, value in shard_metadata.measured.items():
             before = self.measured.get(name, 0)
             self.measured[name] = max(before, value) if name.startswith("peak_") else before + value
@@ -92,7 +98,8 @@ class Estimate:
 
 @dataclass
 class RunStats:
-    """A run while it goes on: what is planned, what stands in its folder, and of that what this run did itself.
+    """A run while it goes on: what is planned, what stands in its folder, and of that what this run did
+    itself.
 
     `actors` work side by side now; `held_seconds` are those of all model copies together.
     """
@@ -116,7 +123,10 @@ class RunStats:
             return
         self.own.add(shard_metadata)
         cost = shard_metadata.seconds / shard_metadata.documents
-        before, self.mean_cost = self.mean_cost, self.mean_cost + (cost - self.mean_cost) / self.own.counts["shards"]
+        before, self.mean_cost = (
+            self.mean_cost,
+            self.mean_cost + (cost - self.mean_cost) / self.own.counts["shards"],
+        )
         self.squares += (cost - before) * (cost - self.mean_cost)
         begun = max(0.0, since - shard_metadata.seconds)
         if self.first is None or begun < self.first:
@@ -133,7 +143,8 @@ class RunStats:
         return self.documents - self.all.counts["documents"]
 
     def time_left(self, seconds: float) -> Estimate | None:
-        """Seconds left after `seconds`, from what this run's shards took; None before two of them are committed.
+        """Seconds left after `seconds`, from what this run's shards took; None before two of them are
+        committed.
 
         Shards are taken for draws of one kind: the interval is as wide as they differ.
         """
@@ -156,12 +167,14 @@ class RunStats:
 
 
 def device_hours(replica_seconds: float, gpus: float) -> float:
-    """Hours of devices while model copies are held, so many seconds in all: each has its GPU, a share of one, or its CPUs."""
+    """Hours of devices while model copies are held, so many seconds in all: each has its GPU, a share of one,
+    or its CPUs."""
     return replica_seconds / 3600 * (gpus or 1.0)
 
 
 def throughput(shards_metadata: Iterable[ShardMetadata], bins: int) -> list[tuple[float, float, float]]:
-    """(begin in seconds, documents per second, actors at work) of equal spans of the time that these shards took.
+    """(begin in seconds, documents per second, actors at work) of equal spans of the time that these shards
+    took.
 
     A shard's documents are spread evenly over its predictor's time.
     """

@@ -1,4 +1,5 @@
-"""The run watched from its output folder: receipts of shards as they are committed, added up, told to those who ask."""
+"""The run watched from its output folder: receipts of shards as they are committed, added up, told to those
+who ask."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
-from pipeline.output.commit import ShardMetadata, read_shard_metadata
 from pipeline.errors import CorruptOutput, PipelineError, one_line
-from pipeline.planning.plan import Shard
-from pipeline.output.store import Store
 from pipeline.monitor.stats import RunStats
+from pipeline.output.commit import ShardMetadata, read_shard_metadata
+from pipeline.output.store import Store
+from pipeline.planning.plan import Shard
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +25,20 @@ _READERS = 16  # footers read at once
 
 
 class ProgressWatcher:
-    """Adds the receipts of `shards` to `tally` as they come, and tells the observers every `every` seconds, and at the end.
+    """Adds the receipts of `shards` to `tally` as they come, and tells the observers every `every` seconds,
+    and at the end.
 
-    It is the same whoever committed them. An error in it is logged once and ends neither the run nor what the others are told.
+    It is the same whoever committed them. An error in it is logged once and ends neither the run nor what the
+    others are told.
     """
 
     def __init__(
-        self, store: Store, shards: Sequence[Shard], stats: RunStats, observers: Sequence[Observer], every: float
+        self,
+        store: Store,
+        shards: Sequence[Shard],
+        stats: RunStats,
+        observers: Sequence[Observer],
+        every: float,
     ) -> None:
         self._store, self._left = store, {shard.part for shard in shards}
         self.stats, self._observers, self._every = stats, observers, every
@@ -42,7 +50,9 @@ class ProgressWatcher:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         self._look()

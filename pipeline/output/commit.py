@@ -1,7 +1,7 @@
 """The commit of a shard: its rows as one Parquet file, written once. The manifest, and the success marker.
 
-The file is the commit. Its footer holds the metadata of the shard and the name of the attempt that wrote it, so the state of a run
-can be read from the files alone.
+The file is the commit. Its footer holds the metadata of the shard and the name of the attempt that wrote it,
+so the state of a run can be read from the files alone.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptOutput, PipelineError
 from pipeline.output.store import Outcome, Store
+from pipeline.planning.plan import MANIFEST, SUCCESS, Plan, Shard, remaining
+from pipeline.schema import FLAGS, INTERNAL, MEASURED, NUMBER, STATUSES
 from pipeline.versions import (
     RUN_CONFIG_0_1,
     SHARD_METADATA_0_1,
@@ -32,8 +34,6 @@ from pipeline.versions import (
     upgrade_shard_metadata,
     with_current_names,
 )
-from pipeline.planning.plan import MANIFEST, SUCCESS, Plan, Shard, remaining
-from pipeline.schema import FLAGS, INTERNAL, MEASURED, NUMBER, STATUSES
 
 MANIFEST_VERSION = 2
 
@@ -47,11 +47,13 @@ _NUMBER = re.compile(r"(?<![\w-])(0x[0-9a-f]+|[0-9]+)\b")
 
 @dataclass(frozen=True)
 class ShardMetadata:
-    """What a committed shard holds. `attempt` identifies the write. Prediction ended at `finished_at` (Unix time, seconds).
+    """What a committed shard holds. `attempt` identifies the write. Prediction ended at `finished_at` (Unix
+    time, seconds).
 
-    A document with several questions has several rows. It counts in `failed_documents` if one of them failed. `reused` rows come
-    from an earlier run and are part of the other counts. `failures` are counts by stage and reason, with `#` for numbers. `flags`
-    are counts by quality flag. `seconds` is the time of prediction. `measured` holds further measurements by name.
+    A document with several questions has several rows. It counts in `failed_documents` if one of them failed.
+    `reused` rows come from an earlier run and are part of the other counts. `failures` are counts by stage
+    and reason, with `#` for numbers. `flags` are counts by quality flag. `seconds` is the time of prediction.
+    `measured` holds further measurements by name.
     """
 
     shard_id: str
@@ -99,7 +101,9 @@ def commit(store: Store, block: pa.Table, config: Mapping[str, Any]) -> ShardMet
     table = block.drop_columns(INTERNAL)
     footer = {_SHARD_METADATA: json.dumps(asdict(shard_metadata)), _RUN_CONFIG: json.dumps(dict(config))}
     buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(footer), buffer, compression="zstd", write_page_checksum=True)
+    pq.write_table(
+        table.replace_schema_metadata(footer), buffer, compression="zstd", write_page_checksum=True
+    )
     name = Shard(shard_metadata.shard_id, "", 0, 0).part
     if store.create(name, buffer.getvalue()) is Outcome.CREATED:
         return shard_metadata
@@ -140,7 +144,8 @@ def read_shard_metadata(store: Store, name: str) -> ShardMetadata:
 def read_columns(store: Store, name: str, columns: Sequence[str]) -> pa.Table:
     """The columns of a committed file among `columns` that it has.
 
-    `pq.read_table` is not used: threads of its scanner may outlive the interpreter, and then a short command ends by SIGABRT.
+    `pq.read_table` is not used: threads of its scanner may outlive the interpreter, and then a short command
+    ends by SIGABRT.
     """
     with store.open(name) as opened:
         file = pq.ParquetFile(opened)
@@ -168,7 +173,8 @@ def parse_run_config(footer: Mapping[bytes, bytes]) -> dict[str, Any]:
 
 
 def read_all_shard_metadata(store: Store, shards: Sequence[Shard]) -> dict[str, ShardMetadata]:
-    """The metadata of these shards by shard ID. Footers are read in parallel, since each read waits for the store.
+    """The metadata of these shards by shard ID. Footers are read in parallel, since each read waits for the
+    store.
 
     Raises:
         CorruptOutput: a file was not written by this system.
@@ -194,11 +200,14 @@ def finish(store: Store, plan: Plan) -> dict[str, Any]:
     wrong = [
         shard.part
         for shard in plan.shards
-        if shard.shard_id not in shards_metadata or shards_metadata[shard.shard_id].documents != shard.documents
+        if shard.shard_id not in shards_metadata
+        or shards_metadata[shard.shard_id].documents != shard.documents
     ]
     if wrong:
         listed = ", ".join(wrong[:5])
-        raise PipelineError(f"{len(wrong)} of {len(plan.shards)} shards are not committed as planned: {listed}.")
+        raise PipelineError(
+            f"{len(wrong)} of {len(plan.shards)} shards are not committed as planned: {listed}."
+        )
     manifest = make_manifest(plan, shards_metadata)
     store.create(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     written = store.read(MANIFEST)
@@ -224,7 +233,9 @@ def parse_json_object(data: bytes, name: str) -> dict[str, Any]:
             raise ValueError(f"it holds a {type(values).__name__}")
         return values
     except (ValueError, RecursionError) as error:
-        raise CorruptOutput(f"{name} was not written by this system ({error!r}); choose another folder.") from error
+        raise CorruptOutput(
+            f"{name} was not written by this system ({error!r}); choose another folder."
+        ) from error
 
 
 def parse_manifest(data: bytes, name: str) -> dict[str, Any]:
@@ -237,7 +248,9 @@ def parse_manifest(data: bytes, name: str) -> dict[str, Any]:
     try:
         return upgrade_manifest(manifest, MANIFEST_VERSION) if manifest.get("version") == 1 else manifest
     except (AttributeError, KeyError, TypeError) as error:
-        raise CorruptOutput(f"{name} was not written by this system ({error!r}); choose another folder.") from error
+        raise CorruptOutput(
+            f"{name} was not written by this system ({error!r}); choose another folder."
+        ) from error
 
 
 def make_manifest(plan: Plan, shards_metadata: Mapping[str, ShardMetadata]) -> dict[str, Any]:
@@ -256,12 +269,14 @@ def make_manifest(plan: Plan, shards_metadata: Mapping[str, ShardMetadata]) -> d
 
 
 def rows_recomputed(manifest: Mapping[str, Any], new: int) -> int:
-    """Rows of documents that the previous runs had, and that changed or had failed, if `new` rows are of new documents."""
+    """Rows of documents that the previous runs had, and that changed or had failed, if `new` rows are of new
+    documents."""
     return int(manifest["rows"] - manifest["skipped"] - manifest["reused"] - new)
 
 
 def new_rows(manifest: Mapping[str, Any]) -> int | None:
-    """Rows of documents that no previous run had. None if there was no previous run, or one whose rows were not read."""
+    """Rows of documents that no previous run had. None if there was no previous run, or one whose rows were
+    not read."""
     counts = [shard["measured"].get("new_rows") for shard in manifest["shards"].values()]
     return None if None in counts else int(sum(counts))
 

@@ -1,8 +1,8 @@
 """The output folder on a disk.
 
-A file is written under a hidden name in the same folder, flushed, and linked to its name; the link fails where the name
-exists, so of two rivals one wins and nobody sees a part of a file. A writer that is killed may leave its hidden file behind;
-it is in nobody's way.
+A file is written under a hidden name in the same folder, flushed, and linked to its name; the link fails
+where the name exists, so of two rivals one wins and nobody sees a part of a file. A writer that is killed may
+leave its hidden file behind; it is in nobody's way.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EML
 
 
 class LocalStore:
-    """A folder on a disk of this machine, or one that every machine mounts; that of a run which has `begun` is not made."""
+    """A folder on a disk of this machine, or one that every machine mounts; that of a run which has `begun`
+    is not made."""
 
     def __init__(self, folder: str | Path, begun: bool = False) -> None:
         self.folder, self._begun = Path(folder).absolute(), begun
@@ -36,7 +37,11 @@ class LocalStore:
     def names(self) -> set[str]:
         try:
             with self._refusals():
-                return {entry.name for entry in os.scandir(self.folder) if entry.is_file() and not entry.name.startswith(".")}
+                return {
+                    entry.name
+                    for entry in os.scandir(self.folder)
+                    if entry.is_file() and not entry.name.startswith(".")
+                }
         except FileNotFoundError:
             return set()
 
@@ -76,12 +81,16 @@ class LocalStore:
     def _write_hidden(self, name: str, data: bytes) -> Path:
         hidden = self.folder / f".{plain_name(name)}.{uuid.uuid4().hex}"
         if self._begun and not self.folder.is_dir():
-            raise PipelineError(f"the output folder {self.folder} is not on {socket.gethostname()}: rows would be scattered. "
-                                "Give one that all machines mount, or s3://.")  # fmt: skip
+            raise PipelineError(
+                f"the output folder {self.folder} is not on {socket.gethostname()}: rows would be scattered. "
+                "Give one that all machines mount, or s3://."
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"the output folder {self.folder} cannot be made ({error.strerror}); choose another.") from error
+            raise UsageError(
+                f"the output folder {self.folder} cannot be made ({error.strerror}); choose another."
+            ) from error
         try:
             with open(hidden, "xb") as file:
                 file.write(data)

@@ -1,7 +1,8 @@
 """Rows of earlier runs, finished or not, that `--since` reuses.
 
-A row is reused if document ID and text are the same. The index takes 24 bytes per document: a hash of both, the position of the row,
-and a hash of the ID. A hash only finds the row. The row itself is compared before it is reused.
+A row is reused if document ID and text are the same. The index takes 24 bytes per document: a hash of both,
+the position of the row, and a hash of the ID. A hash only finds the row. The row itself is compared before it
+is reused.
 """
 
 from __future__ import annotations
@@ -28,14 +29,16 @@ from pipeline.versions import stored_names
 
 _FILES_AT_ONCE = 16
 
-# Parts of a run config that do not change a row. A row's text_hash covers its question, so further questions change no old row.
+# Parts of a run config that do not change a row. A row's text_hash covers its question, so further questions
+# change no old row.
 _IGNORED = ("since", "duplicates_kept", QUESTIONS)
 
 Row = dict[str, Any]
 
 
 def describe_previous_runs(settings: RunSettings, config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The entries of a plan for the runs of --since: the run, its files, and why its rows are recomputed, if they are.
+    """The entries of a plan for the runs of --since: the run, its files, and why its rows are recomputed, if
+    they are.
 
     Raises:
         UsageError: a folder holds no run, or it is this run's own output.
@@ -45,7 +48,9 @@ def describe_previous_runs(settings: RunSettings, config: Mapping[str, Any]) -> 
 
 def _describe(folder: str, settings: RunSettings, config: Mapping[str, Any]) -> dict[str, Any]:
     if folder == settings.output.rstrip("/"):
-        raise UsageError(f"--since and --output are both {folder}; results are never overwritten: name a new --output.")
+        raise UsageError(
+            f"--since and --output are both {folder}; results are never overwritten: name a new --output."
+        )
     store = open_store(folder)
     plan = read_plan(store)
     before, now = (
@@ -60,7 +65,9 @@ def _describe(folder: str, settings: RunSettings, config: Mapping[str, Any]) -> 
         "parts_sha256": _digest(parts),
         "finished": len(parts) == len(plan.shards),
         "retry_failed": settings.retry_failed,
-        "recomputed_because": [] if settings.on_changed_settings == "keep" else config_differences(before, now),
+        "recomputed_because": []
+        if settings.on_changed_settings == "keep"
+        else config_differences(before, now),
     }
 
 
@@ -85,9 +92,10 @@ class Part(NamedTuple):
 class PreviousRuns:
     """An index of the rows of earlier runs.
 
-    `keys` are the sorted hashes of the rows. `files` and `rows` give the position of each: its file among `parts`, and its row in
-    that file. `ids` are the sorted hashes of all document IDs, failed documents included, or None if some runs are not reused.
-    If a document has rows in several runs, the run named first wins.
+    `keys` are the sorted hashes of the rows. `files` and `rows` give the position of each: its file among
+    `parts`, and its row in that file. `ids` are the sorted hashes of all document IDs, failed documents
+    included, or None if some runs are not reused. If a document has rows in several runs, the run named first
+    wins.
     """
 
     parts: Sequence[Part]
@@ -103,8 +111,11 @@ class PreviousRuns:
         keys = np.array([_hash(doc_id) for doc_id in doc_ids], np.int64)
         return int((np.searchsorted(self.ids, keys) == np.searchsorted(self.ids, keys, "right")).sum())
 
-    def find(self, doc_ids: Sequence[str], hashes: Sequence[str | None], columns: pa.Schema) -> list[Row | None]:
-        """The earlier row of each document, with `reused_from` and the task's `columns`. None if there is none."""
+    def find(
+        self, doc_ids: Sequence[str], hashes: Sequence[str | None], columns: pa.Schema
+    ) -> list[Row | None]:
+        """The earlier row of each document, with `reused_from` and the task's `columns`. None if there is
+        none."""
         found: list[Row | None] = [None] * len(doc_ids)
         wanted: dict[int, list[tuple[int, int]]] = {}
         for i, (doc_id, text_hash) in enumerate(zip(doc_ids, hashes, strict=True)):
@@ -117,20 +128,25 @@ class PreviousRuns:
         for number, places in sorted(wanted.items()):
             part = self.parts[number]
             table = read_columns(open_store(part.url), part.name, names)
-            for row, (_, i) in zip(table.take([place for place, _ in places]).to_pylist(), places, strict=True):
+            for row, (_, i) in zip(
+                table.take([place for place, _ in places]).to_pylist(), places, strict=True
+            ):
                 if found[i] is None and (row.pop("doc_id"), row["text_hash"]) == (doc_ids[i], hashes[i]):
                     found[i] = {**row, "reused_from": row["reused_from"] or f"{part.plan}/{part.name}"}
         return found
 
 
 def load_previous_runs(since: Sequence[Mapping[str, Any]], columns: pa.Schema) -> PreviousRuns | None:
-    """The index of the runs in a plan's `since`. None if there are none, or if the rows of all of them are recomputed.
+    """The index of the runs in a plan's `since`. None if there are none, or if the rows of all of them are
+    recomputed.
 
     Raises:
         UsageError: a run has changed since it was planned with, or its rows lack one of the task's `columns`.
     """
     runs = [(run, _unchanged_parts(run, columns)) for run in since if not run["recomputed_because"]]
-    parts = [(Part(run["output"], run["plan"], name), run["retry_failed"]) for run, names in runs for name in names]
+    parts = [
+        (Part(run["output"], run["plan"], name), run["retry_failed"]) for run, names in runs for name in names
+    ]
     if not parts:
         return None
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
@@ -165,7 +181,8 @@ def _unchanged_parts(run: Mapping[str, Any], columns: pa.Schema) -> list[str]:
 
 
 def _hash_rows(part: Part, *, retry_failed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The hashes of the reusable rows of a file, their row numbers, and the hashes of the IDs of all its rows."""
+    """The hashes of the reusable rows of a file, their row numbers, and the hashes of the IDs of all its
+    rows."""
     table = read_columns(open_store(part.url), part.name, [DOC_ID.name, "status", "text_hash"])
     reusable = {"ok"} if retry_failed else {"ok", "failed"}
     keys, rows, ids = [], [], []

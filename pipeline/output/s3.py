@@ -1,8 +1,9 @@
 """The output folder on an object store: S3, or another that fsspec writes create-only.
 
-A name is written by one request that the store refuses where the name exists (`If-None-Match: *`). An answer other than
-success says little: a lost reply, a rival and a request that never came look alike. So what stands under the name is read
-and compared with what was sent, which is this writer's alone; where nothing stands, the same request is made again.
+A name is written by one request that the store refuses where the name exists (`If-None-Match: *`). An answer
+other than success says little: a lost reply, a rival and a request that never came look alike. So what stands
+under the name is read and compared with what was sent, which is this writer's alone; where nothing stands,
+the same request is made again.
 
 Never in several parts: some stores ignore the condition when parts are put together.
 """
@@ -16,14 +17,14 @@ import fsspec
 from botocore.exceptions import NoCredentialsError
 
 from pipeline.errors import CorruptOutput, PipelineError, UsageError, one_line
-from pipeline.retry import retrying
 from pipeline.output.store import Outcome, plain_name
+from pipeline.retry import retrying
 
 # The most that S3 takes in one request.
 LARGEST = 5 * 2**30
 
-# Where fsspec's packages turn `mode="create"` into a condition of the request. S3 is tested; `store.probe` sees of the
-# others what they do.
+# Where fsspec's packages turn `mode="create"` into a condition of the request. S3 is tested; `store.probe`
+# sees of the others what they do.
 _CREATE_ONLY = ("s3", "gs", "abfs")
 
 # A request is tried so often, over a minute: a store that answers 503 for longer has trouble of its own.
@@ -48,29 +49,41 @@ class ObjectStore:
         self.url = url.rstrip("/")
         scheme, _, rest = self.url.partition("://")
         if scheme not in _CREATE_ONLY:
-            raise UsageError(f"the output {url}: a name cannot be written create-only on {scheme}://; take one of "
-                             f"{', '.join(f'{s}://' for s in _CREATE_ONLY)} or a folder.")  # fmt: skip
+            raise UsageError(
+                f"the output {url}: a name cannot be written create-only on {scheme}://; take one of "
+                f"{', '.join(f'{s}://' for s in _CREATE_ONLY)} or a folder."
+            )
         self._fs = file_system(scheme)
         self._folder = rest
         if "/" not in rest.strip("/"):
-            raise UsageError(f"the output {url} is a whole bucket; name a folder in it, such as {self.url}/results.")
+            raise UsageError(
+                f"the output {url} is a whole bucket; name a folder in it, such as {self.url}/results."
+            )
 
     def names(self) -> set[str]:
         def listing() -> list[str]:
             self._fs.invalidate_cache()
             try:
-                return [path for path in self._fs.ls(self._folder, detail=False) if path.rstrip("/") != self._folder]
+                return [
+                    path
+                    for path in self._fs.ls(self._folder, detail=False)
+                    if path.rstrip("/") != self._folder
+                ]
             except FileNotFoundError:
                 return []
 
-        found = (path.rsplit("/", 1)[1] for path in self._asking("list", "", listing) if not path.endswith("/"))
+        found = (
+            path.rsplit("/", 1)[1] for path in self._asking("list", "", listing) if not path.endswith("/")
+        )
         return {name for name in found if not name.startswith(".")}
 
     def create(self, name: str, data: bytes) -> Outcome:
         path = self._path(name)
         if len(data) >= LARGEST:
-            raise PipelineError(f"{self.url}/{name} would have {len(data)} bytes; a store takes {LARGEST} in one request: make "
-                                "shards smaller, --shard-documents.")  # fmt: skip
+            raise PipelineError(
+                f"{self.url}/{name} would have {len(data)} bytes; a store takes {LARGEST} in one request: make "
+                "shards smaller, --shard-documents."
+            )
 
         def attempt() -> Outcome:
             try:
@@ -79,7 +92,9 @@ class ObjectStore:
             except (PermissionError, NoCredentialsError):
                 raise
             except FileNotFoundError as error:
-                raise UsageError(f"the output {self.url}: the bucket does not exist; make it, or name another.") from error
+                raise UsageError(
+                    f"the output {self.url}: the bucket does not exist; make it, or name another."
+                ) from error
             except Exception as error:
                 standing = self._standing(path)
                 if standing is None:
@@ -131,7 +146,9 @@ class ObjectStore:
         except (PipelineError, FileNotFoundError):
             raise
         except (PermissionError, NoCredentialsError) as error:
-            raise UsageError(f"{what} was refused ({one_line(error)}); check the credentials and what they may do.") from error
+            raise UsageError(
+                f"{what} was refused ({one_line(error)}); check the credentials and what they may do."
+            ) from error
         except Exception as error:
             raise PipelineError(
                 f"{what} failed after up to {ATTEMPTS} attempts ({type(error).__name__}: {one_line(error)}). The same command "

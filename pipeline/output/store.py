@@ -1,7 +1,7 @@
 """The output folder: a place where a name is written once, whole or not at all, and never changes.
 
-`LocalStore` writes to disks, `ObjectStore` to S3 and what is like it. Not here: deleting. Nothing that was committed is ever
-removed.
+`LocalStore` writes to disks, `ObjectStore` to S3 and what is like it. Not here: deleting. Nothing that was
+committed is ever removed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Store(Protocol):
         """The names that exist, hidden ones left out."""
 
     def create(self, name: str, data: bytes) -> Outcome:
-        """Write `name` whole, unless it exists. `data` is this writer's own: where it stands, this writer has written it."""
+        """Write `name` whole, unless it exists. `data` is this writer's own: where it stands, this writer has
+        written it."""
 
     def read(self, name: str) -> bytes:
         """The content of `name`.
@@ -64,7 +65,8 @@ def plain_name(name: str) -> str:
 
 
 def open_store(url: str, begun: bool = False) -> Store:
-    """The store at `url`, a folder's path, `file://` or `s3://bucket/folder`; of a run that has `begun` it is there already.
+    """The store at `url`, a folder's path, `file://` or `s3://bucket/folder`; of a run that has `begun` it is
+    there already.
 
     Raises:
         UsageError: nothing can be written there create-only.
@@ -80,7 +82,8 @@ def open_store(url: str, begun: bool = False) -> Store:
 
 
 def probe(store: Store) -> None:
-    """See that `store` refuses to write a name twice; without that, rivals and late writers could change results.
+    """See that `store` refuses to write a name twice; without that, rivals and late writers could change
+    results.
 
     Raises:
         UsageError: it does not refuse.

@@ -1,4 +1,5 @@
-"""Count the content of an output folder again: from its listing for the status, from every byte for the proof."""
+"""Count the content of an output folder again: from its listing for the status, from every byte for the
+proof."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from pipeline.output.commit import (
 )
 from pipeline.output.store import Store
 from pipeline.planning.document_ids import document_ids
-from pipeline.planning.count_duplicates import find_duplicates, hash_ids
+from pipeline.planning.duplicates import find_duplicates, hash_ids
 from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, Plan, Shard, remaining
 from pipeline.schema import DOC_ID, FLAGS, NUMBER, STATUSES
 from pipeline.versions import stored_names, with_current_names
@@ -37,7 +38,8 @@ _SHOWN = 5
 
 _FILES_AT_ONCE = 16  # reading a file is mostly waiting for the store
 
-# Rows in memory at a time, of the columns that are only read to check that they can be. They may be whole documents.
+# Rows in memory at a time, of the columns that are only read to check that they can be. They may be whole
+# documents.
 _ROWS_AT_ONCE = 8
 
 _COUNTED = (
@@ -56,7 +58,8 @@ _COUNTED = (
 
 @dataclass(frozen=True)
 class Status:
-    """The progress of a run, from a listing: documents and shards in total and committed, and whether it is finished."""
+    """The progress of a run, from a listing: documents and shards in total and committed, and whether it is
+    finished."""
 
     documents: int
     documents_committed: int
@@ -74,21 +77,22 @@ class Status:
 
 @dataclass
 class Verification:
-    """What the bytes hold: documents, rows by status, duplicate IDs (their number and some of them), and the problems."""
+    """What the bytes hold: documents, rows by status, duplicate IDs (their number and some of them), and the
+    problems."""
 
     documents: int = 0
     rows: Counter[str] = field(default_factory=Counter)
-    count_duplicates: int = 0
+    duplicate_ids: int = 0
     duplicate_ids: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         text = f"{self.rows.total()} rows = " + " + ".join(f"{self.rows[name]} {name}" for name in STATUSES)
-        return f"{text}; {self.describe_duplicates()}" if self.count_duplicates else text
+        return f"{text}; {self.describe_duplicates()}" if self.duplicate_ids else text
 
     def describe_duplicates(self) -> str:
         """The duplicate IDs, in words."""
-        return f"{self.count_duplicates} document IDs occur more than once, such as {', '.join(self.duplicate_ids[:3])}"
+        return f"{self.duplicate_ids} document IDs occur more than once, such as {', '.join(self.duplicate_ids[:3])}"
 
 
 class _VerifiedShard(NamedTuple):
@@ -119,15 +123,20 @@ def status(store: Store) -> Status:
     todo = remaining(plan, names)
     missing = sum(shard.documents for shard in todo)
     return Status(
-        plan.documents, plan.documents - missing, len(plan.shards), len(plan.shards) - len(todo), SUCCESS in names
+        plan.documents,
+        plan.documents - missing,
+        len(plan.shards),
+        len(plan.shards) - len(todo),
+        SUCCESS in names,
     )
 
 
 def verify(store: Store) -> Verification:
-    """Count every committed row again and compare with the plan, the footers, the manifest and the success marker.
+    """Count every committed row again and compare with the plan, the footers, the manifest and the success
+    marker.
 
-    Several files are read in parallel. Eight bytes of every document ID are kept. Duplicate IDs are a problem unless the run had
-    --on-duplicate-id keep.
+    Several files are read in parallel. Eight bytes of every document ID are kept. Duplicate IDs are a problem
+    unless the run had --on-duplicate-id keep.
 
     Raises:
         UsageError: the folder holds no run.
@@ -139,7 +148,9 @@ def verify(store: Store) -> Verification:
     _add_problems(result, unplanned, "is not in the plan")
     todo = remaining(plan, names)
     if todo and SUCCESS in names:
-        _add_problems(result, [shard.part for shard in todo], "is missing, though the run is marked as finished")
+        _add_problems(
+            result, [shard.part for shard in todo], "is missing, though the run is marked as finished"
+        )
     committed = [shard for shard in plan.shards if shard.part in names]
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         checked = list(pool.map(lambda shard: _check_shard(store, shard, plan), committed))
@@ -151,18 +162,26 @@ def verify(store: Store) -> Verification:
         result.documents += metadata.documents
         result.rows.update({name: getattr(metadata, name) for name in STATUSES})
     hashes = [shard.hashes for shard in verified.values()]
-    result.count_duplicates, result.duplicate_ids = find_duplicates(hashes, [partial(_read_ids, store, part) for part in verified])
-    if result.count_duplicates and not plan.config.get("duplicates_kept"):
+    result.duplicate_ids, result.duplicate_ids = find_duplicates(
+        hashes, [partial(_read_ids, store, part) for part in verified]
+    )
+    if result.duplicate_ids and not plan.config.get("duplicates_kept"):
         result.problems.append(result.describe_duplicates())
     complete = len(shards_metadata) == len(plan.shards)
-    if MANIFEST in names and complete and _read_manifest(store, result) != make_manifest(plan, shards_metadata):
+    if (
+        MANIFEST in names
+        and complete
+        and _read_manifest(store, result) != make_manifest(plan, shards_metadata)
+    ):
         result.problems.append(f"{MANIFEST} does not match the files")
     if SUCCESS in names:
         manifest = store.read(MANIFEST) if MANIFEST in names else b""
         if _read_marker(store, result) != success_marker(plan, manifest):
             result.problems.append(f"{SUCCESS} does not match {MANIFEST}")
         if result.documents != plan.documents:
-            result.problems.append(f"there are rows of {result.documents} documents; the plan has {plan.documents}")
+            result.problems.append(
+                f"there are rows of {result.documents} documents; the plan has {plan.documents}"
+            )
     return result
 
 
@@ -213,19 +232,27 @@ def _verify_shard(store: Store, shard: Shard, plan: Plan) -> _VerifiedShard:
     if config.get("plan") != plan.fingerprint or metadata.shard_id != shard.shard_id:
         raise CorruptOutput(f"{path} was written for another plan or shard")
     if counts["documents"] != shard.documents:
-        raise CorruptOutput(f"{path} has rows of {counts['documents']} documents; the plan has {shard.documents}")
+        raise CorruptOutput(
+            f"{path} has rows of {counts['documents']} documents; the plan has {shard.documents}"
+        )
     if sum(counts[name] for name in STATUSES) != len(table):
         raise CorruptOutput(f"{path} has rows whose status is none of {', '.join(STATUSES)}")
     if ids.null_count:
         raise CorruptOutput(f"{path} has rows without a doc_id")
-    wrong = [f"{name} {n}, not {getattr(metadata, name)}" for name, n in counts.items() if n != getattr(metadata, name)]
+    wrong = [
+        f"{name} {n}, not {getattr(metadata, name)}"
+        for name, n in counts.items()
+        if n != getattr(metadata, name)
+    ]
     if wrong:
         raise CorruptOutput(f"{path} does not match its footer: {', '.join(wrong)}")
     table = table.set_column(table.column_names.index(DOC_ID.name), DOC_ID, ids)
     if plan.config.get("settings", {}).get("id_column", "") is None:
         expected = document_ids(None, shard.source, shard.start, shard.stop)
         if _first_rows(table)[DOC_ID.name].to_pylist() != expected:
-            raise CorruptOutput(f"{path} has other doc_ids than {expected[0]} to {expected[-1]}, which its rows must have")
+            raise CorruptOutput(
+                f"{path} has other doc_ids than {expected[0]} to {expected[-1]}, which its rows must have"
+            )
     return _VerifiedShard(metadata, hash_ids(_ids_in(table)))
 
 

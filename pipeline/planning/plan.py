@@ -1,10 +1,11 @@
 """The plan: inputs split into shards, frozen before the run, and the shards that remain. Pure functions.
 
-A shard is a range of rows of one file, or some files of a folder of texts. Its ID is a hash of its content (the file's bytes, the
-range, the settings and the model), never of its position in a list. Its result has one name: `part-<shard id>.parquet`.
+A shard is a range of rows of one file, or some files of a folder of texts. Its ID is a hash of its content
+(the file's bytes, the range, the settings and the model), never of its position in a list. Its result has one
+name: `part-<shard id>.parquet`.
 
-The memory of a plan grows with files and shards, not with documents. Text files are the exception, since each is a document and its
-name is part of the plan.
+The memory of a plan grows with files and shards, not with documents. Text files are the exception, since each
+is a document and its name is part of the plan.
 """
 
 from __future__ import annotations
@@ -25,14 +26,21 @@ from pipeline.inputs.splits import Split, split_rows
 from pipeline.settings import fingerprint
 from pipeline.versions import upgrade_plan
 
-PLAN, MANIFEST, SUCCESS, REPORT, FORECAST = "_plan.json", "_manifest.json", "_SUCCESS", "_report.html", "_forecast.json"
+PLAN, MANIFEST, SUCCESS, REPORT, FORECAST = (
+    "_plan.json",
+    "_manifest.json",
+    "_SUCCESS",
+    "_report.html",
+    "_forecast.json",
+)
 
 PLAN_VERSION = 3
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows `start` to `stop`, exclusive, of the file at `path`. `offset` and `members` are those of the split.
+    """Rows `start` to `stop`, exclusive, of the file at `path`. `offset` and `members` are those of the
+    split.
 
     `content` is the content ID of the file when it was planned.
     """
@@ -57,7 +65,8 @@ class Shard:
 
     @property
     def source(self) -> str:
-        """A short name of the file: its base name and a hash of its content. Documents without an ID are named after it."""
+        """A short name of the file: its base name and a hash of its content. Documents without an ID are
+        named after it."""
         return f"{PurePosixPath(self.path).name}-{hashlib.sha256(self.content.encode()).hexdigest()[:12]}"
 
     @property
@@ -70,8 +79,9 @@ class Shard:
 class Plan:
     """What a run reads, with which configuration, in which shards.
 
-    `config` holds everything that the rows depend on besides the input: settings, checkpoint hashes, code version. `fingerprint`
-    is its hash. `passthrough` has the types of the columns that are copied, so that rows that cannot be read have them too.
+    `config` holds everything that the rows depend on besides the input: settings, checkpoint hashes, code
+    version. `fingerprint` is its hash. `passthrough` has the types of the columns that are copied, so that
+    rows that cannot be read have them too.
     """
 
     inputs: tuple[InputFile, ...]
@@ -95,7 +105,8 @@ class Plan:
         return [file for file in self.inputs if file.skipped is not None]
 
     def to_json(self) -> bytes:
-        """The content of `_plan.json`. Its field `sha256` covers all other fields, so a changed file is detected."""
+        """The content of `_plan.json`. Its field `sha256` covers all other fields, so a changed file is
+        detected."""
         values = {
             "version": PLAN_VERSION,
             "config": self.config,
@@ -120,11 +131,15 @@ class Plan:
             if values["version"] != PLAN_VERSION:
                 values, name = upgrade_plan(values)
             inputs = tuple(InputFile(**file) for file in values["inputs"])
-            shards = tuple(Shard(**shard | {"members": tuple(shard["members"])}) for shard in values["shards"])
+            shards = tuple(
+                Shard(**shard | {"members": tuple(shard["members"])}) for shard in values["shards"]
+            )
             passthrough = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["passthrough"])))
             return cls(inputs, values["config"], shards, passthrough, name)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-            raise CorruptOutput(f"{PLAN} is not a plan of this system ({error!r}); choose another output folder.") from error
+            raise CorruptOutput(
+                f"{PLAN} is not a plan of this system ({error!r}); choose another output folder."
+            ) from error
 
 
 def make_plan(
@@ -134,7 +149,8 @@ def make_plan(
     splits: Mapping[str, Sequence[Split]] | None = None,
     passthrough: pa.Schema | None = None,
 ) -> Plan:
-    """Turn every file into shards: the `splits` of its path, or else `shard_documents` rows each, the last one shorter."""
+    """Turn every file into shards: the `splits` of its path, or else `shard_documents` rows each, the last
+    one shorter."""
     config = json.loads(json.dumps(config, default=str))
     name = fingerprint(config)
     splits = splits or {}

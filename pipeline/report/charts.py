@@ -1,4 +1,5 @@
-"""Plots as SVG, drawn in units of a page 480 wide; colours are the page's (`STYLE`), for light and dark. Pure."""
+"""Plots as SVG, drawn in units of a page 480 wide; colours are the page's (`STYLE`), for light and dark.
+Pure."""
 
 from __future__ import annotations
 
@@ -65,7 +66,10 @@ def curve(points: Sequence[tuple[float, float]], unit: str, top: float | None = 
     highest = top or max(y for _, y in points) or 1.0
     last = max(x for x, _ in points) or 1.0
     width, tall = WIDTH - LEFT, HEIGHT - TOP - BOTTOM
-    line = " ".join(f"{LEFT + x / last * width:.1f},{HEIGHT - BOTTOM - min(1.0, y / highest) * tall:.1f}" for x, y in points)
+    line = " ".join(
+        f"{LEFT + x / last * width:.1f},{HEIGHT - BOTTOM - min(1.0, y / highest) * tall:.1f}"
+        for x, y in points
+    )
     shown = f"{highest:.0%}" if unit == "%" else f"{short(highest)} {unit}"
     parts = _axes(shown, "0 s", f"{short(last)} s")
     return _svg([*parts, f'<polyline class="curve" points="{line}"/>'])
@@ -76,9 +80,11 @@ def shares(values: Mapping[str, float], most: float = 1.0) -> str:
     rows = []
     for i, (name, value) in enumerate(values.items()):
         y, long = i * 24, 200 * min(1.0, value / most) if most else 0
-        rows.append(f'<text x="0" y="{y + 16}">{escaped(name)}</text>'
-                    f'<rect class="bar" x="190" y="{y + 4}" width="{long:.1f}" height="15"/>'
-                    f'<text x="{196 + long:.1f}" y="{y + 16}">{value:.1%}</text>')  # fmt: skip
+        rows.append(
+            f'<text x="0" y="{y + 16}">{escaped(name)}</text>'
+            f'<rect class="bar" x="190" y="{y + 4}" width="{long:.1f}" height="15"/>'
+            f'<text x="{196 + long:.1f}" y="{y + 16}">{value:.1%}</text>'
+        )
     return _svg(rows, height=max(24, 24 * len(values)))
 
 
@@ -97,8 +103,12 @@ def strip(values: Sequence[float]) -> str:
 def lengths_picture(lengths: Sequence[int], limit: int) -> str:
     """A picture file of the distribution of lengths, with the limit of what is read."""
     marks = {"limit": limit, "1k": 1024, "4k": 4096}
-    plot = histogram(Counter(lengths), 40, {name: v for name, v in marks.items() if v <= max(lengths)} | {"limit": limit})
-    return plot.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f"><style>{STYLE}</style>", 1)
+    plot = histogram(
+        Counter(lengths), 40, {name: v for name, v in marks.items() if v <= max(lengths)} | {"limit": limit}
+    )
+    return plot.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(
+        ">", f"><style>{STYLE}</style>", 1
+    )
 
 
 def _svg(parts: Sequence[str], height: int = HEIGHT) -> str:

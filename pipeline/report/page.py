@@ -19,15 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.output.commit import ShardMetadata, parse_json_object, rows_recomputed, new_rows, read_columns
 from pipeline.errors import CorruptOutput, UsageError, one_line
-from pipeline.report.scores import rouge
 from pipeline.logs import event
-from pipeline.report.charts import STYLE, curve, escaped, histogram, shares, strip
-from pipeline.planning.plan import FORECAST, MANIFEST, REPORT, Plan
-from pipeline.output.store import Store, open_store
 from pipeline.monitor.stats import Totals, device_hours, throughput
-from pipeline.tasks.all import TASKS
+from pipeline.output.commit import ShardMetadata, new_rows, parse_json_object, read_columns, rows_recomputed
+from pipeline.output.store import Store, open_store
+from pipeline.planning.plan import FORECAST, MANIFEST, REPORT, Plan
+from pipeline.report.charts import STYLE, curve, escaped, histogram, shares, strip
+from pipeline.report.scores import rouge
+from pipeline.tasks import TASKS
 
 # Rows shown: of the worst, of the best, and drawn at random.
 WORST, BEST, RANDOM = 20, 10, 20
@@ -38,8 +38,18 @@ _SCORED = 500
 _FILES_AT_ONCE = 16  # each is mostly a wait for the store
 
 # The columns that are counted, of every row.
-LOOKED_AT = ("status", "input_tokens", "truncated_tokens", "output_tokens", "flags", "quality.mean_log_probability", "score",
-             "label_score", "answer_score", "attention")  # fmt: skip
+LOOKED_AT = (
+    "status",
+    "input_tokens",
+    "truncated_tokens",
+    "output_tokens",
+    "flags",
+    "quality.mean_log_probability",
+    "score",
+    "label_score",
+    "answer_score",
+    "attention",
+)
 
 # Where attention is counted from: the reach of models that read this many tokens.
 _REACHES = (1024, 4096)
@@ -73,10 +83,12 @@ Ranked = tuple[Any, Place]
 
 @dataclass
 class Findings:
-    """What the report says of the rows of some files: lengths, attention, and where the rows to look at stand; it adds up.
+    """What the report says of the rows of some files: lengths, attention, and where the rows to look at
+    stand; it adds up.
 
-    Rows are the worst by the number of their flags and then by how unlikely they were to the model; `drawn` holds (a random
-    number, place), so that every written row has the same chance in whatever order files come. `texts` are the rows themselves.
+    Rows are the worst by the number of their flags and then by how unlikely they were to the model; `drawn`
+    holds (a random number, place), so that every written row has the same chance in whatever order files
+    come. `texts` are the rows themselves.
     """
 
     most_drawn: int = RANDOM
@@ -120,10 +132,14 @@ def findings_of(part: str, table: pa.Table, seed: str) -> Findings:
     found, names = Findings(), table.column_names
     tokens = table["input_tokens"].to_pylist()
     found.input_tokens.update(tokens)
-    found.whole_tokens.update(n + cut for n, cut in zip(tokens, table["truncated_tokens"].to_pylist(), strict=True))
+    found.whole_tokens.update(
+        n + cut for n, cut in zip(tokens, table["truncated_tokens"].to_pylist(), strict=True)
+    )
     if "output_tokens" in names:
         found.output_tokens.update(table["output_tokens"].to_pylist())
-    for shares_, n in zip(table["attention"].to_pylist(), tokens, strict=True) if "attention" in names else ():
+    for shares_, n in (
+        zip(table["attention"].to_pylist(), tokens, strict=True) if "attention" in names else ()
+    ):
         if shares_:
             found.looked += 1
             for reach in _REACHES:
@@ -143,7 +159,9 @@ def _likelihoods(table: pa.Table) -> list[float]:
     found = [table[name].to_pylist() for name in ("score", "label_score", "answer_score") if name in names]
     if "quality" in names:
         found.insert(0, [(each or {}).get("mean_log_probability") for each in table["quality"].to_pylist()])
-    return [next((each for each in row if each is not None), 0.0) for row in zip(*found, strict=True)] or [0.0] * len(table)
+    return [next((each for each in row if each is not None), 0.0) for row in zip(*found, strict=True)] or [
+        0.0
+    ] * len(table)
 
 
 def share_beyond(strip_: Sequence[float], tokens: int, reach: int) -> float:
@@ -165,9 +183,11 @@ def write_report(
     price_per_hour: float | None = None,
     gpus: float = 0.0,
 ) -> None:
-    """Write the report of a finished run into its folder; `gpus` are those of each model copy, `price_per_hour` one device's.
+    """Write the report of a finished run into its folder; `gpus` are those of each model copy,
+    `price_per_hour` one device's.
 
-    Of every file the columns are read that are counted, several files at a time, and of a few files the rows that are shown.
+    Of every file the columns are read that are counted, several files at a time, and of a few files the rows
+    that are shown.
 
     Raises:
         UsageError: the reference column is not there, or holds something else than texts.
@@ -184,25 +204,35 @@ def write_report(
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         for found in pool.map(look, sorted(manifest["shards"])):
             findings.add(found)
-        for rows in pool.map(lambda item: _rows_at(store, item[0], item[1], unread), findings.places().items()):
+        for rows in pool.map(
+            lambda item: _rows_at(store, item[0], item[1], unread), findings.places().items()
+        ):
             findings.texts |= rows
     forecast = _values(store, FORECAST) if FORECAST in store.names() else None
     page = render(
-        plan, manifest, findings, forecast, _previous_manifest(plan),
-        reference_column=reference_column, price_per_hour=price_per_hour, gpus=gpus,
-    )  # fmt: skip
+        plan,
+        manifest,
+        findings,
+        forecast,
+        _previous_manifest(plan),
+        reference_column=reference_column,
+        price_per_hour=price_per_hour,
+        gpus=gpus,
+    )
     store.replace(REPORT, page.encode())
 
 
 def try_report(store: Store, plan: Plan, manifest: Mapping[str, Any], **given: Any) -> bool:
-    """Write the report (`write_report`) of a run whose rows are all committed; what keeps it from being written is said, and is
-    no failure of the run. Was it written?"""
+    """Write the report (`write_report`) of a run whose rows are all committed; what keeps it from being
+    written is said, and is no failure of the run. Was it written?"""
     try:
         write_report(store, plan, manifest, **given)
     except Exception as error:
         says = f"{type(error).__name__}: {one_line(error)}"
-        print(f"warning: the report could not be written ({says}); all rows are there, and the verb `report` writes it again.",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"warning: the report could not be written ({says}); all rows are there, and the verb `report` writes it again.",
+            file=sys.stderr,
+        )
         event("report not written", error=says)
         return False
     return True
@@ -217,13 +247,19 @@ def check_reference(plan: Plan, column: str | None) -> None:
     if column is None:
         return
     if column not in plan.passthrough.names:
-        raise UsageError(f"--reference-column {column}: the output has no such column; carry it over by --passthrough.")
+        raise UsageError(
+            f"--reference-column {column}: the output has no such column; carry it over by --passthrough."
+        )
     kind = whole = plan.passthrough.field(column).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     types = pa.types
-    if not any(check(kind) for check in (types.is_null, types.is_string, types.is_large_string, types.is_string_view)):
-        raise UsageError(f"--reference-column {column}: the column holds {whole}; it must hold the right summaries, as texts.")
+    if not any(
+        check(kind) for check in (types.is_null, types.is_string, types.is_large_string, types.is_string_view)
+    ):
+        raise UsageError(
+            f"--reference-column {column}: the column holds {whole}; it must hold the right summaries, as texts."
+        )
 
 
 def _rows_at(store: Store, part: str, rows: Iterable[int], unread: Container[str]) -> dict[Place, Row]:
@@ -232,7 +268,9 @@ def _rows_at(store: Store, part: str, rows: Iterable[int], unread: Container[str
     with store.open(part) as opened:
         file = pq.ParquetFile(opened)
         table = file.read(columns=[name for name in file.schema_arrow.names if name not in unread])
-    return {Place(part, row): values for row, values in zip(places, table.take(places).to_pylist(), strict=True)}
+    return {
+        Place(part, row): values for row, values in zip(places, table.take(places).to_pylist(), strict=True)
+    }
 
 
 def _values(store: Store, name: str) -> dict[str, Any]:
@@ -256,16 +294,28 @@ def render(
 ) -> str:
     """The page."""
     shards_metadata = [ShardMetadata(**values) for values in manifest["shards"].values()]
-    made = [shard_metadata for shard_metadata in shards_metadata if shard_metadata.reused < shard_metadata.rows]
+    made = [
+        shard_metadata for shard_metadata in shards_metadata if shard_metadata.reused < shard_metadata.rows
+    ]
     totals, samples = Totals.of(shards_metadata), findings.rows(findings.drawn[:RANDOM])
     parts = [
         f"<h1>{TASKS[plan.config['task']].title} run</h1>",
         _table(("", ""), _key_figures(plan, manifest, totals, made, price_per_hour, gpus)),
         "<h2>What ran</h2>",
-        _table(("", ""), [(name, _plain(value)) for name, value in plan.config.items() if name not in ("since", "version")]),
+        _table(
+            ("", ""),
+            [
+                (name, _plain(value))
+                for name, value in plan.config.items()
+                if name not in ("since", "version")
+            ],
+        ),
     ]
     if forecast is not None:
-        parts += ["<h2>Forecast and actual</h2>", _unless_other(FORECAST, lambda: _forecast_table(forecast, manifest, made))]
+        parts += [
+            "<h2>Forecast and actual</h2>",
+            _unless_other(FORECAST, lambda: _forecast_table(forecast, manifest, made)),
+        ]
     if plan.config.get("since"):
         parts += ["<h2>Runs before</h2>", _runs_before(plan)]
     if before is not None:
@@ -278,10 +328,16 @@ def render(
         rows = sorted(manifest["failures"].items(), key=lambda item: -item[1])
         parts += ["<h2>Failed and skipped</h2>", _table(("stage: reason", "rows"), rows)]
     if plan.skipped:
-        parts += ["<h2>Files skipped</h2>", _table(("file", "reason"), [(f.path, f.skipped) for f in plan.skipped])]
+        parts += [
+            "<h2>Files skipped</h2>",
+            _table(("file", "reason"), [(f.path, f.skipped) for f in plan.skipped]),
+        ]
     if reference_column is not None and samples:
         scored = findings.rows(findings.drawn)
-        parts += [f"<h2>ROUGE against {escaped(reference_column)}</h2>", _rouge_table(scored, reference_column)]
+        parts += [
+            f"<h2>ROUGE against {escaped(reference_column)}</h2>",
+            _rouge_table(scored, reference_column),
+        ]
     if any("flags" in row for row in samples):
         parts += ["<h2>Flags</h2>", _flags(manifest)]
     if findings.looked:
@@ -289,13 +345,22 @@ def render(
     worst, best = findings.rows(findings.worst), findings.rows(findings.best)
     for title, rows in (("To look at", worst), ("The best", best), ("At random", samples)):
         parts += [f"<h2>{title}</h2>", *(_sample(row, plan, reference_column) for row in rows)]
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Run report</title>'
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Run report</title>'
+    )
     icon = '<link rel="icon" href="data:,">'
-    return f'<!doctype html><html lang="en">{head}{icon}<style>{_STYLE}</style>' + "\n".join(parts) + "</html>\n"
+    return (
+        f'<!doctype html><html lang="en">{head}{icon}<style>{_STYLE}</style>' + "\n".join(parts) + "</html>\n"
+    )
 
 
 def _key_figures(
-    plan: Plan, manifest: Mapping[str, Any], totals: Totals, made: Sequence[ShardMetadata], price: float | None, gpus: float
+    plan: Plan,
+    manifest: Mapping[str, Any],
+    totals: Totals,
+    made: Sequence[ShardMetadata],
+    price: float | None,
+    gpus: float,
 ) -> list[tuple[str, Any]]:
     # A receipt's seconds are of one model copy.
     hours = device_hours(totals.counts["seconds"], gpus)
@@ -339,11 +404,16 @@ def _done_now(manifest: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _runs_before(plan: Plan) -> str:
     since = plan.config["since"]
-    rows = [(run["output"], "yes" if run["finished"] else "no", "; ".join(run["recomputed_because"])) for run in since]
+    rows = [
+        (run["output"], "yes" if run["finished"] else "no", "; ".join(run["recomputed_because"]))
+        for run in since
+    ]
     return _table(("folder", "finished", "nothing taken of it, because"), rows)
 
 
-def _forecast_table(forecast: Mapping[str, Any], manifest: Mapping[str, Any], made: Sequence[ShardMetadata]) -> str:
+def _forecast_table(
+    forecast: Mapping[str, Any], manifest: Mapping[str, Any], made: Sequence[ShardMetadata]
+) -> str:
     work = max(r.finished_at for r in made) - min(r.finished_at - r.seconds for r in made) if made else 0.0
     startup = forecast["startup_seconds"]
     rows = []
@@ -358,7 +428,9 @@ def _forecast_table(forecast: Mapping[str, Any], manifest: Mapping[str, Any], ma
         guess = forecast[name.replace(" ", "_")]
         low, middle, high = (round(guess[part] - less) for part in ("low", "middle", "high"))
         off = f"{actual / middle - 1:+.0%}" if middle else ""
-        rows.append((name if not less else "seconds at work", middle, f"{low:,} to {high:,}", round(actual), off))
+        rows.append(
+            (name if not less else "seconds at work", middle, f"{low:,} to {high:,}", round(actual), off)
+        )
     return _table(("", "forecast", "four times in five", "actual", "off by"), rows)
 
 
@@ -381,7 +453,9 @@ def _unless_other(what: str, table: Callable[[], str]) -> str:
 
 def _change_table(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     names = ("documents", "rows", "ok", "failed", "skipped", "truncated", "input_tokens", "output_tokens")
-    rows = [(name.replace("_", " "), before[name], now[name], f"{now[name] - before[name]:+,}") for name in names]
+    rows = [
+        (name.replace("_", " "), before[name], now[name], f"{now[name] - before[name]:+,}") for name in names
+    ]
     for flag in sorted({*before.get("flags", {}), *now["flags"]}):
         was, is_ = (m.get("flags", {}).get(flag, 0) / max(1, m["ok"]) for m in (before, now))
         rows.append((f"flag {flag}", f"{was:.1%}", f"{is_:.1%}", f"{100 * (is_ - was):+.1f} points"))
@@ -393,13 +467,21 @@ def _over_time(made: Sequence[ShardMetadata]) -> str:
     replicas = max((busy for _, _, busy in spans), default=0.0)
     return _plots(
         ("documents per second", curve([(at, pace) for at, pace, _ in spans], "/s")),
-        ("model copies at work", curve([(at, busy) for at, _, busy in spans], "", max(1.0, round(replicas + 0.49)))),
+        (
+            "model copies at work",
+            curve([(at, busy) for at, _, busy in spans], "", max(1.0, round(replicas + 0.49))),
+        ),
     )
 
 
 def _lengths(plan: Plan, findings: Findings) -> str:
     limit = plan.config.get("input_limits", {}).get("max_input_tokens", 0)
-    plots = [("tokens of the documents", histogram(findings.whole_tokens, marks={"limit": limit} if limit else None))]
+    plots = [
+        (
+            "tokens of the documents",
+            histogram(findings.whole_tokens, marks={"limit": limit} if limit else None),
+        )
+    ]
     if findings.output_tokens:
         plots.append(("tokens written", histogram(findings.output_tokens)))
     return _plots(*plots)
@@ -407,7 +489,9 @@ def _lengths(plan: Plan, findings: Findings) -> str:
 
 def _flags(manifest: Mapping[str, Any]) -> str:
     rows = max(1, manifest["ok"])
-    found = {name: count / rows for name, count in sorted(manifest["flags"].items(), key=lambda item: -item[1])}
+    found = {
+        name: count / rows for name, count in sorted(manifest["flags"].items(), key=lambda item: -item[1])
+    }
     if not found:
         return "<p>none</p>"
     note = "<p><small>Share of the written rows. A flag is a reason to look, not a verdict; docs/flags.md says what each is."
@@ -415,14 +499,18 @@ def _flags(manifest: Mapping[str, Any]) -> str:
 
 
 def _attention(findings: Findings) -> str:
-    rows = [(f"beyond token {reach:,}", f"{sum_ / findings.looked:.1%}") for reach, sum_ in findings.beyond.items()]
+    rows = [
+        (f"beyond token {reach:,}", f"{sum_ / findings.looked:.1%}")
+        for reach, sum_ in findings.beyond.items()
+    ]
     return _table(("share of attention", ""), rows)
 
 
 def _rouge_table(rows: Sequence[Row], reference_column: str) -> str:
     scores = rouge([(row[reference_column] or "", row["summary"] or "") for row in rows])
     return _table(
-        ("", f"mean of {len(rows)} rows drawn at random"), [(name, round(value, 4)) for name, value in scores.items()]
+        ("", f"mean of {len(rows)} rows drawn at random"),
+        [(name, round(value, 4)) for name, value in scores.items()],
     )
 
 
@@ -433,8 +521,11 @@ def _sample(row: Row, plan: Plan, reference_column: str | None) -> str:
         config += f", {row['truncated_tokens']:,} tokens cut"
     flags = "".join(f'<span class="flag">{escaped(flag)}</span>' for flag in row.get("flags") or ())
     quality = row.get("quality") or {}
-    named = ", ".join(f"{name.replace('_', ' ')}: {' '.join(found)}" for name in ("numbers", "misplaced_numbers", "names")
-                      if (found := quality.get(name)))  # fmt: skip
+    named = ", ".join(
+        f"{name.replace('_', ' ')}: {' '.join(found)}"
+        for name in ("numbers", "misplaced_numbers", "names")
+        if (found := quality.get(name))
+    )
     parts = [f"<b>{escaped(row['doc_id'])}</b> <small>{escaped(config)}</small><br>{flags}{escaped(outcome)}"]
     if named:
         parts.append(f"<br><small>{escaped(named)}</small>")

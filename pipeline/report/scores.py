@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow.parquet as pq
 from rouge_score.rouge_scorer import RougeScorer
 
-from pipeline.schema import NUMBER
 from pipeline.errors import UsageError
 from pipeline.inputs.formats import column_values
-from pipeline.planning.plan import PLAN, SUCCESS, Plan
 from pipeline.output.store import Store
+from pipeline.planning.plan import PLAN, SUCCESS, Plan
+from pipeline.schema import NUMBER
 
 _FILES_AT_ONCE = 16
 
@@ -27,8 +27,8 @@ _NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeL
 
 
 def read_rows(store: Store, columns: Sequence[str], lists: str | None = None) -> list[Row]:
-    """These columns of all rows of a finished run; of those carried over, `lists` may hold lists, also where its input was
-    JSON lines, whose columns are text.
+    """These columns of all rows of a finished run; of those carried over, `lists` may hold lists, also where
+    its input was JSON lines, whose columns are text.
 
     Raises:
         UsageError: the run is not finished, or has no such column.
@@ -55,18 +55,26 @@ def read_rows(store: Store, columns: Sequence[str], lists: str | None = None) ->
         return rows
 
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        return [row for rows in pool.map(read, sorted(n for n in names if n.startswith("part-"))) for row in rows]
+        return [
+            row for rows in pool.map(read, sorted(n for n in names if n.startswith("part-"))) for row in rows
+        ]
 
 
-def evaluate_summaries(store: Store, reference: str, facts: str | None, *, stemmer: bool = False) -> dict[str, float | int]:
-    """Mean ROUGE F1 in [0, 1] over all documents, and the share of facts found; failed documents count as empty.
+def evaluate_summaries(
+    store: Store, reference: str, facts: str | None, *, stemmer: bool = False
+) -> dict[str, float | int]:
+    """Mean ROUGE F1 in [0, 1] over all documents, and the share of facts found; failed documents count as
+    empty.
 
     Raises:
-        UsageError: the run is not finished, has no such column, or the columns hold something else than texts.
+        UsageError: the run is not finished, has no such column, or the columns hold something else than
+            texts.
     """
     rows = read_rows(store, ["summary", reference, *([facts] if facts else [])], facts)
     if not all(isinstance(row[reference], str | None) for row in rows):
-        raise UsageError(f"column {reference!r} holds something else than texts; it must hold the right summaries.")
+        raise UsageError(
+            f"column {reference!r} holds something else than texts; it must hold the right summaries."
+        )
     result: dict[str, float | int] = {"documents": len(rows)}
     result |= rouge([(row[reference] or "", row["summary"] or "") for row in rows], stemmer=stemmer)
     if facts:
@@ -92,8 +100,8 @@ def rouge(pairs: Sequence[tuple[str, str]], *, stemmer: bool = False) -> dict[st
 
 
 def evaluate_labels(store: Store, reference: str) -> dict[str, float | int]:
-    """Accuracy and macro-F1 (the mean over the references' labels) of all documents; one that failed or was skipped is
-    wrong.
+    """Accuracy and macro-F1 (the mean over the references' labels) of all documents; one that failed or was
+    skipped is wrong.
 
     Raises:
         UsageError: the run is not finished, has no such column, or wrote values instead of labels.
@@ -103,8 +111,12 @@ def evaluate_labels(store: Store, reference: str) -> dict[str, float | int]:
         raise UsageError(f"{store.url} has no labels: a regression, or nothing was labelled.")
     written, wanted = [row["label"] for row in rows], [row[reference] for row in rows]
     # Of a row that could not be read the right label is not there either.
-    if not all(isinstance(row[reference], str) or (row[reference] is None and row["status"] != "ok") for row in rows):
-        raise UsageError(f"column {reference!r} holds something else than one label a row; it must name the right one.")
+    if not all(
+        isinstance(row[reference], str) or (row[reference] is None and row["status"] != "ok") for row in rows
+    ):
+        raise UsageError(
+            f"column {reference!r} holds something else than one label a row; it must name the right one."
+        )
     return {
         "documents": len(rows),
         "accuracy": fmean(a == b is not None for a, b in zip(written, wanted, strict=True)),
@@ -118,11 +130,11 @@ def _f1_of_label(label: str, written: Sequence[str | None], wanted: Sequence[str
 
 
 def evaluate_answers(store: Store, reference: str) -> dict[str, float | int]:
-    """Exact match and token F1 (arXiv:1606.05250) over all questions; one that failed or was skipped is wrong, and so is one
-    without an answer that has one.
+    """Exact match and token F1 (arXiv:1606.05250) over all questions; one that failed or was skipped is
+    wrong, and so is one without an answer that has one.
 
-    `reference` is a column with the answer (a text), or for several questions a list of answers or of records with a field
-    `answer`, in the order of the questions.
+    `reference` is a column with the answer (a text), or for several questions a list of answers or of records
+    with a field `answer`, in the order of the questions.
 
     Raises:
         UsageError: the run is not finished, or has no such column.
@@ -130,7 +142,8 @@ def evaluate_answers(store: Store, reference: str) -> dict[str, float | int]:
     rows = read_rows(store, ["answer", "status", NUMBER, reference], reference)
     answered = [row for row in rows if row["status"] == "ok"]
     pairs = [
-        (_plain(row["answer"] or ""), _plain(_reference_answer(row[reference], row[NUMBER], reference))) for row in answered
+        (_plain(row["answer"] or ""), _plain(_reference_answer(row[reference], row[NUMBER], reference)))
+        for row in answered
     ]
     return {
         "questions": len(rows),
@@ -145,7 +158,9 @@ def _reference_answer(value: Any, number: int, column: str) -> str:
     if isinstance(value, dict):
         value = value.get("answer")
     if value is not None and not isinstance(value, str):
-        raise UsageError(f"column {column!r} holds {type(value).__name__}; it must hold answers, or lists of them.")
+        raise UsageError(
+            f"column {column!r} holds {type(value).__name__}; it must hold answers, or lists of them."
+        )
     return value or ""
 
 

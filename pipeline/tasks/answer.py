@@ -91,7 +91,10 @@ class Answer:
                     f"--question {question[:60]!r}… has {length} tokens with the special tokens; a chunk has {limit}, "
                     "document included. Shorten the question."
                 )
-        return {"task": "answer", QUESTIONS: {"of all": list(self.questions), "in column": self.settings.question_column}}
+        return {
+            "task": "answer",
+            QUESTIONS: {"of all": list(self.questions), "in column": self.settings.question_column},
+        }
 
     def input_limits(self, folder: Path) -> InputLimits:
         """Whole documents, in chunks."""
@@ -110,7 +113,9 @@ class Answer:
             raise ValueError(f"the document has no question in column {column!r}")
         return [{NUMBER: i, "question": question} for i, question in enumerate(questions)]
 
-    def encode(self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits) -> list[ModelInput]:
+    def encode(
+        self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits
+    ) -> list[ModelInput]:
         """`<s> question </s></s> text </s>`. Each text is tokenized once for all its questions.
 
         Raises:
@@ -141,7 +146,8 @@ class Answer:
 
 
 def _questions_in(value: Any, column: str) -> list[str | None]:
-    """The questions in a value of the column: a text, or a list of texts or of records with a field `question`."""
+    """The questions in a value of the column: a text, or a list of texts or of records with a field
+    `question`."""
     if value is None:
         return []
     questions = []

@@ -1,10 +1,11 @@
 """The protocols of a task, and what a model reads of a document.
 
-A task is the extension point of the pipeline: it turns documents into model inputs, and model outputs into rows. A new task is
-a class with the methods of `Task`, and a second one with those of `LoadedTask` that holds the model. Reading, ordering, isolating
-failures and committing are the same for all tasks.
+A task is the extension point of the pipeline: it turns documents into model inputs, and model outputs
+into rows. A new task is a class with the methods of `Task`, and a second one with those of `LoadedTask`
+that holds the model. Reading, ordering, isolating failures and committing are the same for all tasks.
 
-Processes that only read or commit need no torch, so a task imports its loaded half where it loads or checks a model.
+Processes that only read or commit need no torch, so a task imports its loaded half where it loads or checks a
+model.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True)
 class InputLimits:
-    """At most `max_input_tokens` of a document are read, in chunks of `chunk_tokens` that share `overlap` tokens."""
+    """At most `max_input_tokens` of a document are read, in chunks of `chunk_tokens` that share `overlap`
+    tokens."""
 
     max_input_tokens: int
     chunk_tokens: int
@@ -75,7 +77,8 @@ class LoadedTask(Protocol):
 
 
 class Task(Protocol):
-    """A task before its model is loaded. It is small and is sent to the workers, where `load` reads the weights."""
+    """A task before its model is loaded. It is small and is sent to the workers, where `load` reads the
+    weights."""
 
     title: str
 
@@ -88,7 +91,8 @@ class Task(Protocol):
         """The settings of the run."""
 
     def run_config(self, folder: Path) -> dict[str, Any]:
-        """What the rows depend on besides settings and weights. Checks that task and checkpoint fit together."""
+        """What the rows depend on besides settings and weights. Checks that task and checkpoint fit
+        together."""
 
     def input_limits(self, folder: Path) -> InputLimits:
         """The limits for the checkpoint in `folder`. Checks the settings against the checkpoint."""
@@ -100,7 +104,9 @@ class Task(Protocol):
             ValueError: the document has no valid rows. It fails with that reason.
         """
 
-    def encode(self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits) -> list[ModelInput]:
+    def encode(
+        self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits
+    ) -> list[ModelInput]:
         """Model inputs for these documents."""
 
     def load(self, folder: Path) -> LoadedTask:
@@ -123,11 +129,15 @@ def chunked_input_limits(settings: ChunkedSettings, folder: Path) -> InputLimits
         raise UsageError(f"--chunk-tokens is {chunk}; this model reads at most {limit} tokens at once.")
     overlap = chunk // 8 if settings.chunk_overlap is None else settings.chunk_overlap
     if overlap > chunk - 3:
-        raise UsageError(f"--chunk-overlap is {overlap}; a chunk of {chunk} tokens would have no new tokens. Make it smaller.")
+        raise UsageError(
+            f"--chunk-overlap is {overlap}; a chunk of {chunk} tokens would have no new tokens. Make it smaller."
+        )
     return InputLimits(settings.max_input_tokens or _UNLIMITED, chunk, overlap)
 
 
-def chunked_input(ids: Sequence[int], prefix: int, limits: InputLimits, text: str | None = None) -> ModelInput:
+def chunked_input(
+    ids: Sequence[int], prefix: int, limits: InputLimits, text: str | None = None
+) -> ModelInput:
     """The model input of `ids`: `prefix` tokens (`<s>`, a question), then the document, then `</s>`.
 
     Raises:

@@ -33,7 +33,8 @@ class Classify:
 
     @property
     def columns(self) -> pa.Schema:
-        """The best label with its probability (for regression the value), the assigned labels, and all scores."""
+        """The best label with its probability (for regression the value), the assigned labels, and all
+        scores."""
         scores = pa.list_(pa.struct([pa.field("label", pa.string()), pa.field("score", pa.float32())]))
         columns = [pa.field("label", pa.string()), pa.field("label_score", pa.float32())]
         columns.append(pa.field("labels", pa.list_(pa.string())))
@@ -52,7 +53,9 @@ class Classify:
         config = LEDConfig.from_pretrained(folder)
         names = list(config.labels.values())
         if len(set(names)) != len(names):
-            raise UsageError(f"--model {self.settings.model}: id2label in config.json gives two classes one name: {names}.")
+            raise UsageError(
+                f"--model {self.settings.model}: id2label in config.json gives two classes one name: {names}."
+            )
         return {
             "task": "classify",
             "problem_type": self.problem(config),
@@ -62,8 +65,11 @@ class Classify:
         }
 
     def problem(self, config: LEDConfig) -> str:
-        """The checkpoint's problem type. Without one, a single label means regression, several mean one of them holds."""
-        return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+        """The checkpoint's problem type. Without one, a single label means regression, several mean one of
+        them holds."""
+        return config.problem_type or (
+            "regression" if config.num_labels == 1 else "single_label_classification"
+        )
 
     def pooling(self, config: LEDConfig) -> str:
         """How the logits of chunks are pooled."""
@@ -78,7 +84,9 @@ class Classify:
         settings, names, problem = self.settings, list(config.labels.values()), self.problem(config)
         if problem == "regression":
             if settings.threshold is not None or settings.label_thresholds:
-                raise UsageError("--threshold is for labels; this checkpoint gives values (problem_type regression).")
+                raise UsageError(
+                    "--threshold is for labels; this checkpoint gives values (problem_type regression)."
+                )
             return {}
         general = settings.threshold
         if general is None:
@@ -88,7 +96,9 @@ class Classify:
             name, _, value = entry.rpartition("=")
             if name not in thresholds:
                 known = ", ".join(names)
-                raise UsageError(f"--label-thresholds {entry}: the checkpoint has no label {name!r}; it has {known}.")
+                raise UsageError(
+                    f"--label-thresholds {entry}: the checkpoint has no label {name!r}; it has {known}."
+                )
             thresholds[name] = float(value)
         return thresholds
 
@@ -100,7 +110,9 @@ class Classify:
         """One row per document."""
         return [{}]
 
-    def encode(self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits) -> list[ModelInput]:
+    def encode(
+        self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits
+    ) -> list[ModelInput]:
         """`<s> text </s>`, truncated only if --max-input-tokens is set."""
         encodings = tokenizer.encode_batch([document.text for document in documents])
         return [chunked_input(encoding.ids, 1, limits) for encoding in encodings]

@@ -27,7 +27,9 @@ class LoadedModel(Generic[M]):
     """The checkpoint in `folder`, with the dtype and device of the settings, prepacked for inference."""
 
     model_class: ClassVar[type[LEDPreTrainedModel]]
-    fatal: tuple[type[Exception], ...] = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+    fatal: tuple[type[Exception], ...] = (
+        (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+    )
 
     def __init__(self, settings: RunSettings, folder: Path) -> None:
         torch.set_num_threads(settings.threads)
@@ -54,7 +56,8 @@ class LoadedModel(Generic[M]):
 
 
 def replicas_sharing_memory(settings: RunSettings) -> float:
-    """Replicas that share the free memory of a machine or GPU: at most one per CPU, and at most as many as the run starts."""
+    """Replicas that share the free memory of a machine or GPU: at most one per CPU, and at most as many as
+    the run starts."""
     if settings.gpus:
         return 1 / settings.gpus
     replicas = max(1, usable_cpus() // settings.threads)
@@ -67,8 +70,11 @@ def read_documents(
     limits: InputLimits,
     settings: RunSettings,
 ) -> Iterator[tuple[int, list[Chunk], list[Any]]]:
-    """Yield (index of the document, its chunks, the model's output for each chunk). Documents are packed together."""
-    max_tokens = SchedulerLimits(max_num_batched_tokens=settings.max_num_batched_tokens).resolve(model.device)[1]
+    """Yield (index of the document, its chunks, the model's output for each chunk). Documents are packed
+    together."""
+    max_tokens = SchedulerLimits(max_num_batched_tokens=settings.max_num_batched_tokens).resolve(
+        model.device
+    )[1]
     for group in by_token_budget([len(document.input_ids) for document in documents], max_tokens):
         chunks = [chunks_of(documents[i].input_ids, documents[i].global_tokens, limits) for i in group]
         outputs = iter(read_chunks(model, [chunk for parts in chunks for chunk in parts], max_tokens))

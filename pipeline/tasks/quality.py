@@ -1,7 +1,9 @@
-"""What of a summary may be worth a look, found without another model: from the summary, its document and its score. Pure.
+"""What of a summary may be worth a look, found without another model: from the summary, its document and its
+score. Pure.
 
-Words are compared without case, numbers without thousands separators. A flag is a reason to look, not a verdict; the measures
-behind it are kept beside it. Coverage and density are those of Grusky et al. (arXiv:1804.11283).
+Words are compared without case, numbers without thousands separators. A flag is a reason to look, not a
+verdict; the measures behind it are kept beside it. Coverage and density are those of Grusky et al.
+(arXiv:1804.11283).
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import pyarrow as pa
 # From these values on (for the score: below) a summary is flagged.
 REPETITION, NOVEL, LEAD, SHORT, UNLIKELY = 0.1, 0.85, 0.95, 5, -1.5
 
-# The beginning of a document is this many times as long as the summary, and the document at least that much again.
+# The beginning of a document is this many times as long as the summary, and the document at least that much
+# again.
 _LEAD_LENGTH = 3
 
 QUALITY = pa.struct(
@@ -39,10 +42,10 @@ _DIGIT = re.compile(r"\d")
 class Quality:
     """Measures of a summary against its document.
 
-    `repetition` is the share of its trigrams that stood in it before, `novel` that of its bigrams that the document lacks,
-    `coverage` that of its words in pieces of the document, `density` the mean length of the piece a word is in, `lead` the
-    coverage by the document's beginning. `numbers` and `names` do not occur in the document; `misplaced_numbers` do, but
-    never beside a word that is beside them here.
+    `repetition` is the share of its trigrams that stood in it before, `novel` that of its bigrams that the
+    document lacks, `coverage` that of its words in pieces of the document, `density` the mean length of the
+    piece a word is in, `lead` the coverage by the document's beginning. `numbers` and `names` do not occur in
+    the document; `misplaced_numbers` do, but never beside a word that is beside them here.
     """
 
     repetition: float
@@ -75,9 +78,13 @@ def measure(summary: str, document: str) -> Quality:
         novel=_share(sum(pair not in pairs for pair in bigrams), len(bigrams)),
         coverage=_share(sum(pieces), len(words)),
         density=_share(sum(n * n for n in pieces), len(words)),
-        lead=_share(sum(fragments(words, beginning)), len(words)) if len(source) >= 2 * len(beginning) else 0.0,
+        lead=_share(sum(fragments(words, beginning)), len(words))
+        if len(source) >= 2 * len(beginning)
+        else 0.0,
         numbers=[shown[i] for i in numbers if words[i] not in known],
-        misplaced_numbers=[shown[i] for i in numbers if words[i] in known and not _has_neighbour(words, i, pairs)],
+        misplaced_numbers=[
+            shown[i] for i in numbers if words[i] in known and not _has_neighbour(words, i, pairs)
+        ],
         names=_foreign_names(summary, known),
     )
 
@@ -107,7 +114,8 @@ def quality_columns(summary: str, document: str, score: float | None, *, finishe
 
 
 def fragments(words: Sequence[str], source: Sequence[str]) -> list[int]:
-    """The lengths of the pieces of `source` that `words` is made of: from the left, each the longest that goes on there."""
+    """The lengths of the pieces of `source` that `words` is made of: from the left, each the longest that
+    goes on there."""
     places = defaultdict(list)
     for place, word in enumerate(source):
         places[word].append(place)
@@ -136,14 +144,16 @@ def _share(part: float, whole: int) -> float:
 
 
 def _has_neighbour(words: Sequence[str], i: int, pairs: set[tuple[str, str]]) -> bool:
-    """Does a neighbour of word `i` stand beside it in the document too? A word without neighbours is in its place."""
+    """Does a neighbour of word `i` stand beside it in the document too? A word without neighbours is in its
+    place."""
     before = i > 0 and (words[i - 1], words[i]) in pairs
     after = i + 1 < len(words) and (words[i], words[i + 1]) in pairs
     return before or after or len(words) == 1
 
 
 def _foreign_names(summary: str, known: set[str]) -> list[str]:
-    """Capitalised words that the document lacks; at the beginning of a sentence only those of several such in a row."""
+    """Capitalised words that the document lacks; at the beginning of a sentence only those of several such in
+    a row."""
     names = []
     for sentence in re.split(r"(?<=[.!?])\s+|\n", summary):
         words = words_of(sentence)

@@ -81,7 +81,9 @@ class Summarize:
         """One row per document."""
         return [{}]
 
-    def encode(self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits) -> list[ModelInput]:
+    def encode(
+        self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits
+    ) -> list[ModelInput]:
         """`<s> text </s>`, truncated at the limit. `</s>` stays."""
         inputs = []
         encodings = tokenizer.encode_batch([document.text for document in documents])
@@ -99,4 +101,6 @@ class Summarize:
     @staticmethod
     def describe(row: Row) -> tuple[str, str]:
         """How generation ended, and the summary."""
-        return f"{row['output_tokens']} tokens out, {row['finish_reason']}, score {row['score']:.3f}", row["summary"]
+        return f"{row['output_tokens']} tokens out, {row['finish_reason']}, score {row['score']:.3f}", row[
+            "summary"
+        ]

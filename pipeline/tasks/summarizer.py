@@ -45,7 +45,9 @@ class LoadedSummarizer(LoadedModel[LEDForConditionalGeneration]):
         batches = (pack_documents([d.input_ids], [range(d.global_tokens)]) for d in documents)
         # Kept between batches: on a GPU the scheduler holds the KV cache memory and the captured CUDA graphs.
         if self._scheduler is None:
-            self._scheduler = Scheduler(self.model, self.generation, self.limits, attention_bins=self.attention_bins)
+            self._scheduler = Scheduler(
+                self.model, self.generation, self.limits, attention_bins=self.attention_bins
+            )
         scheduler, before = self._scheduler, self._scheduler.measured
         try:
             for i, hypotheses in scheduler.run(batches):

@@ -28,9 +28,9 @@ def bisect_failures(
 ) -> list[R | Failed]:
     """The result of `work` for each item, or the reason why the item failed.
 
-    `work` yields (index, result) in any order and may raise at any time. Results that it has yielded stay. The other items are
-    retried in halves, so k bad items among n cost about 2k·log2(n) more calls. A batch that exceeds the memory may also fit in
-    halves. `before_retry` is called before each retry.
+    `work` yields (index, result) in any order and may raise at any time. Results that it has yielded stay.
+    The other items are retried in halves, so k bad items among n cost about 2k·log2(n) more calls. A batch
+    that exceeds the memory may also fit in halves. `before_retry` is called before each retry.
 
     Raises:
         Exception: an error of a `fatal` type, after which no item can succeed.

@@ -1,10 +1,13 @@
-"""Crash counts: which shard and document a worker was processing when it died, so that a retry can find the cause.
+"""Crash counts: which shard and document a worker was processing when it died, so that a retry can find the
+cause.
 
-An error can be caught, and its document found by bisection. A process that is killed for its memory, or that crashes, raises
-nothing. A shard whose replica died twice in one run is therefore processed one document at a time, and each document is noted first.
-A document at which the process died twice, alone, is quarantined: it becomes a failed row.
+An error can be caught, and its document found by bisection. A process that is killed for its memory, or that
+crashes, raises nothing. A shard whose replica died twice in one run is therefore processed one document at a
+time, and each document is noted first. A document at which the process died twice, alone, is quarantined: it
+becomes a failed row.
 
-The notes are files on the machine's disk. They belong to one run on one machine, so another run starts without them.
+The notes are files on the machine's disk. They belong to one run on one machine, so another run starts
+without them.
 """
 
 from __future__ import annotations
@@ -17,19 +20,19 @@ from pathlib import Path
 ONE_BY_ONE_AFTER = 2  # crashes in a shard; a single one may have any cause
 QUARANTINE_AFTER = 2  # crashes at a document that was processed alone
 
-QUARANTINE_REASON = (
-    f"the process died {QUARANTINE_AFTER} times at this document alone: it needs more memory than there is, or crashes the model"
-)
+QUARANTINE_REASON = f"the process died {QUARANTINE_AFTER} times at this document alone: it needs more memory than there is, or crashes the model"
 
 
 class CrashCounts:
-    """The attempts at one shard in one run: a line for each attempt, and for each document that is processed alone."""
+    """The attempts at one shard in one run: a line for each attempt, and for each document that is processed
+    alone."""
 
     def __init__(self, run: str, shard_id: str) -> None:
         self._notes = Path(tempfile.gettempdir()) / f"led-{run}-{shard_id}"
 
     def start(self) -> tuple[int, set[int]]:
-        """Note a new attempt. Returns the number of earlier attempts, which all crashed, and the quarantined documents."""
+        """Note a new attempt. Returns the number of earlier attempts, which all crashed, and the quarantined
+        documents."""
         lines = self._notes.read_text().split() if self._notes.exists() else []
         last_lines = [line for line, following in pairwise([*lines, "attempt"]) if following == "attempt"]
         crashes = Counter(int(line) for line in last_lines if line != "attempt")

@@ -29,12 +29,17 @@ logger = logging.getLogger(__name__)
 class Predictor:
     """A task with its model in memory. Called with the table of one shard, it returns the rows of that shard.
 
-    `run` identifies the run for the crash counts. Without it, as outside a cluster, crashes are not counted. `hashes` are the
-    plan's checkpoint hashes, which the checkpoint must match.
+    `run` identifies the run for the crash counts. Without it, as outside a cluster, crashes are not counted.
+    `hashes` are the plan's checkpoint hashes, which the checkpoint must match.
     """
 
     def __init__(
-        self, task: Task, model: str, revision: str | None, run: str | None = None, hashes: Mapping[str, Any] | None = None
+        self,
+        task: Task,
+        model: str,
+        revision: str | None,
+        run: str | None = None,
+        hashes: Mapping[str, Any] | None = None,
     ) -> None:
         self.task, self.run = task, run
         self.loaded = task.load(worker_checkpoint(model, revision, hashes or {}))
@@ -46,7 +51,9 @@ class Predictor:
         event("shard started", shard=shard_id, rows=len(table))
         state = table.select(STATE.names).to_pylist()
         columns = table.select([*INPUT.names, *COUNTS.names, *PROVENANCE.names]).to_pylist()
-        todo = [i for i, row in enumerate(state) if row["status"] == "ok" and columns[i]["reused_from"] is None]
+        todo = [
+            i for i, row in enumerate(state) if row["status"] == "ok" and columns[i]["reused_from"] is None
+        ]
         order = [todo[i] for i in longest_first([columns[i]["input_tokens"] for i in todo])]
         documents = [
             ModelInput(c["_input_ids"], c["_global_tokens"], c["truncated_tokens"], c["chunks"], c["_text"])
@@ -64,7 +71,9 @@ class Predictor:
             for field in filled.schema:
                 out = out.set_column(out.schema.get_field_index(field.name), field, filled[field.name])
         measured = json.loads(table[MEASURED.name][0].as_py())
-        measured |= {name: value - measured_before.get(name, 0) for name, value in self.loaded.measured.items()}
+        measured |= {
+            name: value - measured_before.get(name, 0) for name, value in self.loaded.measured.items()
+        }
         measured["predict_seconds"] = time.monotonic() - start
         measured["finished_at"] = time.time()
         measured["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -72,7 +81,8 @@ class Predictor:
         return out.set_column(out.schema.get_field_index(MEASURED.name), MEASURED, column)
 
     def _predict(self, shard_id: str, documents: Sequence[ModelInput]) -> list[Row | Failed]:
-        """The result of each document: all in one batch, or one by one if earlier attempts at this shard crashed."""
+        """The result of each document: all in one batch, or one by one if earlier attempts at this shard
+        crashed."""
         if self.run is None:
             return self._predict_batch(documents)
         counts = CrashCounts(self.run, shard_id)
@@ -98,4 +108,6 @@ class Predictor:
 
     def _predict_batch(self, documents: Sequence[ModelInput]) -> list[Row | Failed]:
         loaded = self.loaded
-        return bisect_failures(documents, loaded.predict, fatal=loaded.fatal, before_retry=loaded.release_memory)
+        return bisect_failures(
+            documents, loaded.predict, fatal=loaded.fatal, before_retry=loaded.release_memory
+        )

@@ -1,7 +1,7 @@
 """Read and tokenize a shard: one table of model inputs for the whole shard. Does not use Ray.
 
-The table has the shard's ID and size, `doc_id`, the passthrough columns, the state of each row and its model input. The task's
-columns are filled for rows that are reused from an earlier run.
+The table has the shard's ID and size, `doc_id`, the passthrough columns, the state of each row and its model
+input. The task's columns are filled for rows that are reused from an earlier run.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ _BATCH_CHARACTERS = 1 << 20
 
 @dataclass(frozen=True)
 class ShardReader:
-    """Reads and tokenizes shards for one task. `model` and `revision` name the checkpoint whose tokenizer it uses.
+    """Reads and tokenizes shards for one task. `model` and `revision` name the checkpoint whose tokenizer it
+    uses.
 
-    `passthrough` has the types of the copied columns, by default those of the file. `tokenizer_sha256` is the hash that the
-    tokenizer must have.
+    `passthrough` has the types of the copied columns, by default those of the file. `tokenizer_sha256` is the
+    hash that the tokenizer must have.
     """
 
     task: Task
@@ -78,7 +79,9 @@ class ShardReader:
         extra_columns = [column for _, column in settings.extra_columns]
         try:
             columns = [settings.text_column, *id_columns, *extra_columns]
-            rows = read_rows(shard.path, shard.split, settings.text_column, columns, settings.max_document_bytes)
+            rows = read_rows(
+                shard.path, shard.split, settings.text_column, columns, settings.max_document_bytes
+            )
         except CorruptInput as error:
             if settings.on_bad_shard == "fail":
                 raise
@@ -101,7 +104,9 @@ class ShardReader:
             table = table.add_column(3, pa.field(name, column.type), column)
         return table
 
-    def _expand(self, ids: Sequence[str], texts: Sequence[Text], values: Sequence[Row]) -> list[_RequestedRow]:
+    def _expand(
+        self, ids: Sequence[str], texts: Sequence[Text], values: Sequence[Row]
+    ) -> list[_RequestedRow]:
         """The rows to compute. A document whose rows cannot be determined gets one row with the reason."""
         requested = []
         for i, (doc_id, text) in enumerate(zip(ids, texts, strict=True)):
@@ -110,7 +115,8 @@ class ShardReader:
             except ValueError as error:
                 rows, text = [self._single_row()], text._replace(reason=text.reason or str(error))
             requested += [
-                _RequestedRow(i, doc_id, text._replace(text_hash=_hash_with(text.text_hash, row)), row) for row in rows
+                _RequestedRow(i, doc_id, text._replace(text_hash=_hash_with(text.text_hash, row)), row)
+                for row in rows
             ]
         return requested
 
@@ -201,7 +207,9 @@ def _decode(value: bytes | None, max_bytes: int) -> Text:
     try:
         text = value.decode()
     except UnicodeDecodeError as error:
-        return Text(None, f"the text is not UTF-8 (byte 0x{value[error.start]:02x} at {error.start})", text_hash)
+        return Text(
+            None, f"the text is not UTF-8 (byte 0x{value[error.start]:02x} at {error.start})", text_hash
+        )
     return Text(text, None, text_hash) if text.strip() else Text(None, "the text is empty", text_hash)
 
 

@@ -17,7 +17,9 @@ def last_line(capsys: pytest.CaptureFixture[str], name: str, *arguments: str) ->
 
 
 def test_identity_counts_documents_written_alike(capsys: pytest.CaptureFixture[str]) -> None:
-    found = last_line(capsys, "identity", "--tiny", "--documents", "6", "--longest", "300", "--new-tokens", "6")
+    found = last_line(
+        capsys, "identity", "--tiny", "--documents", "6", "--longest", "300", "--new-tokens", "6"
+    )
     assert found["documents"] == found["float32"]["same"] == 6
     assert found["float32"]["first difference"] is None
     assert set(found) >= {"machine", "bfloat16", "int8"}
@@ -29,7 +31,18 @@ def test_packing_computes_no_padding(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_end_to_end_writes_the_same_summaries(capsys: pytest.CaptureFixture[str]) -> None:
-    small = ("--tiny", "--tokens", "100", "--new-tokens", "5", "--documents", "3", "--dtypes", "float32", "--here")
+    small = (
+        "--tiny",
+        "--tokens",
+        "100",
+        "--new-tokens",
+        "5",
+        "--documents",
+        "3",
+        "--dtypes",
+        "float32",
+        "--here",
+    )
     found = last_line(capsys, "end_to_end", *small)
     assert found["same"] == {"float32": 3}
     assert set(found["seconds"]) == {"float32", "transformers"}
@@ -37,7 +50,20 @@ def test_end_to_end_writes_the_same_summaries(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("task", ["label", "answer"])
 def test_readers_give_the_same_logits(task: str, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ("--tiny", "--task", task, "--documents", "5", "--longest", "60", "--batch", "2", "--rounds", "1", "--here")
+    small = (
+        "--tiny",
+        "--task",
+        task,
+        "--documents",
+        "5",
+        "--longest",
+        "60",
+        "--batch",
+        "2",
+        "--rounds",
+        "1",
+        "--here",
+    )
     assert last_line(capsys, "readers", *small)["difference"] < 1e-4
 
 

@@ -1,4 +1,5 @@
-"""The training of both readers learns, goes on from its own checkpoint, and writes folders that load and keep their prompt."""
+"""The training of both readers learns, goes on from its own checkpoint, and writes folders that load and keep
+their prompt."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from demo.train_readers import STAGES, TASKS, answer_batch, last_stages, start_m
 from demo.train_summarizer import Stage, small_config, start_weights
 from demo.train_tokenizer import texts
 from led.config import LEDConfig
-from led.model import LEDForConditionalGeneration
-from led.tokenizer import LEDTokenizer
+from led.heads.conditional_generation import LEDForConditionalGeneration
+from led.tokenizer.tokenizer import LEDTokenizer
 
 STAGE = Stage((0, 10), 400, 1.0)
 

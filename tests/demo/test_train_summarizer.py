@@ -19,8 +19,8 @@ from demo.train_summarizer import (
     train,
 )
 from demo.train_tokenizer import texts
-from led.model import LEDForConditionalGeneration
-from led.tokenizer import LEDTokenizer
+from led.heads.conditional_generation import LEDForConditionalGeneration
+from led.tokenizer.tokenizer import LEDTokenizer
 
 
 def test_a_little_training_lowers_the_loss_and_saves_a_checkpoint(tmp_path: Path) -> None:
@@ -42,4 +42,6 @@ def test_positions_grow_by_copying_whole_periods() -> None:
     table = model.led.encoder.embed_positions.weight
     first = table[:PERIOD].clone()
     grow_positions(model, learned=100)
-    assert torch.equal(table[PERIOD : 2 * PERIOD], first) and torch.equal(table[2 * PERIOD : 700], first[: 700 - 2 * PERIOD])
+    assert torch.equal(table[PERIOD : 2 * PERIOD], first) and torch.equal(
+        table[2 * PERIOD : 700], first[: 700 - 2 * PERIOD]
+    )

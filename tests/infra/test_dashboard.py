@@ -43,7 +43,9 @@ def test_panels_lie_side_by_side_on_the_page() -> None:
 @pytest.mark.skipif(PROMTOOL is None, reason="no promtool here (Debian's package prometheus)")
 def test_the_alert_rules_are_rules() -> None:
     assert PROMTOOL is not None
-    subprocess.run([PROMTOOL, "check", "rules", str(ROOT / "infra" / "alerts.yml")], check=True, capture_output=True)
+    subprocess.run(
+        [PROMTOOL, "check", "rules", str(ROOT / "infra" / "alerts.yml")], check=True, capture_output=True
+    )
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="no promtool here (Debian's package prometheus)")
@@ -52,20 +54,43 @@ def test_a_run_that_stands_still_is_told_of_after_half_an_hour(tmp_path: Path) -
     series = {"stuck": "90x100", "stopped": "90-1x9 81x90", "moves": "900-1x100", "done": "9-1x9 0x100"}
     expected = {"29m": [], "35m": ["stuck"], "38m": ["stuck"], "41m": ["stopped", "stuck"]}
     rules = ROOT / "infra" / "alerts.yml"
-    [rule] = [rule for rule in yaml.safe_load(rules.read_text())["groups"][0]["rules"] if rule["alert"] == "LedRunStalled"]
+    [rule] = [
+        rule
+        for rule in yaml.safe_load(rules.read_text())["groups"][0]["rules"]
+        if rule["alert"] == "LedRunStalled"
+    ]
 
     def alert(run: str) -> dict[str, Any]:
         said = {key: text.replace("{{ $labels.run }}", run) for key, text in rule["annotations"].items()}
         return {"exp_labels": {"severity": "page", "run": run}, "exp_annotations": said}
 
-    test = {"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": [{
-        "interval": "1m",
-        "input_series": [{"series": f'ray_led_documents_left{{run="{run}"}}', "values": each} for run, each in series.items()],
-        "alert_rule_test": [{"alertname": "LedRunStalled", "eval_time": at, "exp_alerts": [alert(run) for run in runs]}
-                            for at, runs in expected.items()]}]}  # fmt: skip
+    test = {
+        "rule_files": [str(rules)],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [
+                    {"series": f'ray_led_documents_left{{run="{run}"}}', "values": each}
+                    for run, each in series.items()
+                ],
+                "alert_rule_test": [
+                    {
+                        "alertname": "LedRunStalled",
+                        "eval_time": at,
+                        "exp_alerts": [alert(run) for run in runs],
+                    }
+                    for at, runs in expected.items()
+                ],
+            }
+        ],
+    }
     (tmp_path / "test.yml").write_text(yaml.safe_dump(test))
     done = subprocess.run(
-        [str(PROMTOOL), "test", "rules", str(tmp_path / "test.yml")], capture_output=True, text=True, check=False
+        [str(PROMTOOL), "test", "rules", str(tmp_path / "test.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -81,13 +106,22 @@ def free_port() -> int:
 def prometheus(tmp_path: Path) -> Iterator[tuple[str, int]]:
     """(address of a Prometheus, the port that it scrapes each second)."""
     port, scraped = free_port(), free_port()
-    config = {"global": {"scrape_interval": "1s"},
-              "scrape_configs": [{"job_name": "ray", "static_configs": [{"targets": [f"127.0.0.1:{scraped}"]}]}]}  # fmt: skip
+    config = {
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [{"job_name": "ray", "static_configs": [{"targets": [f"127.0.0.1:{scraped}"]}]}],
+    }
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
     assert PROMETHEUS is not None
-    process = subprocess.Popen([PROMETHEUS, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data",
-                                f"--web.listen-address=127.0.0.1:{port}"],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [
+            PROMETHEUS,
+            f"--config.file={tmp_path}/prometheus.yml",
+            f"--storage.tsdb.path={tmp_path}/data",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     yield f"http://127.0.0.1:{port}", scraped
     process.kill()
     process.wait()
@@ -108,7 +142,9 @@ def test_every_query_has_data_while_a_run_goes_on(prometheus: tuple[str, int], t
     address, port = prometheus
     corpus = pq.read_table(ROOT / "demo" / "corpus" / "reports-00.parquet", columns=["doc_id", "text"])
     empty = pa.table({"doc_id": ["none"], "text": pa.nulls(1, pa.string())})
-    corpus = pa.concat_tables([empty, corpus.slice(0, 9), empty.set_column(0, "doc_id", pa.array(["gone"])), corpus.slice(9)])
+    corpus = pa.concat_tables(
+        [empty, corpus.slice(0, 9), empty.set_column(0, "doc_id", pa.array(["gone"])), corpus.slice(9)]
+    )
     (tmp_path / "corpus").mkdir()
     for n in range(3):  # each with documents that fail soon, so that failures are seen before the run ends
         named = pa.array([f"{n}-{doc_id.as_py()}" for doc_id in corpus["doc_id"]])
@@ -117,10 +153,26 @@ def test_every_query_has_data_while_a_run_goes_on(prometheus: tuple[str, int], t
     metrics = {name for rule in alerts for name in re.findall(r"ray_led_\w+(?:\{[^}]*\})?", rule["expr"])}
     shown = {query for _, _, _, queries in PANELS for query, _ in queries}
     queries = {query.replace("$run", ".*").replace("$__rate_interval", "20s") for query in shown} | metrics
-    command = [sys.executable, ROOT / "jobs" / "summarize_corpus.py", "--input", tmp_path / "corpus",
-               "--output", tmp_path / "out", "--model", ROOT / "demo" / "checkpoints" / "led-reports-summary",
-               "--shard-documents", 2, "--replicas", 1, "--metrics-port", port, "--price-per-hour", 2,
-               "--log-file", tmp_path / "log.jsonl"]  # fmt: skip
+    command = [
+        sys.executable,
+        ROOT / "jobs" / "summarize_corpus.py",
+        "--input",
+        tmp_path / "corpus",
+        "--output",
+        tmp_path / "out",
+        "--model",
+        ROOT / "demo" / "checkpoints" / "led-reports-summary",
+        "--shard-documents",
+        2,
+        "--replicas",
+        1,
+        "--metrics-port",
+        port,
+        "--price-per-hour",
+        2,
+        "--log-file",
+        tmp_path / "log.jsonl",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.Popen(
         list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -1,7 +1,7 @@
 """The Kubernetes manifests and the image: what the API server and KubeRay would refuse is refused here.
 
-Schemas: Kubernetes' own (kubernetes-validate), and schemas/ for what others define; unknown fields are errors in both.
-Not covered: a real API server, admission policies, pulling and running the image.
+Schemas: Kubernetes' own (kubernetes-validate), and schemas/ for what others define; unknown fields are
+errors in both. Not covered: a real API server, admission policies, pulling and running the image.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from referencing import Registry, Resource
 from infra.night import run_of
 from infra.run_image_steps import Image, instructions
 from jobs.cli import parse
-from pipeline.settings import SummarizeSettings
 from pipeline.errors import UsageError
 from pipeline.scheduled import run_arguments
+from pipeline.settings import SummarizeSettings
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "infra" / "kuberay"
@@ -41,7 +41,8 @@ Manifest = dict[str, Any]
 
 
 def kustomize() -> list[str] | None:
-    """What renders kustomizations here: components and replacements need kustomize 5, kubectl has it from 1.27 on."""
+    """What renders kustomizations here: components and replacements need kustomize 5, kubectl has it from
+    1.27 on."""
     if shutil.which("kustomize"):
         return ["kustomize", "build"]
     if shutil.which("kubectl"):
@@ -63,20 +64,33 @@ def read(path: Path) -> list[Manifest]:
 
 def unrendered() -> list[Manifest]:
     """The manifests as they stand in the files, run-pods' one replacement made here."""
-    found = [m for path in sorted(KUBERAY.glob("base/*.yaml")) if path.name != "kustomization.yaml" for m in read(path)]
-    found += [m for name in ("podmonitor", "rules") for m in read(KUBERAY / "components" / "monitoring" / f"{name}.yaml")]
+    found = [
+        m
+        for path in sorted(KUBERAY.glob("base/*.yaml"))
+        if path.name != "kustomization.yaml"
+        for m in read(path)
+    ]
+    found += [
+        m
+        for name in ("podmonitor", "rules")
+        for m in read(KUBERAY / "components" / "monitoring" / f"{name}.yaml")
+    ]
     one(found, "RayJob")["spec"]["rayClusterSpec"] = copy.deepcopy(one(found, "RayCluster")["spec"])
     return found
 
 
 @pytest.fixture(scope="module")
 def overlays(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the kustomizations with two more overlays: the example with a cluster that stands, and on GPUs."""
+    """A copy of the kustomizations with two more overlays: the example with a cluster that stands, and on
+    GPUs."""
     folder = tmp_path_factory.mktemp("kustomize") / "kuberay"
     shutil.copytree(KUBERAY, folder)
     example = (folder / "overlays" / "example" / "kustomization.yaml").read_text("utf-8")
     standing = re.sub(r".*nights-only.*\n", "", example)
-    for name, text in {"standing": standing, "gpu": standing.replace("components/spot", "components/gpu")}.items():
+    for name, text in {
+        "standing": standing,
+        "gpu": standing.replace("components/spot", "components/gpu"),
+    }.items():
         shutil.copytree(folder / "overlays" / "example", folder / "overlays" / name)
         (folder / "overlays" / name / "kustomization.yaml").write_text(text, "utf-8")
     return folder / "overlays"
@@ -184,16 +198,22 @@ def test_a_field_that_is_wrong_is_refused(kind: str, path: str, value: Any) -> N
 
 def test_what_kuberays_controller_refuses_is_not_there(manifests: list[Manifest]) -> None:
     job = one(manifests, "RayJob")["spec"]
-    assert job["shutdownAfterJobFinishes"], "suspended, or with a time to live, it must be shut down when it ends"
+    assert job["shutdownAfterJobFinishes"], (
+        "suspended, or with a time to live, it must be shut down when it ends"
+    )
     assert job["activeDeadlineSeconds"] > 0 and "clusterSelector" not in job
     clusters = [m["spec"] for m in manifests if m["kind"] == "RayCluster"]
     for cluster in [job["rayClusterSpec"], *clusters]:
         groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-        assert not any("restartPolicy" in group["template"]["spec"] for group in groups), "the autoscaler's to set"
+        assert not any("restartPolicy" in group["template"]["spec"] for group in groups), (
+            "the autoscaler's to set"
+        )
         assert all(group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] for group in groups[1:])
         assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
         assert not any("ports" in container for pod in pods(cluster) for container in pod["containers"])
-    assert not set(job["entrypoint"]) & set("\"'$`;|&<>()\\\n"), "KubeRay puts it into a shell's line as it is"
+    assert not set(job["entrypoint"]) & set("\"'$`;|&<>()\\\n"), (
+        "KubeRay puts it into a shell's line as it is"
+    )
 
 
 def test_a_run_has_the_pods_of_the_cluster_and_machines_to_start_on(manifests: list[Manifest]) -> None:
@@ -206,8 +226,12 @@ def test_a_run_has_the_pods_of_the_cluster_and_machines_to_start_on(manifests: l
 def test_components_reach_the_runs_pods(overlays: Path) -> None:
     if KUSTOMIZE is None:
         pytest.skip(NO_KUSTOMIZE)
-    example, gpu = (one(rendered(overlays / name), "RayJob")["spec"]["rayClusterSpec"] for name in ("example", "gpu"))
-    assert example["workerGroupSpecs"][0]["template"]["spec"]["nodeSelector"] == {"karpenter.sh/capacity-type": "spot"}
+    example, gpu = (
+        one(rendered(overlays / name), "RayJob")["spec"]["rayClusterSpec"] for name in ("example", "gpu")
+    )
+    assert example["workerGroupSpecs"][0]["template"]["spec"]["nodeSelector"] == {
+        "karpenter.sh/capacity-type": "spot"
+    }
     assert [group["replicas"] for group in gpu["workerGroupSpecs"]] == [0, 1]
     assert gpu["workerGroupSpecs"][1]["template"]["spec"]["tolerations"][0]["key"] == "nvidia.com/gpu"
     assert [m["kind"] for m in rendered(overlays / "example")].count("RayCluster") == 0
@@ -221,7 +245,10 @@ def test_pods_meet_the_restricted_pod_security_standard(manifests: list[Manifest
         assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 1000
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         for container in pod["containers"]:
-            assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
             asked, most = container["resources"]["requests"], container["resources"]["limits"]
             assert asked["memory"] == most["memory"] and "cpu" in asked
     job = one(manifests, "RayJob")["spec"]["rayClusterSpec"]
@@ -242,17 +269,31 @@ def test_the_object_store_fits_its_memory(manifests: list[Manifest]) -> None:
 def test_secrets_are_named_and_never_written(manifests: list[Manifest]) -> None:
     assert "Secret" not in {m["kind"] for m in manifests}
     written = {
-        e["name"] for m in manifests for pod in pods(m) for c in pod["containers"] for e in c.get("env", ()) if "value" in e
+        e["name"]
+        for m in manifests
+        for pod in pods(m)
+        for c in pod["containers"]
+        for e in c.get("env", ())
+        if "value" in e
     }
-    assert written <= {"RAY_idle_worker_killing_time_threshold_ms"}, "all else in the environment comes from secrets"
+    assert written <= {"RAY_idle_worker_killing_time_threshold_ms"}, (
+        "all else in the environment comes from secrets"
+    )
 
 
 def test_images_have_a_version(manifests: list[Manifest], request: pytest.FixtureRequest) -> None:
-    images = {container["image"] for manifest in manifests for pod in pods(manifest) for container in pod["containers"]}
+    images = {
+        container["image"]
+        for manifest in manifests
+        for pod in pods(manifest)
+        for container in pod["containers"]
+    }
     if "files" in request.node.callspec.id:
         assert images == {"led-corpus", "led-corpus-cuda"}, "the names that overlays replace"
     else:
-        assert all(re.fullmatch(r"registry\.example\.com/[\w-]+:\d[\w.-]*", image) for image in images), images
+        assert all(re.fullmatch(r"registry\.example\.com/[\w-]+:\d[\w.-]*", image) for image in images), (
+            images
+        )
 
 
 def test_the_account_of_the_night_may_do_no_more_than_it_does(manifests: list[Manifest]) -> None:
@@ -260,7 +301,9 @@ def test_the_account_of_the_night_may_do_no_more_than_it_does(manifests: list[Ma
     source = (ROOT / "infra" / "night.py").read_text("utf-8")
     asked = {"GET": {"get", "list"}, "POST": {"create"}, "DELETE": {"delete"}}
     assert rule["apiGroups"] == ["ray.io"] and rule["resources"] == ["rayjobs"]
-    assert set(rule["verbs"]) == {verb for method in set(re.findall(r'ask\("(\w+)"', source)) for verb in asked[method]}
+    assert set(rule["verbs"]) == {
+        verb for method in set(re.findall(r'ask\("(\w+)"', source)) for verb in asked[method]
+    }
     assert one(manifests, "RoleBinding")["roleRef"]["name"] == one(manifests, "Role")["metadata"]["name"]
     cron = one(manifests, "CronJob")["spec"]
     assert cron["concurrencyPolicy"] == "Forbid"
@@ -292,7 +335,10 @@ def test_the_commands_are_commands_of_ours(manifests: list[Manifest]) -> None:
 def test_a_setting_of_run_yaml_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(RUN_YAML.read_text("utf-8") + "num_beems: 4\n", "utf-8")
     with pytest.raises(UsageError, match="num_beems"):
-        settings_of("bash /app/infra/run.sh /app/jobs/summarize_corpus.py --config /etc/led/run.yaml", tmp_path / "run.yaml")
+        settings_of(
+            "bash /app/infra/run.sh /app/jobs/summarize_corpus.py --config /etc/led/run.yaml",
+            tmp_path / "run.yaml",
+        )
 
 
 def test_what_the_manifests_call_is_in_the_image(manifests: list[Manifest]) -> None:
@@ -300,7 +346,9 @@ def test_what_the_manifests_call_is_in_the_image(manifests: list[Manifest]) -> N
     called = set(re.findall(r"/app/([\w./]+)", json.dumps(manifests)))
     assert {"infra/run.sh", "infra/night.py", "jobs/summarize_corpus.py"} <= called
     for path in called:
-        assert (ROOT / path).exists() and any(path == source or path.startswith(f"{source}/") for source in sources), path
+        assert (ROOT / path).exists() and any(
+            path == source or path.startswith(f"{source}/") for source in sources
+        ), path
 
 
 def test_the_rules_are_the_alerts() -> None:
@@ -310,15 +358,25 @@ def test_the_rules_are_the_alerts() -> None:
 
 @pytest.mark.skipif(PROMTOOL is None, reason="no promtool here (Debian's package prometheus)")
 def test_the_alerts_on_kuberays_metrics_fire(tmp_path: Path) -> None:
-    """A run that failed, one that waits, and a CronJob whose last night was begun 27 hours ago; a finished run is quiet."""
+    """A run that failed, one that waits, and a CronJob whose last night was begun 27 hours ago; a finished
+    run is quiet."""
     status = 'kuberay_job_deployment_status{{name="{}", namespace="led", deployment_status="{}"}}'
-    series = {status.format("led-a", "Failed"): "1x200", status.format("led-b", "Initializing"): "1x200",
-              status.format("led-c", "Complete"): "1x200", status.format("other", "Failed"): "1x200",
-              status.format("led-d", "ValidationFailed"): "1x200",
-              'kube_cronjob_created{namespace="led", cronjob="led-night"}': "0x2000",
-              'kube_cronjob_status_last_successful_time{namespace="led", cronjob="led-night"}': "3600x2000"}  # fmt: skip
-    expected = [("LedRunFailed", "5m", ["led-a", "led-d"]), ("LedRunWaits", "30m", []), ("LedRunWaits", "90m", ["led-b"]),
-                ("LedNightMissing", "26h", []), ("LedNightMissing", "28h", [None])]  # fmt: skip
+    series = {
+        status.format("led-a", "Failed"): "1x200",
+        status.format("led-b", "Initializing"): "1x200",
+        status.format("led-c", "Complete"): "1x200",
+        status.format("other", "Failed"): "1x200",
+        status.format("led-d", "ValidationFailed"): "1x200",
+        'kube_cronjob_created{namespace="led", cronjob="led-night"}': "0x2000",
+        'kube_cronjob_status_last_successful_time{namespace="led", cronjob="led-night"}': "3600x2000",
+    }
+    expected = [
+        ("LedRunFailed", "5m", ["led-a", "led-d"]),
+        ("LedRunWaits", "30m", []),
+        ("LedRunWaits", "90m", ["led-b"]),
+        ("LedNightMissing", "26h", []),
+        ("LedNightMissing", "28h", [None]),
+    ]
     rules = yaml.safe_load((ROOT / "infra" / "alerts.yml").read_text("utf-8"))["groups"]
     texts = {rule["alert"]: rule["annotations"] for group in rules for rule in group["rules"]}
 
@@ -327,13 +385,26 @@ def test_the_alerts_on_kuberays_metrics_fire(tmp_path: Path) -> None:
         said = {key: text.replace("{{ $labels.name }}", name or "") for key, text in texts[kind].items()}
         return {"exp_labels": labels, "exp_annotations": said}
 
-    test = {"rule_files": [str(ROOT / "infra" / "alerts.yml")], "evaluation_interval": "1m", "tests": [{
-        "interval": "1m", "input_series": [{"series": name, "values": values} for name, values in series.items()],
-        "alert_rule_test": [{"alertname": kind, "eval_time": at, "exp_alerts": [alert(kind, name) for name in names]}
-                            for kind, at, names in expected]}]}  # fmt: skip
+    test = {
+        "rule_files": [str(ROOT / "infra" / "alerts.yml")],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                "alert_rule_test": [
+                    {"alertname": kind, "eval_time": at, "exp_alerts": [alert(kind, name) for name in names]}
+                    for kind, at, names in expected
+                ],
+            }
+        ],
+    }
     (tmp_path / "test.yml").write_text(yaml.safe_dump(test), "utf-8")
     done = subprocess.run(
-        [str(PROMTOOL), "test", "rules", str(tmp_path / "test.yml")], capture_output=True, text=True, check=False
+        [str(PROMTOOL), "test", "rules", str(tmp_path / "test.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -343,8 +414,12 @@ DOCKERFILE = list(instructions((ROOT / "infra" / "Dockerfile").read_text("utf-8"
 
 def test_the_image_is_pinned_and_nobody_is_root_in_it() -> None:
     arguments = dict(rest.split("=", 1) for name, rest in DOCKERFILE if name == "ARG")
-    assert re.fullmatch(r"python:3\.1[1-3]-slim-[a-z]+", arguments["BASE"]) and ("FROM", "${BASE}") in DOCKERFILE
-    assert [rest for name, rest in DOCKERFILE if name == "USER"] == ["1000:1000"] and DOCKERFILE[-1][0] == "USER"
+    assert (
+        re.fullmatch(r"python:3\.1[1-3]-slim-[a-z]+", arguments["BASE"]) and ("FROM", "${BASE}") in DOCKERFILE
+    )
+    assert [rest for name, rest in DOCKERFILE if name == "USER"] == ["1000:1000"] and DOCKERFILE[-1][
+        0
+    ] == "USER"
     installs = [rest for name, rest in DOCKERFILE if name == "RUN" and "pip install" in rest]
     assert installs and all("-c constraints.txt" in rest and "--no-cache-dir" in rest for rest in installs)
     assert not any(name == "ADD" or "curl" in rest for name, rest in DOCKERFILE)
@@ -358,15 +433,20 @@ def test_the_image_has_the_ray_that_the_manifests_name(manifests: list[Manifest]
 
 def test_the_build_is_sent_what_it_copies_and_nothing_else() -> None:
     sent = {
-        line[1:] for line in (ROOT / "infra" / "Dockerfile.dockerignore").read_text("utf-8").splitlines() if line[:1] == "!"
+        line[1:]
+        for line in (ROOT / "infra" / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
+        if line[:1] == "!"
     }
     copied = {word for name, rest in DOCKERFILE if name == "COPY" for word in rest.split()[:-1]}
-    assert sent == {word for word in copied if not any(str(parent) in copied for parent in Path(word).parents)}
+    assert sent == {
+        word for word in copied if not any(str(parent) in copied for parent in Path(word).parents)
+    }
     assert all((ROOT / path).exists() for path in copied)
 
 
 def test_the_steps_run_in_a_folder(tmp_path: Path) -> None:
-    """Folders of the image lie below the folder, variables are known, steps that change the system are left out."""
+    """Folders of the image lie below the folder, variables are known, steps that change the system are left
+    out."""
     (tmp_path / "context" / "led").mkdir(parents=True)
     (tmp_path / "context" / "led" / "code.py").write_text("x = 1\n", "utf-8")
     image = Image(tmp_path / "root", tmp_path / "context", {"GIVEN": "here"}, system=False)
@@ -383,7 +463,9 @@ def test_the_steps_run_in_a_folder(tmp_path: Path) -> None:
     for name, rest in instructions(steps):
         image.step(name, rest)
     root = tmp_path / "root"
-    assert (root / "opt" / "venv" / "said").read_text().startswith(f"here in {root}/app, {root}/opt/venv/bin:")
+    assert (
+        (root / "opt" / "venv" / "said").read_text().startswith(f"here in {root}/app, {root}/opt/venv/bin:")
+    )
     assert (root / "app" / "led" / "code.py").exists() and not (root / "app" / "not-this").exists()
     with pytest.raises(subprocess.CalledProcessError):
         image.step("RUN", "false")

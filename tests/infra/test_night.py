@@ -1,4 +1,5 @@
-"""A night begins on KubeRay with the right command, once; and what a job exits with reaches KubeRay as it should."""
+"""A night begins on KubeRay with the right command, once; and what a job exits with reaches KubeRay as it
+should."""
 
 from __future__ import annotations
 
@@ -21,9 +22,13 @@ from infra import night
 from infra.night import LABEL, RayJobs, run_of, start
 
 ROOT = Path(__file__).parents[2]
-TEMPLATE = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "led-run", "labels": {"a": "b"}, "uid": "1"},
-            "spec": {"suspend": True, "entrypoint": "bash run.sh --config c\n", "backoffLimit": 2},
-            "status": {"jobDeploymentStatus": "Suspended"}}  # fmt: skip
+TEMPLATE = {
+    "apiVersion": "ray.io/v1",
+    "kind": "RayJob",
+    "metadata": {"name": "led-run", "labels": {"a": "b"}, "uid": "1"},
+    "spec": {"suspend": True, "entrypoint": "bash run.sh --config c\n", "backoffLimit": 2},
+    "status": {"jobDeploymentStatus": "Suspended"},
+}
 
 
 class Api:
@@ -55,7 +60,11 @@ class Api:
                 elif name:
                     said = api.jobs[name]
                 else:
-                    said = {"items": [job for job in api.jobs.values() if LABEL in job["metadata"].get("labels", {})]}
+                    said = {
+                        "items": [
+                            job for job in api.jobs.values() if LABEL in job["metadata"].get("labels", {})
+                        ]
+                    }
                 self.send_response(200)
                 self.end_headers()
                 self.wfile.write(json.dumps(said).encode())
@@ -70,8 +79,10 @@ class Api:
         self.client = RayJobs(f"http://127.0.0.1:{self.server.server_port}", "led", "secret", None)
 
     def add(self, night: str, status: str | None) -> None:
-        self.jobs[f"led-{night}"] = {"metadata": {"name": f"led-{night}", "labels": {LABEL: night}, "creationTimestamp": night},
-                                     **({"status": {"jobDeploymentStatus": status}} if status else {})}  # fmt: skip
+        self.jobs[f"led-{night}"] = {
+            "metadata": {"name": f"led-{night}", "labels": {LABEL: night}, "creationTimestamp": night},
+            **({"status": {"jobDeploymentStatus": status}} if status else {}),
+        }
 
 
 @pytest.fixture
@@ -87,14 +98,17 @@ def test_a_night_is_a_copy_of_the_suspended_run(api: Api) -> None:
     assert start(api.client, "led-run", "2026-11-24", words, keep=14) == 0
     made = api.jobs["led-2026-11-24-x"]
     assert made["spec"] == {
-        "suspend": False, "backoffLimit": 2,
+        "suspend": False,
+        "backoffLimit": 2,
         "entrypoint": "bash run.sh --config c --output n/2026-11-24 --since n/2026-11-23 n/2026-11-22 --num-beams 2",
-    }  # fmt: skip
+    }
     assert made["metadata"]["labels"] == {"a": "b", LABEL: "2026-11-24"} and "status" not in made
     assert "fieldValidation=Strict" in next(asked for asked in api.asked if asked.startswith("POST"))
 
 
-def test_no_night_begins_beside_another_and_none_twice(api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_night_begins_beside_another_and_none_twice(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     api.add("2026-11-23", "Running")
     assert start(api.client, "led-run", "2026-11-24", [], keep=14) == 1
     assert "led-2026-11-23 is still at work; 2026-11-24 is not begun." in capsys.readouterr().out
@@ -118,18 +132,27 @@ def test_the_whole_command_on_a_cluster(api: Api, tmp_path: Path, monkeypatch: p
     (tmp_path / "run.yaml").write_text(f"output: {tmp_path}/nights/\nstop_at: '06:00'\n", "utf-8")
     monkeypatch.setattr(night, "ACCOUNT", tmp_path)
     monkeypatch.setattr(night, "RayJobs", lambda *given: api.client)
-    monkeypatch.setattr(sys, "argv", ["night.py", "--config", str(tmp_path / "run.yaml"), "--template", "led-run"])
+    monkeypatch.setattr(
+        sys, "argv", ["night.py", "--config", str(tmp_path / "run.yaml"), "--template", "led-run"]
+    )
     monkeypatch.setenv("NIGHT", "2026-11-24")
     assert night.main() == 0
     words = api.jobs["led-2026-11-24-x"]["spec"]["entrypoint"].split()
     assert words[4:6] == ["--output", f"{tmp_path}/nights/2026-11-24"] and words[6] == "--stop-at"
-    assert timedelta(0) < datetime.fromisoformat(words[7]) - datetime.now() <= timedelta(days=1) and words[7][-5:] == "06:00"
-    monkeypatch.setattr(sys, "argv", ["night.py", "--config", str(tmp_path / "run.yaml"), "--template", "none"])
+    assert (
+        timedelta(0) < datetime.fromisoformat(words[7]) - datetime.now() <= timedelta(days=1)
+        and words[7][-5:] == "06:00"
+    )
+    monkeypatch.setattr(
+        sys, "argv", ["night.py", "--config", str(tmp_path / "run.yaml"), "--template", "none"]
+    )
     api.jobs.clear()
     assert night.main() == 1
 
 
-@pytest.mark.parametrize("name, words", [("tonight", []), ("2026-11-24; rm", []), ("2026-11-24", ["--output", "a;b"])])
+@pytest.mark.parametrize(
+    "name, words", [("tonight", []), ("2026-11-24; rm", []), ("2026-11-24", ["--output", "a;b"])]
+)
 def test_what_a_shell_would_read_otherwise_is_refused(name: str, words: list[str]) -> None:
     with pytest.raises(ValueError, match="without blanks or quotes"):
         run_of(TEMPLATE, name, words)
@@ -153,20 +176,27 @@ ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ
 @pytest.mark.parametrize("code, told", [(0, 0), (1, 1), (2, 2), (3, 3), (130, 0)])
 def test_an_end_that_was_asked_for_is_no_failure(tmp_path: Path, code: int, told: int) -> None:
     done = subprocess.run(
-        [*job_that(tmp_path, "import sys; sys.exit(int(sys.argv[1]))"), str(code)], env=ENVIRONMENT, check=False
+        [*job_that(tmp_path, "import sys; sys.exit(int(sys.argv[1]))"), str(code)],
+        env=ENVIRONMENT,
+        check=False,
     )
     assert done.returncode == told
 
 
 def test_a_signal_waits_for_the_jobs_own_end(tmp_path: Path) -> None:
-    """Ray stops a job by SIGTERM to its process group; the shell must not be gone before the job has ended."""
+    """Ray stops a job by SIGTERM to its process group; the shell must not be gone before the job has
+    ended."""
     text = """import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), pathlib.Path(sys.argv[1]).touch(), sys.exit(130)))
 print("ready", flush=True)
 time.sleep(60)
 """
-    run = subprocess.Popen([*job_that(tmp_path, text), str(tmp_path / "ended")], env=ENVIRONMENT, stdout=subprocess.PIPE,
-                           start_new_session=True)  # fmt: skip
+    run = subprocess.Popen(
+        [*job_that(tmp_path, text), str(tmp_path / "ended")],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
     assert run.stdout is not None and run.stdout.readline() == b"ready\n"
     begun = time.monotonic()
     os.killpg(run.pid, signal.SIGTERM)

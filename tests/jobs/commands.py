@@ -22,4 +22,6 @@ def environment() -> dict[str, str]:
 
 def call(job: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(command(job, *arguments), capture_output=True, text=True, env=environment(), timeout=300)
+    return subprocess.run(
+        command(job, *arguments), capture_output=True, text=True, env=environment(), timeout=300
+    )

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import ReportSettings, main, parse
-from pipeline.settings import SummarizeSettings
 from pipeline.errors import UsageError
+from pipeline.settings import SummarizeSettings
 
 
 def settings(path: Path, text: str, *flags: str) -> SummarizeSettings:
@@ -33,7 +33,9 @@ def test_flags_win_and_unknown_keys_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"input: [caf\xe9]\n", b"max_failed: 2026-13-45\n", b"input: [a\n"], ids=["latin-1", "no date", "no YAML"]
+    "content",
+    [b"input: [caf\xe9]\n", b"max_failed: 2026-13-45\n", b"input: [a\n"],
+    ids=["latin-1", "no date", "no YAML"],
 )
 def test_a_file_that_cannot_be_read_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
@@ -47,6 +49,8 @@ def test_a_report_is_told_what_devices_there_were_and_what_they_cost(monkeypatch
 
     told: list[ReportSettings] = []
     monkeypatch.setattr(commands, "report", told.append)
-    monkeypatch.setattr("sys.argv", ["job", "report", "--output", "o", "--price-per-hour", "2.5", "--gpus", "0.5"])
+    monkeypatch.setattr(
+        "sys.argv", ["job", "report", "--output", "o", "--price-per-hour", "2.5", "--gpus", "0.5"]
+    )
     main(SummarizeSettings, lambda _: pytest.fail("a report is no task"), "Summarise.")
     assert told == [ReportSettings(output="o", price_per_hour=2.5, gpus=0.5)]

@@ -1,4 +1,5 @@
-"""A job that is killed with -9 or asked to end in the middle, on a disk and on S3; the same command goes on."""
+"""A job that is killed with -9 or asked to end in the middle, on a disk and on S3; the same command goes
+on."""
 
 from __future__ import annotations
 
@@ -23,13 +24,28 @@ def test_kill_9_of_the_driver_loses_nothing_repeats_nothing_and_recomputes_nothi
 ) -> None:
     texts = [words(3 + n % 100, n) for n in range(120)]
     out = tmp_path / "out"
-    run = command("summarize_corpus", "--input", write_corpus(texts[:50], texts[50:]), "--output", out, "--model", model_folder,
-                  "--shard-documents", 4, "--max-new-tokens", 40, "--min-new-tokens", 40)  # fmt: skip
+    run = command(
+        "summarize_corpus",
+        "--input",
+        write_corpus(texts[:50], texts[50:]),
+        "--output",
+        out,
+        "--model",
+        model_folder,
+        "--shard-documents",
+        4,
+        "--max-new-tokens",
+        40,
+        "--min-new-tokens",
+        40,
+    )
     rng = random.Random()
     kills = 0
     committed: dict[str, tuple[int, bytes]] = {}
     for _ in range(12):
-        driver = subprocess.Popen(run, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        driver = subprocess.Popen(
+            run, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         seen = len(committed)
         wait = rng.uniform(0.0, 3.0)
         patience = time.monotonic() + 120
@@ -44,7 +60,9 @@ def test_kill_9_of_the_driver_loses_nothing_repeats_nothing_and_recomputes_nothi
         for name, (inode, data) in committed.items():
             part = out / name
             assert (part.stat().st_ino, part.read_bytes()) == (inode, data), f"{name} changed"
-        committed |= {p.name: (p.stat().st_ino, p.read_bytes()) for p in out.glob("part-*") if p.name not in committed}
+        committed |= {
+            p.name: (p.stat().st_ino, p.read_bytes()) for p in out.glob("part-*") if p.name not in committed
+        }
         assert len(committed) > seen
         if (out / "_SUCCESS").exists() or kills == 3:
             break
@@ -52,7 +70,9 @@ def test_kill_9_of_the_driver_loses_nothing_repeats_nothing_and_recomputes_nothi
     assert final.returncode == 0, final.stderr
     assert kills >= 1, "the job ended before it could be killed; give it more documents"
     for name, (inode, data) in committed.items():
-        assert ((out / name).stat().st_ino, (out / name).read_bytes()) == (inode, data), f"{name} was computed again"
+        assert ((out / name).stat().st_ino, (out / name).read_bytes()) == (inode, data), (
+            f"{name} was computed again"
+        )
     assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(120))
     planned = json.loads((out / "_plan.json").read_text())["shards"]
     assert {p.name for p in out.glob("part-*")} == {f"part-{s['shard_id']}.parquet" for s in planned}
@@ -64,8 +84,21 @@ def test_interrupting_ends_with_130_and_can_be_resumed(
 ) -> None:
     out = tmp_path / "out"
     corpus = write_corpus([words(60, n) for n in range(100)])
-    run = command("summarize_corpus", "--input", corpus, "--output", out, "--model", model_folder, "--shard-documents", 5,
-                  "--max-new-tokens", 60, "--min-new-tokens", 60)  # fmt: skip
+    run = command(
+        "summarize_corpus",
+        "--input",
+        corpus,
+        "--output",
+        out,
+        "--model",
+        model_folder,
+        "--shard-documents",
+        5,
+        "--max-new-tokens",
+        60,
+        "--min-new-tokens",
+        60,
+    )
     driver = subprocess.Popen(run, env=environment(), stderr=subprocess.PIPE, text=True)
     while not list(out.glob("part-*")) and driver.poll() is None:
         time.sleep(0.05)
@@ -76,7 +109,9 @@ def test_interrupting_ends_with_130_and_can_be_resumed(
     assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(100))
 
 
-def test_from_s3_to_s3_and_killed_in_the_middle(write_corpus: Callable[..., Path], model_folder: Path) -> None:
+def test_from_s3_to_s3_and_killed_in_the_middle(
+    write_corpus: Callable[..., Path], model_folder: Path
+) -> None:
     """The corpus and the results are on a store; nothing of its credentials is in what is written there."""
     texts = [words(3 + n % 50, n) for n in range(60)]
     folder = write_corpus(texts[:25], texts[25:])
@@ -87,16 +122,33 @@ def test_from_s3_to_s3_and_killed_in_the_middle(write_corpus: Callable[..., Path
         s3 = fsspec.filesystem("s3", use_listings_cache=False)
         s3.mkdir("nightly")
         s3.put(f"{folder}/", "nightly/corpus/", recursive=True)
-        run = command("summarize_corpus", "--input", "s3://nightly/corpus", "--output", "s3://nightly/out", "--model",
-                      model_folder, "--shard-documents", 5, "--max-new-tokens", 30, "--min-new-tokens", 30)  # fmt: skip
-        driver = subprocess.Popen(run, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        run = command(
+            "summarize_corpus",
+            "--input",
+            "s3://nightly/corpus",
+            "--output",
+            "s3://nightly/out",
+            "--model",
+            model_folder,
+            "--shard-documents",
+            5,
+            "--max-new-tokens",
+            30,
+            "--min-new-tokens",
+            30,
+        )
+        driver = subprocess.Popen(
+            run, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         while driver.poll() is None and not s3.glob("nightly/out/part-*"):
             time.sleep(0.1)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
         final = subprocess.run(run, env=environment(), capture_output=True, text=True, timeout=300)
         assert final.returncode == 0, final.stderr
-        assert "60 documents = 60 ok" in final.stdout and "rows: s3://nightly/out/part-*.parquet" in final.stdout
+        assert (
+            "60 documents = 60 ok" in final.stdout and "rows: s3://nightly/out/part-*.parquet" in final.stdout
+        )
         verified = call("verify_output", "--output", "s3://nightly/out")
         assert verified.returncode == 0, verified.stdout + verified.stderr
         assert "60/60 documents, 12/12 shards committed; finished" in verified.stdout

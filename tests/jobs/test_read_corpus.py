@@ -1,4 +1,5 @@
-"""The jobs that label and answer, as a user types them: their rows, their scores, their messages, and kill -9 in the middle."""
+"""The jobs that label and answer, as a user types them: their rows, their scores, their messages, and kill -9
+in the middle."""
 
 from __future__ import annotations
 
@@ -29,8 +30,17 @@ def test_labels_and_their_scores(models: dict[str, Path], write_corpus: Corpus, 
     table = pq.read_table(corpus / "000.parquet")
     right = pa.array(["calm", "wild"] * 4)
     pq.write_table(table.append_column("right", right), corpus / "000.parquet")
-    done = call("classify_corpus", "--input", corpus, "--output", tmp_path / "out", "--model", models["label"],
-                "--passthrough", "right")  # fmt: skip
+    done = call(
+        "classify_corpus",
+        "--input",
+        corpus,
+        "--output",
+        tmp_path / "out",
+        "--model",
+        models["label"],
+        "--passthrough",
+        "right",
+    )
     assert done.returncode == 0, done.stderr
     assert "8 documents = 8 ok + 0 failed + 0 skipped" in done.stdout and "_report.html" in done.stdout
     rows = read_output(tmp_path / "out")
@@ -51,19 +61,45 @@ def test_labels_and_their_scores(models: dict[str, Path], write_corpus: Corpus, 
         (("--question-column", "number"), 2, "--question-column number holds int"),
         (("--questions-file", "nowhere.txt"), 2, "--questions-file nowhere.txt cannot be read"),
         (("--question", "pump?", "--chunk-tokens", "100"), 2, "this model reads at most 64 tokens at once"),
-        (("--question", "pump?", "--passthrough", "text", "answer"), 2, "the output has columns of that name"),
+        (
+            ("--question", "pump?", "--passthrough", "text", "answer"),
+            2,
+            "the output has columns of that name",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_plainly(
-    arguments: tuple[str, ...], code: int, says: str, models: dict[str, Path], write_corpus: Corpus, tmp_path: Path
+    arguments: tuple[str, ...],
+    code: int,
+    says: str,
+    models: dict[str, Path],
+    write_corpus: Corpus,
+    tmp_path: Path,
 ) -> None:
     corpus = write_corpus([words(20, 1)])
-    done = call("answer_corpus", "--input", corpus, "--output", tmp_path / "out", "--model", models["answer"], *arguments)
+    done = call(
+        "answer_corpus",
+        "--input",
+        corpus,
+        "--output",
+        tmp_path / "out",
+        "--model",
+        models["answer"],
+        *arguments,
+    )
     assert done.returncode == code and says in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 def test_a_summarizer_is_no_classifier(model_folder: Path, write_corpus: Corpus, tmp_path: Path) -> None:
-    done = call("classify_corpus", "--input", write_corpus(["a"]), "--output", tmp_path / "out", "--model", model_folder)
+    done = call(
+        "classify_corpus",
+        "--input",
+        write_corpus(["a"]),
+        "--output",
+        tmp_path / "out",
+        "--model",
+        model_folder,
+    )
     assert done.returncode == 2 and "classification_head" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -74,10 +110,30 @@ def test_answers_survive_kill_9_of_the_driver(models: dict[str, Path], tmp_path:
     table = pa.table({"doc_id": [f"d{n}" for n in range(24)], "text": texts, "asked": asked})
     pq.write_table(table, tmp_path / "corpus" / "0.parquet")
     out = tmp_path / "out"
-    arguments = ("--input", tmp_path / "corpus", "--output", out, "--model", models["answer"], "--question-column", "asked",
-                 "--shard-documents", 2, "--replicas", 1, "--passthrough", "text", "asked")  # fmt: skip
-    process = subprocess.Popen(command("answer_corpus", *arguments), env=environment(), start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    arguments = (
+        "--input",
+        tmp_path / "corpus",
+        "--output",
+        out,
+        "--model",
+        models["answer"],
+        "--question-column",
+        "asked",
+        "--shard-documents",
+        2,
+        "--replicas",
+        1,
+        "--passthrough",
+        "text",
+        "asked",
+    )
+    process = subprocess.Popen(
+        command("answer_corpus", *arguments),
+        env=environment(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     while len(list(out.glob("part-*"))) < 3 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
@@ -89,9 +145,13 @@ def test_answers_survive_kill_9_of_the_driver(models: dict[str, Path], tmp_path:
     expected = {(f"d{n}", q) for n in range(24) for q in range(1 + n % 3)}
     assert f"24 documents, {len(expected)} rows = {len(expected)} ok + 0 failed + 0 skipped" in done.stdout
     rows = read_output(out)
-    assert len(rows) == len(expected) and {(row["doc_id"], row["question_number"]) for row in rows} == expected
+    assert (
+        len(rows) == len(expected) and {(row["doc_id"], row["question_number"]) for row in rows} == expected
+    )
     assert all(row["text"][row["answer_start"] : row["answer_end"]] == row["answer"] for row in rows)
     checked = call("verify_output", "--output", out)
-    assert checked.returncode == 0 and f"{len(expected)} rows" in checked.stdout, checked.stdout + checked.stderr
+    assert checked.returncode == 0 and f"{len(expected)} rows" in checked.stdout, (
+        checked.stdout + checked.stderr
+    )
     scores = call("evaluate_answers", "--output", out, "--reference-column", "asked")
     assert f"questions      {len(expected)}" in scores.stdout and "token F1" in scores.stdout

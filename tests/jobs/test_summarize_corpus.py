@@ -122,7 +122,12 @@ def no_cluster_there(corpus: Path, model: Path) -> list[object]:
     ],
 )
 def test_bad_input_has_a_plain_message_and_its_exit_code(
-    damage: Callable[[Path, Path], list[object]], code: int, says: str, corpus: Path, model_folder: Path, tmp_path: Path
+    damage: Callable[[Path, Path], list[object]],
+    code: int,
+    says: str,
+    corpus: Path,
+    model_folder: Path,
+    tmp_path: Path,
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(model_folder, model)
@@ -137,7 +142,17 @@ def test_bad_input_has_a_plain_message_and_its_exit_code(
 def test_strange_documents_are_rows_and_the_run_ends_well(
     write_corpus: Callable[..., Path], model_folder: Path, tmp_path: Path
 ) -> None:
-    texts = [None, "", "x", "\0\r\n\t", "</s><s><mask><pad>", "\U0001f600" * 300, "é" * 5000, "a" * 100_000, words(5, 1)]
+    texts = [
+        None,
+        "",
+        "x",
+        "\0\r\n\t",
+        "</s><s><mask><pad>",
+        "\U0001f600" * 300,
+        "é" * 5000,
+        "a" * 100_000,
+        words(5, 1),
+    ]
     corpus = write_corpus(texts)
     out = tmp_path / "out"
     done = summarize("--input", corpus, "--output", out, "--model", model_folder, "--max-new-tokens", 5)
@@ -151,7 +166,8 @@ def test_strange_documents_are_rows_and_the_run_ends_well(
 
 
 def test_a_twentieth_of_the_corpus_is_poison_and_all_else_is_done(model_folder: Path, tmp_path: Path) -> None:
-    """Null, empty, not UTF-8, too long, rotten pages, not JSON, a footer that is none: each a row or a line with its reason."""
+    """Null, empty, not UTF-8, too long, rotten pages, not JSON, a footer that is none: each a row or a line
+    with its reason."""
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     texts: list[bytes | None] = [words(3 + n * 7 % 40, n).encode() for n in range(200)]
@@ -174,10 +190,28 @@ def test_a_twentieth_of_the_corpus_is_poison_and_all_else_is_done(model_folder: 
     lines = corpus / "c.jsonl"
     lines.write_text("\n".join(['{"text": 7', *good[1:]]))
 
-    arguments = ["--input", path, corpus / "b.parquet", lines, "--output", tmp_path / "out", "--model", model_folder,
-                 "--max-new-tokens", 4, "--shard-documents", 20, "--max-document-bytes", 5000]  # fmt: skip
+    arguments = [
+        "--input",
+        path,
+        corpus / "b.parquet",
+        lines,
+        "--output",
+        tmp_path / "out",
+        "--model",
+        model_folder,
+        "--max-new-tokens",
+        4,
+        "--shard-documents",
+        20,
+        "--max-document-bytes",
+        5000,
+    ]
     refused = summarize(*arguments)
-    assert refused.returncode == 1 and "b.parquet cannot be read" in refused.stderr and "--on-bad-shard skip" in refused.stderr
+    assert (
+        refused.returncode == 1
+        and "b.parquet cannot be read" in refused.stderr
+        and "--on-bad-shard skip" in refused.stderr
+    )
     done = summarize(*arguments, "--on-bad-shard", "skip", "--max-failed", 0.03)
     assert done.returncode == 0, done.stderr
     assert "220 documents = 195 ok + 5 failed + 20 skipped; 0 cut at the limit" in done.stdout
@@ -186,28 +220,38 @@ def test_a_twentieth_of_the_corpus_is_poison_and_all_else_is_done(model_folder: 
     assert len(rows) == 220
     lost = {row["doc_id"].split(":")[1]: row for row in rows.values() if row["status"] == "skipped"}
     assert sorted(map(int, lost)) == list(range(40, 60))
-    assert all(row["stage"] == "read" and "a.parquet cannot be read" in row["reason"] for row in lost.values())
+    assert all(
+        row["stage"] == "read" and "a.parquet cannot be read" in row["reason"] for row in lost.values()
+    )
     failed = {name: row["reason"] for name, row in rows.items() if row["status"] == "failed"}
-    assert {name: reason[: len(reasons[int(name[1:])])] for name, reason in failed.items() if name[0] == "d"} == {
-        f"d{n}": reason for n, reason in reasons.items()
-    }
+    assert {
+        name: reason[: len(reasons[int(name[1:])])] for name, reason in failed.items() if name[0] == "d"
+    } == {f"d{n}": reason for n, reason in reasons.items()}
     assert [reason for name, reason in failed.items() if name.startswith("c.jsonl-") and "not JSON" in reason]
     assert all(row["summary"] is not None for row in rows.values() if row["status"] == "ok")
     many = summarize(*arguments, "--on-bad-shard", "skip", "--max-failed", 2)
-    assert many.returncode == 3 and f"finished all the same; {tmp_path}/out/_report.html has more" in many.stderr
+    assert (
+        many.returncode == 3 and f"finished all the same; {tmp_path}/out/_report.html has more" in many.stderr
+    )
 
 
-def test_two_documents_of_one_id_are_refused_or_kept(corpus: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_two_documents_of_one_id_are_refused_or_kept(
+    corpus: Path, model_folder: Path, tmp_path: Path
+) -> None:
     shutil.copy(corpus / "000.parquet", corpus / "copy.parquet")
     base = ["--input", corpus, "--output", tmp_path / "out", "--model", model_folder, "--max-new-tokens", 3]
     done = summarize(*base)
-    assert done.returncode == 2 and "6 doc_ids stand for more than one document, such as d0, d1" in done.stderr
+    assert (
+        done.returncode == 2 and "6 doc_ids stand for more than one document, such as d0, d1" in done.stderr
+    )
     assert not (tmp_path / "out" / "_plan.json").exists()
     assert summarize(*base, "--on-duplicate-id", "keep").returncode == 0
     assert len(read_output(tmp_path / "out")) == 12
 
 
-def test_another_runs_folder_is_refused_with_the_difference(corpus: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_another_runs_folder_is_refused_with_the_difference(
+    corpus: Path, model_folder: Path, tmp_path: Path
+) -> None:
     base = ["--input", corpus, "--output", tmp_path / "out", "--model", model_folder, "--max-new-tokens", 3]
     assert summarize(*base).returncode == 0
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
@@ -217,18 +261,27 @@ def test_another_runs_folder_is_refused_with_the_difference(corpus: Path, model_
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
 
 
-def test_settings_come_from_yaml_with_flags_over_them(corpus: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_settings_come_from_yaml_with_flags_over_them(
+    corpus: Path, model_folder: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(f"input: [{corpus}]\noutput: {tmp_path / 'out'}\nmodel: {model_folder}\nnum_beams: 4\n")
     done = summarize("--config", file, "--num-beams", 3, "--print-config")
     assert done.returncode == 0 and "num_beams: 3" in done.stdout and f"- {corpus}" in done.stdout
     file.write_text("num_beans: 4\n")
     done = summarize("--config", file)
-    assert done.returncode == 2 and "key 'num_beans' that is no setting; did you mean num_beams?" in done.stderr
+    assert (
+        done.returncode == 2 and "key 'num_beans' that is no setting; did you mean num_beams?" in done.stderr
+    )
 
 
 def test_pyarrow_reads_the_folder_as_one_table(corpus: Path, model_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert summarize("--input", corpus, "--output", out, "--model", model_folder, "--shard-documents", 2).returncode == 0
+    assert (
+        summarize(
+            "--input", corpus, "--output", out, "--model", model_folder, "--shard-documents", 2
+        ).returncode
+        == 0
+    )
     table = pq.read_table(out)
     assert len(table) == 6 and table.schema.field("summary").type == pa.string()

@@ -1,4 +1,5 @@
-"""One thread for every test: the models are tiny, and threads that wait for a busy core cost a hundred times their work."""
+"""One thread for every test: the models are tiny, and threads that wait for a busy core cost a hundred times
+their work."""
 
 import torch
 

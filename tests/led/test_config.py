@@ -13,10 +13,26 @@ from led.config import ACTIVATIONS, LEDConfig
 from led.testing import TINY, tiny_config
 
 WHOLE = "whole number"
-SIZES = ("vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim",
-         "encoder_attention_heads", "decoder_attention_heads", "max_encoder_position_embeddings",
-         "max_decoder_position_embeddings")  # fmt: skip
-RATES = ("dropout", "attention_dropout", "activation_dropout", "classifier_dropout", "encoder_layerdrop", "decoder_layerdrop")
+SIZES = (
+    "vocab_size",
+    "d_model",
+    "encoder_layers",
+    "decoder_layers",
+    "encoder_ffn_dim",
+    "decoder_ffn_dim",
+    "encoder_attention_heads",
+    "decoder_attention_heads",
+    "max_encoder_position_embeddings",
+    "max_decoder_position_embeddings",
+)
+RATES = (
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "classifier_dropout",
+    "encoder_layerdrop",
+    "decoder_layerdrop",
+)
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 WRONG: list[tuple[str, Any, str]] = [
@@ -59,8 +75,16 @@ def test_an_error_names_setting_value_and_rule(name: str, value: Any, rule: str)
         assert str(len(value)) in message
 
 
-@pytest.mark.parametrize("changes", [{"attention_window": 2}, {"attention_window": [2, 512]}, {"dropout": 0}, *(
-    {"activation_function": name} for name in ACTIVATIONS)], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attention_window": 2},
+        {"attention_window": [2, 512]},
+        {"dropout": 0},
+        *({"activation_function": name} for name in ACTIVATIONS),
+    ],
+    ids=str,
+)
 def test_values_at_the_edge_of_a_rule_pass(changes: dict[str, Any]) -> None:
     tiny_config(**changes)
 
@@ -114,7 +138,9 @@ def test_legacy_keys_are_kept_and_written_back() -> None:
 
 
 def test_an_embedding_that_is_not_shared_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"tie_word_embeddings is false; .* share one embedding here\. Use a checkpoint"):
+    with pytest.raises(
+        ValueError, match=r"tie_word_embeddings is false; .* share one embedding here\. Use a checkpoint"
+    ):
         LEDConfig.from_dict({**TINY, "tie_word_embeddings": False})
 
 
@@ -123,7 +149,9 @@ def test_labels_are_named_or_counted() -> None:
     assert LEDConfig(num_labels=4).labels[3] == "LABEL_3"
     assert LEDConfig.from_dict({"id2label": {"0": 10, "1": 20}}).labels == {0: "10", 1: "20"}
     assert LEDConfig(id2label={0: "no", 1: "yes", 2: "maybe"}).num_labels == 3
-    with pytest.raises(ValueError, match=r"id2label is .*; it must name the classes 0 to num_labels - 1 \(2\)"):
+    with pytest.raises(
+        ValueError, match=r"id2label is .*; it must name the classes 0 to num_labels - 1 \(2\)"
+    ):
         LEDConfig(num_labels=3, id2label={0: "no", 1: "yes"})
     with pytest.raises(ValueError, match="problem_type is 'ranking'; known: regression"):
         LEDConfig(problem_type="ranking")
@@ -131,19 +159,32 @@ def test_labels_are_named_or_counted() -> None:
 
 def test_other_names_and_kept_keys_read_as_attributes() -> None:
     config = pickle.loads(pickle.dumps(LEDConfig.from_dict({**TINY, "prefix": " "})))
-    assert (config.hidden_size, config.num_hidden_layers, config.prefix) == (config.d_model, config.encoder_layers, " ")
+    assert (config.hidden_size, config.num_hidden_layers, config.prefix) == (
+        config.d_model,
+        config.encoder_layers,
+        " ",
+    )
     with pytest.raises(AttributeError, match="has no 'prefx'"):
         config.prefx  # noqa: B018
 
 
 def test_other_names_of_a_setting_are_read_and_the_proper_name_wins() -> None:
     config = LEDConfig.from_dict(
-        {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "attention_probs_dropout_prob": 0.2,
-         "initializer_range": 0.5, "classif_dropout": 0.3}
-    )  # fmt: skip
+        {
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "attention_probs_dropout_prob": 0.2,
+            "initializer_range": 0.5,
+            "classif_dropout": 0.3,
+        }
+    )
     assert (config.d_model, config.encoder_layers, config.encoder_attention_heads) == (32, 3, 4)
     assert (config.attention_dropout, config.init_std, config.classifier_dropout) == (0.2, 0.5, 0.3)
-    for values in ({"num_hidden_layers": 12, "encoder_layers": 2}, {"encoder_layers": 2, "num_hidden_layers": 12}):
+    for values in (
+        {"num_hidden_layers": 12, "encoder_layers": 2},
+        {"encoder_layers": 2, "num_hidden_layers": 12},
+    ):
         assert LEDConfig.from_dict(values).encoder_layers == 2
 
 
@@ -163,8 +204,16 @@ def test_a_configuration_made_in_code_comes_back_equal() -> None:
 
 
 def test_the_reference_reads_what_is_written_here_and_the_other_way_round(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers", reason="the reference, transformers 5, is not installed")
-    shared = {**TINY, "attention_window": [4, 8], "dropout": 0.2, "encoder_layerdrop": 0.3, "activation_function": "relu"}
+    transformers = pytest.importorskip(
+        "transformers", reason="the reference, transformers 5, is not installed"
+    )
+    shared = {
+        **TINY,
+        "attention_window": [4, 8],
+        "dropout": 0.2,
+        "encoder_layerdrop": 0.3,
+        "activation_function": "relu",
+    }
     LEDConfig(**shared).save_pretrained(tmp_path)
     theirs = transformers.LEDConfig.from_pretrained(tmp_path)
     assert {name: getattr(theirs, name) for name in shared} == shared
@@ -174,7 +223,9 @@ def test_the_reference_reads_what_is_written_here_and_the_other_way_round(tmp_pa
 
 
 def test_the_defaults_are_the_references() -> None:
-    transformers = pytest.importorskip("transformers", reason="the reference, transformers 5, is not installed")
+    transformers = pytest.importorskip(
+        "transformers", reason="the reference, transformers 5, is not installed"
+    )
     ours, theirs = LEDConfig().to_dict() | {"id2label": LEDConfig().labels}, transformers.LEDConfig()
     assert {name: getattr(theirs, name) for name in ours} == ours
 

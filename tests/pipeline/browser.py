@@ -17,8 +17,17 @@ import aiohttp
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0"]  # fmt: skip
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--remote-debugging-port=0",
+]
 
 # The page's width, its plots' sizes and how many shapes each has, its colours, its title and text.
 _ASK = """JSON.stringify({
@@ -36,7 +45,8 @@ _ASK = """JSON.stringify({
 
 @dataclass(frozen=True)
 class Look:
-    """A page at a width in pixels and a colour scheme: what it says of itself, errors, and a picture (PNG)."""
+    """A page at a width in pixels and a colour scheme: what it says of itself, errors, and a picture
+    (PNG)."""
 
     width: int
     scheme: str
@@ -53,7 +63,9 @@ def look_at(path: Path, profile: Path, widths: Sequence[int], schemes: Sequence[
         stderr=subprocess.DEVNULL,
     )
     try:
-        return asyncio.run(_look_at(path, _port(profile / "DevToolsActivePort"), list(itertools.product(widths, schemes))))
+        return asyncio.run(
+            _look_at(path, _port(profile / "DevToolsActivePort"), list(itertools.product(widths, schemes)))
+        )
     finally:
         browser.kill()
         browser.wait()
@@ -81,7 +93,11 @@ async def _look_at(path: Path, port: int, ways: Sequence[tuple[int, str]]) -> li
                 await socket.send_json({"id": number, "method": method, "params": given})
                 while True:
                     said = await socket.receive_json()
-                    if said.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
+                    if said.get("method") in (
+                        "Runtime.exceptionThrown",
+                        "Log.entryAdded",
+                        "Runtime.consoleAPICalled",
+                    ):
                         errors.append(str(said["params"]))
                     if said.get("id") == number:
                         return said.get("result", {})
@@ -92,11 +108,23 @@ async def _look_at(path: Path, port: int, ways: Sequence[tuple[int, str]]) -> li
                 errors.clear()
                 size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
                 await ask("Emulation.setDeviceMetricsOverride", **size)
-                await ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+                await ask(
+                    "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
+                )
                 await ask("Page.navigate", url=path.as_uri())
-                while (await ask("Runtime.evaluate", expression="document.readyState"))["result"]["value"] != "complete":
+                while (await ask("Runtime.evaluate", expression="document.readyState"))["result"][
+                    "value"
+                ] != "complete":
                     await asyncio.sleep(0.05)
                 page = await ask("Runtime.evaluate", expression=f"JSON.parse({_ASK})", returnByValue=True)
                 picture = await ask("Page.captureScreenshot", captureBeyondViewport=True)
-                looks.append(Look(width, scheme, page["result"]["value"], list(errors), base64.b64decode(picture["data"])))
+                looks.append(
+                    Look(
+                        width,
+                        scheme,
+                        page["result"]["value"],
+                        list(errors),
+                        base64.b64decode(picture["data"]),
+                    )
+                )
     return looks

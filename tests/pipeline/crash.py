@@ -1,8 +1,9 @@
-"""A small job without Ray that can be killed anywhere, in a process forked from one that has everything imported.
+"""A small job without Ray that can be killed anywhere, in a process forked from one that has everything
+imported.
 
-The composition is the real one (`pipeline.run.run`: plan, listing, receipts, commit, manifest, end mark, report) over the real
-reader and store; only Ray and the model are left out: shards are done one after the other, and a summary is its document's
-tokens backwards.
+The composition is the real one (`pipeline.run.run`: plan, listing, receipts, commit, manifest, end mark,
+report) over the real reader and store; only Ray and the model are left out: shards are done one after the
+other, and a summary is its document's tokens backwards.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ import pyarrow.parquet as pq
 import s3fs  # noqa: F401 # imported here, it is not imported again by every process that is to be killed
 
 from jobs.cli import exit_code
-from led.hub import Checkpoint
+from led.checkpoint.hub import Checkpoint
 from pipeline import run as composition
-from pipeline.schema import INPUT
 from pipeline.output.commit import commit
-from pipeline.settings import SummarizeSettings
 from pipeline.output.local import LocalStore
-from pipeline.tasks.base import InputLimits
-from pipeline.output.s3 import ObjectStore
 from pipeline.output.previous_runs import load_previous_runs
-from pipeline.workers.reader import ShardReader
-from pipeline.planning.plan import Plan, Shard
+from pipeline.output.s3 import ObjectStore
 from pipeline.output.store import Store, open_store
-from pipeline.tasks.all import Summarize, Task
+from pipeline.planning.plan import Plan, Shard
+from pipeline.schema import INPUT
+from pipeline.settings import SummarizeSettings
+from pipeline.tasks import Summarize, Task
+from pipeline.tasks.base import InputLimits
+from pipeline.workers.reader import ShardReader
 
 
 def task_of(corpus: Path, model: Path, output: str, changes: dict[str, Any]) -> Summarize:
@@ -49,7 +50,12 @@ def reverse(table: pa.Table, task: Task) -> pa.Table:
     rows = table.select(task.columns.names).to_pylist()
     for row, ids in zip(rows, table["_input_ids"].to_pylist(), strict=True):
         if ids:
-            row |= {"summary": str(ids[::-1]), "output_tokens": len(ids), "finish_reason": "stop", "score": 0.0}
+            row |= {
+                "summary": str(ids[::-1]),
+                "output_tokens": len(ids),
+                "finish_reason": "stop",
+                "score": 0.0,
+            }
             row |= {"flags": []}
     made = pa.Table.from_pylist(rows, task.columns)
     out = table.drop_columns(INPUT.names)
@@ -68,26 +74,33 @@ def one_by_one(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[
         commit(store, reverse(reader(shard, previous), task), config)
 
 
-def job(corpus: Path, model: Path, output: str, environment: dict[str, str], death: str, changes: dict[str, Any]) -> None:
+def job(
+    corpus: Path, model: Path, output: str, environment: dict[str, str], death: str, changes: dict[str, Any]
+) -> None:
     """Run to the end, with the exit code of the jobs, or be killed."""
     os.environ.update(environment)
     composition._execute = one_by_one
     if death:
         prepare_death(death)
     try:
-        os._exit(exit_code(lambda: composition.run(task_of(corpus, model, output, changes), progress_every=1e9)))
+        os._exit(
+            exit_code(lambda: composition.run(task_of(corpus, model, output, changes), progress_every=1e9))
+        )
     except BaseException:
         traceback.print_exc()
         os._exit(99)
 
 
 def prepare_death(death: str) -> None:
-    """Have this process killed `before` or `after` the request for a name that begins so, `in reading` or `in predicting`, `in
-    body` of a file on disk; or stopped, for another to continue it: `stop before link`. Of parts it is always the second.
+    """Have this process killed `before` or `after` the request for a name that begins so, `in reading` or `in
+    predicting`, `in body` of a file on disk; or stopped, for another to continue it: `stop before link`. Of
+    parts it is always the second.
     """
     when, _, what = death.partition(" ")
     if death in ("in reading", "in predicting"):
-        owner, name = (ShardReader, "__call__") if what == "input_limits" else (sys.modules[__name__], "reverse")
+        owner, name = (
+            (ShardReader, "__call__") if what == "input_limits" else (sys.modules[__name__], "reverse")
+        )
         _patch(owner, name, before=lambda *_: True, times=2)
     elif death == "in body":
         _patch(os, "fsync", before=_is_part, times=2, blow=_die_with_half)
@@ -95,7 +108,12 @@ def prepare_death(death: str) -> None:
         _patch(os, "link", before=lambda *args: "part-" in str(args[0]), times=2, blow=_stop)
     else:
         for store in (LocalStore, ObjectStore):
-            _patch(store, "create", **{when: lambda _, name, __: name.startswith(what)}, times=2 if what == "part" else 1)
+            _patch(
+                store,
+                "create",
+                **{when: lambda _, name, __: name.startswith(what)},
+                times=2 if what == "part" else 1,
+            )
 
 
 def _is_part(descriptor: int) -> bool:
@@ -148,7 +166,8 @@ class Node:
         self._running: list[Any] = []
 
     def start(self, output: str, death: str = "", **changes: Any) -> Any:
-        """A run on its way; `prepare_death` says what may kill it, `changes` are settings other than the usual."""
+        """A run on its way; `prepare_death` says what may kill it, `changes` are settings other than the
+        usual."""
         arguments = (*self._arguments, output, self._environment, death, changes)
         process = self._context.Process(target=job, args=arguments, daemon=True)
         process.start()
@@ -156,7 +175,8 @@ class Node:
         return process
 
     def run(self, output: str, death: str = "", **changes: Any) -> int | None:
-        """The exit code of one run, negative where a signal ended it; None where it did not end in a minute."""
+        """The exit code of one run, negative where a signal ended it; None where it did not end in a
+        minute."""
         process = self.start(output, death, **changes)
         process.join(60)
         self._running.remove(process)

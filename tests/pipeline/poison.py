@@ -1,4 +1,5 @@
-"""A summarizer for tests that breaks on some documents: by an error, by running out of memory, alone or in a batch."""
+"""A summarizer for tests that breaks on some documents: by an error, by running out of memory, alone or in a
+batch."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.tasks.base import ModelInput, Row
-from pipeline.tasks.models import LoadedSummarizer
-from pipeline.tasks.all import LoadedTask, Summarize
+from pipeline.tasks import Summarize
+from pipeline.tasks.base import LoadedTask, ModelInput, Row
+from pipeline.tasks.summarizer import LoadedSummarizer
 
 KILLS = "gallery gallery gallery"
 BREAKS = "rose rose rose rose"
@@ -21,8 +22,8 @@ TOO_LARGE = "seven seven seven seven"
 
 @dataclass(frozen=True)
 class BrittleSummarize(Summarize):
-    """Raises inside the model on texts that begin with `BREAKS`, is out of memory on those with `TOO_LARGE`; those with
-    `KILLS` have its process killed, as the kernel does it.
+    """Raises inside the model on texts that begin with `BREAKS`, is out of memory on those with `TOO_LARGE`;
+    those with `KILLS` have its process killed, as the kernel does it.
     """
 
     def load(self, folder: Path) -> LoadedTask:
@@ -35,7 +36,9 @@ class _Brittle:
 
     def __init__(self, loaded: LoadedSummarizer) -> None:
         self.loaded, self.fatal, self.release_memory = loaded, loaded.fatal, loaded.release_memory
-        self.breaks, self.too_large, self.kills = (loaded.tokenizer.encode(text)[1:-1] for text in (BREAKS, TOO_LARGE, KILLS))
+        self.breaks, self.too_large, self.kills = (
+            loaded.tokenizer.encode(text)[1:-1] for text in (BREAKS, TOO_LARGE, KILLS)
+        )
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
         if any(_begins(document, self.kills) for document in documents):

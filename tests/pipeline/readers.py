@@ -1,4 +1,5 @@
-"""Checkpoints of the tasks that read: tiny random weights of a classifier or question answerer, with a tokenizer."""
+"""Checkpoints of the tasks that read: tiny random weights of a classifier or question answerer, with a
+tokenizer."""
 
 from __future__ import annotations
 
@@ -8,20 +9,22 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from led.model import LEDForQuestionAnswering, LEDForSequenceClassification
+from led.heads.question_answering import LEDForQuestionAnswering
+from led.heads.sequence_classification import LEDForSequenceClassification
 from led.testing import spread_weights, tiny_config
-from led.tokenizer import LEDTokenizer
+from led.tokenizer.tokenizer import LEDTokenizer
+from pipeline.planning.plan import Shard
+from pipeline.tasks import Task
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
-from pipeline.planning.plan import Shard
-from pipeline.tasks.all import Task
 from tests.conftest import words
 
 KINDS = {"label": LEDForSequenceClassification, "answer": LEDForQuestionAnswering}
 
 
 def make_reader(folder: Path, kind: str, **config: Any) -> Path:
-    """A checkpoint of a tiny classifier ("label") or question answerer ("answer"), its logits far from flat."""
+    """A checkpoint of a tiny classifier ("label") or question answerer ("answer"), its logits far from
+    flat."""
     tokenizer = LEDTokenizer.learn([words(200, 0) + " é 日本 ü ?"], vocab_size=320, model_max_length=64)
     model = KINDS[kind](tiny_config(vocab_size=len(tokenizer), **config))
     spread_weights(model, seed=5, scale=8)

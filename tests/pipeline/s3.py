@@ -1,4 +1,5 @@
-"""S3 servers for tests: moto's always, Ceph's radosgw where it is installed; and a proxy before them that breaks things."""
+"""S3 servers for tests: moto's always, Ceph's radosgw where it is installed; and a proxy before them that
+breaks things."""
 
 from __future__ import annotations
 
@@ -78,11 +79,10 @@ class Proxy:
 
     To the n-th listing it does what `listing_fault(n)` says, where `page` is set with so many names a page.
 
-    "before": cut the connection, do not forward; "lost": forward, cut without a reply; "after": forward and reply.
-    "body": forward half of the body, then cut both; "late": keep it, cut, and `land` forwards it later. Each of the five
-    calls `on_fault` at its moment. "503", "409": answer so, do not forward; "412 after": forward, answer 412 if there was a
-    condition; "slow": wait a
-    second.
+    "before": cut the connection, do not forward; "lost": forward, cut without a reply; "after": forward and
+    reply. "body": forward half of the body, then cut both; "late": keep it, cut, and `land` forwards it
+    later. Each of the five calls `on_fault` at its moment. "503", "409": answer so, do not forward; "412
+    after": forward, answer 412 if there was a condition; "slow": wait a second.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -119,7 +119,9 @@ class Proxy:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def reset(self, fault: Callable[[int], str] = lambda n: "", on_fault: Callable[[], None] = lambda: None) -> None:
+    def reset(
+        self, fault: Callable[[int], str] = lambda n: "", on_fault: Callable[[], None] = lambda: None
+    ) -> None:
         """Begin to count anew."""
         with self._lock:
             self.fault, self.on_fault, self.mutations = fault, on_fault, []
@@ -182,25 +184,41 @@ class Proxy:
 
     def _forward_half(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
         upstream = socket.create_connection(self.upstream.split(":"))  # type: ignore[arg-type]
-        headers = {k: v for k, v in request.headers.items() if k.lower() not in ("expect", "transfer-encoding")}
+        headers = {
+            k: v for k, v in request.headers.items() if k.lower() not in ("expect", "transfer-encoding")
+        }
         head = "".join(f"{k}: {v}\r\n" for k, v in {**headers, "Content-Length": str(len(body))}.items())
-        upstream.sendall(f"{request.command} {request.path} HTTP/1.1\r\n{head}\r\n".encode() + body[: len(body) // 2])
+        upstream.sendall(
+            f"{request.command} {request.path} HTTP/1.1\r\n{head}\r\n".encode() + body[: len(body) // 2]
+        )
         upstream.close()
 
     def _forward(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, dict[str, str], bytes]:
         upstream = http.client.HTTPConnection(self.upstream, timeout=60)
-        headers = {k: v for k, v in request.headers.items() if k.lower() not in ("expect", "transfer-encoding", "connection")}
-        upstream.request(request.command, request.path, body=body, headers={**headers, "Content-Length": str(len(body))})
+        headers = {
+            k: v
+            for k, v in request.headers.items()
+            if k.lower() not in ("expect", "transfer-encoding", "connection")
+        }
+        upstream.request(
+            request.command, request.path, body=body, headers={**headers, "Content-Length": str(len(body))}
+        )
         reply = upstream.getresponse()
         content = reply.read()
-        found = {k: v for k, v in reply.getheaders() if k.lower() not in ("transfer-encoding", "connection", "content-length")}
+        found = {
+            k: v
+            for k, v in reply.getheaders()
+            if k.lower() not in ("transfer-encoding", "connection", "content-length")
+        }
         if request.command == "HEAD":
             found["Content-Length"] = reply.getheader("Content-Length", "0")
         upstream.close()
         return reply.status, found, content
 
     @staticmethod
-    def _answer(request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], content: bytes) -> None:
+    def _answer(
+        request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], content: bytes
+    ) -> None:
         request.send_response_only(status)
         for name, value in headers.items():
             request.send_header(name, value)

@@ -23,8 +23,19 @@ class NoCredentialsError(Exception):
 
 NoCredentialsError.__module__ = "botocore.exceptions"
 
-TRANSIENT = [OSError(errno.EBUSY, "SlowDown"), ConnectionResetError(), TimeoutError(), ClientConnectionError("gone")]
-LASTING = [FileNotFoundError(2, "no"), PermissionError(13, "no"), OSError("bad thrift"), ValueError("x"), NoCredentialsError()]
+TRANSIENT = [
+    OSError(errno.EBUSY, "SlowDown"),
+    ConnectionResetError(),
+    TimeoutError(),
+    ClientConnectionError("gone"),
+]
+LASTING = [
+    FileNotFoundError(2, "no"),
+    PermissionError(13, "no"),
+    OSError("bad thrift"),
+    ValueError("x"),
+    NoCredentialsError(),
+]
 
 
 @pytest.mark.parametrize("error", [*TRANSIENT, *LASTING], ids=repr)

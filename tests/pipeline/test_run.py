@@ -1,4 +1,5 @@
-"""The whole run on a real cluster of three raylets: every document once, the same rows as without a cluster, resumable."""
+"""The whole run on a real cluster of three raylets: every document once, the same rows as without a cluster,
+resumable."""
 
 from __future__ import annotations
 
@@ -17,27 +18,28 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from pipeline.workers.crashes import REASON
-from pipeline.settings import AnswerSettings, ClassifySettings, SummarizeSettings
+from pipeline.cluster.session import KEEP_WORKERS
 from pipeline.errors import CorruptInput, PipelineError, PlanMismatch, Stopped, TooManyFailures, UsageError
+from pipeline.forecast.calibrate import forecast
+from pipeline.output.store import open_store
+from pipeline.output.verify import verify
+from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, Shard
+from pipeline.run import run
+from pipeline.settings import AnswerSettings, ClassifySettings, SummarizeSettings
+from pipeline.tasks import Answer, Classify, Summarize
 from pipeline.tasks.base import InputLimits
+from pipeline.workers.crashes import REASON
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
-from pipeline.forecast.calibrate import forecast
-from pipeline.run import KEEP_PROCESSES, run
-from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, Shard
-from pipeline.output.store import open_store
-from pipeline.tasks.all import Answer, Classify, Summarize
-from pipeline.output.verify import verify
 from tests.conftest import read_output, words
 from tests.pipeline.poison import BREAKS, KILLS, TOO_LARGE, BrittleSummarize, UnwellSummarize
-from tests.pipeline.readers import make_reader, expand_rows
+from tests.pipeline.readers import expand_rows, make_reader
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster(s3_server: str) -> Iterator[Cluster]:
     """Three raylets of one CPU each, which keep their processes."""
-    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": KEEP_PROCESSES}
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": KEEP_WORKERS}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         cluster.add_node(num_cpus=1)
@@ -49,7 +51,9 @@ def cluster(s3_server: str) -> Iterator[Cluster]:
 
 def job(model_folder: Path, corpus: Path, output: Path, **settings: Any) -> Summarize:
     given = {"shard_documents": 4, "replicas": 2, "passthrough": ("number",), **settings}
-    return Summarize(SummarizeSettings(input=(str(corpus),), output=str(output), model=str(model_folder), **given))
+    return Summarize(
+        SummarizeSettings(input=(str(corpus),), output=str(output), model=str(model_folder), **given)
+    )
 
 
 def test_every_document_is_one_row_equal_to_the_bare_predictors(
@@ -64,21 +68,32 @@ def test_every_document_is_one_row_equal_to_the_bare_predictors(
     rows = {row["doc_id"]: row for row in read_output(tmp_path / "out")}
     assert sorted(rows) == sorted(f"d{i}" for i in range(21)) and result.shards_done == 8
     assert {row["doc_id"] for row in rows.values() if row["status"] == "failed"} == {"d5", "d17"}
-    reader, predictor = ShardReader(task, str(model_folder), None, InputLimits(128, 128)), Predictor(task, str(model_folder), None)
+    reader, predictor = (
+        ShardReader(task, str(model_folder), None, InputLimits(128, 128)),
+        Predictor(task, str(model_folder), None),
+    )
     for path, count in (("000.parquet", 13), ("001.parquet", 8)):
         for expected in predictor(reader(Shard("x", str(corpus / path), 0, count))).to_pylist():
             got = rows[expected["doc_id"]]
             assert got["score"] == pytest.approx(expected["score"], abs=1e-5)
-            assert {k: v for k, v in got.items() if k != "score"} == {k: expected[k] for k in got if k != "score"}
+            assert {k: v for k, v in got.items() if k != "score"} == {
+                k: expected[k] for k in got if k != "score"
+            }
 
     manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
     assert (manifest["documents"], manifest["ok"], manifest["failed"]) == (21, 19, 2)
     part = next((tmp_path / "out").glob("part-*.parquet"))
     config = json.loads(pq.read_schema(part).metadata[b"led.facts"])
-    assert config["weights_sha256"] and config["plan"] == manifest["plan"] and config["generation"]["num_beams"] == 2
+    assert (
+        config["weights_sha256"]
+        and config["plan"] == manifest["plan"]
+        and config["generation"]["num_beams"] == 2
+    )
 
 
-def test_a_run_goes_on_from_what_is_committed(model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_run_goes_on_from_what_is_committed(
+    model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
     task = job(model_folder, write_corpus([words(9, n) for n in range(20)]), tmp_path / "out")
     run(task)
     parts = sorted((tmp_path / "out").glob("part-*"))
@@ -133,14 +148,22 @@ def test_rows_that_rot_after_the_plan_name_their_file(
     path = corpus / "000.parquet"
     data = bytearray(path.read_bytes())
     page = pq.ParquetFile(path).metadata.row_group(0).column(1).dictionary_page_offset
-    data[page : page + 192] = bytes(192)  # of the texts of the first five rows; the footer and the ids stay whole
+    data[page : page + 192] = bytes(
+        192
+    )  # of the texts of the first five rows; the footer and the ids stay whole
     path.write_bytes(data)
-    with pytest.raises(CorruptInput, match=r"rows [04] to [45] of .*000\.parquet cannot be read .*--on-bad-shard skip\.$"):
+    with pytest.raises(
+        CorruptInput, match=r"rows [04] to [45] of .*000\.parquet cannot be read .*--on-bad-shard skip\.$"
+    ):
         run(job(model_folder, corpus, tmp_path / "out"))
     assert SUCCESS not in {p.name for p in (tmp_path / "out").iterdir()}
     result = run(job(model_folder, corpus, tmp_path / "out", on_bad_shard="skip"))
     rows = read_output(tmp_path / "out")
-    assert [row["status"] for row in rows].count("skipped") == 5 == result.manifest["documents"] - result.manifest["ok"]
+    assert (
+        [row["status"] for row in rows].count("skipped")
+        == 5
+        == result.manifest["documents"] - result.manifest["ok"]
+    )
     for row in (row for row in rows if row["status"] == "skipped"):
         assert row["stage"] == "read" and row["number"] is None and "cannot be read" in row["reason"]
         assert re.fullmatch(r"000\.parquet-[0-9a-f]{12}:[0-4]", row["doc_id"])
@@ -162,14 +185,18 @@ def test_documents_that_break_the_model_fail_alone_and_disturb_no_other(
     for row in read_output(tmp_path / "out"):
         n = int(row["doc_id"][1:])
         if n in poison:
-            assert (row["status"], row["stage"]) == ("failed", "predict") and row["reason"].startswith(poison[n])
+            assert (row["status"], row["stage"]) == ("failed", "predict") and row["reason"].startswith(
+                poison[n]
+            )
         else:
             expected = calm[row["doc_id"]]
             assert row["score"] == pytest.approx(expected.pop("score"), abs=1e-5)
             assert {k: v for k, v in row.items() if k != "score"} == expected
 
 
-def test_what_ends_a_worker_is_said(model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path) -> None:
+def test_what_ends_a_worker_is_said(
+    model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
     task = UnwellSummarize(job(model_folder, write_corpus([words(9, 1)]), tmp_path / "out").settings)
     says = r"^a worker failed: OSError: \[Errno 28\] No space left on device\. The same command goes on from here\.$"
     with pytest.raises(PipelineError, match=says):
@@ -196,15 +223,19 @@ def test_a_document_that_kills_every_process_is_a_failed_row_in_the_end(
 def test_too_many_failures_end_the_run_and_what_is_committed_stays(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
-    corpus = write_corpus([None if n % 3 == 0 else words(60, n) for n in range(120)])  # in every shard, whichever is first
+    corpus = write_corpus(
+        [None if n % 3 == 0 else words(60, n) for n in range(120)]
+    )  # in every shard, whichever is first
     long = {"min_new_tokens": 60, "max_new_tokens": 60, "shard_documents": 3}
     task = job(model_folder, corpus, tmp_path / "out", max_failed=0.01, **long)
     with pytest.raises(
-        TooManyFailures, match=r"\d of 120 documents failed; --max-failed is 0.01.* higher --max-failed goes on"
+        TooManyFailures,
+        match=r"\d of 120 documents failed; --max-failed is 0.01.* higher --max-failed goes on",
     ):
         run(task, progress_every=0.1)
     with pytest.raises(
-        TooManyFailures, match=r"most often: read: the text is null \(\d+ rows\)\. The same command with a higher"
+        TooManyFailures,
+        match=r"most often: read: the text is null \(\d+ rows\)\. The same command with a higher",
     ):
         run(task)
     assert list((tmp_path / "out").glob("part-*")) and not (tmp_path / "out" / SUCCESS).exists()
@@ -214,9 +245,13 @@ def test_too_many_failures_end_the_run_and_what_is_committed_stays(
 def test_a_run_that_is_told_to_stop_ends_at_a_shard_border_and_goes_on(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
-    task = job(model_folder, write_corpus([words(30, n) for n in range(30)]), tmp_path / "out", shard_documents=1)
+    task = job(
+        model_folder, write_corpus([words(30, n) for n in range(30)]), tmp_path / "out", shard_documents=1
+    )
     told = replace(task.settings, price_per_hour=1e9, max_cost=0.5)
-    with pytest.raises(Stopped, match=r"--max-cost 0\.5.* of 30 documents are committed; the same command goes on"):
+    with pytest.raises(
+        Stopped, match=r"--max-cost 0\.5.* of 30 documents are committed; the same command goes on"
+    ):
         run(replace(task, settings=told), progress_every=0.2)
     done = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("part-*")}
     assert len(done) < 30 and not (tmp_path / "out" / SUCCESS).exists()
@@ -230,12 +265,28 @@ def test_a_forecast_rehearses_on_the_cluster_and_writes_nothing(
 ) -> None:
     texts: list[str | None] = [words(10 + n % 70, n) for n in range(80)]
     texts[3] = None
-    task = job(model_folder, write_corpus(texts[:50], texts[50:]), tmp_path / "out", shard_documents=10, price_per_hour=3.0)
+    task = job(
+        model_folder,
+        write_corpus(texts[:50], texts[50:]),
+        tmp_path / "out",
+        shard_documents=10,
+        price_per_hour=3.0,
+    )
     found = forecast(task, documents=1000, seconds=1.0)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
-    assert (found.documents, found.shards, found.rows.middle, found.failed.middle, found.replicas) == (80, 8, 80, 1, 2)
+    assert (found.documents, found.shards, found.rows.middle, found.failed.middle, found.replicas) == (
+        80,
+        8,
+        80,
+        1,
+        2,
+    )
     manifest = run(task).manifest
-    assert found.input_tokens.middle == manifest["input_tokens"] and found.sampled == 80 and 0 < found.rehearsed <= 80
+    assert (
+        found.input_tokens.middle == manifest["input_tokens"]
+        and found.sampled == 80
+        and 0 < found.rehearsed <= 80
+    )
     assert found.output_tokens.middle == pytest.approx(manifest["output_tokens"], rel=0.25)
     assert found.seconds.low <= found.seconds.middle <= found.seconds.high and found.startup_seconds > 0
     assert found.cost is not None and found.cost.middle == pytest.approx(3 * found.device_hours.middle)
@@ -249,7 +300,9 @@ def test_a_night_carries_over_what_the_last_one_did(
     table = pq.read_table(corpus / "000.parquet")
     texts = [words(9, 99), *table["text"].to_pylist()[1:]]
     pq.write_table(table.set_column(1, "text", [texts]), corpus / "000.parquet")
-    manifest = run(job(model_folder, corpus, tmp_path / "tuesday", since=(str(tmp_path / "monday"),))).manifest
+    manifest = run(
+        job(model_folder, corpus, tmp_path / "tuesday", since=(str(tmp_path / "monday"),))
+    ).manifest
     assert (manifest["ok"], manifest["reused"]) == (6, 5)
     before = {row["doc_id"]: row["summary"] for row in read_output(tmp_path / "monday")}
     for row in read_output(tmp_path / "tuesday"):
@@ -260,11 +313,22 @@ def test_a_night_carries_over_what_the_last_one_did(
 def test_a_run_reads_from_s3(model_folder: Path, s3_server: str, s3_bucket: str, tmp_path: Path) -> None:
     texts = [words(9, n) for n in range(12)]
     with fsspec.open(f"{s3_bucket}/in/lang=en/a.parquet", "wb") as file:
-        pq.write_table(pa.table({"doc_id": [f"a{i}" for i in range(6)], "text": [t.encode() for t in texts[:6]]}), file)
+        pq.write_table(
+            pa.table({"doc_id": [f"a{i}" for i in range(6)], "text": [t.encode() for t in texts[:6]]}), file
+        )
     with fsspec.open(f"{s3_bucket}/in/lang=fr/b.parquet", "wb") as file:
-        pq.write_table(pa.table({"doc_id": [f"b{i}" for i in range(6)], "text": [t.encode() for t in texts[6:]]}), file)
-    task = Summarize(SummarizeSettings(input=(f"{s3_bucket}/in",), output=str(tmp_path / "out"), model=str(model_folder),
-                                       shard_documents=4, passthrough=("lang",)))  # fmt: skip
+        pq.write_table(
+            pa.table({"doc_id": [f"b{i}" for i in range(6)], "text": [t.encode() for t in texts[6:]]}), file
+        )
+    task = Summarize(
+        SummarizeSettings(
+            input=(f"{s3_bucket}/in",),
+            output=str(tmp_path / "out"),
+            model=str(model_folder),
+            shard_documents=4,
+            passthrough=("lang",),
+        )
+    )
     assert run(task).manifest["ok"] == 12
     rows = {row["doc_id"]: row["lang"] for row in read_output(tmp_path / "out")}
     assert rows == {f"{f}{i}": {"a": "en", "b": "fr"}[f] for f in "ab" for i in range(6)}
@@ -286,22 +350,41 @@ def test_every_question_of_every_document_is_one_row(tmp_path: Path) -> None:
     questions = [[f"station {q}?" for q in range(n % 4)] for n in range(18)]
     texts = [words(3 + n * 11 % 70, n) for n in range(18)]
     (tmp_path / "corpus").mkdir()
-    table = pa.table({"doc_id": [f"d{n}" for n in range(18)], "text": texts, "questions": questions, "number": range(18)})
+    table = pa.table(
+        {"doc_id": [f"d{n}" for n in range(18)], "text": texts, "questions": questions, "number": range(18)}
+    )
     pq.write_table(table, tmp_path / "corpus" / "0.parquet")
     given = {"input": (str(tmp_path / "corpus"),), "model": str(model), "shard_documents": 4, "replicas": 2}
-    settings = AnswerSettings(output=str(tmp_path / "out"), question_column="questions", passthrough=("number",), **given)
+    settings = AnswerSettings(
+        output=str(tmp_path / "out"), question_column="questions", passthrough=("number",), **given
+    )
     task = Answer.of(settings)
     result = run(task)
     rows = read_output(tmp_path / "out")
     asked = {(f"d{n}", i) for n in range(18) for i in range(max(1, n % 4))}
     assert len(rows) == len(asked) and {(row["doc_id"], row["question_number"]) for row in rows} == asked
-    assert (result.manifest["documents"], result.manifest["rows"], result.manifest["failed"]) == (18, len(asked), 5)
+    assert (result.manifest["documents"], result.manifest["rows"], result.manifest["failed"]) == (
+        18,
+        len(asked),
+        5,
+    )
     assert result.manifest["failed_documents"] == 5
-    assert all(texts[row["number"]][row["answer_start"] : row["answer_end"]] == row["answer"] for row in rows if row["answer"])
-    bare = {(row["doc_id"], row["question_number"]): row for row in expand_rows(task, model, tmp_path / "corpus" / "0.parquet")}
+    assert all(
+        texts[row["number"]][row["answer_start"] : row["answer_end"]] == row["answer"]
+        for row in rows
+        if row["answer"]
+    )
+    bare = {
+        (row["doc_id"], row["question_number"]): row
+        for row in expand_rows(task, model, tmp_path / "corpus" / "0.parquet")
+    }
     for row in rows:
         same = bare[row["doc_id"], row["question_number"]]
-        assert (row["answer"], row["status"], row["reason"]) == (same["answer"], same["status"], same["reason"])
+        assert (row["answer"], row["status"], row["reason"]) == (
+            same["answer"],
+            same["status"],
+            same["reason"],
+        )
     findings = verify(open_store(str(tmp_path / "out")))
     assert findings.problems == [] and (findings.documents, findings.rows.total()) == (18, len(asked))
     assert findings.repeated_ids == []
@@ -309,7 +392,9 @@ def test_every_question_of_every_document_is_one_row(tmp_path: Path) -> None:
     # A night later one document has another question; the rest is carried over, and goes on after a loss.
     questions[7][1] = "gallery?"
     pq.write_table(table.set_column(2, "questions", pa.array(questions)), tmp_path / "corpus" / "0.parquet")
-    later = replace(task, settings=replace(settings, output=str(tmp_path / "later"), since=(str(tmp_path / "out"),)))
+    later = replace(
+        task, settings=replace(settings, output=str(tmp_path / "later"), since=(str(tmp_path / "out"),))
+    )
     assert run(later).manifest["reused"] == len(asked) - 1
     lost = sorted((tmp_path / "later").glob("part-*"))[0]
     before = lost.read_bytes()
@@ -320,7 +405,9 @@ def test_every_question_of_every_document_is_one_row(tmp_path: Path) -> None:
     assert (changed["doc_id"], changed["question"]) == ("d7", "gallery?")
 
     # So it is where all documents are asked the same, one question more and in another order.
-    first = Answer.of(AnswerSettings(output=str(tmp_path / "same"), question=("station 0?", "pump?"), **given))
+    first = Answer.of(
+        AnswerSettings(output=str(tmp_path / "same"), question=("station 0?", "pump?"), **given)
+    )
     run(first)
     more = replace(first.settings, output=str(tmp_path / "more"), since=(str(tmp_path / "same"),))
     manifest = run(Answer.of(replace(more, question=("when?", "pump?", "station 0?")))).manifest
@@ -337,11 +424,19 @@ def test_labels_are_committed_like_summaries(write_corpus: Callable[..., Path], 
     texts: list[str | None] = [words(1 + n * 13 % 90, n) for n in range(14)]
     texts[3] = None
     corpus = write_corpus(texts[:9], texts[9:])
-    given = {"input": (str(corpus),), "output": str(tmp_path / "out"), "model": str(model), "shard_documents": 4, "replicas": 2}
+    given = {
+        "input": (str(corpus),),
+        "output": str(tmp_path / "out"),
+        "model": str(model),
+        "shard_documents": 4,
+        "replicas": 2,
+    }
     task = Classify(ClassifySettings(**given))
     assert run(task).manifest["ok"] == 13
     rows = {row["doc_id"]: row for row in read_output(tmp_path / "out")}
-    assert [row["label"] in ("calm", "wild") for row in rows.values()].count(True) == 13 and rows["d3"]["status"] == "failed"
+    assert [row["label"] in ("calm", "wild") for row in rows.values()].count(True) == 13 and rows["d3"][
+        "status"
+    ] == "failed"
     for row in expand_rows(task, model, corpus / "000.parquet"):
         got = rows[row["doc_id"]]
         assert (got["label"], got["chunks"]) == (row["label"], row["chunks"])

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import led
-from led.checkpoint import SHARED_ALIASES
+from led.checkpoint.files import CheckpointError, weight_files
+from led.checkpoint.weights import SHARED_ALIASES
 from led.testing import TINY, spread_weights
-from led.weight_files import CheckpointError, weight_files
 
 ABSENT = "the reference, transformers 4.57, is not installed: make test-parity"
 transformers = pytest.importorskip("transformers", reason=ABSENT)
@@ -87,10 +87,15 @@ def test_any_name_of_the_shared_embedding_is_enough_in_every_class(name: str, tm
     ours, reference = pair(name, (4, 8))
     reference.save_pretrained(tmp_path, safe_serialization=False)
     tensors = weights(tmp_path)
-    names = [alias for long in SHARED_ALIASES for alias in (long, long.removeprefix("led.")) if alias in tensors]
+    names = [
+        alias for long in SHARED_ALIASES for alias in (long, long.removeprefix("led.")) if alias in tensors
+    ]
     assert len(set(names)) == (4 if name == "LEDForConditionalGeneration" else 3)
     for alias in set(names):
-        torch.save({key: x for key, x in tensors.items() if key == alias or key not in names}, tmp_path / "pytorch_model.bin")
+        torch.save(
+            {key: x for key, x in tensors.items() if key == alias or key not in names},
+            tmp_path / "pytorch_model.bin",
+        )
         assert_same_model(type(ours).from_pretrained(tmp_path), reference)
         (tmp_path / "safe").mkdir(exist_ok=True)
         ours.config.save_pretrained(tmp_path / "safe")
@@ -132,7 +137,9 @@ def test_half_precision_folders_keep_their_type_or_are_converted(kind: torch.dty
         kept.save_pretrained(tmp_path / f"{name}-ours")
         stored = load_file(tmp_path / f"{name}-ours" / "model.safetensors")
         assert {x.dtype for x in stored.values()} == {kind}
-        assert_same_model(wide, type(reference).from_pretrained(tmp_path / f"{name}-ours", torch_dtype=torch.float32))
+        assert_same_model(
+            wide, type(reference).from_pretrained(tmp_path / f"{name}-ours", torch_dtype=torch.float32)
+        )
 
 
 def test_a_new_head_stands_on_any_folder_of_the_reference(tmp_path: Path) -> None:
@@ -155,12 +162,37 @@ def test_folders_of_another_class_or_shape_are_refused_with_a_list(tmp_path: Pat
     head = "classification_head.dense.bias, classification_head.dense.weight"
     advice = "Load a checkpoint trained for this task, or pass new_head=True"
     cases: tuple[tuple[str, str, dict[str, Any], tuple[str, ...]], ...] = (
-        ("LEDForSequenceClassification", "LEDForConditionalGeneration", {}, ("4 missing", "1 unexpected: final_", advice)),
-        ("LEDForSequenceClassification", "LEDForQuestionAnswering", {}, ("4 missing", "2 unexpected: qa_outputs.", advice)),
-        ("LEDForQuestionAnswering", "LEDForSequenceClassification", {}, ("2 missing: qa_", "4 unexpected", head, advice)),
+        (
+            "LEDForSequenceClassification",
+            "LEDForConditionalGeneration",
+            {},
+            ("4 missing", "1 unexpected: final_", advice),
+        ),
+        (
+            "LEDForSequenceClassification",
+            "LEDForQuestionAnswering",
+            {},
+            ("4 missing", "2 unexpected: qa_outputs.", advice),
+        ),
+        (
+            "LEDForQuestionAnswering",
+            "LEDForSequenceClassification",
+            {},
+            ("2 missing: qa_", "4 unexpected", head, advice),
+        ),
         ("LEDForConditionalGeneration", "LEDForSequenceClassification", {}, ("4 unexpected", head)),
-        ("LEDForSequenceClassification", "LEDForSequenceClassification", {"num_labels": 7}, ("2 mis-shaped", "(7, 32)")),
-        ("LEDForQuestionAnswering", "LEDForQuestionAnswering", {"encoder_layers": 3, "attention_window": 8}, ("layers.2.",)),
+        (
+            "LEDForSequenceClassification",
+            "LEDForSequenceClassification",
+            {"num_labels": 7},
+            ("2 mis-shaped", "(7, 32)"),
+        ),
+        (
+            "LEDForQuestionAnswering",
+            "LEDForQuestionAnswering",
+            {"encoder_layers": 3, "attention_window": 8},
+            ("layers.2.",),
+        ),
         ("LEDModel", "LEDModel", {"decoder_layers": 1}, ("26 unexpected", "decoder.layers.1.")),
     )
     for name, source, changes, said in cases:

@@ -1,4 +1,5 @@
-"""What only transformers 4.57 has, classification and head masks, is the reference's; so are the other classes.
+"""What only transformers 4.57 has, classification and head masks, is the reference's; so are the other
+classes.
 
 The promise is a largest difference of 1e-5 in fp32, for the same weights.
 """
@@ -11,23 +12,28 @@ from typing import Any
 
 import pytest
 import torch
+from led.chunks import Chunk
 from torch import Tensor
 
 import led
-from led import plain
-from led.cache import DecoderCache
-from led.long_documents import read_windows
+from led.kv_cache.decoder_cache import DecoderCache
+from led.model import attention_weights as plain
+from led.pipelines.chunk_reader import read_chunks
 from led.testing import TINY, spread_weights, tiny_config
-from led.chunks import Window
 
 ABSENT = "the reference, transformers 4.57, is not installed: make test-parity"
 transformers = pytest.importorskip("transformers", reason=ABSENT)
 if not transformers.__version__.startswith("4."):
     pytest.skip(ABSENT, allow_module_level=True)
 
-from tests.led.test_parity import GLOBALS, PADDINGS, TOLERANCE, WINDOWS, global_mask, padding, tokens  # noqa: E402
+from tests.led.model.test_led_model import GLOBALS, PADDINGS, TOLERANCE, WINDOWS, global_mask, padding, tokens  # noqa: E402
 
-CLASSES = ("LEDModel", "LEDForConditionalGeneration", "LEDForSequenceClassification", "LEDForQuestionAnswering")
+CLASSES = (
+    "LEDModel",
+    "LEDForConditionalGeneration",
+    "LEDForSequenceClassification",
+    "LEDForQuestionAnswering",
+)
 EVERYTHING = {"output_attentions": True, "output_hidden_states": True}
 HEAD_MASKS = ("head_mask", "decoder_head_mask", "cross_attn_head_mask")
 
@@ -43,12 +49,18 @@ def pair(name: str, window: int | tuple[int, ...] = 8, **changes: Any) -> tuple[
     return ours.eval(), reference.eval()
 
 
-def documents(n: int, side: str = "right", kind: str = "none", ends: int = 1, rows: int = 3) -> dict[str, Tensor]:
+def documents(
+    n: int, side: str = "right", kind: str = "none", ends: int = 1, rows: int = 3
+) -> dict[str, Tensor]:
     """Documents of n columns that hold `ends` end tokens each, at places of their own, with both masks."""
     ids = tokens(0, rows, n)
     for row in range(rows):
         ids[row, torch.randperm(n, generator=torch.Generator().manual_seed(row))[:ends]] = 2
-    return {"input_ids": ids, "attention_mask": padding(side, rows, n), "global_attention_mask": global_mask(kind, rows, n)}
+    return {
+        "input_ids": ids,
+        "attention_mask": padding(side, rows, n),
+        "global_attention_mask": global_mask(kind, rows, n),
+    }
 
 
 def assert_same_value(mine: Any, other: Any, name: str) -> None:
@@ -91,7 +103,9 @@ def assert_same_gradients(mine: dict[str, Tensor], other: dict[str, Tensor]) -> 
     assert mine.keys() == other.keys()
     for name, expected in other.items():
         # A key's bias adds the same to all scores of a softmax: its gradient is nought but for rounding.
-        torch.testing.assert_close(mine[name], expected, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            mine[name], expected, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 # Every class.
@@ -109,7 +123,12 @@ def test_every_field_of_classification_for_every_kind_of_mask(
     dark["attention_mask"][1] = 0
     minus["global_attention_mask"][0, 12:] = -1
     del minus["attention_mask"]
-    for batch in (dark, minus, {"input_ids": dark["input_ids"]}, dark | {"decoder_attention_mask": padding("holes", 3, 21)}):
+    for batch in (
+        dark,
+        minus,
+        {"input_ids": dark["input_ids"]},
+        dark | {"decoder_attention_mask": padding("holes", 3, 21)},
+    ):
         for extra in ({}, EVERYTHING, {"use_cache": False}, {"decoder_input_ids": tokens(3, 3, 21)}):
             assert_same("LEDForSequenceClassification", batch | extra, window)
 
@@ -127,7 +146,11 @@ def test_every_class_is_the_references(name: str) -> None:
         for places in ([0, 3, 18], [19, 50, -3]):
             where = torch.tensor(places)
             for shape in ((3,), (3, 1)):
-                assert_same(name, batch | {"start_positions": where.view(shape), "end_positions": where.flip(0).view(shape)})
+                assert_same(
+                    name,
+                    batch
+                    | {"start_positions": where.view(shape), "end_positions": where.flip(0).view(shape)},
+                )
 
 
 # Losses of classification.
@@ -147,13 +170,19 @@ def test_losses_and_gradients_of_every_problem_type_are_the_references(given: bo
     for count, problem, labels in (*LABELS, *([regress_several] if given else [])):
         for kind in ("none", "several"):
             # New models each time: the reference keeps the problem type it has inferred.
-            ours, reference = pair.__wrapped__("LEDForSequenceClassification", (4, 8), num_labels=count,
-                                               problem_type=problem if given else None)  # fmt: skip
+            ours, reference = pair.__wrapped__(
+                "LEDForSequenceClassification",
+                (4, 8),
+                num_labels=count,
+                problem_type=problem if given else None,
+            )
             batch = documents(19, "holes", kind, 2) | {"labels": labels}
             mine, other = ours(**batch), reference(**batch)
             assert_same_output(mine, other)
             assert other.loss is not None and reference.config.problem_type == problem
-            assert_same_value(ours(**batch, return_dict=False), reference(**batch, return_dict=False), "tuple")
+            assert_same_value(
+                ours(**batch, return_dict=False), reference(**batch, return_dict=False), "tuple"
+            )
             expected = gradients(reference, other.loss)
             assert "classification_head.dense.weight" in expected
             assert_same_gradients(gradients(ours, mine.loss), expected)
@@ -188,7 +217,12 @@ def test_what_the_reference_refuses_is_refused_by_a_message() -> None:
 def test_the_dropout_of_classification_stands_where_the_references_does() -> None:
     """Over many draws for the same document, the class scores spread alike."""
     rates = {"dropout": 0.0, "num_labels": 6}
-    for rate in ({"classifier_dropout": 0.4}, {"dropout": 0.2}, {"attention_dropout": 0.3}, {"activation_dropout": 0.4}):
+    for rate in (
+        {"classifier_dropout": 0.4},
+        {"dropout": 0.2},
+        {"attention_dropout": 0.3},
+        {"activation_dropout": 0.4},
+    ):
         models = pair.__wrapped__("LEDForSequenceClassification", 8, **rates | rate)
         draws = 800
         batch = {key: x.expand(draws, -1) for key, x in documents(6, kind="one", rows=1).items()}
@@ -236,14 +270,15 @@ def test_a_head_mask_of_another_shape_is_refused() -> None:
 
 
 @pytest.mark.parametrize("globals_", [0, 1, 4])
-def test_packed_documents_are_labelled_as_the_reference_labels_each(globals_: int) -> None:
+def test_packed_documents_are_labelled_as_the_reference_labels_each(global_positions: int) -> None:
     ours, reference = pair("LEDForSequenceClassification", num_labels=3)
     rows = [
-        torch.cat([tokens(n, 1, n - 1)[0], torch.tensor([2])]) if n > 1 else torch.tensor([2]) for n in (1, 2, 9, 63, 64, 40)
+        torch.cat([tokens(n, 1, n - 1)[0], torch.tensor([2])]) if n > 1 else torch.tensor([2])
+        for n in (1, 2, 9, 63, 64, 40)
     ]
-    chunks = [Window(row.tolist(), 0, 0, min(globals_, len(row))) for row in rows]
+    chunks = [Chunk(row.tolist(), 0, 0, min(global_positions, len(row))) for row in rows]
     with torch.no_grad():
-        for row, window, logits in zip(rows, chunks, read_windows(ours, chunks, 100), strict=True):
+        for row, window, logits in zip(rows, chunks, read_chunks(ours, chunks, 100), strict=True):
             mask = torch.zeros(1, len(row), dtype=torch.long)
             mask[:, : window.offset] = 1
             assert_same_value(logits, reference(row[None], global_attention_mask=mask).logits[0], "logits")

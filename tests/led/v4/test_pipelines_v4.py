@@ -1,4 +1,5 @@
-"""The pipelines give what those of transformers 4.57 give, where both read a text whole and without global attention."""
+"""The pipelines give what those of transformers 4.57 give, where both read a text whole and without global
+attention."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from led.pipelines import pipeline
+from led.pipelines.pipeline import pipeline
 from led.testing import TINY, spread_weights
-from led.tokenizer import LEDTokenizer
+from led.tokenizer.tokenizer import LEDTokenizer
 from tests.conftest import words
 
 ABSENT = "the reference, transformers 4.57, is not installed: make test-parity"
@@ -34,13 +35,22 @@ def saved(cls: Any, folder: Path, **changes: Any) -> Any:
 def test_summaries(tmp_path: Path) -> None:
     tokenizer, model = saved(transformers.LEDForConditionalGeneration, tmp_path)
     defaults = pipeline("summarization", tmp_path)._generation({})
-    assert (defaults.max_new_tokens, defaults.num_beams) == (64, 4)  # the reference's 256 and 4, as far as positions go
+    assert (defaults.max_new_tokens, defaults.num_beams) == (
+        64,
+        4,
+    )  # the reference's 256 and 4, as far as positions go
     theirs = transformers.pipeline("summarization", model=model, tokenizer=tokenizer)
     ours = pipeline("summarization", tmp_path, global_attention=False)
     short = {"max_new_tokens": 20}
-    for settings in (short, {**short, "num_beams": 3, "min_length": 10}, {**short, "num_beams": 2, "num_return_sequences": 2}):
+    for settings in (
+        short,
+        {**short, "num_beams": 3, "min_length": 10},
+        {**short, "num_beams": 2, "num_return_sequences": 2},
+    ):
         for text in TEXTS:
-            expected = [item["summary_text"] for item in theirs(text, clean_up_tokenization_spaces=False, **settings)]
+            expected = [
+                item["summary_text"] for item in theirs(text, clean_up_tokenization_spaces=False, **settings)
+            ]
             assert [item["summary_text"] for item in ours(text, **settings)] == expected
     single = "hello . I 'm here , do n't go"
     cleaned = {**short, "clean_up_tokenization_spaces": True}
@@ -49,7 +59,13 @@ def test_summaries(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("labels", "problem"),
-    [(3, None), (1, None), (3, "multi_label_classification"), (2, "regression"), (3, "single_label_classification")],
+    [
+        (3, None),
+        (1, None),
+        (3, "multi_label_classification"),
+        (2, "regression"),
+        (3, "single_label_classification"),
+    ],
 )
 def test_labels(tmp_path: Path, labels: int, problem: str | None) -> None:
     changes = {"num_labels": labels, "problem_type": problem}
@@ -68,7 +84,12 @@ def test_answers(tmp_path: Path) -> None:
     theirs = transformers.pipeline("question-answering", model=model, tokenizer=tokenizer)
     ours = pipeline("question-answering", tmp_path, global_attention=False)
     contexts = [text for text in TEXTS if text]  # the reference refuses an empty one
-    for how in ({}, {"max_answer_len": 3}, {"align_to_words": False}, {"handle_impossible_answer": True, "top_k": 3}):
+    for how in (
+        {},
+        {"max_answer_len": 3},
+        {"align_to_words": False},
+        {"handle_impossible_answer": True, "top_k": 3},
+    ):
         for context in contexts:
             mine, other = (qa(question="what failed?", context=context, **how) for qa in (ours, theirs))
             # The reference ranks tokens that are no candidates too, at nought.

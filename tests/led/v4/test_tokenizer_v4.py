@@ -1,4 +1,5 @@
-"""LEDTokenizer gives what the slow and the fast tokenizer of transformers 4.57 give, and reads and writes their folders."""
+"""LEDTokenizer gives what the slow and the fast tokenizer of transformers 4.57 give, and reads and writes
+their folders."""
 
 from __future__ import annotations
 
@@ -11,28 +12,90 @@ from typing import Any
 
 import pytest
 
-from led.tokenizer import SPECIAL_TOKENS, LEDTokenizer
+from led.tokenizer.tokenizer import SPECIAL_TOKENS, LEDTokenizer
 
 if importlib.util.find_spec("transformers") is None or version("transformers").split(".")[0] != "4":
-    pytest.skip("the reference, transformers 4.57, is not installed: make test-parity", allow_module_level=True)
+    pytest.skip(
+        "the reference, transformers 4.57, is not installed: make test-parity", allow_module_level=True
+    )
 
 import transformers
 
 PIECES = [
-    "the", " The", "report", "don't", "we'll", "I'm", "12.5%", "$1,234", "x_y", "...", "—", " ", "  ", "\n", "\n\n", "\t",
-    "\r\n", "\U0010ffff",
-    "\u00a0", "\u2003", "\u3000", "\u200b", "\ufeff", "\u2028", "\x00", "\x1b", "\x7f", "\x85", "é", "e\u0301", "ß", "ﬁ", "½",
-    "你好", "世界。", "こんにちは", "Привет", "مرحبا", "हिन्दी", "🎉", "👩‍👩‍👧", "🇩🇪", "👍🏽",
-    "\ufffd", "<", ">", "Ġ", "Ċ",
-    " .", " ,", " 's", " n't",
-]  # fmt: skip
-SPECIAL_PIECES = [*SPECIAL_TOKENS, " <mask>", "<mask> ", "  <mask>", "</s></s>", " </s> ", "<S>", "< s>", "<mask><mask>"]
+    "the",
+    " The",
+    "report",
+    "don't",
+    "we'll",
+    "I'm",
+    "12.5%",
+    "$1,234",
+    "x_y",
+    "...",
+    "—",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\t",
+    "\r\n",
+    "\U0010ffff",
+    "\u00a0",
+    "\u2003",
+    "\u3000",
+    "\u200b",
+    "\ufeff",
+    "\u2028",
+    "\x00",
+    "\x1b",
+    "\x7f",
+    "\x85",
+    "é",
+    "e\u0301",
+    "ß",
+    "ﬁ",
+    "½",
+    "你好",
+    "世界。",
+    "こんにちは",
+    "Привет",
+    "مرحبا",
+    "हिन्दी",
+    "🎉",
+    "👩‍👩‍👧",
+    "🇩🇪",
+    "👍🏽",
+    "\ufffd",
+    "<",
+    ">",
+    "Ġ",
+    "Ċ",
+    " .",
+    " ,",
+    " 's",
+    " n't",
+]
+SPECIAL_PIECES = [
+    *SPECIAL_TOKENS,
+    " <mask>",
+    "<mask> ",
+    "  <mask>",
+    "</s></s>",
+    " </s> ",
+    "<S>",
+    "< s>",
+    "<mask><mask>",
+]
 
 
 def strings(count: int, pieces: list[str], seed: int) -> list[str]:
     """Every piece alone, then random strings of them."""
     rng = random.Random(seed)
-    return ["", *pieces, *("".join(rng.choices(pieces, k=rng.randint(1, 12))) for _ in range(count - len(pieces)))]
+    return [
+        "",
+        *pieces,
+        *("".join(rng.choices(pieces, k=rng.randint(1, 12))) for _ in range(count - len(pieces))),
+    ]
 
 
 PLAIN = strings(1000, PIECES, seed=0)
@@ -46,7 +109,9 @@ KINDS = ["LEDTokenizer", "LEDTokenizerFast"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """vocab.json and merges.txt alone, as the published checkpoints have them."""
     path = tmp_path_factory.mktemp("tokenizer")
-    LEDTokenizer.learn([*PIECES, "The report covers 2023 and doesn't forget the end."] * 5, 420).save_vocabulary(path)
+    LEDTokenizer.learn(
+        [*PIECES, "The report covers 2023 and doesn't forget the end."] * 5, 420
+    ).save_vocabulary(path)
     return path
 
 
@@ -71,8 +136,12 @@ def reference(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
 
-@pytest.mark.parametrize("options", [MASKS, {"split_special_tokens": True}, {"add_special_tokens": False}], ids=str)
-def test_ids_and_masks_are_the_references(ours: LEDTokenizer, reference: Any, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options", [MASKS, {"split_special_tokens": True}, {"add_special_tokens": False}], ids=str
+)
+def test_ids_and_masks_are_the_references(
+    ours: LEDTokenizer, reference: Any, options: dict[str, Any]
+) -> None:
     # The slow one takes no notice of split_special_tokens in a call.
     texts = PLAIN if "split_special_tokens" in options and not reference.is_fast else [*PLAIN, *WITH_SPECIALS]
     mine, theirs = ours(texts, **options), reference(texts, **options)
@@ -84,8 +153,15 @@ def test_ids_and_masks_are_the_references(ours: LEDTokenizer, reference: Any, op
 
 def test_pairs_are_the_references(ours: LEDTokenizer, reference: Any) -> None:
     second = FULL if reference.is_fast else PLAIN  # the fast one takes an empty second text for none
-    for options in ({}, {"padding": True}, {"padding": "max_length", "max_length": 150, "padding_side": "left"}):
-        mine, theirs = ours(second[::-1], second, **MASKS, **options), reference(second[::-1], second, **MASKS, **options)
+    for options in (
+        {},
+        {"padding": True},
+        {"padding": "max_length", "max_length": 150, "padding_side": "left"},
+    ):
+        mine, theirs = (
+            ours(second[::-1], second, **MASKS, **options),
+            reference(second[::-1], second, **MASKS, **options),
+        )
         for name in theirs:
             assert mine[name] == theirs[name], name
     if not reference.is_fast:
@@ -112,7 +188,12 @@ def test_truncation_is_the_references(folder: Path, reference: Any, side: str, l
 
 @pytest.mark.parametrize("stride", [0, 3])
 def test_windows_and_offsets_are_the_references(ours: LEDTokenizer, fast: Any, stride: int) -> None:
-    options: dict[str, Any] = {**MASKS, "return_offsets_mapping": True, "return_overflowing_tokens": True, "stride": stride}
+    options: dict[str, Any] = {
+        **MASKS,
+        "return_offsets_mapping": True,
+        "return_overflowing_tokens": True,
+        "stride": stride,
+    }
     question = ["the report"] * len(FULL)
     for texts, limits in (
         ((PLAIN,), {"max_length": 9, "truncation": True}),
@@ -158,15 +239,20 @@ def test_the_format_around_ids_is_the_references(ours: LEDTokenizer, reference: 
     for ids in (([5, 6],), ([5, 6], [7]), ([], [7])):
         for name in ("build_inputs_with_special_tokens", "create_token_type_ids_from_sequences"):
             assert getattr(ours, name)(*ids) == getattr(reference, name)(*ids)
-        options = {"truncation": True, "max_length": 6, "padding": "max_length", "return_token_type_ids": True}
+        options = {
+            "truncation": True,
+            "max_length": 6,
+            "padding": "max_length",
+            "return_token_type_ids": True,
+        }
         mine, theirs = ours.prepare_for_model(*ids, **options), reference.prepare_for_model(*ids, **options)
         if not reference.is_fast:  # the fast one has the mask of formatted ids alone
             assert ours.get_special_tokens_mask(*ids) == reference.get_special_tokens_mask(*ids)
         assert mine == dict(theirs)
     formatted = ours.encode("a", "b")
-    assert ours.get_special_tokens_mask(formatted, already_has_special_tokens=True) == reference.get_special_tokens_mask(
+    assert ours.get_special_tokens_mask(
         formatted, already_has_special_tokens=True
-    )
+    ) == reference.get_special_tokens_mask(formatted, already_has_special_tokens=True)
 
 
 def test_the_vocabulary_is_the_references(ours: LEDTokenizer, reference: Any) -> None:
@@ -193,7 +279,12 @@ def test_padding_features_is_the_references(ours: LEDTokenizer, reference: Any) 
             "labels": [[1], [2, 3]],
         }
 
-    for options in ({}, {"padding": False}, {"padding": "max_length", "max_length": 8}, {"pad_to_multiple_of": 4}):
+    for options in (
+        {},
+        {"padding": False},
+        {"padding": "max_length", "max_length": 8},
+        {"pad_to_multiple_of": 4},
+    ):
         assert ours.pad(features(), **options) == dict(reference.pad(features(), **options))
     assert ours.pad(features())["global_attention_mask"][1] == [1, 0, 0, -1, -1]
 
@@ -208,7 +299,10 @@ def test_folders_are_exchanged(folder: Path, tmp_path: Path, kind: str) -> None:
     mine = LEDTokenizer.from_pretrained(tmp_path / "theirs", split_special_tokens=False)
     assert mine(texts)["input_ids"] == theirs(texts)["input_ids"]
     assert mine.special_tokens_map == theirs.special_tokens_map
-    assert mine.model_max_length == 64 and mine.convert_tokens_to_ids("<doc-sep>") == len(mine) - 1 == theirs.vocab_size
+    assert (
+        mine.model_max_length == 64
+        and mine.convert_tokens_to_ids("<doc-sep>") == len(mine) - 1 == theirs.vocab_size
+    )
     mine.save_pretrained(tmp_path / "ours")
     for name in KINDS:
         again = getattr(transformers, name).from_pretrained(tmp_path / "ours")
@@ -218,9 +312,13 @@ def test_folders_are_exchanged(folder: Path, tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_folder_that_takes_control_tokens_as_text_does_so_there(folder: Path, tmp_path: Path, kind: str) -> None:
+def test_a_folder_that_takes_control_tokens_as_text_does_so_there(
+    folder: Path, tmp_path: Path, kind: str
+) -> None:
     mine = LEDTokenizer.from_pretrained(folder)
     mine.save_pretrained(tmp_path)
     theirs = getattr(transformers, kind).from_pretrained(tmp_path)
     assert theirs(WITH_SPECIALS)["input_ids"] == mine(WITH_SPECIALS)["input_ids"]
-    assert not {0, 1, 2} & {number for row in mine(WITH_SPECIALS, add_special_tokens=False)["input_ids"] for number in row}
+    assert not {0, 1, 2} & {
+        number for row in mine(WITH_SPECIALS, add_special_tokens=False)["input_ids"] for number in row
+    }

@@ -1,0 +1,153 @@
+"""LEDForConditionalGeneration: LED with a language-model head that shares the token embedding.
+
+Source: arXiv:2004.05150, section 7. Shapes: B documents, N encoder columns, T decoder positions, E = d_model,
+V = vocab_size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from led.config import LEDConfig
+from led.generation.config import GenerationConfig
+from led.generation.generate import GenerateOutput, generate
+from led.model.encoder import LEDEncoder
+from led.model.inference_packing import padded_outputs, will_fuse, will_pack
+from led.model.layers import choose
+from led.model.led_model import LEDInputs, LEDModel, shared_fields
+from led.model.outputs import LEDSeq2SeqLMOutput
+from led.model.pretrained import LEDPreTrainedModel, shift_tokens_right
+
+
+class LEDForConditionalGeneration(LEDPreTrainedModel):
+    """LED for summarization and other text generation (arXiv:2004.05150, section 7)."""
+
+    head = ("final_logits_bias",)
+    final_logits_bias: Tensor
+
+    def __init__(self, config: LEDConfig) -> None:
+        super().__init__(config)
+        self.led = LEDModel(config)
+        self.lm_head: Any = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.register_buffer("final_logits_bias", torch.zeros(1, config.vocab_size))
+        self.generation_config = GenerationConfig.from_dict({}, config)
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        self.led.tie_weights()
+        self.lm_head.weight = self.led.shared.weight
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(..., V) the logits of states (..., E)."""
+        if self.lm_head.bias is None:
+            return self.lm_head(states) + self.final_logits_bias
+        return self.lm_head(states)[..., : self.config.vocab_size]
+
+    def fuse(self, int8: bool) -> None:
+        """Add the bias inside the head's product if the head will be packed. On a GPU, pad its outputs
+        too."""
+        if will_fuse(self.lm_head, int8):
+            self.lm_head = padded_outputs(self.lm_head, self.final_logits_bias[0])
+        elif will_pack(self.lm_head, int8):
+            self.lm_head.bias = nn.Parameter(self.final_logits_bias[0], requires_grad=False)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **inputs: Unpack[LEDInputs],
+    ) -> Any:
+        """Logits of a padded batch, and the loss if `labels` (B, T) are given: `LEDSeq2SeqLMOutput`, or its
+        tuple.
+
+        The loss is the mean cross-entropy over labels other than -100. Without decoder inputs, the labels
+        shifted right are the decoder input. The other arguments are those of `LEDInputs`.
+
+        Raises:
+            ValueError: as `LEDModel.forward`.
+        """
+        if labels is not None:
+            inputs["use_cache"] = False
+            if inputs.get("decoder_input_ids") is None and inputs.get("decoder_inputs_embeds") is None:
+                inputs["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(labels)
+        out = self.led(input_ids, **inputs, return_dict=True)
+        logits = self.logits(out.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten().to(logits.device))
+        result = LEDSeq2SeqLMOutput(loss, logits, **shared_fields(out))
+        return result if choose(return_dict, self.config.return_dict) else result.to_tuple()
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        """(B, T) the decoder input for labels (B, T): start token first, -100 replaced by padding."""
+        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        return_dict_in_generate: bool = False,
+        generation_config: GenerationConfig | None = None,
+        **settings: Any,
+    ) -> Tensor | GenerateOutput:
+        """(B * num_return_sequences, length) token ids that the model writes for each document of a padded
+        batch.
+
+        `settings` override `generation_config`, by default the checkpoint's own. The other arguments, and the
+        result with `return_dict_in_generate`, are those of the function `led.generate`.
+
+        Raises:
+            ValueError: a setting is unknown or breaks a rule, or the output would exceed the decoder's
+                positions.
+        """
+        config = generation_config or self.generation_config
+        out = generate(self, input_ids, attention_mask, generation_config=config, **settings)
+        return out if return_dict_in_generate else out.sequences
+
+    @torch.no_grad()
+    def resize_token_embeddings(self, vocab_size: int) -> None:
+        """Grow or shrink the vocabulary. New rows are initialized as at the start of training.
+
+        Raises:
+            ValueError: a token of the configuration would be outside, or the model was packed for inference.
+        """
+        if self.is_packed:
+            raise ValueError(
+                "this model was packed for inference and keeps its vocabulary; load the checkpoint again to resize it."
+            )
+        kept = min(vocab_size, self.config.vocab_size)
+        self.config = replace(self.config, vocab_size=vocab_size)
+        old, led = self.led.shared.weight, self.led
+        size = (vocab_size, self.config.d_model, self.config.pad_token_id)
+        led.shared = nn.Embedding(*size, device=old.device, dtype=old.dtype)
+        led.shared.weight.normal_(0.0, self.config.init_std)
+        led.shared.weight[:kept] = old[:kept]
+        bias = self.final_logits_bias.new_zeros(1, vocab_size)
+        bias[:, :kept] = self.final_logits_bias[:, :kept]
+        self.final_logits_bias = bias
+        self.lm_head.out_features = vocab_size
+        for module in (led, led.encoder, led.decoder):
+            module.config = self.config
+        self.tie_weights()
+
+    def get_encoder(self) -> LEDEncoder:
+        """The encoder. It can be called alone on padded batches."""
+        return self.led.encoder
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json`, `generation_config.json` and `model.safetensors` in the layout that
+        transformers reads."""
+        super().save_pretrained(folder)
+        self.generation_config.save_pretrained(folder)
+
+    def _load_settings(self, folder: Path) -> None:
+        self.generation_config = GenerationConfig.from_pretrained(folder)

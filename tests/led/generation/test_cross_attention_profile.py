@@ -1,0 +1,76 @@
+"""Where a text looked, against the attentions of the plain decoder; for memories of tensors and of pages."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from led.batch.packed_batch import pack_documents
+from led.config import LEDConfig
+from led.generation.config import GenerationConfig
+from led.generation.cross_attention_profile import cross_attention_profile
+from led.generation.cuda_graph_runner import CudaGraphRunner
+from led.generation.scheduler import Scheduler
+from led.heads.conditional_generation import LEDForConditionalGeneration
+from led.testing import TINY, spread_weights
+
+BINS = 8
+
+
+@pytest.fixture(scope="module")
+def model() -> LEDForConditionalGeneration:
+    made = LEDForConditionalGeneration(LEDConfig(**TINY)).eval()
+    spread_weights(made, seed=3, scale=2)
+    return made
+
+
+def document(length: int) -> list[int]:
+    return [0, *(5 + i * 7 % 90 for i in range(length - 2)), 2]
+
+
+def plainly(model: LEDForConditionalGeneration, ids: list[int], sequence: list[int]) -> list[float]:
+    """The same from the cross-attentions that `forward` gives."""
+    glob = torch.zeros(1, len(ids), dtype=torch.long)
+    glob[:, 0] = 1
+    with torch.inference_mode():
+        out = model(
+            input_ids=torch.tensor([ids]),
+            global_attention_mask=glob,
+            decoder_input_ids=torch.tensor([sequence[:-1]]),
+            output_attentions=True,
+        )
+    total = torch.stack(out.cross_attentions).sum((0, 1, 2, 3))[: len(ids)]
+    shares = [
+        float(total[[i for i in range(len(ids)) if i * BINS // len(ids) == b]].sum()) for b in range(BINS)
+    ]
+    return [share / sum(shares) for share in shares]
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_results_say_where_they_looked(model: LEDForConditionalGeneration, beams: int) -> None:
+    lengths = [40, 3, 17, 29]
+    config = GenerationConfig(num_beams=beams, max_length=9)
+    packed = [pack_documents([document(n)], [[0]]) for n in lengths]
+    found = dict(Scheduler(model, config, attention_bins=BINS).run(packed))
+    without = dict(Scheduler(model, config).run(packed))
+    for i, n in enumerate(lengths):
+        assert found[i].sequences == without[i].sequences and without[i].attention_profile is None
+        assert found[i].attention_profile == pytest.approx(
+            plainly(model, document(n), found[i].sequences[0]), abs=1e-5
+        )
+        assert sum(found[i].attention_profile or []) == pytest.approx(1)
+
+
+def test_memories_in_pages_are_the_same(model: LEDForConditionalGeneration) -> None:
+    batch = pack_documents([document(n) for n in (40, 3, 128)], [[0]] * 3)
+    with torch.inference_mode():
+        encoded = model.led.encoder.encode(batch)
+        stepper = CudaGraphRunner(model, None, 4, 2, 16, 1 << 24)
+        stepper.admit(batch, encoded, [2])
+        memories = model.led.decoder.cross_attention_cache(encoded, batch)
+        for d, memory in enumerate(memories):
+            ways = [
+                cross_attention_profile(model.led.decoder, m, [2, 0, 9, 11, 2], BINS)
+                for m in (memory, stepper.memory_of(d))
+            ]
+            assert ways[0] == pytest.approx(ways[1], abs=1e-6)

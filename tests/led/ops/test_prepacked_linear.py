@@ -1,0 +1,238 @@
+"""A packed model answers as the plain one, for every type and number of rows, and says what it can no longer
+do."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from led.batch.packed_batch import pack_documents
+from led.heads.conditional_generation import LEDForConditionalGeneration
+from led.heads.question_answering import LEDForQuestionAnswering
+from led.heads.sequence_classification import LEDForSequenceClassification
+from led.kv_cache import cross_attention as keys_values
+from led.model import pretrained
+from led.model.outputs import LEDEncoderBaseModelOutput
+from led.ops import prepacked_linear as packed_linear
+from led.ops.prepacked_linear import PrepackedLinear, QuantizedLinear
+from led.testing import spread_weights, tiny_config, tiny_model
+
+needs_kernels = pytest.mark.skipif(
+    not packed_linear.has_kernels(torch.float32), reason="this torch has no packed linear layers for the CPU"
+)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_layer_is_the_plain_one(dtype: torch.dtype, bias: bool) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(48, 80, bias=bias).to(dtype)
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
+    for shape in ((0, 48), (1, 48), (4, 48), (3, 5, 48), (700, 48)):
+        x = torch.randn(shape).to(dtype)
+        with torch.no_grad():
+            plain = linear(x)
+            torch.testing.assert_close(PrepackedLinear(linear)(x), plain, atol=tolerance, rtol=tolerance)
+            gelu = nn.functional.gelu(plain)
+            torch.testing.assert_close(
+                PrepackedLinear(linear, "gelu")(x), gelu, atol=tolerance, rtol=tolerance
+            )
+
+
+@needs_kernels
+def test_weights_in_huge_pages_are_the_same() -> None:
+    torch.manual_seed(0)
+    linear, x = nn.Linear(1024, 2500), torch.randn(4, 1024)
+    packed = PrepackedLinear(linear)
+    with torch.no_grad():
+        before = packed(x)
+        packed.move_to_huge_pages()
+        assert torch.equal(packed(x), before)
+        small = PrepackedLinear(nn.Linear(8, 8))
+        small.move_to_huge_pages()
+        assert small(x[:, :8]).isfinite().all()
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "cls", [LEDForConditionalGeneration, LEDForQuestionAnswering, LEDForSequenceClassification]
+)
+@pytest.mark.parametrize("activation", ["gelu", "relu", "gelu_new"])
+def test_a_packed_model_answers_as_before(cls: type, activation: str) -> None:
+    plain, packed = (cls(tiny_config(activation_function=activation)).eval() for _ in range(2))
+    spread_weights(plain, seed=1, scale=8)
+    packed.load_state_dict(plain.state_dict())
+    assert packed.pack() is packed and any(isinstance(m, PrepackedLinear) for m in packed.modules())
+    ids = torch.randint(5, 99, (3, 50), generator=torch.Generator().manual_seed(0))
+    ids[:, -1] = 2
+    masks = {"attention_mask": torch.ones_like(ids), "global_attention_mask": torch.eye(3, 50).long()}
+    with torch.no_grad():
+        for mine, other in zip(packed(ids, **masks), plain(ids, **masks), strict=True):
+            assert mine == other
+        for name, other in plain(ids, **masks, use_cache=False).items():
+            torch.testing.assert_close(
+                packed(ids, **masks, use_cache=False)[name], other, atol=1e-5, rtol=1e-5
+            )
+
+
+@needs_kernels
+@pytest.mark.parametrize("slower", [True, False])
+def test_bfloat16_reads_in_float32_where_that_is_faster(
+    slower: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "bfloat16_is_slower", lambda: slower)
+    rounded = tiny_model(seed=3, scale=8).bfloat16()
+    exact, packed = copy.deepcopy(rounded).float(), copy.deepcopy(rounded).pack()
+    ids = torch.randint(5, 99, (3, 60), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        states = packed.led.encoder(ids).last_hidden_state
+        assert states.dtype == (torch.float32 if slower else torch.bfloat16)
+        off = (states - exact.led.encoder(ids).last_hidden_state).abs().max()
+        assert off < 1e-4 if slower else 1e-4 < off < 0.2
+        answers = packed(ids, decoder_input_ids=ids[:, :5])
+        assert answers.logits.dtype == torch.bfloat16
+        scale = exact(ids, decoder_input_ids=ids[:, :5]).logits
+        assert (answers.logits - scale).abs().max() < 0.05 * scale.abs().max()
+        given = LEDEncoderBaseModelOutput(states.bfloat16())
+        torch.testing.assert_close(
+            packed(encoder_outputs=given, decoder_input_ids=ids[:, :5]).logits,
+            answers.logits,
+            atol=1,
+            rtol=0.1,
+        )
+    assert packed.generate(ids, num_beams=3, max_new_tokens=9).shape[0] == 3
+
+
+@needs_kernels
+@pytest.mark.parametrize("int8", [True, False])
+def test_a_processor_without_kernels_for_bfloat16_does_without(
+    int8: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (packed_linear, pretrained, keys_values):
+        monkeypatch.setattr(module, "has_kernels", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr(pretrained, "bfloat16_is_slower", packed_linear.bfloat16_is_slower.__wrapped__)
+    monkeypatch.setattr(keys_values, "PACK_FROM", 0)
+    plain = tiny_model(seed=3, scale=8)
+    packed = copy.deepcopy(plain).pack(int8=True) if int8 else copy.deepcopy(plain).bfloat16().pack()
+    assert packed.led.decoder.reads_float32 is not int8 and packed.led.decoder.steps_dtype is None
+    ids = torch.randint(5, 99, (2, 60), generator=torch.Generator().manual_seed(0))
+    assert packed.generate(ids, num_beams=3, max_new_tokens=9).shape[0] == 2
+
+
+@needs_kernels
+def test_answers_from_a_prompt_are_of_one_type_where_documents_are_read_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pretrained, "bfloat16_is_slower", lambda: True)
+    exact = LEDForQuestionAnswering(tiny_config(decoder_prompt=(2, 0))).eval()
+    spread_weights(exact, seed=3)
+    packed = copy.deepcopy(exact).bfloat16().pack()
+    ids = torch.randint(5, 99, (1, 60), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted, padded = exact(ids).start_logits[0], packed(ids).start_logits[0]
+        [(start, _)] = packed.read(pack_documents(ids.tolist(), [[]]))
+    assert start.dtype == padded.dtype == torch.bfloat16
+    for found in (start, padded):
+        assert (found - wanted).abs().max() < 0.1 * wanted.abs().max()
+
+
+def test_packing_twice_is_packing_once_and_a_packed_model_keeps_its_vocabulary() -> None:
+    packed = tiny_model().pack()
+    assert packed.pack() is packed
+    if packed.is_packed:
+        with pytest.raises(
+            ValueError, match="packed without int8 and no longer has its weights; load the checkpoint again"
+        ):
+            packed.pack(int8=True)
+    with pytest.raises(
+        ValueError, match="packed for inference and keeps its vocabulary; load the checkpoint again"
+    ):
+        packed.resize_token_embeddings(120)
+
+
+@needs_kernels
+def test_the_processor_is_measured_once() -> None:
+    assert packed_linear.bfloat16_is_slower() is packed_linear.bfloat16_is_slower()
+
+
+@needs_kernels
+def test_a_packed_model_writes_the_same_tokens() -> None:
+    plain, packed = tiny_model(seed=3, scale=8), tiny_model(seed=3, scale=8).pack()
+    ids = torch.randint(5, 99, (6, 40), generator=torch.Generator().manual_seed(0))
+    for settings in ({}, {"num_beams": 4}, {"do_sample": True, "seed": 5}):
+        how = {"max_new_tokens": 20, "return_dict_in_generate": True, **settings}
+        mine, other = packed.generate(ids, **how), plain.generate(ids, **how)
+        assert torch.equal(mine.sequences, other.sequences)
+        torch.testing.assert_close(mine.sequences_scores, other.sequences_scores, atol=1e-4, rtol=1e-5)
+
+
+@needs_kernels
+def test_what_a_packed_model_cannot_do_is_said(tmp_path: Path) -> None:
+    packed = tiny_model().pack()
+    with pytest.raises(
+        ValueError, match="packed for inference and cannot be saved; load the checkpoint again"
+    ):
+        packed.save_pretrained(tmp_path)
+    assert not any(p.requires_grad for p in packed.parameters())
+
+
+def test_in_eight_bits_answers_are_near_and_the_type_must_fit() -> None:
+    linear = nn.Linear(64, 32)
+    x = torch.randn(9, 64)
+    with torch.no_grad():
+        near, exact = QuantizedLinear(linear)(x), linear(x)
+    assert (near - exact).abs().max() < 0.03 * exact.abs().max() and not torch.equal(near, exact)
+    plain, quick = tiny_model(seed=3), tiny_model(seed=3).pack(int8=True)
+    ids = torch.randint(5, 99, (4, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        mine, other = quick(ids, labels=ids).logits, plain(ids, labels=ids).logits
+    assert (mine - other).abs().mean() < 0.1 * other.abs().mean()
+    assert quick.generate(ids, num_beams=3, max_new_tokens=9).shape[1] <= 10
+    with pytest.raises(
+        ValueError, match=r"int8 is for float32 weights on a CPU .* these are torch.bfloat16 on cpu"
+    ):
+        tiny_model().to(torch.bfloat16).pack(int8=True)
+
+
+def test_without_the_kernels_packing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "has_kernels", lambda dtype: False)
+    model = tiny_model().pack()
+    assert not any(isinstance(m, PrepackedLinear) for m in model.modules())
+
+
+def test_long_batches_go_through_the_feed_forward_block_by_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(scale=8)
+    batch = pack_documents([range(5, 55), range(9, 40)], [[0], [0, 3]])
+    with torch.no_grad():
+        whole = model.led.encoder.encode(batch)
+        monkeypatch.setattr("led.model.layers._ROWS", 7)
+        torch.testing.assert_close(model.led.encoder.encode(batch), whole, atol=1e-5, rtol=0)
+
+
+def test_products_that_are_made_one_on_a_gpu_give_what_each_gives(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain, one = tiny_model(scale=8), tiny_model(scale=8)
+    for module in ("encoder", "decoder", "model"):
+        monkeypatch.setattr(f"led.{module}.will_stack", lambda linear, int8: not int8)
+        monkeypatch.setattr("led.ops.prepacked_linear.has_kernels", lambda dtype: False)
+    one.pack()
+    assert one.led.encoder.encoder_layers[0].self_attn.longformer_self_attn.qkv is not None
+    assert one.lm_head.out_features == 128 and one.is_packed and one.pack() is one
+    ids = torch.randint(3, 99, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        given = {"input_ids": ids, "decoder_input_ids": ids[:, :5], "output_attentions": True}
+        a, b = plain(**given), one(**given)
+    torch.testing.assert_close(a.logits, b.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(a.encoder_attentions, b.encoder_attentions, atol=1e-5, rtol=0)
+    assert (
+        plain.generate(ids, num_beams=3, max_new_tokens=9).tolist()
+        == one.generate(ids, num_beams=3, max_new_tokens=9).tolist()
+    )
+    with pytest.raises(ValueError, match="packed"):
+        one.save_pretrained(tmp_path)

@@ -1,0 +1,95 @@
+"""Flags against cases worked out by hand, and against the demo's reference summaries, which have no fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.flags import measure as measure_planted
+from pipeline.tasks.quality import QUALITY, flags_of, fragments, measure, quality_columns, words_of
+
+DOCUMENT = (
+    "The pump at Fenwick failed on 3 May. Engineer Maria Lowe replaced the seal at a cost of 1,250 dollars. "
+    "No one was hurt, and the station went on with its second pump until the work was done in the evening."
+)
+
+
+def flags(
+    summary: str, document: str = DOCUMENT, score: float | None = None, *, finished: bool = True
+) -> list[str]:
+    found: list[str] = quality_columns(summary, document, score, finished=finished)["flags"]
+    return found
+
+
+def test_words_and_numbers() -> None:
+    assert words_of("F-481 cost 1,250.50 dollars; it's 3,5.") == [
+        "F-481",
+        "cost",
+        "1250.50",
+        "dollars",
+        "it's",
+        "3,5",
+    ]
+
+
+def test_fragments_are_the_longest_from_the_left() -> None:
+    source = ["a", "b", "c", "d", "e", "f", "a", "b", "x"]
+    assert fragments(["a", "b", "c", "q", "f", "a", "z"], source) == [3, 2]
+    assert fragments([], source) == [] and fragments(["q"], source) == []
+
+
+def test_coverage_and_density_as_published() -> None:
+    quality = measure("the pump failed on 3 May", DOCUMENT)
+    assert quality.coverage == 1.0 and quality.density == pytest.approx((2 * 2 + 4 * 4) / 6)
+    assert quality.novel == pytest.approx(1 / 5)
+
+
+@pytest.mark.parametrize(
+    ("summary", "expected"),
+    [
+        ("The pump at Fenwick failed on 3 May.", []),
+        ("", ["empty"]),
+        ("The pump failed.", ["short", "lead"]),
+        ("The pump at Fenwick failed on 4 May.", ["numbers"]),
+        ("The seal was replaced at a cost of 1250 dollars.", []),
+        ("The seal was replaced at a cost of 3 dollars.", ["misplaced numbers"]),
+        ("The pump at Fenwick failed and Boris replaced the seal.", ["names"]),
+        ("The engineer Maria Lowe's seal was at Fenwick.", []),
+        ("the pump failed on the pump failed on the pump failed on", ["repetition"]),
+        ("Ancient rivers carve gentle valleys beneath distant mountains.", ["novel"]),
+    ],
+)
+def test_flags_of_summaries(summary: str, expected: list[str]) -> None:
+    assert flags(summary) == expected
+
+
+def test_lead_copies_are_those_of_long_documents() -> None:
+    summary = "The pump at Fenwick failed on 3 May."
+    assert "lead" in flags(summary, DOCUMENT + " and so on" * 100) and "lead" not in flags(summary)
+
+
+def test_unfinished_and_unlikely_ones() -> None:
+    summary = "The pump at Fenwick failed on 3 May."
+    assert flags(summary, finished=False) == ["unfinished"] and flags(summary, score=-2.0) == ["unlikely"]
+    assert flags_of(measure("", ""), 0, None, finished=True) == ["empty"]
+
+
+def test_the_measure_behind_unlikely_is_kept_and_the_page_names_every_measure() -> None:
+    columns = quality_columns("The pump at Fenwick failed on 3 May.", DOCUMENT, -2.0, finished=True)
+    assert columns["quality"]["mean_log_probability"] == -2.0
+    assert set(columns["quality"]) == {field.name for field in QUALITY}
+    page = Path("docs/flags.md").read_text("utf-8")
+    assert all(f"`{field.name}`" in page for field in QUALITY)
+
+
+def test_references_have_no_flags_and_planted_faults_are_found() -> None:
+    rows = pq.read_table(
+        Path("demo/corpus/reports-00.parquet"), columns=["text", "reference_summary"]
+    ).to_pylist()
+    assert [flags(row["reference_summary"], row["text"]) for row in rows] == [[]] * len(rows)
+    found = measure_planted(0)
+    assert all(
+        row["recall"] >= 0.9 and row["precision"] >= 0.9 for name, row in found.items() if "recall" in row
+    )
