@@ -30,16 +30,25 @@ def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
     return {names.get(name, name): value for name, value in values.items()}
 
 
-def stored_names(columns: Sequence[str], schema: Sequence[str]) -> list[str]:
-    """The names under which a file with the columns `schema` holds `columns`. Columns that it lacks are left
-    out."""
-    names = [name if name in schema else _COLUMNS.get(name, name) for name in columns]
-    return [name for name in names if name in schema]
+def _old_columns(schema: pa.Schema) -> Mapping[str, str]:
+    """The old names of columns by today's names. Empty for a file of this version.
+
+    The footer decides, not the columns. An input column of either version may have a name that the other
+    version uses.
+    """
+    return _COLUMNS if SHARD_METADATA_0_1 in (schema.metadata or {}) else {}
+
+
+def stored_names(columns: Sequence[str], schema: pa.Schema) -> list[str]:
+    """The names under which a file of this schema holds `columns`. Columns that it lacks are left out."""
+    old = _old_columns(schema)
+    names = [old.get(name, name) for name in columns]
+    return [name for name in names if name in schema.names]
 
 
 def with_current_names(table: pa.Table) -> pa.Table:
     """The same table under today's column names."""
-    names = {old: name for name, old in _COLUMNS.items() if name not in table.column_names}
+    names = {old: name for name, old in _old_columns(table.schema).items()}
     return table.rename_columns([names.get(name, name) for name in table.column_names])
 
 

@@ -39,8 +39,8 @@ def describe_progress(stats: RunStats, seconds: float, settings: RunSettings) ->
         parts.append(f"{own.counts['documents'] / seconds:.1f} documents/s")
     if (pace := own.tokens_per_second) is not None:
         parts.append(f"{pace:,.0f} tokens/s per actor")
-    if own.fill is not None:
-        parts.append(f"batches {own.fill:.0%} full")
+    if own.slot_utilization is not None:
+        parts.append(f"batches {own.slot_utilization:.0%} full")
     parts.append(f"{counts['failed_documents']} failed")
     left = stats.time_left(seconds)
     if left is not None:

@@ -64,7 +64,7 @@ class PrometheusMetrics:
             "documents_left": stats.documents_left,
             "replicas": stats.replicas,
             "actor_busy_share": min(1.0, counts["seconds"] / max(1e-9, stats.replica_seconds)),
-            "batch_fill": stats.own.fill,
+            "batch_fill": stats.own.slot_utilization,
             "seconds_left": None if left is None else left.middle,
             "device_hours": hours,
             "cost": None if price is None else hours * price,

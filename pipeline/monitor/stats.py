@@ -62,7 +62,7 @@ class Totals:
         self.flags.update(shard_metadata.flags)
 
     @property
-    def fill(self) -> float | None:
+    def slot_utilization(self) -> float | None:
         """The share of places in decoding steps that a document took; None where nothing was decoded."""
         places = self.measured.get("slot_steps")
         return self.measured["document_steps"] / places if places else None

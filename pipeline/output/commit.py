@@ -149,7 +149,7 @@ def read_columns(store: Store, name: str, columns: Sequence[str]) -> pa.Table:
     """
     with store.open(name) as opened:
         file = pq.ParquetFile(opened)
-        return with_current_names(file.read(columns=stored_names(columns, file.schema_arrow.names)))
+        return with_current_names(file.read(columns=stored_names(columns, file.schema_arrow)))
 
 
 def parse_shard_metadata(footer: Mapping[bytes, bytes]) -> ShardMetadata:

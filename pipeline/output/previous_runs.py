@@ -170,7 +170,7 @@ def _unchanged_parts(run: Mapping[str, Any], columns: pa.Schema) -> list[str]:
     wanted = [*PROVENANCE.names, *columns.names]
     for name in parts[:1]:
         with store.open(name) as file:
-            schema = pq.read_schema(file).names
+            schema = pq.read_schema(file)
         missing = sorted(column for column in wanted if not stored_names([column], schema))
         if missing:
             raise UsageError(

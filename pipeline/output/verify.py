@@ -220,7 +220,7 @@ def _verify_shard(store: Store, shard: Shard, plan: Plan) -> _VerifiedShard:
         with store.open(shard.part) as file:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             footer, names = parquet.schema_arrow.metadata or {}, parquet.schema_arrow.names
-            counted = stored_names(_COUNTED, names)
+            counted = stored_names(_COUNTED, parquet.schema_arrow)
             table = with_current_names(parquet.read(columns=counted))
             others = [name for name in names if name not in counted]
             for _ in parquet.iter_batches(_ROWS_AT_ONCE, columns=others) if others else ():

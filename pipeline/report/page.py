@@ -383,8 +383,8 @@ def _key_figures(
         figures.append(("cost of these hours", round(hours * price, 2)))
     if (pace := totals.tokens_per_second) is not None:
         figures.append(("tokens per second of work", round(pace)))
-    if totals.fill is not None:
-        figures.append(("decoding batches full", f"{totals.fill:.0%}"))
+    if totals.slot_utilization is not None:
+        figures.append(("decoding batches full", f"{totals.slot_utilization:.0%}"))
     if peak := totals.measured.get("peak_bytes"):
         figures.append(("memory of a model copy, peak, GiB", round(peak / 2**30, 2)))
     if made:
