@@ -1,2 +1,1 @@
-"""The demo: a generator of reports, and the scripts that make the sample corpus and the small checkpoints
-from it."""
+"""Generates reports, and builds the demo's sample corpus and small checkpoints from them."""

@@ -1,11 +1,10 @@
-"""Write the held-out sample corpus: generated reports in Parquet shards, with reference summaries, labels and
-questions.
+"""Write the held-out sample corpus: generated reports in Parquet files.
 
     python -m demo.make_corpus --out demo/corpus
 
-Columns: doc_id, kind, text, reference_summary, facts (strings that a good summary holds verbatim),
-reference_label, questions with their answers. Lengths are spread evenly on a logarithmic scale, and no
-report is one that the training could have seen.
+The columns are doc_id, kind, text, reference_summary, facts, reference_label, and questions with answers.
+`facts` are strings that a good summary contains verbatim. Lengths are distributed evenly on a logarithmic
+scale. No report can be in the training data.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ WORDS = (210, 4200)  # about 300 to 6,000 tokens
 
 
 def make_rows(documents: int, seed: int) -> list[dict[str, object]]:
-    """Rows of the corpus, in order; seeds below those of the training."""
+    """The rows of the corpus. All seeds must be below those of the training."""
     rng = random.Random(seed)
     rows: list[dict[str, object]] = []
     for i in range(documents):

@@ -1,9 +1,9 @@
 """Synthetic technical reports of a fictional utility, each with its reference summary.
 
-A report scatters a handful of key facts, one sentence each, evenly over plausible narrative that
-is full of look-alikes: other dates, people, equipment and amounts. The summary states every key
-fact verbatim. The text is composed from fixed templates and word lists; it is material for
-training and showing a summarizer, and neither real prose nor a measure of quality on real prose.
+A report has a few key facts, one sentence each. They are at random places in a plausible narrative with
+similar details: other dates, people, equipment and amounts. The summary contains every key fact verbatim.
+The text is composed from fixed templates and word lists. It is for training and demonstrating a summarizer,
+and does not measure quality on real prose.
 """
 
 import random
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Report:
-    """One report; every value of `facts` occurs exactly once in `text` and in `summary`."""
+    """One report. Every value of `facts` occurs exactly once in `text` and once in `summary`."""
 
     kind: str
     text: str
@@ -31,10 +31,10 @@ class Report:
 
 
 def generate_report(seed: int, words: int) -> Report:
-    """Return the report of `seed` with about `words` words.
+    """The report of `seed`, with about `words` words.
 
-    Kind, facts, summary and label depend on the seed alone. All fact sentences are always
-    present, so a report never has fewer than about 50 words.
+    Kind, facts, summary and label depend on the seed alone. All fact sentences are always included, so a
+    report has at least about 50 words.
     """
     rng = random.Random(seed)
     kind = rng.choice(KINDS)
@@ -62,7 +62,7 @@ def _word_count(text: str) -> int:
 
 
 def _draw_facts(rng: random.Random, names: tuple[str, ...]) -> dict[str, str]:
-    """Draw one value per fact name, none of which contains another."""
+    """Draw one value for each name. No value contains another one."""
     while True:
         facts = {name: _draw(rng, FACT_SLOTS[name]) for name in names}
         values = facts.values()
@@ -71,8 +71,8 @@ def _draw_facts(rng: random.Random, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _draw_narrative(rng: random.Random, words: int, taken: frozenset[str]) -> list[str]:
-    """Draw narrative sentences of about `words` words in all, none mentioning a taken value."""
-    tolerance = 6  # about half a sentence: on average the last one neither overshoots nor falls short
+    """Draw narrative sentences with about `words` words in total. None contains a taken value."""
+    tolerance = 6  # half a sentence, so the total is right on average
     sentences: list[str] = []
     templates = _deck(rng, NARRATIVE)
     while words > tolerance:
@@ -91,16 +91,16 @@ def _mentions(sentence: str, values: frozenset[str]) -> bool:
 
 
 def _scatter(rng: random.Random, key_sentences: list[str], narrative: list[str]) -> list[str]:
-    """Merge both lists, each key sentence at a uniformly random place, in random order."""
+    """Insert the key sentences into the narrative, in random order at uniformly random positions."""
     total = len(key_sentences) + len(narrative)
-    places = set(rng.sample(range(total), len(key_sentences)))
+    positions = set(rng.sample(range(total), len(key_sentences)))
     keys = iter(rng.sample(key_sentences, len(key_sentences)))
     others = iter(narrative)
-    return [next(keys if place in places else others) for place in range(total)]
+    return [next(keys if position in positions else others) for position in range(total)]
 
 
 def _blocks(rng: random.Random, sentences: list[str]) -> Iterator[str]:
-    """Yield paragraphs of three to seven sentences, now and then after a heading."""
+    """Yield paragraphs of three to seven sentences. Some of them follow a heading."""
     headings = _deck(rng, HEADINGS)
     start = 0
     while start < len(sentences):
@@ -115,14 +115,14 @@ def _blocks(rng: random.Random, sentences: list[str]) -> Iterator[str]:
 
 
 def _deck(rng: random.Random, cards: tuple[T, ...]) -> Iterator[T]:
-    """Yield the cards in random order, reshuffled whenever all have been dealt."""
+    """Yield the cards in random order, and shuffle them again after each round."""
     while True:
         yield from rng.sample(cards, len(cards))
 
 
-# A slot is a closed list of phrases or a function that draws one.
+# A slot is a list of phrases, or a function that draws one.
 Slot = tuple[str, ...] | Callable[[random.Random], str]
-# A template is a sequence of (literal text, name of the slot that follows it or None).
+# A template is a sequence of (literal text, name of the following slot or None).
 Template = tuple[tuple[str, str | None], ...]
 
 
@@ -131,7 +131,7 @@ def _draw(rng: random.Random, slot: Slot) -> str:
 
 
 def _fill(rng: random.Random, template: Template) -> str:
-    """Fill every slot of the template, no phrase twice."""
+    """Fill every slot of the template. No phrase occurs twice."""
     text = ""
     for literal, name in template:
         text += literal
@@ -155,7 +155,7 @@ def _phrases(text: str) -> tuple[str, ...]:
     return tuple(" ".join(phrase.split()) for phrase in text.split(";"))
 
 
-# ---------------------------------------------------------------- values of facts and look-alikes
+# Values of key facts and of similar details.
 
 MONTHS = _phrases(
     "January; February; March; April; May; June; July; August; September; October; November; December"
@@ -288,7 +288,7 @@ FACT_SLOTS: dict[str, Slot] = {
     "deadline": _date,
 }
 
-# ------------------------------------------------------------------------- key facts of a report
+# The key facts of a report.
 
 FACTS_OF_KIND = {
     "incident": ("date", "asset", "site", "cause", "downtime", "action", "person"),
@@ -420,7 +420,7 @@ SEVERITY_SENTENCES = _lines("""
     The risk panel judged the consequence to be {}.
 """)
 
-# -------------------------------------------------------------------------------------- narrative
+# The narrative.
 
 HEADINGS = _phrases("""
     Background; Observations; Chronology; Site conditions; Measurements; Personnel; Discussion;
@@ -534,7 +534,7 @@ SLOTS: dict[str, Slot] = {
         dry; tidy; well lit; quiet; crowded; dusty; damp; orderly; half empty; freshly painted; cool;
         accessible; draughty; warm; clean; cluttered; locked; spotless
     """),
-    "input_limits": _phrases("""
+    "reading": _phrases("""
         the inlet pressure; the bearing temperature; the oil level; the line voltage; the flow rate;
         the tank level; the exhaust draught; the chlorine residual; the axle load; the shaft speed; the
         phase current; the pond depth; the air humidity; the noise level; the fuel stock; the steam

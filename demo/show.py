@@ -1,4 +1,4 @@
-"""Show what a summarization run wrote: three documents, short, middling and long, each with its summary.
+"""Show the summaries of a short, a medium and a long document of a summarization run.
 
 python -m demo.show --output out/demo
 """

@@ -1,12 +1,11 @@
-"""Train the demo's classifier and question answerer on generated reports, from the summarizer's weights, on a
-CPU.
+"""Train the demo's classifier and question answerer on generated reports, on a CPU.
 
     python -m demo.train_readers label --out demo/checkpoints/led-reports-label --minutes 20
     python -m demo.train_readers answer --out demo/checkpoints/led-reports-answer --minutes 35
 
-Both have a `decoder_prompt` of `</s><s>`: the encoder reads the whole report and the decoder two tokens.
-Short reports come first, then longer ones. Weights and tokenizer are those of --start, by default the
-summarizer's.
+Both models have the `decoder_prompt` `</s><s>`, so the encoder reads the whole report and the decoder two
+tokens. Training begins with short reports and continues with longer ones. Weights and tokenizer come from
+--start, by default the summarizer's folder.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ STAGES = (
     Stage((50, 4600), 16_000, 1.0),
 )
 
-# Of a report's questions, this many go into one batch.
+# Questions of one report in a batch.
 QUESTIONS = 3
 
 Targets = list[Tensor]
@@ -54,20 +53,20 @@ Batch = tuple[PackedBatch, Targets]
 
 
 def last_stages(first: int) -> tuple[Stage, ...]:
-    """The stages from number `first` on, with the whole time shared among them as before."""
+    """The stages from number `first` on. They share the whole time in the same proportions."""
     before = STAGES[first - 1].until if first else 0.0
     return tuple(replace(stage, until=(stage.until - before) / (1 - before)) for stage in STAGES[first:])
 
 
 def draw_report(stage: Stage, rng: random.Random) -> Report:
-    """A report that is not in the sample corpus, its length drawn evenly on a logarithmic scale."""
+    """A report that is not in the sample corpus. Its length is distributed evenly on a logarithmic scale."""
     low, high = stage.words
     words = round(math.exp(rng.uniform(math.log(low + 30), math.log(high + 30)))) - 30
     return generate_report(rng.choice(TRAINING_SEEDS), words)
 
 
 def label_batch(stage: Stage, tokenizer: LEDTokenizer, rng: random.Random) -> Batch:
-    """Reports with a global `<s>` each, and their classes (B,)."""
+    """Reports, each with a global `<s>`, and their classes (B,)."""
     documents: list[list[int]] = []
     labels: list[int] = []
     while sum(map(len, documents)) < stage.tokens:
@@ -78,10 +77,12 @@ def label_batch(stage: Stage, tokenizer: LEDTokenizer, rng: random.Random) -> Ba
 
 
 def answer_batch(stage: Stage, tokenizer: LEDTokenizer, rng: random.Random) -> Batch:
-    """`<s> question </s></s> report </s>` with everything before the report global; first and last token of
-    the answers."""
+    """Inputs `<s> question </s></s> report </s>`, and the first and last token of each answer.
+
+    All tokens before the report are global.
+    """
     documents: list[list[int]] = []
-    global_places: list[range] = []
+    global_positions: list[range] = []
     spans: list[tuple[int, int]] = []
     while sum(map(len, documents)) < stage.tokens:
         report = draw_report(stage, rng)
@@ -95,33 +96,33 @@ def answer_batch(stage: Stage, tokenizer: LEDTokenizer, rng: random.Random) -> B
             first, last = encoding.char_to_token(start), encoding.char_to_token(start + len(answer) - 1)
             assert first is not None and last is not None
             documents.append([*before, *ids, tokenizer.eos_token_id])
-            global_places.append(range(len(before)))
+            global_positions.append(range(len(before)))
             spans.append((len(before) + first - 1, len(before) + last - 1))
     starts, ends = zip(*spans, strict=True)
-    return pack_documents(documents, global_places), [torch.tensor(starts), torch.tensor(ends)]
+    return pack_documents(documents, global_positions), [torch.tensor(starts), torch.tensor(ends)]
 
 
 def label_loss(
     model: LEDForSequenceClassification, batch: PackedBatch, targets: Targets
 ) -> tuple[Tensor, float]:
-    """Mean cross-entropy, and the share of reports labelled rightly."""
-    logits = model.read(batch)
+    """Mean cross-entropy, and the share of correctly labeled reports."""
+    logits = model.forward_packed(batch)
     return F.cross_entropy(logits, targets[0]), (logits.argmax(-1) == targets[0]).float().mean().item()
 
 
 def answer_loss(model: LEDForQuestionAnswering, batch: PackedBatch, targets: Targets) -> tuple[Tensor, float]:
-    """Mean cross-entropy of starts and ends, and the share of answers with both right."""
-    losses, right = [], []
-    for (start, end), first, last in zip(model.read(batch), *targets, strict=True):
+    """Mean cross-entropy of starts and ends, and the share of answers with both correct."""
+    losses, correct = [], []
+    for (start, end), first, last in zip(model.forward_packed(batch), *targets, strict=True):
         losses.append(
             (F.cross_entropy(start[None], first[None]) + F.cross_entropy(end[None], last[None])) / 2
         )
-        right.append(float(start.argmax() == first and end.argmax() == last))
-    return torch.stack(losses).mean(), sum(right) / len(right)
+        correct.append(float(start.argmax() == first and end.argmax() == last))
+    return torch.stack(losses).mean(), sum(correct) / len(correct)
 
 
 def reader_config(config: LEDConfig, task: str) -> LEDConfig:
-    """The summarizer's shape with what the task adds."""
+    """The summarizer's configuration with the settings of the task."""
     prompt = config.decoder_start_token_id, config.bos_token_id
     if task == "answer":
         return replace(config, decoder_prompt=prompt)
@@ -136,12 +137,14 @@ def reader_config(config: LEDConfig, task: str) -> LEDConfig:
 
 
 def start_model(task: str, start: Path) -> LEDPreTrainedModel:
-    """A model of the task with the weights in `start`: those of an earlier round, or of a summarizer with a
-    new head."""
-    kind, config = TASKS[task][0], LEDConfig.from_pretrained(start)
+    """A model of the task with the weights in `start`.
+
+    They are those of an earlier round, or of a summarizer. A summarizer gets a new head.
+    """
+    model_class, config = TASKS[task][0], LEDConfig.from_pretrained(start)
     if config.decoder_prompt:
-        return kind.from_pretrained(start)
-    model = kind(reader_config(config, task))
+        return model_class.from_pretrained(start)
+    model = model_class(reader_config(config, task))
     model.load_state_dict(LEDForConditionalGeneration.from_pretrained(start).state_dict(), strict=False)
     return model
 
@@ -163,7 +166,7 @@ def train(
     seed: int,
     stages: tuple[Stage, ...] = STAGES,
 ) -> None:
-    """Train for `minutes`, printing a line now and then and saving every five hundred steps."""
+    """Train for `minutes`. Print progress every 50 steps and save the model every 500."""
     _, make_batch, loss_of = TASKS[task]
     tokenizer, model = LEDTokenizer.from_pretrained(start), start_model(task, start)
     out.mkdir(parents=True, exist_ok=True)
@@ -174,34 +177,34 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     model.train()
     losses: list[float] = []
-    rights: list[float] = []
-    begun = time.monotonic()
+    accuracies: list[float] = []
+    start_time = time.monotonic()
     for step, share in steps(minutes):
         stage = next(s for s in stages if share < s.until)
         batch, targets = make_batch(stage, tokenizer, rng)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(share, peak)
-        loss, right = loss_of(model, batch, targets)
+        loss, accuracy = loss_of(model, batch, targets)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
-        rights.append(right)
+        accuracies.append(accuracy)
         if step % 50 == 49:
             print(
-                f"step {step + 1} {share:.1%} {time.monotonic() - begun:.0f} s stage {stage.words} "
-                f"loss {sum(losses) / len(losses):.4f} right {sum(rights) / len(rights):.4f}",
+                f"step {step + 1} {share:.1%} {time.monotonic() - start_time:.0f} s stage {stage.words} loss "
+                f"{sum(losses) / len(losses):.4f} accuracy {sum(accuracies) / len(accuracies):.4f}",
                 flush=True,
             )
-            losses, rights = [], []
+            losses, accuracies = [], []
         if step % 500 == 499:
             save(model, out)
     save(model, out)
 
 
 def save(model: LEDPreTrainedModel, out: Path) -> None:
-    """Write the model in half precision, which halves the file."""
+    """Write the model in half precision, which halves the size of the file."""
     copy = type(model)(model.config)
     copy.load_state_dict(model.state_dict())
     copy.half().save_pretrained(out)
@@ -218,7 +221,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peak", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--first-stage", type=int, default=0, help="leave out the stages before this one")
+    parser.add_argument("--first-stage", type=int, default=0, help="skip the stages before this one")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)

@@ -1,14 +1,14 @@
-"""Train the demo's small LED to summarise generated reports, on a CPU in a little over an hour.
+"""Train the demo's small LED to summarize generated reports, on a CPU in 80 minutes.
 
-Short reports first, then longer ones. When reports outgrow the positions learned so far, the learned part of
-the encoder's position table is copied behind itself, as LED's authors grew theirs from BART
-(arXiv:2004.05150, section 7). The loss is on the summaries alone.
+Training begins with short reports and continues with longer ones. When reports get longer than the learned
+positions, the learned part of the encoder's position table is copied behind itself. LED's authors extended
+BART's table in the same way (arXiv:2004.05150, section 7). The loss is on the summaries alone.
 
-    python -m demo.train_summarizer --out demo/checkpoints/led-reports-summary --minutes 50 python -m
-    demo.train_summarizer --out demo/checkpoints/led-reports-summary --minutes 30 --peak 1e-3 --seed 2 \\
-        --from demo/checkpoints/led-reports-summary
+    python -m demo.train_summarizer --out demo/checkpoints/led-reports-summary --minutes 50
+    python -m demo.train_summarizer --out demo/checkpoints/led-reports-summary --minutes 30 --peak 1e-3 \\
+        --seed 2 --from demo/checkpoints/led-reports-summary
 
-The second round sharpens the order of digits. The folder must hold the tokenizer already
+The second round improves the order of digits. The folder must have the tokenizer already
 (demo.train_tokenizer).
 """
 
@@ -33,16 +33,18 @@ from led.generation.config import GenerationConfig
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.tokenizer.tokenizer import LEDTokenizer
 
-TRAINING_SEEDS = range(100_000_000, 2_000_000_000)  # the held-out corpus is made from other seeds
-
+TRAINING_SEEDS = range(100_000_000, 2_000_000_000)  # the held-out corpus has other seeds
 
 PERIOD = 256  # tokens
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training: reports of `words` (lowest, highest), batches of about `tokens` input tokens,
-    until `share` of the time is over."""
+    """A part of the training.
+
+    Reports have from `words[0]` to `words[1]` words, and batches about `tokens` input tokens. The stage ends
+    when the share `until` of the time has passed.
+    """
 
     words: tuple[int, int]
     tokens: int
@@ -58,8 +60,7 @@ STAGES = (
 
 
 def small_config(vocab_size: int) -> LEDConfig:
-    """About 2.6 million parameters: three encoder and two decoder layers of width 128, a window of 128
-    tokens."""
+    """The configuration of a model with about 2.6 million parameters."""
     return LEDConfig(
         vocab_size=vocab_size,
         max_encoder_position_embeddings=8192,
@@ -77,8 +78,10 @@ def small_config(vocab_size: int) -> LEDConfig:
 
 
 def make_batch(stage: Stage, tokenizer: LEDTokenizer, rng: random.Random) -> tuple[PackedBatch, Tensor]:
-    """Reports laid end to end with a global `<s>` each, and their summaries as labels (B, T), -100 beyond the
-    end."""
+    """A packed batch of reports, each with a global `<s>`, and their summaries as labels (B, T).
+
+    Labels are padded with -100.
+    """
     documents: list[list[int]] = []
     targets: list[list[int]] = []
     while sum(map(len, documents)) < stage.tokens:
@@ -94,10 +97,10 @@ def make_batch(stage: Stage, tokenizer: LEDTokenizer, rng: random.Random) -> tup
 def loss_and_accuracy(
     model: LEDForConditionalGeneration, batch: PackedBatch, labels: Tensor
 ) -> tuple[Tensor, float]:
-    """Mean cross-entropy of the summaries, and the share of their tokens that come first."""
-    memories = model.led.decoder.cross_attention_cache(model.led.encoder.encode(batch), batch)
+    """Mean cross-entropy of the summaries, and the share of tokens that get the highest score."""
+    cross_attention = model.led.decoder.cross_attention_cache(model.led.encoder.encode(batch), batch)
     decoder_ids = model.prepare_decoder_input_ids_from_labels(labels)
-    logits = model.logits(model.led.decoder(decoder_ids, memories)).flatten(0, 1)
+    logits = model.logits(model.led.decoder(decoder_ids, cross_attention)).flatten(0, 1)
     flat = labels.flatten()
     accuracy = (logits.argmax(-1) == flat)[flat != -100].float().mean().item()
     return F.cross_entropy(logits, flat), accuracy
@@ -105,26 +108,26 @@ def loss_and_accuracy(
 
 @torch.no_grad()
 def start_weights(model: LEDForConditionalGeneration) -> None:
-    """Weights from which little training goes far.
+    """Initialize the weights so that training is fast.
 
-    Positions start as waves whose periods divide `PERIOD`, so that "the token before" is the same rotation
-    everywhere and a copied table fits its neighbour. Cross-attention starts by handing on what it reads, so
-    that copying a word only needs the decoder to learn where to look.
+    Positions are sinusoids whose periods divide `PERIOD`. The preceding token is then the same rotation at
+    every position, and copies of the table fit together. Cross-attention passes its input on unchanged, so
+    to copy a word the decoder only has to learn its position.
     """
     led = model.led
     led.shared.weight.mul_(2.5)
-    waves = torch.arange(1, model.config.d_model // 2 + 1) * 2 * math.pi / PERIOD
+    frequencies = torch.arange(1, model.config.d_model // 2 + 1) * 2 * math.pi / PERIOD
     for table in (led.encoder.embed_positions.weight, led.decoder.embed_positions.weight):
-        angles = torch.arange(len(table))[:, None] * waves
+        angles = torch.arange(len(table))[:, None] * frequencies
         table.copy_(0.04 * torch.cat([angles.sin(), angles.cos()], dim=1))
-    for layer in led.decoder.decoder_layers:
+    for layer in led.decoder.typed_layers:
         for projection in (layer.encoder_attn.v_proj, layer.encoder_attn.out_proj):
             torch.nn.init.eye_(projection.weight)
 
 
 @torch.no_grad()
 def grow_positions(model: LEDForConditionalGeneration, learned: int) -> None:
-    """Copy the positions learned so far, in whole periods, behind themselves until the table is full."""
+    """Repeat the learned positions, in whole periods, until the table is full."""
     table = model.led.encoder.embed_positions.weight
     learned = math.ceil(learned / PERIOD) * PERIOD
     for start in range(learned, len(table), learned):
@@ -132,13 +135,16 @@ def grow_positions(model: LEDForConditionalGeneration, learned: int) -> None:
 
 
 def learning_rate(share: float, peak: float) -> float:
-    """A short warm-up, then a cosine to a twentieth; `share` of the training done, in [0, 1]."""
-    warm = min(1.0, share / 0.02)
-    return peak * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
+    """The learning rate after this share of the training, from 0 to 1.
+
+    After a short warm-up, it follows a cosine from `peak` to a twentieth of it.
+    """
+    warm_up = min(1.0, share / 0.02)
+    return peak * warm_up * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 def steps(minutes: float) -> Iterator[tuple[int, float]]:
-    """(step, share of the time spent), until the time is over."""
+    """Yield (step, share of the time that has passed) until the time is over."""
     start, step = time.monotonic(), 0
     while (share := (time.monotonic() - start) / (60 * minutes)) < 1:
         yield step, share
@@ -154,11 +160,11 @@ def train(
     out: Path,
     stages: tuple[Stage, ...] = STAGES,
 ) -> None:
-    """Train for `minutes`, printing a line now and then and saving every five hundred steps."""
+    """Train for `minutes`. Print progress every 50 steps and save the model every 500."""
     rng = random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     model.train()
-    learned, losses, accuracies, begun = 1, [], [], time.monotonic()
+    learned, losses, accuracies, start_time = 1, [], [], time.monotonic()
     for step, share in steps(minutes):
         stage = next(s for s in stages if share < s.until)
         batch, labels = make_batch(stage, tokenizer, rng)
@@ -178,8 +184,9 @@ def train(
         accuracies.append(accuracy)
         if step % 50 == 49:
             print(
-                f"step {step + 1} {share:.1%} {time.monotonic() - begun:.0f} s stage {stage.words} learned {learned} "
-                f"loss {sum(losses) / len(losses):.4f} accuracy {sum(accuracies) / len(accuracies):.4f}",
+                f"step {step + 1} {share:.1%} {time.monotonic() - start_time:.0f} s stage {stage.words} "
+                f"learned {learned} loss {sum(losses) / len(losses):.4f} accuracy "
+                f"{sum(accuracies) / len(accuracies):.4f}",
                 flush=True,
             )
             losses, accuracies = [], []
@@ -189,7 +196,7 @@ def train(
 
 
 def save(model: LEDForConditionalGeneration, out: Path) -> None:
-    """Write the model in half precision, which halves the file, and how it is meant to write."""
+    """Write the model in half precision, which halves the size of the file, and its generation settings."""
     copy = LEDForConditionalGeneration(model.config)
     copy.load_state_dict(model.state_dict())
     copy.generation_config = GenerationConfig(num_beams=4, max_length=96)
@@ -205,7 +212,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peak", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--from", dest="start", type=Path, help="go on from this checkpoint")
+    parser.add_argument("--from", dest="start", type=Path, help="continue from this checkpoint")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)

@@ -1,7 +1,7 @@
-"""Train the demo's byte-level BPE on generated reports and write it in the published layout.
+"""Train the demo's byte-level BPE on generated reports, and write it in the published layout.
 
-Numbers are split into digits while learning, so that no merge joins digits and a model can copy a number
-digit by digit; what comes out is an ordinary byte-level BPE.
+Numbers are split into digits during training. Since no merge joins digits, a model can copy a number digit by
+digit. The result is an ordinary byte-level BPE.
 
     python -m demo.train_tokenizer --out demo/checkpoints/led-reports-summary
 """
@@ -17,7 +17,7 @@ from led.tokenizer.tokenizer import LEDTokenizer
 
 
 def texts(reports: int, words: int, first_seed: int) -> Iterator[str]:
-    """The text and the summary of each of `reports` generated reports of about `words` words."""
+    """Yield the text and the summary of each report. A report has about `words` words."""
     for seed in range(first_seed, first_seed + reports):
         report = generate_report(seed, words)
         yield report.text

@@ -1,1 +1,2 @@
-"""The command lines: one script per task. Nothing is defined here that a worker needs."""
+"""The command line: the command `led-corpus`, and one script per task. Workers need nothing that is defined
+here."""

@@ -1,27 +1,7 @@
 #!/usr/bin/env python3
-"""Answer questions over every document of a corpus of Parquet, JSON lines or text files, one row for each
-question.
+"""Answer questions over every document of a corpus: the same as `led-corpus answer`, for `ray job submit`."""
 
-python jobs/answer_corpus.py --input corpus/ --output out/ --model MODEL --question "Who signed?"
-"""
-
-from __future__ import annotations
-
-import sys
-from typing import TYPE_CHECKING
-
-from jobs.cli import exit_code, main
-from pipeline.settings import AnswerSettings
-
-if TYPE_CHECKING:
-    from pipeline.tasks import Answer
-
-
-def task(settings: AnswerSettings) -> Answer:
-    from pipeline.tasks import Answer
-
-    return Answer.of(settings)
-
+from jobs.cli import script
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: main(AnswerSettings, task, __doc__ or "")))
+    script("answer")

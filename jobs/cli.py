@@ -1,8 +1,8 @@
-"""What the jobs share: verbs, settings from flags over a YAML file, plain error messages, exit codes.
+"""The command `led-corpus`: subcommands, settings from flags over a YAML file, error messages and exit codes.
 
-Exit codes: 0 done · 1 the run failed, the same command goes on · 2 the command must change · 3 more
-documents failed than --max-failed allows · 130 interrupted, or ended as it was asked to; the same command
-goes on.
+Exit codes: 0 done, 1 the run failed (rerun the same command to resume), 2 the command must change, 3 more
+documents failed than --max-failed allows, 130 interrupted or stopped gracefully (rerun the same command to
+resume).
 """
 
 from __future__ import annotations
@@ -11,213 +11,319 @@ import argparse
 import difflib
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields, make_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 import yaml
 
+from jobs.aliases import current_flags, current_keys, current_subcommand
+from jobs.options import (
+    INTERRUPTED,
+    EvaluateOptions,
+    EvaluateSummariesOptions,
+    OutputOptions,
+    PlanOptions,
+    PreviewOptions,
+    ReportOptions,
+)
+from pipeline import __version__
 from pipeline.errors import PipelineError, UsageError
-from pipeline.settings import RunSettings
+from pipeline.settings import AnswerSettings, ClassifySettings, RunSettings, SummarizeSettings, check_setting
 
 if TYPE_CHECKING:
     from pipeline.tasks import Task
 
 Settings = TypeVar("Settings", bound=RunSettings)
+Options = TypeVar("Options")
 
-INTERRUPTED = 130
+TASKS: dict[str, tuple[type[RunSettings], str]] = {
+    "summarize": (SummarizeSettings, "summarize every document of a corpus"),
+    "classify": (ClassifySettings, "label every document of a corpus"),
+    "answer": (AnswerSettings, "answer questions over every document of a corpus, one row per question"),
+}
 
-VERBS = {
-    "run": "do the corpus, or go on where a run stopped (the default)",
-    "plan": "say what the run will take: documents, tokens, time, memory, cost; nothing is written but _forecast.json",
-    "sample": "do a few documents in this process and show them",
-    "status": "how far the run in --output is",
-    "verify": "count what --output holds again, from its bytes",
-    "retry-failed": "run, and of --since do again what failed",
+# Subcommands of a task.
+ACTIONS = {
+    "run": "process the corpus, or resume an interrupted run (the default)",
+    "plan": "estimate documents, tokens, time, memory and cost; writes only _forecast.json",
+    "preview": "process a few documents in this process and show them",
+    "status": "show the progress of the run in --output",
+    "verify": "count the rows in --output again, from every byte",
+    "retry-failed": "run, and recompute the documents that failed in --since",
     "report": "write the report of the finished run in --output again",
 }
 
+# Subcommands without a task.
+COMMANDS = {
+    "status": ACTIONS["status"],
+    "verify": ACTIONS["verify"],
+    "report": ACTIONS["report"],
+    "evaluate": "compare results with references: evaluate summaries|labels|answers",
+    "nightly": "run a task as a scheduled run, into a folder of its own",
+}
 
-@dataclass(frozen=True, kw_only=True)
-class OutputSettings:
-    """What to look at."""
-
-    output: str
-    """Folder of a run, a path or s3://bucket/folder."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportSettings(OutputSettings):
-    """What to look at, and what the plan does not say of it."""
-
-    reference_column: str | None = None
-    """Column of the output that holds the right summaries."""
-    price_per_hour: float | None = None
-    """What an hour of one device costs: of a GPU, or without GPUs of one model copy's CPUs."""
-    gpus: float = 0.0
-    """GPUs that each model copy had."""
+EVALUATIONS: dict[str, type[EvaluateOptions] | type[EvaluateSummariesOptions]] = {
+    "summaries": EvaluateSummariesOptions,
+    "labels": EvaluateOptions,
+    "answers": EvaluateOptions,
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
-    """What to compare."""
-
-    output: str
-    """Folder of a finished run."""
-    reference_column: str
-    """Column with what is right, carried over with --passthrough."""
+def console() -> None:
+    """The entry point of the command `led-corpus`."""
+    sys.exit(exit_code(lambda: main(sys.argv[1:])))
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlanOptions:
-    """How well to look before the run."""
-
-    sample_documents: int = 2000
-    """Documents whose lengths are looked at."""
-    calibration_seconds: float = 60.0
-    """Seconds of work that are rehearsed on the run's own devices."""
-    picture: str | None = None
-    """File for a picture of the lengths (.svg)."""
+def script(task: str) -> None:
+    """The entry point of the scripts in jobs/, one for each task."""
+    sys.exit(exit_code(lambda: main([task, *sys.argv[1:]])))
 
 
-@dataclass(frozen=True, kw_only=True)
-class SampleOptions:
-    """How many documents to show."""
+def main(arguments: Sequence[str]) -> int:
+    """Run a command line. Returns the exit code.
 
-    documents: int = 5
-    """Documents, drawn at random."""
-    draw: int = 0
-    """Another number draws others."""
+    Raises:
+        PipelineError: the command failed.
+        SystemExit: 0 after --help, 2 after a wrong flag, which is reported.
+    """
+    name, rest = (arguments[0], list(arguments[1:])) if arguments else ("--help", [])
+    if name in ("-h", "--help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        print(f"led-corpus {__version__}")
+        return 0
+    choose(name, {**TASKS, **COMMANDS}, "command")
+    if name == "nightly":
+        from jobs import scheduled
+
+        return scheduled.main(rest)
+    if name == "evaluate":
+        evaluate(rest)
+    elif name in COMMANDS:
+        inspect_output(name, rest, f"led-corpus {name}")
+    else:
+        run_task(name, rest)
+    return 0
 
 
-def main(settings: type[Settings], make_task: Callable[[Settings], Task], description: str) -> None:
-    """A job: the verb, its settings, and what it does."""
-    verb, words = split_subcommand(sys.argv[1:])
-    listed = "\n".join(f"  {name:<13} {what}" for name, what in VERBS.items())
-    note = f"{description.strip()}\n\nVerbs, before the settings:\n{listed}\n\nNow: {verb}."
-    if verb in ("status", "verify", "report"):
-        kind_of_output = ReportSettings if verb == "report" else OutputSettings
-        given = tyro.cli(kind_of_output, args=words, description=note)
-        from jobs import commands
+def usage() -> str:
+    """The help text of the command."""
+    lines = ["Usage: led-corpus COMMAND …", "", "Tasks: led-corpus TASK [ACTION] [settings]", ""]
+    lines += [f"  {name:<14}{text}" for name, (_, text) in TASKS.items()]
+    lines += ["", "Actions of a task:", "", *(f"  {name:<14}{text}" for name, text in ACTIONS.items())]
+    lines += ["", "Other commands:", "", *(f"  {name:<14}{text}" for name, text in COMMANDS.items())]
+    lines += [
+        "",
+        "`led-corpus COMMAND --help` lists the settings. `led-corpus --version` prints the version.",
+    ]
+    return "\n".join(lines)
 
-        if isinstance(given, ReportSettings):
-            commands.report(given)
-        else:
-            (commands.status if verb == "status" else commands.verify)(given.output)
-        return
-    options: PlanOptions | SampleOptions | None = None
-    if verb in ("plan", "sample"):
-        kind = PlanOptions if verb == "plan" else SampleOptions
-        if {"-h", "--help"} & set(words):
-            note += "\n\nOnly of this verb:\n" + "\n".join(f"  {line}" for line in _describe(kind))
-        else:
-            options, words = tyro.cli(kind, args=words, return_unknown_args=True)
-    parsed = parse(settings, note, words)
-    if verb == "retry-failed":
-        if not parsed.since:
-            raise UsageError("retry-failed needs --since, the run that they failed in.")
-        parsed = replace(parsed, retry_failed=True)
+
+def run_task(task: str, arguments: Sequence[str]) -> None:
+    """Run an action of a task."""
+    action, rest = split_action(arguments)
+    command = f"led-corpus {task} {action}"
+    if action in ("status", "verify", "report"):
+        return inspect_output(action, rest, command)
+    settings_class, text = TASKS[task]
+    option_class = {"plan": PlanOptions, "preview": PreviewOptions}.get(action)
+    actions = "\n".join(f"  {name:<14}{what}" for name, what in ACTIONS.items())
+    choice = "|".join(ACTIONS)
+    description = f"{text.capitalize()}.\n\nUsage: led-corpus {task} [{choice}] [settings]\n\n{actions}"
+    settings, options = parse(settings_class, rest, command, description, option_class)
+    if action == "retry-failed":
+        if not settings.since:
+            raise UsageError("retry-failed needs --since, the run in which documents failed.")
+        settings = replace(settings, retry_failed=True)
 
     from jobs import commands
 
     if isinstance(options, PlanOptions):
-        commands.plan(make_task(parsed), options)
-    elif isinstance(options, SampleOptions):
-        commands.preview(make_task(parsed), options)
+        commands.plan(make_task(settings), options)
+    elif isinstance(options, PreviewOptions):
+        commands.preview(make_task(settings), options)
     else:
-        commands.run(make_task(parsed))
+        commands.run(make_task(settings))
 
 
-def split_subcommand(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The verb of a command line, and what stands after it.
+def make_task(settings: RunSettings) -> Task:
+    """The task of these settings."""
+    from pipeline.tasks import Answer, Classify, Summarize
+
+    if isinstance(settings, SummarizeSettings):
+        return Summarize(settings)
+    if isinstance(settings, ClassifySettings):
+        return Classify(settings)
+    assert isinstance(settings, AnswerSettings)
+    return Answer.of(settings)
+
+
+def inspect_output(action: str, arguments: Sequence[str], command: str) -> None:
+    """Show the status of an output folder, verify it, or write its report again."""
+    options = tyro.cli(
+        ReportOptions if action == "report" else OutputOptions,
+        args=current_flags(arguments),
+        prog=command,
+        description=f"{ACTIONS[action].capitalize()}.",
+    )
+
+    from jobs import commands
+
+    if isinstance(options, ReportOptions):
+        commands.report(options)
+    elif action == "status":
+        commands.status(options.output)
+    else:
+        commands.verify(options.output)
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Compare the results of a finished run with references."""
+    kind = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    if not kind:
+        raise UsageError(
+            f"evaluate needs one of {', '.join(EVALUATIONS)}: led-corpus evaluate summaries --output …"
+        )
+    choose(kind, EVALUATIONS, "kind of evaluation")
+    description = f"Compare the {kind} of a finished run with references."
+    options = tyro.cli(
+        EVALUATIONS[kind],
+        args=list(arguments[1:]),
+        prog=f"led-corpus evaluate {kind}",
+        description=description,
+    )
+
+    from jobs import commands
+
+    commands.evaluate(kind, options)
+
+
+def split_action(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The action of a task and the arguments after it.
 
     Raises:
-        UsageError: the first word is neither a verb nor a flag.
+        UsageError: the first argument is neither an action nor a flag.
     """
-    if not words or words[0].startswith("-"):
-        return "run", list(words)
-    if words[0] not in VERBS:
-        near = difflib.get_close_matches(words[0], VERBS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}."
-        raise UsageError(f"{words[0]!r} is no verb; {hint}")
-    return words[0], list(words[1:])
+    if not arguments or arguments[0].startswith("-"):
+        return "run", list(arguments)
+    action = current_subcommand(arguments[0])
+    choose(action, ACTIONS, "action")
+    return action, list(arguments[1:])
 
 
-def _describe(kind: type) -> list[str]:
-    """A line for each field of a dataclass: flag and default."""
-    return [f"--{f.name.replace('_', '-')} (default: {f.default})" for f in fields(kind)]
-
-
-def parse(settings: type[Settings], description: str, argv: Sequence[str] | None = None) -> Settings:
-    """The settings of a command line: flags, over the YAML file that `--config` names, over the defaults.
-
-    `--print-config` prints them as YAML and exits.
+def choose(name: str, known: Mapping[str, object], kind: str) -> None:
+    """Check that a name is known.
 
     Raises:
-        UsageError: the file cannot be read or has a key that is no setting.
-        SystemExit: 2 for a flag that is wrong, after saying what is.
+        UsageError: it is not. The message has the most similar name.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config", type=Path)
-    first.add_argument("--print-config", action="store_true")
-    own, rest = first.parse_known_args(argv)
-    lines = _read_yaml(own.config, settings) if own.config else {}
-    written = [word for name, words in lines.items() if not _has_flag(rest, name) for word in (name, *words)]
-    note = f"{description.strip()}\n\nAlso: --config FILE.yaml (settings by name; flags win over it) and --print-config."
-    parsed = tyro.cli(settings, args=[*written, *rest], description=note)
-    if own.print_config:
-        values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(parsed).items()}
-        print(yaml.safe_dump(values, sort_keys=False), end="")
+    if name not in known:
+        similar = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {similar[0]}?" if similar else f"there are {', '.join(known)}."
+        raise UsageError(f"{name!r} is not a known {kind}; {hint}")
+
+
+def parse(
+    settings_class: type[Settings],
+    arguments: Sequence[str],
+    command: str = "led-corpus",
+    description: str = "",
+    option_class: type[Options] | None = None,
+) -> tuple[Settings, Options | None]:
+    """The settings and options of a command line: flags over the YAML file of `--config` over the defaults.
+
+    `--print-config` prints the settings as YAML and exits.
+
+    Raises:
+        UsageError: the file cannot be read, or has an unknown key or a wrong value.
+        SystemExit: 2 after a wrong flag, which is reported.
+    """
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--config", type=Path)
+    own.add_argument("--print-config", action="store_true")
+    given, flags = own.parse_known_args(current_flags(arguments))
+    values = _read_yaml(given.config, settings_class) if given.config else {}
+    groups: dict[str, type] = {"run": settings_class}
+    defaults: dict[str, Any] = {"run": _partial(settings_class, values)}
+    if option_class is not None:
+        groups = {"own": option_class, **groups}
+        defaults["own"] = option_class()
+    note = "Also: --config FILE.yaml (settings by name, flags override them) and --print-config."
+    command_class = make_dataclass("Command", list(groups.items()))
+    parsed = tyro.cli(
+        command_class,
+        args=flags,
+        default=command_class(**defaults),
+        prog=command,
+        description=f"{description}\n\n{note}".strip(),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+    )
+    settings, options = parsed.run, getattr(parsed, "own", None)
+    if given.print_config:
+        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
+        print(yaml.safe_dump(plain, sort_keys=False), end="")
         raise SystemExit(0)
-    return parsed
+    return settings, options
 
 
-def _read_yaml(path: Path, settings: type[RunSettings]) -> dict[str, list[str]]:
-    """The settings of a YAML file, each as its flag and the words after it."""
+def _partial(settings_class: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """An instance with these values and the defaults, which is not validated yet. Missing ones are marked for
+    tyro."""
+    partial = object.__new__(settings_class)
+    for f in fields(settings_class):
+        default = tyro.MISSING if f.default is MISSING else f.default
+        object.__setattr__(partial, f.name, values.get(f.name, default))
+    return partial
+
+
+def _read_yaml(path: Path, settings_class: type[RunSettings]) -> dict[str, Any]:
+    """The settings in a YAML file, each checked against its field."""
     try:
         values = yaml.safe_load(path.read_text("utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that is none
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an invalid date
         raise UsageError(f"--config {path} cannot be read: {error}") from error
     if not isinstance(values, dict):
-        raise UsageError(f"--config {path} holds no settings by name; write lines like `num_beams: 4`.")
-    known = [f.name for f in fields(settings)]
-    for key in values:
+        raise UsageError(f"--config {path} has no settings; write lines like `num_beams: 4`.")
+    known = [f.name for f in fields(settings_class)]
+    settings = {}
+    for key, value in current_keys(values).items():
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}."
-            raise UsageError(f"--config {path} has a key {key!r} that is no setting; {hint}")
-    switches = {f.name for f in fields(settings) if f.type == "bool"}
-    flags: dict[str, list[str]] = {}
-    for key, value in values.items():
-        name = key.replace("_", "-")
-        if key in switches and isinstance(value, bool):
-            flags[f"--{name}" if value else f"--no-{name}"] = []
-        else:
-            flags[f"--{name}"] = [str(v) for v in (value if isinstance(value, list) else [value])]
-    return flags
+            similar = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {similar[0]}?" if similar else f"known: {', '.join(known)}."
+            raise UsageError(f"--config {path} has the key {key!r}, which is not a setting; {hint}")
+        settings[key] = _as_setting(settings_class, key, value)
+        check_setting(settings_class, key, settings[key])
+    return settings
 
 
-def _has_flag(words: Sequence[str], flag: str) -> bool:
-    """Is a flag given, or the one that switches it the other way?"""
-    given = (word.split("=")[0].replace("_", "-") for word in words)
-    return any(word.replace("--no-", "--", 1) == flag.replace("--no-", "--", 1) for word in given)
+def _as_setting(settings_class: type[RunSettings], name: str, value: Any) -> Any:
+    """A YAML value as a setting: lists become tuples, also a single value of a list setting."""
+    annotation = str(settings_class.__dataclass_fields__[name].type)
+    if "tuple[" in annotation:
+        return tuple(value) if isinstance(value, list) else (value,)
+    return value
 
 
-def exit_code(job: Callable[[], None]) -> int:
-    """Run `job` and say in one place how it ended."""
+def exit_code(job: Callable[[], int | None]) -> int:
+    """Run `job`, report an error, and return the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        job()
-        return 0
+        return job() or 0
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here.", file=sys.stderr)
+        print("interrupted; rerun the same command to resume.", file=sys.stderr)
         return INTERRUPTED
 
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    console()

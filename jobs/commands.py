@@ -1,8 +1,7 @@
-"""What the verbs do, and what they print."""
+"""What the subcommands do, and what they print."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,121 +13,129 @@ from rich.text import Text
 from pipeline.errors import PipelineError, UsageError
 from pipeline.monitor.progress import clock
 from pipeline.monitor.stats import Estimate
-from pipeline.output.commit import new_rows, rows_recomputed
-from pipeline.output.store import open_store
+from pipeline.output.commit import new_rows, parse_manifest, rows_recomputed
+from pipeline.output.open_store import open_store
 from pipeline.planning.plan import FORECAST, MANIFEST, REPORT, SUCCESS
 
 if TYPE_CHECKING:
-    from jobs.cli import PlanOptions, ReportSettings, SampleOptions
+    from jobs.options import (
+        EvaluateOptions,
+        EvaluateSummariesOptions,
+        PlanOptions,
+        PreviewOptions,
+        ReportOptions,
+    )
     from pipeline.forecast.calibrate import Forecast
     from pipeline.tasks import Task
 
-# Characters of a document that are shown.
-_HEAD = 700
+# Characters of a document that a preview shows.
+_SHOWN_CHARACTERS = 700
 
 
 def run(task: Task) -> None:
-    """Run, and print what a finished run wrote, in a few lines that add up."""
+    """Run the task, and print a summary of the finished run."""
     from pipeline.run import run
 
     result = run(task)
-    counts = result.manifest
-    done = f"{counts['ok']} ok + {counts['failed']} failed + {counts['skipped']} skipped"
-    rows = "" if counts["rows"] == counts["documents"] else f", {counts['rows']} rows"
-    print(f"{counts['documents']} documents{rows} = {done}; {counts['truncated']} cut at the limit")
-    if counts["since"]:
+    manifest = result.manifest
+    counts = f"{manifest['ok']} ok + {manifest['failed']} failed + {manifest['skipped']} skipped"
+    rows = "" if manifest["rows"] == manifest["documents"] else f", {manifest['rows']} rows"
+    print(f"{manifest['documents']} documents{rows} = {counts}; {manifest['truncated']} truncated")
+    if manifest["since"]:
         print(
-            f"{counts['reused']} of them carried over from {', '.join(run['output'] for run in counts['since'])}"
+            f"{manifest['reused']} rows reused from {', '.join(run['output'] for run in manifest['since'])}"
         )
-        new = new_rows(counts)
+        new = new_rows(manifest)
         if new is not None:
-            print(f"{new} are of new documents, {rows_recomputed(counts, new)} were done again")
-    for run_before in counts["since"]:
-        if run_before["recomputed_because"]:
-            print(f"nothing from {run_before['output']}: {', '.join(run_before['recomputed_because'])}")
+            print(f"{new} rows of new documents, {rows_recomputed(manifest, new)} rows recomputed")
+    for previous in manifest["since"]:
+        if previous["recomputed_because"]:
+            print(f"nothing reused from {previous['output']}: {', '.join(previous['recomputed_because'])}")
     for file in result.files_skipped:
         print(f"skipped: {file.skipped}")
     print(f"rows: {result.output}/part-*.parquet\nreport: {result.report}")
 
 
 def plan(task: Task, options: PlanOptions) -> None:
-    """Forecast the run, print it, and keep it beside the run's results, where the report finds it."""
+    """Estimate the run, print the forecast, and store it in the output folder, where the report finds it."""
     from pipeline.forecast.calibrate import forecast
     from pipeline.report.charts import lengths_picture
 
-    found = forecast(task, options.sample_documents, options.calibration_seconds)
-    open_store(task.settings.output).replace(FORECAST, found.to_json())
-    print("\n".join(_forecast_lines(found)))
+    result = forecast(task, options.sample_documents, options.calibration_seconds)
+    open_store(task.settings.output).replace(FORECAST, result.to_json())
+    print("\n".join(_forecast_lines(result)))
     if options.picture:
-        Path(options.picture).write_text(lengths_picture(found.lengths, found.limit), "utf-8")
+        Path(options.picture).write_text(lengths_picture(result.lengths, result.limit), "utf-8")
         print(f"picture: {options.picture}")
 
 
-def _forecast_lines(found: Forecast) -> list[str]:
-    def about(value: Estimate, unit: str = "") -> str:
-        middle = f"{value.middle:,.0f}{unit}"
-        if value.high - value.low < 0.5:
-            return middle
-        return f"{middle} ({value.low:,.0f} to {value.high:,.0f})"
+def _forecast_lines(forecast: Forecast) -> list[str]:
+    def about(estimate: Estimate) -> str:
+        if estimate.high - estimate.low < 0.5:
+            return f"{estimate.value:,.0f}"
+        return f"{estimate.value:,.0f} ({estimate.low:,.0f} to {estimate.high:,.0f})"
 
-    seconds, hours = found.seconds, found.device_hours
+    seconds, hours = forecast.seconds, forecast.device_hours
+    interval = f"({clock(seconds.low)} to {clock(seconds.high)})"
     lines = [
-        f"documents      {found.documents:,}, in {found.shards:,} shards",
-        f"rows           {about(found.rows)}",
-        f"input tokens   {about(found.input_tokens)}",
-        f"output tokens  {about(found.output_tokens)}",
-        f"cut            {about(found.truncated)} rows have more than {found.limit:,} tokens",
-        f"will fail      {about(found.failed)} rows, of what cannot be read",
-        f"time           {clock(seconds.middle)} ({clock(seconds.low)} to {clock(seconds.high)}), "
-        f"{clock(found.startup_seconds)} of it until the first shard is begun; {found.replicas} model copies",
-        f"device-hours   {hours.middle:.3g} ({hours.low:.3g} to {hours.high:.3g})",
+        f"documents      {forecast.documents:,}, in {forecast.shards:,} shards",
+        f"rows           {about(forecast.rows)}",
+        f"input tokens   {about(forecast.input_tokens)}",
+        f"output tokens  {about(forecast.output_tokens)}",
+        f"truncated      {about(forecast.truncated)} rows have more than {forecast.limit:,} tokens",
+        f"will fail      {about(forecast.failed)} rows, which cannot be read",
+        f"time           {clock(seconds.value)} {interval} on {forecast.replicas} replicas, "
+        f"{clock(forecast.startup_seconds)} of it for the start",
+        f"device-hours   {hours.value:.3g} ({hours.low:.3g} to {hours.high:.3g})",
     ]
-    if found.cost is not None:
+    if forecast.cost is not None:
+        cost = forecast.cost
+        lines.append(f"cost           {cost.value:.2f} ({cost.low:.2f} to {cost.high:.2f})")
+    if forecast.slot_utilization:
         lines.append(
-            f"cost           {found.cost.middle:.2f} ({found.cost.low:.2f} to {found.cost.high:.2f})"
+            f"slots          {forecast.slot_utilization:.0%} utilized in decoding, no padding in encoding"
         )
-    batches = f"; batches of decoding {found.fill:.0%} full" if found.fill else ""
     lines += [
-        f"padding        none in encoding{batches}",
-        f"memory         {found.memory_bytes / 2**30:.2f} GiB for each model copy, as measured",
-        f"output         {found.output_bytes.middle / 2**20:,.1f} MiB",
-        f"from           the lengths of {found.sampled:,} rows, and {found.rehearsed:,} rows done on the run's own devices; "
-        "intervals hold four times in five",
+        f"memory         {forecast.memory_bytes / 2**30:.2f} GiB per replica, as measured",
+        f"output         {forecast.output_bytes.value / 2**20:,.1f} MiB",
+        f"based on       the lengths of {forecast.sampled:,} rows, and {forecast.calibration_rows:,} rows "
+        "computed on the run's own devices; 80 % intervals",
         "",
-        *_length_lines(found.lengths, found.limit),
+        *_length_lines(forecast.lengths, forecast.limit),
     ]
     return lines
 
 
 def _length_lines(lengths: tuple[int, ...], limit: int) -> list[str]:
-    """The lengths as bars of text, a line for each doubling."""
+    """A histogram of the lengths as text, one line per power of two."""
     lines, low = ["lengths, tokens"], 1
     while low <= max(lengths[-1], limit):
         high = 2 * low
         share = sum(low <= n < high for n in lengths) / len(lengths)
         mark = "  <- the limit" if low <= limit < high else ""
         if share or mark:
-            lines.append(f"{low:>12,} to {high - 1:<10,} {'#' * round(40 * share):<40} {share:5.1%}{mark}")
+            bar = "#" * round(40 * share)
+            lines.append(f"{low:>12,} to {high - 1:<10,} {bar:<40} {share:5.1%}{mark}")
         low = high
     return lines
 
 
-def preview(task: Task, options: SampleOptions) -> None:
-    """Do a few documents and show each beside what came of it."""
+def preview(task: Task, options: PreviewOptions) -> None:
+    """Process a few documents and show each beside its result."""
     from pipeline.forecast.calibrate import preview
 
     console = Console(soft_wrap=False)
     width = max(30, (console.width - 2) // 2)
     for text, row in preview(task, options.documents, options.draw):
-        shown = (text or "")[:_HEAD] + (" …" if len(text or "") > _HEAD else "")
-        facts, outcome = task.describe(row) if row["status"] == "ok" else (row["stage"], row["reason"])
+        head = (text or "")[:_SHOWN_CHARACTERS]
+        shown = f"{head} …" if len(text or "") > _SHOWN_CHARACTERS else head
+        if row["status"] == "ok":
+            details, result = task.describe(row)
+            below = f"{row['input_tokens']} tokens in, {details}"
+        else:
+            below, result = f"{row['status']}: {row['stage']}", row["reason"]
         flags = ", ".join(row.get("flags") or [])
-        below = (
-            f"{row['input_tokens']} tokens in, {facts}"
-            if row["status"] == "ok"
-            else f"{row['status']}: {facts}"
-        )
-        side = Text(f"{outcome}\n\n{below}" + (f"\nflags: {flags}" if flags else ""))
+        side = Text(f"{result}\n\n{below}" + (f"\nflags: {flags}" if flags else ""))
         panels = [
             Panel(Text(shown), title=Text(row["doc_id"]), width=width),
             Panel(side, title="output", width=width),
@@ -137,62 +144,73 @@ def preview(task: Task, options: SampleOptions) -> None:
 
 
 def status(output: str) -> None:
-    """Print how far the run in a folder is, by a listing."""
+    """Print the progress of the run in a folder, from a listing."""
     from pipeline.output.verify import status
 
     print(status(open_store(output)))
 
 
 def verify(output: str) -> None:
-    """Count what a folder holds again, from every byte.
+    """Count the rows of a folder again, from every byte.
 
     Raises:
-        PipelineError: it is not what its plan says, or not yet all of it.
+        PipelineError: the output does not match its plan, or is not complete yet.
     """
     from pipeline.output.verify import status, verify
 
     store = open_store(output)
-    found = status(store)
-    print(found)
-    findings = verify(store)
-    print(findings)
-    if findings.problems:
-        raise PipelineError("the output is not what its plan says:\n  " + "\n  ".join(findings.problems))
-    if not found.finished:
+    progress = status(store)
+    print(progress)
+    result = verify(store)
+    print(result)
+    if result.problems:
+        raise PipelineError("the output does not match its plan:\n  " + "\n  ".join(result.problems))
+    if not progress.finished:
+        missing = progress.documents - progress.documents_committed
         raise PipelineError(
-            f"what is committed is right; {found.documents - found.documents_committed} documents are left."
+            f"the committed rows are correct, but {missing} documents are missing; rerun the same command to "
+            "resume."
         )
-    print("every planned document is one row")
+    duplicates = "" if result.duplicates else ", no duplicates"
+    print(f"Verified: {result.documents} documents, {result.rows.total()} rows{duplicates}, checksums match.")
 
 
-def report(settings: ReportSettings) -> None:
+def report(options: ReportOptions) -> None:
     """Write the report of a finished run again.
 
     Raises:
-        UsageError: the folder holds no finished run, or not the column of references.
+        UsageError: the folder holds no finished run, or lacks the reference column.
     """
-    from pipeline.output.commit import parse_json_object
     from pipeline.output.verify import read_plan
     from pipeline.report.page import write_report
 
-    store = open_store(settings.output)
+    store = open_store(options.output)
     plan = read_plan(store)
     if SUCCESS not in store.names():
         raise UsageError(
-            f"{store.url} holds no finished run (no {SUCCESS}); the command that began it goes on from here."
+            f"{store.url} holds no finished run (no {SUCCESS}); rerun the same command to resume it."
         )
     write_report(
         store,
         plan,
-        parse_json_object(store.read(MANIFEST), f"{store.url}/{MANIFEST}"),
-        reference_column=settings.reference_column,
-        price_per_hour=settings.price_per_hour,
-        gpus=settings.gpus,
+        parse_manifest(store.read(MANIFEST), f"{store.url}/{MANIFEST}"),
+        reference_column=options.reference_column,
+        price_per_hour=options.price_per_hour,
+        gpus=options.gpus,
     )
     print(f"report: {store.url}/{REPORT}")
 
 
-def show_scores(scores: Mapping[str, float | int]) -> None:
-    """Print scores, a line each."""
+def evaluate(kind: str, options: EvaluateOptions | EvaluateSummariesOptions) -> None:
+    """Print the scores of a finished run against references, one per line."""
+    from jobs.options import EvaluateSummariesOptions
+    from pipeline.report.scores import evaluate_answers, evaluate_labels, evaluate_summaries
+
+    store = open_store(options.output)
+    if isinstance(options, EvaluateSummariesOptions):
+        column, facts = options.reference_column, options.facts_column
+        scores = evaluate_summaries(store, column, facts, stemmer=options.stemmer)
+    else:
+        scores = (evaluate_labels if kind == "labels" else evaluate_answers)(store, options.reference_column)
     for name, value in scores.items():
         print(f"{name:<14} {value:.4f}" if isinstance(value, float) else f"{name:<14} {value}")

@@ -1,26 +1,7 @@
 #!/usr/bin/env python3
-"""Summarise every document of a corpus of Parquet, JSON lines or text files, exactly once.
+"""Summarize every document of a corpus: the same as `led-corpus summarize`, for `ray job submit`."""
 
-python jobs/summarize_corpus.py --input corpus/ --output out/ --model MODEL
-"""
-
-from __future__ import annotations
-
-import sys
-from typing import TYPE_CHECKING
-
-from jobs.cli import exit_code, main
-from pipeline.settings import SummarizeSettings
-
-if TYPE_CHECKING:
-    from pipeline.tasks import Summarize
-
-
-def task(settings: SummarizeSettings) -> Summarize:
-    from pipeline.tasks import Summarize
-
-    return Summarize(settings)
-
+from jobs.cli import script
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: main(SummarizeSettings, task, __doc__ or "")))
+    script("summarize")

@@ -12,34 +12,49 @@ import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from led.batch.packed_batch import PackedBatch, pack_documents
-    from led.checkpoint.files import CheckpointError
-    from led.config import LEDConfig
-    from led.generation.config import GenerationConfig
-    from led.generation.generate import GenerateOutput, generate
-    from led.generation.scheduler import Scheduler, SchedulerLimits
-    from led.heads.conditional_generation import LEDForConditionalGeneration
-    from led.heads.question_answering import LEDForQuestionAnswering
-    from led.heads.sequence_classification import LEDForSequenceClassification
-    from led.kv_cache.decoder_cache import DecoderCache
-    from led.model.led_model import LEDInputs, LEDModel
+if TYPE_CHECKING:  # with `as`, type checkers see public names
+    from led.batch.packed_batch import (
+        PackedBatch as PackedBatch,
+        pack_documents as pack_documents,
+    )
+    from led.checkpoint.files import CheckpointError as CheckpointError
+    from led.config import LEDConfig as LEDConfig
+    from led.generation.config import GenerationConfig as GenerationConfig
+    from led.generation.generate import (
+        GenerateOutput as GenerateOutput,
+        generate as generate,
+    )
+    from led.generation.scheduler import (
+        Scheduler as Scheduler,
+        SchedulerLimits as SchedulerLimits,
+    )
+    from led.heads.conditional_generation import LEDForConditionalGeneration as LEDForConditionalGeneration
+    from led.heads.question_answering import LEDForQuestionAnswering as LEDForQuestionAnswering
+    from led.heads.sequence_classification import LEDForSequenceClassification as LEDForSequenceClassification
+    from led.kv_cache.decoder_cache import DecoderCache as DecoderCache
+    from led.model.led_model import (
+        LEDInputs as LEDInputs,
+        LEDModel as LEDModel,
+    )
     from led.model.outputs import (
-        LEDEncoderBaseModelOutput,
-        LEDSeq2SeqLMOutput,
-        LEDSeq2SeqModelOutput,
-        LEDSeq2SeqQuestionAnsweringModelOutput,
-        LEDSeq2SeqSequenceClassifierOutput,
+        LEDEncoderBaseModelOutput as LEDEncoderBaseModelOutput,
+        LEDSeq2SeqLMOutput as LEDSeq2SeqLMOutput,
+        LEDSeq2SeqModelOutput as LEDSeq2SeqModelOutput,
+        LEDSeq2SeqQuestionAnsweringModelOutput as LEDSeq2SeqQuestionAnsweringModelOutput,
+        LEDSeq2SeqSequenceClassifierOutput as LEDSeq2SeqSequenceClassifierOutput,
     )
-    from led.model.pretrained import LEDPreTrainedModel
+    from led.model.pretrained import LEDPreTrainedModel as LEDPreTrainedModel
     from led.pipelines.pipeline import (
-        QuestionAnsweringPipeline,
-        Text2TextPipeline,
-        TextClassificationPipeline,
-        pipeline,
+        QuestionAnsweringPipeline as QuestionAnsweringPipeline,
+        Text2TextPipeline as Text2TextPipeline,
+        TextClassificationPipeline as TextClassificationPipeline,
+        pipeline as pipeline,
     )
-    from led.tokenizer.batch_encoding import BatchEncoding
-    from led.tokenizer.tokenizer import LEDTokenizer, LEDTokenizerFast
+    from led.tokenizer.batch_encoding import BatchEncoding as BatchEncoding
+    from led.tokenizer.tokenizer import (
+        LEDTokenizer as LEDTokenizer,
+        LEDTokenizerFast as LEDTokenizerFast,
+    )
 
 # The module of each public name.
 _MODULES = {
@@ -91,4 +106,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return list(__all__)

@@ -1,11 +1,9 @@
-"""LEDConfig: the published `config.json` as a checked dataclass.
+"""LEDConfig: the published `config.json` as a validated dataclass.
 
-Source: the published checkpoints of arXiv:2004.05150, whose `attention_window` counts both sides
-together: a token sees `attention_window // 2` neighbours on each side and itself. (The paper's own code
-counts one side.)
+Source: the published checkpoints of arXiv:2004.05150. Their `attention_window` is two-sided: a token attends
+to `attention_window // 2` tokens on each side and to itself. The paper's own code counts one side.
 
-Every rule is checked when the configuration is made, so a model never fails later on a value that was wrong
-here.
+All values are validated when the configuration is created, so a model never fails on them later.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from led.checkpoint.hub import resolve
 
 ACTIVATIONS = ("gelu", "relu", "silu", "gelu_new")
 
-# Other names of the same settings, seen in published files.
+# Other names of these settings that occur in published files.
 _ALIASES = {
     "hidden_size": "d_model",
     "num_attention_heads": "encoder_attention_heads",
@@ -31,10 +29,10 @@ _ALIASES = {
     "classif_dropout": "classifier_dropout",
 }
 
-# What every LED's file says.
+# Keys that have the same value in the file of every LED.
 _CONSTANTS = {"model_type": "led", "is_encoder_decoder": True}
 
-# What follows from other keys and is not read.
+# Keys that are derived from others and not read.
 _DERIVED = ("label2id",)
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -42,24 +40,26 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 
 @dataclass(frozen=True)
 class LEDConfig:
-    """Shape and constants of a Longformer-Encoder-Decoder (arXiv:2004.05150, section 7).
+    """Configuration of a Longformer-Encoder-Decoder (arXiv:2004.05150, section 7).
 
-    `attention_window` is two-sided, in tokens: one even number for every encoder layer, or one per layer.
-    Positions, tokens and sizes are counts; dropouts are rates. `id2label` names the classes, by default
-    `LABEL_0`, `LABEL_1`, … for `num_labels` of them (2 where neither is given); `problem_type` is
-    "regression", "single_label_classification", "multi_label_classification", or None to tell by the labels.
-    `output_attentions`, `output_hidden_states`, `use_cache` and `return_dict` are what a call does that does
-    not say.
+    `attention_window` is two-sided, in tokens. It is one even number for all encoder layers, or one per
+    layer. Positions, tokens and sizes are counts, and dropouts are rates.
 
-    `decoder_prompt` is ours: the token ids that the decoder of a classifier or question answerer reads
-    instead of the document, for checkpoints trained so. Without, it reads the document, as the reference
-    does, and no further than its positions.
+    `id2label` has the names of the classes. By default there are `num_labels` of them, or 2, named `LABEL_0`,
+    `LABEL_1`, and so on. `problem_type` is "regression", "single_label_classification" or
+    "multi_label_classification". For None, the labels determine it.
 
-    Keys of the file that LED does not use are kept in `extra` and written back unchanged; they and the other
-    names of a setting (`hidden_size`, …) read as attributes too.
+    `output_attentions`, `output_hidden_states`, `use_cache` and `return_dict` are the defaults of a call.
+
+    The reference has no `decoder_prompt`. It is for classifiers and question answerers that were trained with
+    it: the decoder then reads these token ids instead of the document. Without it, the decoder reads the
+    document up to its number of positions, as in the reference.
+
+    Keys of the file that LED does not use are kept in `extra` and written back unchanged. They can be read as
+    attributes, and so can the other names of a setting, such as `hidden_size`.
 
     Raises:
-        ValueError: a value breaks a rule; the message names the value, the rule and what to do.
+        ValueError: a value breaks a rule. The message has the value, the rule and what to do.
     """
 
     vocab_size: int = 50265
@@ -122,7 +122,7 @@ class LEDConfig:
 
     @property
     def label2id(self) -> dict[str, int]:
-        """The number of each class, by name."""
+        """The number of each class by name."""
         return {name: i for i, name in self.labels.items()}
 
     @property
@@ -134,22 +134,24 @@ class LEDConfig:
 
     @property
     def max_input_tokens(self) -> int:
-        """The most tokens that a classifier or question answerer reads at once: what encoder and, without a
-        `decoder_prompt`, decoder have positions for."""
+        """The most tokens that a classifier or question answerer reads at once.
+
+        The limit is the number of encoder positions and, without a `decoder_prompt`, of decoder positions.
+        """
         positions = self.max_encoder_position_embeddings
         return positions if self.decoder_prompt else min(positions, self.max_decoder_position_embeddings)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LEDConfig:
-        """The configuration in a parsed `config.json`; unknown keys go to `extra`.
+        """The configuration from a parsed `config.json`. Unknown keys are kept in `extra`.
 
         Raises:
-            ValueError: it says that the embedding is not shared.
+            ValueError: a value breaks a rule, or the embedding is not shared.
         """
         if values.get("tie_word_embeddings") is False:
             raise ValueError(
-                "tie_word_embeddings is false; encoder, decoder and language-model head share one embedding here. "
-                "Use a checkpoint whose weights share it, and take the key out of its config.json."
+                "tie_word_embeddings is false; encoder, decoder and language-model head share one embedding "
+                "here. Use a checkpoint with a shared embedding, and remove the key from its config.json."
             )
         known = {f.name for f in fields(cls)} - {"extra"}
         settings: dict[str, Any] = {}
@@ -169,7 +171,7 @@ class LEDConfig:
         return cls(**settings, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `config.json`, `extra` included."""
+        """The content of `config.json`, including `extra`."""
         values = asdict(self)
         extra = values.pop("extra")
         values.pop("num_labels")
@@ -187,26 +189,28 @@ class LEDConfig:
         }
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, **where: Any) -> LEDConfig:
-        """The configuration of a model folder or a published checkpoint, its `config.json`.
+    def from_pretrained(cls, model: str | Path, **location: Any) -> LEDConfig:
+        """The configuration in the `config.json` of a model folder or a published checkpoint.
 
-        `where` is `revision`, `cache_dir` and `local_files_only`, as in `LEDModel.from_pretrained`.
+        `location` may have `revision`, `cache_dir` and `local_files_only`, as in `LEDModel.from_pretrained`.
 
         Raises:
-            FileNotFoundError: there is no such folder, checkpoint or file.
-            ValueError: the file is not JSON, or describes another architecture.
+            FileNotFoundError: the folder, checkpoint or file does not exist.
+            ValueError: the file is not JSON, or is for another architecture.
         """
-        folder = resolve(str(model), weights=False, **where).folder
+        folder = resolve(str(model), weights=False, **location).folder
         path = folder / "config.json"
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} has no config.json: it is not a model folder.")
+            raise FileNotFoundError(f"{folder} has no config.json; give a model folder.")
         try:
             values = json.loads(path.read_text("utf-8"))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not valid JSON ({error}); fetch the file again.") from error
+            raise ValueError(f"{path} is not valid JSON ({error}); download the file again.") from error
         model_type = values.get("model_type", "led") if isinstance(values, dict) else None
         if model_type != "led":
-            raise ValueError(f"{path} has model_type {model_type!r}; only 'led' checkpoints load here.")
+            raise ValueError(
+                f"{path} has model_type {model_type!r}; it must be 'led'. Use an LED checkpoint."
+            )
         return cls.from_dict(values)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -217,12 +221,12 @@ class LEDConfig:
 
 
 def is_whole(value: Any) -> bool:
-    """Is it a whole number, and no truth value?"""
+    """Whether `value` is an int and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Is it a finite number, and no truth value?"""
+    """Whether `value` is a finite number and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -237,7 +241,7 @@ def _check(config: LEDConfig) -> None:
             if not is_number(value):
                 raise ValueError(f"{f.name} is {value!r}; it must be a number.")
             if f.name != "init_std" and not 0 <= value < 1:
-                raise ValueError(f"{f.name} is {value}; a rate lies in [0, 1).")
+                raise ValueError(f"{f.name} is {value}; it must lie in [0, 1).")
     for name in (
         "vocab_size",
         "d_model",
@@ -259,7 +263,7 @@ def _check(config: LEDConfig) -> None:
             )
     if config.activation_function not in ACTIVATIONS:
         raise ValueError(
-            f"activation_function is {config.activation_function!r}; known: {', '.join(ACTIVATIONS)}."
+            f"activation_function is {config.activation_function!r}; use one of {', '.join(ACTIVATIONS)}."
         )
     windows = config.attention_window
     if not isinstance(windows, int | tuple) or isinstance(windows, bool):
@@ -268,12 +272,13 @@ def _check(config: LEDConfig) -> None:
         )
     if isinstance(windows, tuple) and len(windows) != config.encoder_layers:
         raise ValueError(
-            f"attention_window has {len(windows)} entries; it must have one per encoder layer ({config.encoder_layers})."
+            f"attention_window has {len(windows)} entries; it must have one per encoder layer "
+            f"({config.encoder_layers})."
         )
     for window in config.attention_windows:
         if not isinstance(window, int) or window < 2 or window % 2:
             raise ValueError(
-                f"attention_window has {window!r}; a two-sided window is an even number of at least 2."
+                f"attention_window has {window!r}; it must be an even number of at least 2, for both sides."
             )
     labels = config.id2label
     if not isinstance(labels, Mapping) or sorted(labels, key=str) != sorted(
@@ -283,14 +288,14 @@ def _check(config: LEDConfig) -> None:
             f"id2label is {labels!r}; it must name the classes 0 to num_labels - 1 ({config.num_labels - 1})."
         )
     if config.problem_type not in (None, *PROBLEM_TYPES):
-        raise ValueError(f"problem_type is {config.problem_type!r}; known: {', '.join(PROBLEM_TYPES)}.")
-    prompt, longest = config.decoder_prompt, config.max_decoder_position_embeddings
-    tokens = isinstance(prompt, tuple) and all(
+        raise ValueError(f"problem_type is {config.problem_type!r}; use one of {', '.join(PROBLEM_TYPES)}.")
+    prompt, max_tokens = config.decoder_prompt, config.max_decoder_position_embeddings
+    has_valid_ids = isinstance(prompt, tuple) and all(
         is_whole(token) and 0 <= token < config.vocab_size for token in prompt
     )
-    if not tokens or len(prompt) > longest:
+    if not has_valid_ids or len(prompt) > max_tokens:
         raise ValueError(
-            f"decoder_prompt is {prompt!r}; it must be a list of at most {longest} token ids below the "
+            f"decoder_prompt is {prompt!r}; it must be a list of at most {max_tokens} token ids below the "
             f"vocab_size, {config.vocab_size}."
         )
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):

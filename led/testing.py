@@ -1,4 +1,4 @@
-"""Small models for tests: random weights whose outputs are spread out, so that a wrong token shows."""
+"""Small models for tests. Random weights give clearly different outputs, so a wrong token is noticed."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ TINY: dict[str, Any] = {
 
 
 def tiny_config(**changes: Any) -> LEDConfig:
-    """A configuration of about 50,000 parameters."""
+    """The configuration of a model with about 50,000 parameters."""
     return LEDConfig(**{**TINY, **changes})
 
 
 @torch.no_grad()
 def spread_weights(model: torch.nn.Module, seed: int, scale: float = 4.0) -> None:
-    """Give every weight a random value; `scale` times the initial spread, so attention and logits are far
-    from flat."""
+    """Set every weight to a random value, so that attention and logits are far from uniform.
+
+    Their standard deviation is `scale` times the initial one.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -43,7 +45,7 @@ def spread_weights(model: torch.nn.Module, seed: int, scale: float = 4.0) -> Non
 
 
 def tiny_model(seed: int = 0, scale: float = 4.0, **changes: Any) -> LEDForConditionalGeneration:
-    """A model of `tiny_config(**changes)` with spread-out random weights, in evaluation mode."""
+    """A model of `tiny_config(**changes)` with the weights of `spread_weights`, in evaluation mode."""
     model = LEDForConditionalGeneration(tiny_config(**changes))
     spread_weights(model, seed, scale)
     return model.eval()

@@ -1,4 +1,4 @@
-"""What goes together and in which order: pure functions over lengths."""
+"""The order of documents, and batches within a token budget. Pure functions of lengths."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ from collections.abc import Iterator, Sequence
 
 
 def longest_first(lengths: Sequence[int]) -> list[int]:
-    """The places of `lengths` from the longest to the shortest, equal ones in their order.
+    """The indices of `lengths`, longest first. Equal lengths keep their order.
 
-    The document that will not fit is met first, neighbours in a packed batch are alike, and the short ones
-    fill the end.
+    A document that exceeds the memory then fails early. Neighbors in a packed batch have similar lengths, and
+    the short ones keep slots busy at the end.
     """
     return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
 
 
-def by_token_budget(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """The places of `lengths` in their order, as many together as sum to at most `most`; a longer one stands
-    alone."""
-    together: list[int] = []
+def by_token_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Yield batches of indices, in order, whose lengths sum to at most `budget`.
+
+    A longer document is a batch of its own.
+    """
+    batch: list[int] = []
     total = 0
     for i, length in enumerate(lengths):
-        if together and total + length > most:
-            yield together
-            together, total = [], 0
-        together.append(i)
+        if batch and total + length > budget:
+            yield batch
+            batch, total = [], 0
+        batch.append(i)
         total += length
-    if together:
-        yield together
+    if batch:
+        yield batch

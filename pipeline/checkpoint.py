@@ -1,4 +1,4 @@
-"""The checkpoint of a run: found once, named by its bytes, and the same wherever a worker loads it."""
+"""The checkpoint of a run. Its hashes identify it, and every worker checks that it has the same one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pipeline.settings import RunSettings
 
 
 def find_checkpoint(settings: RunSettings) -> Checkpoint:
-    """The checkpoint's files.
+    """Find or download the checkpoint of --model.
 
     Raises:
-        UsageError: there is none, or it has no weights.
-        PipelineError: it could not be fetched; a later try may well do.
+        UsageError: it does not exist, or has no weights.
+        PipelineError: it could not be fetched because of a transient fault.
     """
     try:
         checkpoint = resolve(settings.model, settings.revision)
@@ -33,7 +33,7 @@ def find_checkpoint(settings: RunSettings) -> Checkpoint:
 
 
 def checkpoint_hashes(folder: Path) -> dict[str, str]:
-    """What names a checkpoint's files by their bytes: weights, configuration, tokenizer."""
+    """The SHA-256 of a checkpoint's weights, tokenizer and configuration."""
     return {
         "weights_sha256": _sha256(weight_files(folder)),
         "tokenizer_sha256": _tokenizer_sha256(LEDTokenizer.from_pretrained(folder)),
@@ -42,27 +42,26 @@ def checkpoint_hashes(folder: Path) -> dict[str, str]:
 
 
 def worker_checkpoint(model: str, revision: str | None, config: Mapping[str, Any]) -> Path:
-    """The checkpoint's folder on a worker's machine; the one that was planned with, if `facts` name it.
+    """The folder of the checkpoint on a worker's machine, checked against the `weights_sha256` of the plan.
 
     Raises:
-        PipelineError: it cannot be had there.
-        PlanMismatch: it is another.
+        PipelineError: the checkpoint is missing on this machine.
+        PlanMismatch: it differs from the plan.
     """
-    found = _on_this_machine(model, revision, weights=True)
-    # A commit names its bytes; a folder may be another on each machine, or be replaced while the run goes on.
-    if found.revision is None and "weights_sha256" in config:
-        _check(found.folder, "weights_sha256", _sha256(weight_files(found.folder)), config)
-    return found.folder
+    checkpoint = _on_this_machine(model, revision, weights=True)
+    # A commit identifies its bytes. A folder may differ between machines, or be replaced during the run.
+    if checkpoint.revision is None and "weights_sha256" in config:
+        _check(checkpoint.folder, "weights_sha256", _sha256(weight_files(checkpoint.folder)), config)
+    return checkpoint.folder
 
 
 @lru_cache(maxsize=2)
 def worker_tokenizer(model: str, revision: str | None, sha256: str | None) -> LEDTokenizer:
-    """The checkpoint's tokenizer on a worker's machine, without its weights; of these bytes, if they are
-    named.
+    """The tokenizer on a worker's machine, checked against `sha256` if that is given. No weights are loaded.
 
     Raises:
-        PipelineError: it cannot be had there.
-        PlanMismatch: it is another.
+        PipelineError: the tokenizer is missing on this machine.
+        PlanMismatch: it differs from the plan.
     """
     folder = _on_this_machine(model, revision, weights=False).folder
     try:
@@ -79,25 +78,27 @@ def _on_this_machine(model: str, revision: str | None, *, weights: bool) -> Chec
         return resolve(model, revision, weights=weights)
     except FileNotFoundError as error:
         raise PipelineError(
-            f"--model {model} cannot be had on {socket.gethostname()}: {error} Every machine of the cluster must see it: give "
-            "a folder that all mount, or the name of a published checkpoint that all can reach."
+            f"--model {model} is not available on {socket.gethostname()}: {error} Every machine of the "
+            "cluster needs it. Give a folder that all machines mount, or the name of a published checkpoint."
         ) from error
 
 
-def _check(folder: Path, name: str, found: str, config: Mapping[str, Any]) -> None:
-    if found != config[name]:
+def _check(folder: Path, name: str, sha256: str, config: Mapping[str, Any]) -> None:
+    if sha256 != config[name]:
         raise PlanMismatch(
-            f"{folder} on {socket.gethostname()} is another checkpoint than was planned with ({name} is {found[:12]}, was "
-            f"{str(config[name])[:12]}); every machine must have the same files until the run ends."
+            f"the checkpoint {folder} on {socket.gethostname()} differs from the plan ({name} is "
+            f"{sha256[:12]}, was {str(config[name])[:12]}); every machine must have the same files "
+            "until the run ends."
         )
 
 
 def _sha256(paths: Sequence[Path]) -> str:
-    whole = hashlib.sha256()
+    """The hash of the hashes of these files."""
+    digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _tokenizer_sha256(tokenizer: LEDTokenizer) -> str:

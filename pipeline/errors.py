@@ -1,12 +1,12 @@
-"""The errors a user may see, and the exit code of each.
+"""The errors that a user may see, and the exit code of each.
 
-PipelineError            1   the run failed; what is committed stays, the same command resumes
+PipelineError            1   the run failed. Committed shards stay. Rerun the same command to resume
 ├── CorruptInput         1   the bytes of an input file cannot be read
-├── Unreachable          1   an input file could not be fetched; its bytes may be well
-├── CorruptOutput        1   the output folder holds something this system did not write
-├── Stopped            130  the run ended at a shard border, as it was asked to
+├── Unreachable          1   an input file could not be fetched. Its bytes may be intact
+├── CorruptOutput        1   the output folder has a file that this system did not write
+├── Stopped            130   the run stopped gracefully at a shard boundary
 ├── TooManyFailures      3   more documents failed than --max-failed allows
-└── UsageError           2   the command or its settings must change before anything can run
+└── UsageError           2   the command or its settings must change
     └── PlanMismatch     2   the output folder belongs to a run with another plan
 """
 
@@ -16,7 +16,7 @@ import re
 
 
 class PipelineError(Exception):
-    """The run failed."""
+    """The run failed. Committed shards stay."""
 
     exit_code = 1
 
@@ -26,15 +26,15 @@ class CorruptInput(PipelineError):
 
 
 class Unreachable(PipelineError):
-    """An input file could not be fetched; its bytes may be well."""
+    """An input file could not be fetched. Its bytes may be intact."""
 
 
 class CorruptOutput(PipelineError):
-    """The output folder holds something this system did not write."""
+    """The output folder has a file that this system did not write."""
 
 
 class Stopped(PipelineError):
-    """The run ended at a shard border, as it was asked to; the same command goes on."""
+    """The run stopped gracefully at a shard boundary. Rerun the same command to resume."""
 
     exit_code = 130
 
@@ -46,7 +46,7 @@ class TooManyFailures(PipelineError):
 
 
 class UsageError(PipelineError):
-    """The command or its settings must change before anything can run."""
+    """The command or its settings must change."""
 
     exit_code = 2
 
@@ -55,7 +55,7 @@ class PlanMismatch(UsageError):
     """The output folder belongs to a run with another plan."""
 
 
-def one_line(error: BaseException, longest: int = 200) -> str:
-    """What `error` says, in one line, without the credentials that an address in it may carry."""
+def one_line(error: BaseException, max_length: int = 200) -> str:
+    """The first line of an error's message. Credentials in addresses are removed."""
     text = str(error).strip().split("\n")[0] or type(error).__name__
-    return re.sub(r"//[^/@\s]+@", "//…@", text)[:longest]
+    return re.sub(r"//[^/@\s]+@", "//…@", text)[:max_length]

@@ -1,6 +1,6 @@
-"""Structured logs: a line of JSON for each event, with the run's name in it.
+"""Structured logs with one JSON object per event and line. Each has the ID of the run.
 
-On a terminal the progress line and plain messages say the same to people.
+On a terminal, the progress line and plain messages report the same.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from pipeline.errors import UsageError
 
 logger = logging.getLogger("pipeline")
 
-# What a record carries beside its message.
+# The attribute of a log record that holds the fields of an event.
 _EVENT = "event_fields"
 
 
 class JsonLines(logging.Formatter):
-    """Records as lines of JSON: time (UTC), level, run, logger, event, what belongs to it, and the error if
-    there is one."""
+    """Formats a log record as a line of JSON.
+
+    Its keys are time (UTC), level, run, logger, event, the fields of the event, and error if there is one.
+    """
 
     def __init__(self, run: str) -> None:
         super().__init__()
@@ -45,13 +47,13 @@ class JsonLines(logging.Formatter):
 
 
 def event(name: str, **fields: Any) -> None:
-    """Log an event with what belongs to it."""
+    """Log an event with its fields."""
     logger.info(name, extra={_EVENT: fields})
 
 
 @contextmanager
 def logging_to(path: str | None, run: str) -> Iterator[None]:
-    """While this lasts, everything the package logs is appended to the file at `path`, if there is one.
+    """Append everything that the package logs to the file at `path`, if there is one.
 
     Raises:
         UsageError: the file cannot be written.
@@ -63,7 +65,7 @@ def logging_to(path: str | None, run: str) -> Iterator[None]:
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise UsageError(
-            f"--log-file {path} cannot be written ({error.strerror}); make its folder, or name a file in another."
+            f"--log-file {path} cannot be written ({error.strerror}); create its folder, or give another."
         ) from error
     handler.setFormatter(JsonLines(run))
     before = logger.level
@@ -78,7 +80,7 @@ def logging_to(path: str | None, run: str) -> Iterator[None]:
 
 
 def log_to_stderr(run: str) -> None:
-    """Let a worker's process write its lines to its standard error, which Ray keeps among its logs."""
+    """Log to the standard error of a worker process. Ray keeps it among its logs."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines(run))
     logger.handlers = [handler]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from led.checkpoint.hub import Checkpoint
-from pipeline import __version__
+from pipeline import RESULTS_VERSION
 from pipeline.checkpoint import checkpoint_hashes
 from pipeline.errors import PlanMismatch, UsageError
 from pipeline.output.previous_runs import describe_previous_runs
@@ -43,7 +43,7 @@ def build_plan(task: Task, checkpoint: Checkpoint, previous: Plan | None) -> Pla
     inputs = inspect_inputs(settings, previous)
     try:
         config = {
-            "code_version": __version__,
+            "code_version": RESULTS_VERSION,
             "settings": settings.fingerprinted_settings(),
             "input_limits": asdict(task.input_limits(checkpoint.folder)),
             **checkpoint_hashes(checkpoint.folder),

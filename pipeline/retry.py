@@ -1,5 +1,4 @@
-"""Trying again: what a moment later may well work is tried a few times, with growing pauses; all else is
-raised at once."""
+"""Retry transient faults a few times, with growing pauses. Other errors are raised at once."""
 
 from __future__ import annotations
 
@@ -14,11 +13,11 @@ T = TypeVar("T")
 ATTEMPTS = 5
 FIRST_PAUSE_S = 0.5
 
-_PASSING = frozenset(
+_TRANSIENT = frozenset(
     {
-        errno.EBUSY,  # how s3fs names 503 and SlowDown
-        errno.EIO,  # and an answer it has no name for
-        getattr(errno, "EREMOTEIO", errno.EIO),  # and 500; not every system has the number
+        errno.EBUSY,  # s3fs raises it for 503 and SlowDown
+        errno.EIO,  # s3fs raises it for an unknown reply
+        getattr(errno, "EREMOTEIO", errno.EIO),  # s3fs raises it for 500. Not every system has the number.
         errno.EAGAIN,
         errno.ETIMEDOUT,
         errno.ENETUNREACH,
@@ -26,7 +25,7 @@ _PASSING = frozenset(
         errno.ESTALE,
     }
 )
-# Errors of these libraries are named, so that they need not be installed or imported to be known.
+# Errors of these libraries are recognized by name, so the libraries need not be installed.
 _NETWORK = {"aiohttp", "botocore", "aiobotocore", "httpx", "httpcore", "urllib3", "requests"}
 _NETWORK_WORDS = (
     "Connect",
@@ -41,13 +40,12 @@ _NETWORK_WORDS = (
 
 
 def is_transient(error: BaseException) -> bool:
-    """Is it a fault of the network or of a busy server, which may be gone a moment later, or was it raised
-    from one?"""
+    """True for a fault of the network or of a busy server, or an error raised from one."""
     if error.__cause__ is not None and is_transient(error.__cause__):
         return True
     if isinstance(error, ConnectionError | TimeoutError):
         return True
-    if isinstance(error, OSError) and error.errno in _PASSING:
+    if isinstance(error, OSError) and error.errno in _TRANSIENT:
         return True
     kind = type(error)
     return kind.__module__.split(".")[0] in _NETWORK and any(word in kind.__name__ for word in _NETWORK_WORDS)
@@ -56,13 +54,13 @@ def is_transient(error: BaseException) -> bool:
 def retrying(
     work: Callable[[], T], attempts: int = ATTEMPTS, sleep: Callable[[float], object] = time.sleep
 ) -> T:
-    """What `work` returns; a transient fault is met with another try, up to `attempts` in all.
+    """The result of `work`, which is called up to `attempts` times while it raises transient faults.
 
-    The pauses double from half a second, each drawn between half and the whole of it, so that many workers do
-    not come back at once: five attempts take at most 7.5 seconds more.
+    The pauses double from half a second. Each is drawn between half and the whole of that time, so that many
+    workers do not retry at the same moment. Five attempts add at most 7.5 seconds.
 
     Raises:
-        Exception: whatever `work` raises that is not transient, or the last transient fault.
+        Exception: an error of `work` that is not transient, or the last transient fault.
     """
     for attempt in range(1, attempts + 1):
         try:

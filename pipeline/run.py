@@ -22,7 +22,8 @@ from pipeline.monitor.prometheus import PrometheusMetrics
 from pipeline.monitor.stats import RunStats, Totals
 from pipeline.monitor.watcher import ProgressWatcher
 from pipeline.output.commit import finish, read_all_shard_metadata
-from pipeline.output.store import Store, open_store, probe
+from pipeline.output.open_store import open_store
+from pipeline.output.store import Store, probe
 from pipeline.planning.plan import MANIFEST, REPORT, Plan, Shard, remaining
 from pipeline.prepare import build_plan, existing_plan, freeze_plan
 from pipeline.report.page import check_reference, try_report
@@ -77,7 +78,8 @@ def _run(task: Task, run_id: str, progress_interval_s: float) -> RunResult:
     store = open_store(settings.output)
     if _UPLOADED in store.url:
         raise UsageError(
-            f"--output {settings.output} is inside the cluster's copy of the job's working directory, which the cluster "
+            f"--output {settings.output} is inside the cluster's copy of the job's working directory, "
+            "which the cluster "
             "deletes; give an absolute path or s3://bucket/folder."
         )
     checkpoint = find_checkpoint(settings)
@@ -192,8 +194,8 @@ def _execute(
             progress,
         )
         with ProgressWatcher(store, todo, stats, observers, interval_s):
-            chunk = workers.capacity.shards_per_chunk
-            for first in range(0, len(todo), chunk):
-                workers.commit(plan, todo[first : first + chunk], sink)
+            group = workers.capacity.shards_per_group
+            for first in range(0, len(todo), group):
+                workers.commit(plan, todo[first : first + group], sink)
                 if stop.error is not None:
                     break

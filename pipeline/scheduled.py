@@ -1,8 +1,7 @@
-"""A corpus run every night: a folder for each night below one of all nights, and what the next one carries
-over.
+"""Scheduled runs: one folder per run below a common folder, and the arguments of the next run.
 
-Nights are named by their date, and may have something after it (`2026-11-24-retry`); they follow one another
-by name.
+A run is named by its date, optionally with a suffix (`2026-11-24-retry`). The names sort in the order of the
+runs. Each run reuses the rows of earlier ones.
 """
 
 from __future__ import annotations
@@ -20,58 +19,56 @@ from pipeline.stop_time import parse_stop_time, stop_time_passed_message
 NAME = re.compile(r"\d{4}-\d\d-\d\d[a-z0-9-]*")
 
 
-def earlier_runs(nights: str, night: str) -> list[str]:
-    """The runs before `night` below the folder `nights`, newest first, back to one whose end is marked.
+def earlier_runs(folder: str, name: str) -> list[str]:
+    """The names of the runs before `name` in `folder`, newest first, back to the newest finished one.
 
-    A night that was stopped half-way is one of them: what it did is carried over.
+    Unfinished runs are included, since their rows are reused too.
 
     Raises:
-        PipelineError: the folder cannot be looked at now; a later try may well do.
-        UsageError: it may not be looked at.
+        PipelineError: the folder cannot be listed because of a transient fault.
+        UsageError: the folder cannot be listed for another reason.
     """
     try:
-        return retrying(lambda: _earlier_runs(nights, night))
+        return retrying(lambda: _earlier_runs(folder, name))
     except Exception as error:
         kind = PipelineError if is_transient(error) else UsageError
         raise kind(
-            f"the nights in {nights} cannot be listed: {type(error).__name__}: {one_line(error)} Check the address, "
-            "AWS_ENDPOINT_URL and the credentials."
+            f"the scheduled runs in {folder} cannot be listed: {type(error).__name__}: {one_line(error)} "
+            "Check the address, AWS_ENDPOINT_URL and the credentials."
         ) from error
 
 
-def _earlier_runs(nights: str, night: str) -> list[str]:
-    fs, root = fsspec.core.url_to_fs(nights)
+def _earlier_runs(folder: str, name: str) -> list[str]:
+    fs, root = fsspec.core.url_to_fs(folder)
     fs.invalidate_cache()
     try:
         names = [path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)]
     except FileNotFoundError:
         return []
-    found = []
-    for name in sorted((name for name in names if NAME.fullmatch(name) and name < night), reverse=True):
-        if fs.exists(f"{root}/{name}/_plan.json"):
-            found.append(name)
-        if fs.exists(f"{root}/{name}/_SUCCESS"):
+    runs = []
+    for earlier in sorted((other for other in names if NAME.fullmatch(other) and other < name), reverse=True):
+        if fs.exists(f"{root}/{earlier}/_plan.json"):
+            runs.append(earlier)
+        if fs.exists(f"{root}/{earlier}/_SUCCESS"):
             break
-    return found
+    return runs
 
 
-def run_arguments(
-    nights: str, night: str, since: Sequence[str], stop_at: str | None, now: float
-) -> list[str]:
-    """The settings of a night's run, as words of its command. An hour to stop at gets its date, so that a
-    second try of the same night ends at the same hour.
+def run_arguments(folder: str, name: str, since: Sequence[str], stop_at: str | None, now: float) -> list[str]:
+    """The settings of the run `name` in `folder`, as command line arguments.
+
+    A stop time gets its date, so that another attempt at the same run stops at the same time. `since` are
+    names of earlier runs.
 
     Raises:
-        UsageError: the hour is none, or a moment that is past: no night would ever do anything.
+        UsageError: --stop-at is not a time, or has passed, so that no run would do anything.
     """
-    words = ["--output", f"{nights}/{night}"]
+    arguments = ["--output", f"{folder}/{name}"]
     if since:
-        words += ["--since", *(f"{nights}/{name}" for name in since)]
-    until = parse_stop_time(stop_at, now)
-    if until is not None and until <= now:
+        arguments += ["--since", *(f"{folder}/{earlier}" for earlier in since)]
+    stop_time = parse_stop_time(stop_at, now)
+    if stop_time is None:
+        return arguments
+    if stop_time <= now:
         raise UsageError(stop_time_passed_message(stop_at))
-    return (
-        words
-        if until is None
-        else [*words, "--stop-at", datetime.fromtimestamp(until).isoformat(timespec="minutes")]
-    )
+    return [*arguments, "--stop-at", datetime.fromtimestamp(stop_time).isoformat(timespec="minutes")]

@@ -1,11 +1,11 @@
-"""The columns that rows carry on their way, and those that are written."""
+"""The columns of rows within a run, and those that are written."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-# The shard's name and size, and what was measured of the work on it (numbers by name, as JSON), travel with
-# the rows to the commit and are not written.
+# The shard's ID and size, and measurements of its processing (numbers by name, as JSON). The commit receives
+# them with the rows and does not write them.
 SHARD = pa.schema([pa.field("_shard", pa.string()), pa.field("_rows", pa.int32())])
 MEASURED = pa.field("_measured", pa.string())
 INTERNAL = [*SHARD.names, MEASURED.name]
@@ -26,23 +26,22 @@ DOC_ID = pa.field("doc_id", pa.string())
 STATE = pa.schema([pa.field(name, pa.string()) for name in ("status", "stage", "reason")])
 COUNTS = pa.schema([pa.field(name, pa.int32()) for name in ("input_tokens", "truncated_tokens", "chunks")])
 
-# Of a task that gives several rows a document: the number of the row among them, from 0.
+# Tasks with several rows per document number them from 0.
 NUMBER = "question_number"
 
-# What of a row may be worth a look (flags.py).
+# The quality flags of a row (tasks/quality.py).
 FLAGS = pa.field("flags", pa.list_(pa.string()))
 
-# What receipts count where a row has it, whichever task's.
+# Columns of some tasks that the shard metadata counts.
 COUNTED = (NUMBER, FLAGS.name, "output_tokens")
 
-# The name under which a plan has its questions.
+# The name of the questions in a run config.
 QUESTIONS = "questions"
 
-# What the text (and the question) was, and where the row was made if not in this run: `<plan>/<file>` of the
-# run that made it.
+# A hash of the text and question. For a row that an earlier run computed, also `<plan>/<file>` of that run.
 PROVENANCE = pa.schema([pa.field("text_hash", pa.string()), pa.field("reused_from", pa.string())])
 
 
 def output_columns(task: pa.Schema) -> list[str]:
-    """The names of a result file's columns, those of the passthrough left out."""
+    """The column names of a result file, without passthrough columns."""
     return [DOC_ID.name, *STATE.names, *COUNTS.names, *PROVENANCE.names, *task.names]

@@ -1,4 +1,4 @@
-"""The hour that a run is to end at. Pure."""
+"""The stop time of a run, as --stop-at gives it. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from pipeline.errors import UsageError
 
 
 def stop_time_passed_message(stop_at: str | None) -> str:
-    """What is said of a moment that is past."""
-    return f"--stop-at is {stop_at!r}, which is past; name a later moment, or an hour such as 06:00."
+    """The error message for a stop time that has passed."""
+    return f"--stop-at is {stop_at!r}, which has passed; give a later time, or a time of day such as 06:00."
 
 
 def parse_stop_time(stop_at: str | None, now: float) -> float | None:
-    """The Unix time that `--stop-at` names: the next 06:00 of this machine's clock, or a date and an hour as
-    in ISO 8601.
+    """The Unix time of --stop-at, in seconds, or None if it is not set.
+
+    A time of day such as 06:00 means the next one after `now`, by the clock of this machine. A date with a
+    time follows ISO 8601.
 
     Raises:
-        UsageError: it names none.
+        UsageError: it is not a time.
     """
     if stop_at is None:
         return None
@@ -27,9 +29,9 @@ def parse_stop_time(stop_at: str | None, now: float) -> float | None:
         clock = datetime.strptime(stop_at, "%H:%M")
     except (TypeError, ValueError) as error:  # YAML reads 22:00 as a number
         raise UsageError(
-            f"--stop-at is {stop_at!r}; write 06:00, or 2026-11-24T06:00, in YAML in quotes."
+            f"--stop-at is {stop_at!r}; write 06:00 or 2026-11-24T06:00, in quotes in YAML."
         ) from error
-    # Without a zone, so that six in the morning is six on the clock after a night in which it was set.
-    begun = datetime.fromtimestamp(now)
-    then = begun.replace(hour=clock.hour, minute=clock.minute, second=0, microsecond=0)
-    return (then if then > begun else then + timedelta(days=1)).timestamp()
+    # Local time without a zone, so that 06:00 is right if daylight saving time begins or ends before it.
+    start = datetime.fromtimestamp(now)
+    stop = start.replace(hour=clock.hour, minute=clock.minute, second=0, microsecond=0)
+    return (stop if stop > start else stop + timedelta(days=1)).timestamp()

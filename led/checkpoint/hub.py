@@ -1,9 +1,8 @@
-"""From the name of a checkpoint to a folder: a local folder as it is, a published name by way of the hub.
+"""Resolves a model name to a folder. Published checkpoints are downloaded from the Hugging Face hub.
 
-Only the files that are read here are downloaded, the weights in one format. `huggingface_hub` keeps what is
-complete and resumes a file whose connection was closed, in pieces of 10 MB. Where the connection was reset or
-the process ended, the file starts anew (huggingface_hub 2.4) or is resumed (0.36); complete files are not
-asked for again.
+Only files that this library reads are downloaded, and the weights in one format only. `huggingface_hub` keeps
+complete files in its cache. If a connection is closed, it resumes the file in pieces of 10 MB. If a
+connection is reset or the process ends, huggingface_hub 2.4 starts the file again, and 0.36 resumes it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from huggingface_hub.errors import (
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# What is read of a model folder besides its weights.
+# The files of a model folder that are read besides its weights.
 _SETTINGS = (
     "config.json",
     "generation_config.json",
@@ -42,8 +41,8 @@ _SETTINGS = (
     "merges.txt",
 )
 
-# Weights in the order `checkpoint.py` looks for them: the file that shows the format is there, then what
-# belongs to it.
+# The formats of weights, in the order in which `files.py` tries them. The first entry of a format is the file
+# that identifies it.
 _WEIGHTS = (
     ("model.safetensors",),
     ("model.safetensors.index.json", "model-*.safetensors"),
@@ -51,25 +50,26 @@ _WEIGHTS = (
     ("pytorch_model.bin.index.json", "pytorch_model-*.bin"),
 )
 
-# What a busy or failing server answers, and how long to wait before each next try; a server may ask for more,
-# up to a limit.
-_BUSY = (408, 429, 500, 502, 503, 504)
-_WAITS_S = (1, 2, 4, 8)
-_LONGEST_WAIT_S = 300
+# The responses of a busy or failing server, and the waits before each retry. A server may request longer
+# waits, up to the maximum.
+_BUSY_STATUSES = (408, 429, 500, 502, 503, 504)
+_RETRY_WAITS_S = (1, 2, 4, 8)
+_MAX_WAIT_S = 300
 
-# The HTTP library differs between versions of `huggingface_hub`; its base errors are those of the hub's own.
-_CUT = tuple(
+# Versions of `huggingface_hub` use different HTTP libraries. The base classes of its own error are the errors
+# of its HTTP library.
+_HTTP_ERRORS = tuple(
     base
     for base in HfHubHTTPError.__mro__
     if issubclass(base, Exception) and base not in (Exception, OSError)
 )
-# RuntimeError is what hf_xet raises for much of what goes wrong in a transfer.
-_FAILURES: tuple[type[Exception], ...] = (*_CUT, OSError, HFValidationError, RuntimeError)
+# hf_xet raises RuntimeError for many errors of a transfer.
+_DOWNLOAD_ERRORS: tuple[type[Exception], ...] = (*_HTTP_ERRORS, OSError, HFValidationError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder with a checkpoint's files, and the commit it was published as (None for a local folder)."""
+    """A folder with a checkpoint's files, and its published commit (None for a local folder)."""
 
     folder: Path
     revision: str | None
@@ -83,20 +83,20 @@ def resolve(
     local_files_only: bool = False,
     weights: bool = True,
 ) -> Checkpoint:
-    """The files of `model`: a folder, or the name of a published checkpoint, downloaded where it is not kept
-    yet.
+    """The files of `model`, which is a folder or the name of a published checkpoint.
 
-    Without `weights` only its settings and its tokenizer's files are.
+    A checkpoint that is not in the cache is downloaded. With `weights=False`, only its settings and its
+    tokenizer's files are.
 
-    A commit always means the same files, so kept ones are served whatever the hub says. A branch or tag (None
-    is `main`) is looked up at each call; where the hub does not answer, the commit it named last is served if
-    it is kept, with a warning, since a nightly run does better with last night's weights than with none.
-    Where the hub answers no (not found, private, gated), that is an error even if files are kept. A run that
-    must not follow a branch names the commit.
+    A commit always has the same files, so cached files are used without a request to the hub. A branch or tag
+    (None is `main`) is resolved at each call. If the hub does not answer, the last known commit is used and a
+    warning is logged. A scheduled run then continues despite a network problem. If the hub refuses access
+    (not found, private, gated), that is an error even if files are cached. To pin a run to fixed weights,
+    give the commit.
 
     Raises:
-        FileNotFoundError: there is no such folder or checkpoint, it may not be read, cannot be reached or
-            cannot be kept.
+        FileNotFoundError: the folder or checkpoint does not exist, may not be read, cannot be reached or
+            cannot be stored.
     """
     if Path(model).is_dir():
         return Checkpoint(Path(model).absolute(), None)
@@ -104,88 +104,89 @@ def resolve(
         raise FileNotFoundError(
             f"the model folder {model} does not exist; name a folder, or a checkpoint as owner/name."
         )
-    kinds = _WEIGHTS if weights else ((),)
-    fetch = partial(_fetch, model, revision, cache_dir, kinds)
+    formats = _WEIGHTS if weights else ((),)
+    fetch = partial(_fetch, model, revision, cache_dir, formats)
     try:
         if local_files_only or constants.HF_HUB_OFFLINE:
             folder = fetch(local=True)
         elif revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
-            folder = _patiently(fetch, _passing)
+            folder = _with_retries(fetch, _is_transient)
         else:
-            folder = _looked_up(model, revision, fetch)
-    except _FAILURES as error:
+            folder = _fetch_branch(model, revision, fetch)
+    except _DOWNLOAD_ERRORS as error:
         raise FileNotFoundError(_explain(model, revision, cache_dir, error)) from error
-    if weights and not any((folder / kind[0]).is_file() for kind in _WEIGHTS):
+    if weights and not any((folder / files[0]).is_file() for files in _WEIGHTS):
         raise FileNotFoundError(
-            f"{model} at {folder.name} has no weights: none of {', '.join(kind[0] for kind in _WEIGHTS)}; "
-            "name another checkpoint or revision, or let its download finish with a network."
+            f"{model} at {folder.name} has no weights; it needs one of "
+            f"{', '.join(files[0] for files in _WEIGHTS)}. Name another checkpoint or revision, or complete "
+            "its download with a network connection."
         )
     return Checkpoint(folder, folder.name)
 
 
-def _looked_up(model: str, revision: str | None, fetch: Callable[..., Path]) -> Path:
-    """The files a branch or tag names now, or those it named last where the hub does not answer."""
-    # `snapshot_download` serves kept files when it is refused, too, and does not say so; asking first tells
-    # these apart.
-    ask = partial(HfApi().model_info, model, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+def _fetch_branch(model: str, revision: str | None, fetch: Callable[..., Path]) -> Path:
+    """The files of a branch or tag. If the hub does not answer, those of its last known commit."""
+    # `snapshot_download` silently returns cached files even if the hub refuses access. This request detects
+    # the refusal.
+    request = partial(HfApi().model_info, model, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     try:
-        _patiently(ask, _busy)
-    except _CUT as error:
-        if _status(error) is not None and not _busy(error):
+        _with_retries(request, _is_busy)
+    except _HTTP_ERRORS as error:
+        if _status(error) is not None and not _is_busy(error):
             raise
         try:
             folder = fetch(local=True)
         except LocalEntryNotFoundError:
             raise error from None
         logger.warning(
-            "%s: the hub does not answer; for %s the kept %s is taken.",
+            "%s: the hub does not answer; the cached commit %s of %s is used.",
             model,
-            revision or "main",
             folder.name,
+            revision or "main",
         )
         return folder
-    return _patiently(fetch, _passing)
+    return _with_retries(fetch, _is_transient)
 
 
 def _fetch(
     model: str,
     revision: str | None,
     cache_dir: str | Path | None,
-    kinds: Sequence[Sequence[str]],
+    formats: Sequence[Sequence[str]],
     local: bool = False,
 ) -> Path:
-    """The folder of one commit, with the first of `kinds` of weights that it has."""
-    for kind in kinds:
+    """The folder of one commit, with its weights in the first of these formats that it has."""
+    for files in formats:
         folder = Path(
             snapshot_download(
                 model,
                 revision=revision,
                 cache_dir=cache_dir,
-                allow_patterns=[*_SETTINGS, *kind],
+                allow_patterns=[*_SETTINGS, *files],
                 local_files_only=local,
             )
         )
-        if not kind or (folder / kind[0]).is_file():
+        if not files or (folder / files[0]).is_file():
             break
-        revision = folder.name  # the same commit for the next format, even if the branch moves
+        revision = folder.name  # try the next format at the same commit, even if the branch moves
     return folder
 
 
-def _patiently(call: Callable[[], T], may_pass: Callable[[BaseException], bool]) -> T:
-    """What `call` returns, tried again after a pause while it fails in a way that may pass."""
-    for wait_s in _WAITS_S:
+def _with_retries(call: Callable[[], T], is_retried: Callable[[BaseException], bool]) -> T:
+    """The result of `call`, repeated after a pause if it fails with an error that `is_retried` accepts."""
+    for wait_s in _RETRY_WAITS_S:
         try:
             return call()
-        except _FAILURES as error:
-            if not may_pass(error):
+        except _DOWNLOAD_ERRORS as error:
+            if not is_retried(error):
                 raise
-            pause_s = max(wait_s, _asked_wait_s(error))
+            pause_s = max(wait_s, _requested_wait_s(error))
         time.sleep(pause_s)
     return call()
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What kept the hub from answering, where `huggingface_hub` only says that nothing is kept."""
+    """The error of the request, if `huggingface_hub` only reports that the cache lacks the files."""
     return (error.__cause__ or error) if isinstance(error, LocalEntryNotFoundError) else error
 
 
@@ -194,58 +195,72 @@ def _status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _busy(error: BaseException) -> bool:
-    return _status(error) in _BUSY
+def _is_busy(error: BaseException) -> bool:
+    return _status(error) in _BUSY_STATUSES
 
 
-def _passing(error: BaseException) -> bool:
-    """Whether a download that failed so may succeed in the next try: a busy server, or a connection that
-    broke."""
-    broke = isinstance(error, _CUT) and not isinstance(error, LocalEntryNotFoundError)
-    return _busy(error) or (broke and _status(error) is None)
+def _is_transient(error: BaseException) -> bool:
+    """Whether a retry may succeed, because the server was busy or a connection broke."""
+    broken = isinstance(error, _HTTP_ERRORS) and not isinstance(error, LocalEntryNotFoundError)
+    return _is_busy(error) or (broken and _status(error) is None)
 
 
-def _asked_wait_s(error: BaseException) -> int:
-    """The pause the server asks for (`Retry-After: 5`, or the hub's `RateLimit: "api";r=0;t=5`), 0 where it
-    asks for none."""
-    # The hub sends `RateLimit` with every answer; only where nothing is left (r=0) is it a reason to wait.
+def _requested_wait_s(error: BaseException) -> int:
+    """The pause that the server requests, or 0.
+
+    It is in the header `Retry-After: 5`, or in the hub's `RateLimit: "api";r=0;t=5`.
+    """
+    # The hub sends `RateLimit` with every response. A wait is needed only if no requests are left (r=0).
     headers = getattr(getattr(_cause(error), "response", None), "headers", {})
-    asked = re.search(
+    wait = re.search(
         r"^\d+$|\br\s*=\s*0\s*;\s*t\s*=\s*(\d+)", headers.get("Retry-After") or headers.get("RateLimit") or ""
     )
-    return min(int(asked[1] or asked[0]), _LONGEST_WAIT_S) if asked else 0
+    return min(int(wait[1] or wait[0]), _MAX_WAIT_S) if wait else 0
 
 
 def _explain(model: str, revision: str | None, cache_dir: str | Path | None, error: BaseException) -> str:
-    """What happened to whom, and the next step."""
+    """The message for the user: the model, what failed and why, and the next step."""
     cause, status = _cause(error), _status(error)
     reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__).rstrip(".")
     if isinstance(cause, HFValidationError):
-        return f"{model} cannot be the name of a checkpoint ({reason}); name a folder, or a checkpoint as owner/name."
+        return (
+            f"{model} is not a valid checkpoint name ({reason}); name a folder, or a checkpoint as "
+            "owner/name."
+        )
     if isinstance(cause, GatedRepoError):
         return f"{model} is gated: ask its owners for access, then log in with `hf auth login` or HF_TOKEN."
     if isinstance(cause, RepositoryNotFoundError) or status == 401:
         return (
-            f"the hub has no checkpoint {model}, or it is private, or the token is not valid; check the name, or log in "
-            "with `hf auth login` or HF_TOKEN."
+            f"the hub has no checkpoint {model}, or it is private, or the token is not valid; check the "
+            "name, or log in with `hf auth login` or HF_TOKEN."
         )
     if isinstance(cause, RevisionNotFoundError):
         return f"{model} has no revision {revision}; name a branch, tag or commit of it."
     if status == 429:
-        return f"{model} was not downloaded: the hub takes no more requests for now (429); wait some minutes, or log in."
+        return (
+            f"{model} was not downloaded: the hub accepts no more requests for now (429); wait a few "
+            "minutes, or log in."
+        )
     if status is not None:
-        return f"{model} was not downloaded: the hub answered {status} ({reason}); try again later, or name a model folder."
+        return (
+            f"{model} was not downloaded: the hub answered {status} ({reason}); try again later, or name a "
+            "model folder."
+        )
     if isinstance(cause, LocalEntryNotFoundError):
         return (
-            f"{model} is neither a folder here nor downloaded in full, and the hub may not be asked (HF_HUB_OFFLINE or "
-            "local_files_only); download it once with a network, or name a model folder."
+            f"{model} is neither a local folder nor completely downloaded, and requests to the hub are "
+            "turned off (HF_HUB_OFFLINE or local_files_only); download it once with a network connection, "
+            "or name a model folder."
         )
-    if isinstance(cause, _CUT):
+    if isinstance(cause, _HTTP_ERRORS):
         return (
-            f"{model} is neither a folder here nor downloaded in full, and the hub cannot be reached or hung up ({reason})"
-            "; check the network and HF_ENDPOINT, or name a model folder."
+            f"{model} is neither a local folder nor completely downloaded, and the connection to the hub "
+            f"failed ({reason}); check the network and HF_ENDPOINT, or name a model folder."
         )
     if isinstance(cause, OSError) and cause.errno is not None:
-        where = cache_dir or constants.HF_HUB_CACHE
-        return f"{model} cannot be kept under {where} ({reason}); make room there, or name another cache_dir or HF_HOME."
+        folder = cache_dir or constants.HF_HUB_CACHE
+        return (
+            f"{model} cannot be stored in {folder} ({reason}); free some space there, or set another "
+            "cache_dir or HF_HOME."
+        )
     return f"{model} could not be downloaded ({reason}); try again, or name a model folder."

@@ -2,7 +2,7 @@
 
 Files: `model.safetensors` or `pytorch_model.bin` (read as plain tensors, no code is run), each also
 sharded with an `.index.json`. Weight names are those of the models' own `state_dict`, except for the
-aliases in the table below.
+aliases in the table below, and the prefix `led.`, which a file may have or lack.
 
 Errors list every missing, unexpected and mis-shaped weight.
 """
@@ -190,7 +190,7 @@ def _read_entries(folder: Path) -> Iterator[WeightEntry]:
                     )
         except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"{path} cannot be read as weights ({error}); fetch the file again."
+                f"{path} cannot be read as weights ({error}); download the file again."
             ) from error
 
 

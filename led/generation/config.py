@@ -1,7 +1,7 @@
-"""GenerationConfig: how a model writes, the published `generation_config.json` as a checked dataclass.
+"""GenerationConfig: the published `generation_config.json` as a validated dataclass.
 
-Lengths count decoder tokens with the start token, as in the reference; `max_new_tokens` and `min_new_tokens`
-count what is written after the prompt.
+Lengths are in decoder tokens and include the start token, as in the reference. Only `max_new_tokens` and
+`min_new_tokens` count the tokens after the prompt.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from led.checkpoint.hub import resolve
 from led.config import LEDConfig, is_number, is_whole
 
-# Settings of the reference that this library does not offer, with the values that change nothing.
-_NOT_OFFERED: dict[str, tuple[Any, ...]] = {
+# Settings of the reference that are not supported here, with the values that have no effect.
+_NOT_SUPPORTED: dict[str, tuple[Any, ...]] = {
     "num_beam_groups": (1,),
     "diversity_penalty": (0, 0.0),
     "penalty_alpha": (0, 0.0),
@@ -37,23 +37,22 @@ _NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     ),
 }
 
-# Settings of the reference that say how it works, not what comes out; any value is accepted and none is
-# needed.
+# Settings of the reference that do not change its results. All values are accepted and ignored.
 _WITHOUT_EFFECT = ("use_cache", "cache_implementation", "low_memory", "synced_gpus")
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How to write; the defaults are the reference's.
+    """Settings of text generation. The defaults are the reference's.
 
-    `max_length` (20 more than the prompt when neither it nor `max_new_tokens` is set) and `min_length` count
-    the start token. `early_stopping` is True, False or "never". With a `seed`, every document draws from a
-    generator of its own that starts there, so a document's samples do not depend on its neighbours; without,
-    from torch's global one.
+    `max_length` and `min_length` include the start token. If neither `max_length` nor `max_new_tokens` is
+    set, at most 20 tokens are generated. `early_stopping` is True, False or "never". With a `seed`, every
+    document has its own random generator with that seed, so its samples do not depend on other documents.
+    Without one, torch's global generator is used.
 
-    `sequence_bias` lists [token ids, bias]. `exponential_decay_length_penalty` is (start, factor): the end of
-    sequence gains from `start` tokens after the prompt on. `begin_suppress_tokens` may not be the first token
-    written, a forced one aside.
+    `sequence_bias` is a list of [token ids, bias]. `exponential_decay_length_penalty` is (start, factor):
+    `start` tokens after the prompt, the score of the end of sequence begins to grow. `begin_suppress_tokens`
+    cannot be the first token, or the second if the first one is forced.
 
     Raises:
         ValueError: a value breaks a rule.
@@ -101,19 +100,19 @@ class GenerationConfig:
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """The end-of-sequence tokens."""
-        return _several(self.eos_token_id)
+        return _as_tuple(self.eos_token_id)
 
     @property
     def forced_eos_token_ids(self) -> tuple[int, ...]:
-        """The tokens of which one must be the last at `max_length`; none where nothing is forced."""
-        return _several(self.forced_eos_token_id)
+        """The tokens of which one must be the last at `max_length`. Empty if no token is forced."""
+        return _as_tuple(self.forced_eos_token_id)
 
     def max_sequence_length(self, model: LEDConfig, prompt_length: int = 1) -> int:
-        """The longest sequence, in tokens, that `model` would write after a prompt of this length.
+        """The longest sequence that `model` generates after a prompt of this length, in tokens.
 
         Raises:
-            ValueError: the prompt leaves no room, the sequence would outgrow the decoder's positions, or
-                a token is not in the vocabulary.
+            ValueError: the prompt leaves no room, the decoder has too few positions, or a token is not in
+                the vocabulary.
         """
         single = (self.decoder_start_token_id, self.pad_token_id, self.forced_bos_token_id)
         several = (
@@ -127,108 +126,117 @@ class GenerationConfig:
         outside = [i for i in named if i is not None and not 0 <= i < model.vocab_size]
         if outside:
             raise ValueError(
-                f"token {outside[0]} is named in the generation settings; the vocabulary has {model.vocab_size}."
+                f"token {outside[0]} is named in the generation settings; it must be below the vocabulary's "
+                f"size, {model.vocab_size}."
             )
-        longest = prompt_length + 20
+        max_length = prompt_length + 20
         if self.max_new_tokens is not None:
-            longest = prompt_length + self.max_new_tokens
+            max_length = prompt_length + self.max_new_tokens
         elif self.max_length is not None:
-            longest = self.max_length
-        if prompt_length >= longest:
+            max_length = self.max_length
+        if prompt_length >= max_length:
             raise ValueError(
-                f"the decoder prompt has {prompt_length} tokens and max_length is {longest}; it must be longer."
+                f"the decoder prompt has {prompt_length} tokens and max_length is {max_length}; it must be "
+                "larger than the prompt."
             )
         positions = model.max_decoder_position_embeddings
-        if longest - 1 > positions:
+        if max_length - 1 > positions:
             raise ValueError(
-                f"max_length is {longest}; this model's decoder has {positions} positions "
+                f"max_length is {max_length}; this model's decoder has {positions} positions "
                 f"(max_decoder_position_embeddings), so it must be at most {positions + 1}."
             )
-        return longest
+        return max_length
 
     def updated(self, **changes: Any) -> GenerationConfig:
-        """The same settings with some changed.
+        """A copy with some settings changed.
 
         Raises:
-            ValueError: a name is not a setting of this class.
+            ValueError: a setting is unknown or not supported, or a value breaks a rule.
         """
         known = {f.name for f in fields(self)}
-        unset = {f.name for f in fields(self) if f.default is not None}  # None leaves these as they are
+        not_nullable = {f.name for f in fields(self) if f.default is not None}  # None does not change these
         changes = {
             name: value
             for name, value in changes.items()
-            if name not in _WITHOUT_EFFECT and not (value is None and name in unset)
+            if name not in _WITHOUT_EFFECT and not (value is None and name in not_nullable)
         }
         for name, value in changes.items():
-            if name in _NOT_OFFERED and value is not None and value not in _NOT_OFFERED[name]:
-                raise ValueError(f"{name}={value!r} is not offered by this library; leave it out.")
-            if name not in known and name not in _NOT_OFFERED:
-                raise ValueError(f"{name} is not a generation setting; known: {', '.join(sorted(known))}.")
+            if name in _NOT_SUPPORTED and value is not None and value not in _NOT_SUPPORTED[name]:
+                raise ValueError(f"{name}={value!r} is not supported; leave it out.")
+            if name not in known and name not in _NOT_SUPPORTED:
+                raise ValueError(
+                    f"{name} is not a generation setting; use one of {', '.join(sorted(known))}."
+                )
         return replace(self, **{name: value for name, value in changes.items() if name in known})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], model: LEDConfig | None = None) -> GenerationConfig:
-        """The settings among `values`, ids taken from `model` where `values` has none; other keys are left
-        aside.
+        """The generation settings in `values`. Other keys are ignored, and missing ids come from `model`.
 
         Raises:
-            ValueError: `values` asks for something this library does not offer.
+            ValueError: `values` has a setting that is not supported.
         """
         known = {f.name for f in fields(cls)}
-        given = {name: value for name, value in values.items() if value is not None}
-        for name, neutral in _NOT_OFFERED.items():
-            if name in given and given[name] not in neutral:
+        values = {name: value for name, value in values.items() if value is not None}
+        for name, neutral in _NOT_SUPPORTED.items():
+            if name in values and values[name] not in neutral:
                 raise ValueError(
-                    f"the checkpoint's generation settings ask for {name}={given[name]!r}, which this library "
-                    "does not offer; remove it from generation_config.json."
+                    f"the checkpoint's generation settings have {name}={values[name]!r}, which is not "
+                    "supported; remove it from generation_config.json."
                 )
-        settings = {name: value for name, value in given.items() if name in known}
+        settings = {name: value for name, value in values.items() if name in known}
         if model is not None:
             for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id", "eos_token_id"):
                 settings.setdefault(name, getattr(model, name))
         return cls(**settings)
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, **where: Any) -> GenerationConfig:
+    def from_pretrained(cls, model: str | Path, **location: Any) -> GenerationConfig:
         """The settings of a model folder or a published checkpoint.
 
-        They are those of its generation_config.json alone where there is one, else of its config.json.
-        `where` is `revision`, `cache_dir` and `local_files_only`, as in `LEDModel.from_pretrained`.
+        They are read from its generation_config.json. Without this file, they are read from its config.json.
+        `location` may have `revision`, `cache_dir` and `local_files_only`, as in `LEDModel.from_pretrained`.
 
         Raises:
-            FileNotFoundError: there is no such folder or checkpoint, or it has no config.json.
-            ValueError: a file is malformed, or asks for something this library does not offer.
+            FileNotFoundError: the folder or checkpoint does not exist, or has no config.json.
+            ValueError: a file is malformed, or has a setting that is not supported.
         """
-        folder = resolve(str(model), weights=False, **where).folder
+        folder = resolve(str(model), weights=False, **location).folder
         config = LEDConfig.from_pretrained(folder)
         path = folder / "generation_config.json"
         if path.is_file():
             try:
                 values = json.loads(path.read_text("utf-8"))
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path} is not valid JSON ({error}); fetch the file again.") from error
+                raise ValueError(f"{path} is not valid JSON ({error}); download the file again.") from error
             if not isinstance(values, dict):
-                raise ValueError(f"{path} holds no settings by name; fetch the file again.")
+                raise ValueError(
+                    f"{path} holds a {type(values).__name__}; it must be a JSON object. Download the file "
+                    "again."
+                )
             return cls.from_dict(values, config)
         return cls.from_dict(config.extra, config)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `folder/generation_config.json`: the ids, and what differs from the defaults."""
-        plain = GenerationConfig()
+        """Write the ids and all settings that differ from the defaults to `generation_config.json`."""
+        defaults = GenerationConfig()
         ids = ("decoder_start_token_id", "bos_token_id", "pad_token_id", "eos_token_id")
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("repetition_penalty", "encoder_repetition_penalty"):
-            values[name] = float(values[name])  # the reference takes no whole numbers here, nor as a bias
+            values[name] = float(values[name])  # the reference accepts only floats here, and as a bias
         if self.sequence_bias is not None:
             values["sequence_bias"] = [[list(ids), float(bias)] for ids, bias in self.sequence_bias]
-        kept = {name: value for name, value in values.items() if name in ids or value != getattr(plain, name)}
+        written = {
+            name: value for name, value in values.items() if name in ids or value != getattr(defaults, name)
+        }
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "generation_config.json").write_text(
-            json.dumps(kept, indent=2, sort_keys=True) + "\n", "utf-8"
+            json.dumps(written, indent=2, sort_keys=True) + "\n", "utf-8"
         )
 
 
-_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+# By type annotation: the check of a value, and its description.
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "int": (is_whole, "a whole number"),
     "float": (is_number, "a number"),
     "bool": (lambda value: isinstance(value, bool), "True or False"),
@@ -240,7 +248,7 @@ def _are_ids(ids: Any) -> bool:
     return isinstance(ids, Sequence) and len(ids) > 0 and all(is_whole(i) and i >= 0 for i in ids)
 
 
-def _several(ids: int | Sequence[int] | None) -> tuple[int, ...]:
+def _as_tuple(ids: int | Sequence[int] | None) -> tuple[int, ...]:
     if ids is None:
         return ()
     return (ids,) if isinstance(ids, int) else tuple(ids)
@@ -262,10 +270,10 @@ def _check(config: GenerationConfig) -> None:
             raise ValueError(f"{name} is {getattr(config, name)!r}; {text}.")
 
     for f in fields(config):
-        kinds = str(f.type).split(" | ")
-        if set(kinds) <= _KINDS.keys():
+        types = str(f.type).split(" | ")
+        if set(types) <= _TYPES.keys():
             value = getattr(config, f.name)
-            rule(any(_KINDS[kind][0](value) for kind in kinds), f.name, f"it must be {_KINDS[kinds[0]][1]}")
+            rule(any(_TYPES[name][0](value) for name in types), f.name, f"it must be {_TYPES[types[0]][1]}")
     for name in ("max_length", "max_new_tokens"):
         rule(getattr(config, name) is None or getattr(config, name) >= 1, name, "it must be at least 1")
     rule(config.min_length >= 0, "min_length", "it must be 0 or more")
@@ -284,9 +292,13 @@ def _check(config: GenerationConfig) -> None:
         rule(
             config.num_return_sequences == 1,
             "num_return_sequences",
-            "greedy decoding has one; use beams or do_sample",
+            "greedy decoding returns one; set num_beams or do_sample",
         )
-    rule(config.temperature > 0, "temperature", "it must be above 0; for the best token use do_sample=False")
+    rule(
+        config.temperature > 0,
+        "temperature",
+        "it must be above 0; use do_sample=False for the most likely token",
+    )
     rule(config.top_k >= 0, "top_k", "it must be 0 (off) or more")
     rule(0 < config.top_p <= 1, "top_p", "it must lie in (0, 1]")
     rule(config.min_p is None or 0 <= config.min_p <= 1, "min_p", "it must lie in [0, 1], or be None (off)")
@@ -315,13 +327,13 @@ def _check(config: GenerationConfig) -> None:
     rule(
         biases is None or (isinstance(biases, list | tuple) and all(_is_bias(entry) for entry in biases)),
         "sequence_bias",
-        "it must list [token ids, finite bias] pairs; to forbid a sequence name it in bad_words_ids",
+        "it must be a list of [token ids, finite bias] pairs; to forbid a sequence, use bad_words_ids",
     )
     for name in ("suppress_tokens", "begin_suppress_tokens"):
         rule(
             getattr(config, name) in (None, [], ()) or _are_ids(getattr(config, name)),
             name,
-            "it must list token ids, or be None (off)",
+            "it must be a list of token ids, or None (off)",
         )
     decay = config.exponential_decay_length_penalty
     rule(
@@ -337,11 +349,11 @@ def _check(config: GenerationConfig) -> None:
         "it must be a token id, several, or None (off)",
     )
     for name, forced in (
-        ("forced_bos_token_id", _several(config.forced_bos_token_id)),
+        ("forced_bos_token_id", _as_tuple(config.forced_bos_token_id)),
         ("forced_eos_token_id", config.forced_eos_token_ids),
     ):
         rule(
             not forced or not set(forced) <= set(config.suppress_tokens or ()),
             name,
-            "suppress_tokens forbids it; take it out of one of the two",
+            "suppress_tokens forbids it; remove it from one of the two",
         )

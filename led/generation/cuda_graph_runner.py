@@ -1,10 +1,10 @@
 """The decode runner for GPUs: paged cross-attention, a static self-attention KV cache, and captured CUDA
 graphs.
 
-Nothing that a step reads changes its address. Pages are assigned and freed, rows are refilled, and the page
-tables, lengths, tokens and beam indices of a step are tensors on the device. A captured step therefore serves
-any documents in the same slots, and a step costs one launch. Graphs are captured per bucket: documents,
-positions written, and pages of the longest document, each rounded up.
+Every tensor that a step reads keeps its address. Pages are assigned and freed, rows are refilled, and the
+page tables, lengths, tokens and beam indices of a step are tensors on the device. A captured step therefore
+serves any documents in the same slots, and a step costs one launch. Graphs are captured per bucket:
+documents, positions written, and pages of the longest document, each rounded up.
 
 On a CPU the same steps run without capture, which is how tests run them. `EagerRunner` is faster there.
 
@@ -57,7 +57,9 @@ class CudaGraphRunner:
         affordable = (memory_bytes - max_documents * rows * max_length * token_bytes) // (PAGE * token_bytes)
         pages = min(max(affordable, longest), max_documents * longest)
         heads, limit = config.decoder_attention_heads, config.max_encoder_position_embeddings
-        projections = [(layer.encoder_attn.k_proj, layer.encoder_attn.v_proj) for layer in decoder.layers]
+        projections = [
+            (layer.encoder_attn.k_proj, layer.encoder_attn.v_proj) for layer in decoder.typed_layers
+        ]
         self._model, self._rows, self._max_length = model, rows, max_length
         self._max_documents = max_documents
         self._cross = PagedCrossAttentionCache(projections, like, heads, max_documents, limit, pages)

@@ -1,4 +1,4 @@
-"""Logits processors: functions of the tokens written so far that change the scores of the next token.
+"""Logits processors: functions of the tokens generated so far that change the scores of the next token.
 
 Greedy search and sampling apply them to logits. Beam search applies them to log-probabilities that are not
 normalized again. Both follow the reference.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rows:
-    """The tokens written so far, `sequences` (R, L) with `lengths` (R,), and the rows' documents.
+    """The tokens generated so far, `sequences` (R, L) with `lengths` (R,), and the rows' documents.
 
     `documents` holds the encoder ids, one (n,) per document. The rows of a document are consecutive, the same
     number for each. `numbers` holds the caller's number of each document. Only `prefix_allowed_tokens` uses
@@ -43,30 +43,30 @@ class Rows:
 
     def end_with(self, tokens: Sequence[int]) -> Tensor:
         """(R,) whether each row ends with `tokens`."""
-        wanted = on_device(tuple(tokens), self.sequences.device)
-        return (self.last(len(tokens)) == wanted).all(-1) & (self.lengths >= len(tokens))
+        ending = on_device(tuple(tokens), self.sequences.device)
+        return (self.last(len(tokens)) == ending).all(-1) & (self.lengths >= len(tokens))
 
     def by_document(self) -> list[slice]:
         """The rows of each document."""
-        each = len(self.lengths) // len(self.documents)
-        return [slice(d * each, (d + 1) * each) for d in range(len(self.documents))]
+        size = len(self.lengths) // len(self.documents)
+        return [slice(d * size, (d + 1) * size) for d in range(len(self.documents))]
 
 
 @dataclass(frozen=True)
 class LogitsProcessor:
     """A rule `apply(rows, scores) -> scores`.
 
-    `capturable` says whether a CUDA graph can capture it: it uses only the rows' tokens, and never waits for
-    the device.
+    If it is `capturable`, a CUDA graph can capture it. Such a rule uses only the rows' tokens and never waits
+    for the device.
     """
 
     apply: Callable[[Rows, Tensor], Tensor]
     capturable: bool = True
 
 
-# A caller's functions: (input_ids (rows, length), scores (rows, V)) -> scores, for the rows of one document,
-# and (batch_id, input_ids (length,)) -> the allowed next ids.
+# A caller's processor of the rows of one document: (input_ids (rows, length), scores (rows, V)) -> scores.
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]
+# A caller's constraint: (batch_id, input_ids (length,)) -> the allowed next ids.
 AllowedTokens = Callable[[int, Tensor], Sequence[int]]
 
 
@@ -166,9 +166,9 @@ def _warpers(config: GenerationConfig) -> list[LogitsProcessor]:
 
 
 def sequence_bias(rows: Rows, scores: Tensor, biases: Sequence[tuple[Sequence[int], float]]) -> Tensor:
-    """Add each bias to the last token of its sequence where the row ends with the tokens before it.
+    """Add each bias to the last token of its sequence if the row ends with the tokens before it.
 
-    Of several biases for one sequence the last counts.
+    If a sequence has several biases, the last one applies.
     """
     total = torch.zeros_like(scores)
     for ids, bias in {tuple(ids): bias for ids, bias in biases}.items():
@@ -177,56 +177,55 @@ def sequence_bias(rows: Rows, scores: Tensor, biases: Sequence[tuple[Sequence[in
 
 
 def encoder_repetition_penalty(rows: Rows, scores: Tensor, penalty: float) -> Tensor:
-    """Raise (`penalty` > 1) or lower the score of every token of the row's document, special tokens included.
+    """Raise (`penalty` > 1) or lower the score of every token of the row's document.
 
-    The document's padding is no part of it (the reference reads the padded row).
+    Special tokens are included. Padding is not, unlike in the reference.
     """
     parts = []
     for group, ids in zip(rows.by_document(), rows.documents, strict=True):
-        parts.append(_penalise(scores[group], ids.expand(group.stop - group.start, -1), 1 / penalty))
+        parts.append(_penalize(scores[group], ids.expand(group.stop - group.start, -1), 1 / penalty))
     return torch.cat(parts)
 
 
 def repetition_penalty(rows: Rows, scores: Tensor, penalty: float) -> Tensor:
-    """Divide the positive and multiply the negative scores of every token already in the row by `penalty`."""
+    """Divide positive scores of tokens in the row by `penalty`, and multiply negative ones by it."""
     columns = torch.arange(rows.sequences.shape[1], device=scores.device)
     seen = torch.where(columns < rows.lengths[:, None], rows.sequences, rows.sequences[:, :1])
-    return _penalise(scores, seen, penalty)
+    return _penalize(scores, seen, penalty)
 
 
 def no_repeat_ngram(rows: Rows, scores: Tensor, size: int) -> Tensor:
-    """Forbid every token that would write an n-gram of `size` tokens the row already holds."""
+    """Forbid every token that would repeat an n-gram of `size` tokens of the row."""
     if rows.sequences.shape[1] < size:
         return scores
-    windows = rows.sequences.unfold(1, size, 1)
-    inside = torch.arange(size, size + windows.shape[1], device=scores.device) <= rows.lengths[:, None]
+    ngrams = rows.sequences.unfold(1, size, 1)
+    inside = torch.arange(size, size + ngrams.shape[1], device=scores.device) <= rows.lengths[:, None]
     prefix = rows.last(size - 1)[:, None, :]
-    repeats = (windows[:, :, :-1] == prefix).all(-1) & inside
-    if scores.is_cuda:  # to ask where they are is to wait for all that the GPU has to do
-        least = torch.where(repeats, -torch.inf, torch.inf).to(scores.dtype)
-        return scores.scatter_reduce(1, windows[:, :, -1], least, "amin")
-    return _forbid(scores, *_hits(repeats, windows[:, :, -1]))
+    repeats = (ngrams[:, :, :-1] == prefix).all(-1) & inside
+    if scores.is_cuda:  # reading back the indices of the repeats would wait for the GPU
+        limits = torch.where(repeats, -torch.inf, torch.inf).to(scores.dtype)
+        return scores.scatter_reduce(1, ngrams[:, :, -1], limits, "amin")
+    return _forbid(scores, *_hits(repeats, ngrams[:, :, -1]))
 
 
 def encoder_no_repeat_ngram(rows: Rows, scores: Tensor, size: int) -> Tensor:
-    """Forbid every token that would write an n-gram of `size` tokens the row's document holds, special tokens
-    included.
+    """Forbid every token that would complete an n-gram of `size` tokens that occurs in the row's document.
 
-    The document's padding is no part of it (the reference reads the padded row).
+    Special tokens are included. Padding is not, unlike in the reference.
     """
     prefixes = rows.last(size - 1)
     for group, ids in zip(rows.by_document(), rows.documents, strict=True):
         if len(ids) < size or int(rows.lengths[group.start]) < size - 1:
             continue
-        windows = ids.unfold(0, size, 1)
-        repeats = (windows[None, :, :-1] == prefixes[group, None, :]).all(-1)
-        row, token = _hits(repeats, windows[None, :, -1].expand(len(repeats), -1))
+        ngrams = ids.unfold(0, size, 1)
+        repeats = (ngrams[None, :, :-1] == prefixes[group, None, :]).all(-1)
+        row, token = _hits(repeats, ngrams[None, :, -1].expand(len(repeats), -1))
         scores = _forbid(scores, row + group.start, token)
     return scores
 
 
 def bad_words(rows: Rows, scores: Tensor, words: Sequence[Sequence[int]]) -> Tensor:
-    """Forbid the last token of each of `words` where the row ends with the tokens before it."""
+    """Forbid the last token of each of `words` if the row ends with the tokens before it."""
     changed = scores.clone()
     for word in words:
         changed[:, word[-1]].masked_fill_(rows.end_with(word[:-1]), -torch.inf)
@@ -234,7 +233,7 @@ def bad_words(rows: Rows, scores: Tensor, words: Sequence[Sequence[int]]) -> Ten
 
 
 def min_length(rows: Rows, scores: Tensor, shortest: int, eos: Sequence[int]) -> Tensor:
-    """Forbid the end of sequence in rows of fewer than `shortest` tokens, the start token counted."""
+    """Forbid the end of sequence in rows of fewer than `shortest` tokens, including the start token."""
     short = rows.lengths < shortest
     if not scores.is_cuda and not bool(short.any()):
         return scores
@@ -245,63 +244,63 @@ def min_length(rows: Rows, scores: Tensor, shortest: int, eos: Sequence[int]) ->
 
 
 def prefix_allowed_tokens(rows: Rows, scores: Tensor, allowed: AllowedTokens, beams: bool) -> Tensor:
-    """Each row may only go on with what `allowed` names for its number and its tokens.
+    """Forbid all tokens except those that `allowed` returns for a row's number and its tokens.
 
-    The number is the document's in beam search; otherwise every row has its own, as in the reference: sample
-    s of document d is number d * samples + s. Where everything allowed is forbidden already, in all beams of
-    a document or in a sampled row, it is forced with score 0.
+    In beam search, the number is that of the document. Otherwise each row has its own, as in the reference:
+    sample s of document d has the number d * samples + s. If all allowed tokens are already forbidden, in all
+    beams of a document or in a sampled row, their scores become 0.
 
     Raises:
-        ValueError: no token is allowed.
+        ValueError: `allowed` returned no token.
     """
     mask = torch.full_like(scores, -torch.inf)
     for number, group in zip(rows.numbers, rows.by_document(), strict=True):
-        each = group.stop - group.start
+        samples = group.stop - group.start
         for row in range(group.start, group.stop):
-            batch_id = number if beams else number * each + row - group.start
+            batch_id = number if beams else number * samples + row - group.start
             tokens = torch.as_tensor(
                 allowed(batch_id, rows.sequences[row, : int(rows.lengths[row])]), dtype=torch.long
             )
             if not len(tokens):
                 raise ValueError(
-                    f"prefix_allowed_tokens_fn named no token for batch_id {batch_id}; it must allow at least "
-                    "one, the end of sequence for instance."
+                    f"prefix_allowed_tokens_fn returned no token for batch_id {batch_id}; it must return at "
+                    "least one, for example the end of sequence."
                 )
             mask[row, tokens] = 0.0
-    together = len(scores) // len(rows.documents) if beams else 1
-    hopeless = (scores + mask).isneginf().all(-1).view(-1, together).all(-1).repeat_interleave(together)
-    return torch.where(hopeless[:, None], mask, scores + mask)
+    group_size = len(scores) // len(rows.documents) if beams else 1
+    row_is_forbidden = (scores + mask).isneginf().all(-1)
+    is_forced = row_is_forbidden.view(-1, group_size).all(-1).repeat_interleave(group_size)
+    return torch.where(is_forced[:, None], mask, scores + mask)
 
 
 def forced_token(rows: Rows, scores: Tensor, length: int, tokens: Sequence[int]) -> Tensor:
-    """Rows of exactly `length` tokens may only go on with `tokens`."""
-    due = (rows.lengths == length)[:, None]
+    """Forbid all tokens except `tokens` in rows of exactly `length` tokens."""
+    applies = (rows.lengths == length)[:, None]
     forced = torch.where(_one_hot(tokens, scores), 0.0, -torch.inf).to(scores.dtype)
-    return torch.where(due, forced, scores)
+    return torch.where(applies, forced, scores)
 
 
 def exponential_decay(rows: Rows, scores: Tensor, start: int, factor: float, eos: Sequence[int]) -> Tensor:
     """In rows n tokens longer than `start`, add (factor ** n - 1) * abs(score) to the end of sequence."""
-    past = (rows.lengths - start).clamp(min=0).double()
-    growth = (factor**past - 1)[:, None].to(scores.dtype)
-    ends = scores[:, list(eos)]
-    raised = ends + torch.where(ends.isfinite(), ends.abs() * growth, 0.0)
+    n = (rows.lengths - start).clamp(min=0).double()
+    growth = (factor**n - 1)[:, None].to(scores.dtype)
+    eos_scores = scores[:, list(eos)]
     changed = scores.clone()
-    changed[:, list(eos)] = raised
+    changed[:, list(eos)] = eos_scores + torch.where(eos_scores.isfinite(), eos_scores.abs() * growth, 0.0)
     return changed
 
 
 def suppress_at(rows: Rows, scores: Tensor, length: int, tokens: Sequence[int]) -> Tensor:
-    """Rows of exactly `length` tokens may not go on with `tokens`."""
-    due = (rows.lengths == length)[:, None]
-    return scores.masked_fill(due & _one_hot(tokens, scores), -torch.inf)
+    """Forbid `tokens` in rows of exactly `length` tokens."""
+    applies = (rows.lengths == length)[:, None]
+    return scores.masked_fill(applies & _one_hot(tokens, scores), -torch.inf)
 
 
 def custom_processors(rows: Rows, scores: Tensor, functions: Sequence[ScoreFunction]) -> Tensor:
-    """Hand the rows of one document at a time to the caller's functions, one after another.
+    """Apply the caller's functions in order, to the rows of one document at a time.
 
     Raises:
-        ValueError: a function returned no scores, or scores of another shape.
+        ValueError: a function did not return scores, or returned scores of another shape.
     """
     parts = []
     for group in rows.by_document():
@@ -310,31 +309,35 @@ def custom_processors(rows: Rows, scores: Tensor, functions: Sequence[ScoreFunct
         for process in functions:
             shape, part = part.shape, process(input_ids, part)
             if not isinstance(part, Tensor) or part.shape != shape:
-                found = tuple(part.shape) if isinstance(part, Tensor) else repr(part)
+                returned = tuple(part.shape) if isinstance(part, Tensor) else repr(part)
                 raise ValueError(
-                    f"logits_processor {process!r} returned {found}; it must return scores of shape {tuple(shape)}."
+                    f"logits_processor {process!r} returned {returned}; it must return scores of shape "
+                    f"{tuple(shape)}."
                 )
         parts.append(part)
     return torch.cat(parts)
 
 
 def top_h(scores: Tensor, h: float, most: int = 100) -> Tensor:
-    """Keep the likeliest tokens whose entropy terms sum to at most `h` of the entropy; only the `most`
-    likeliest count."""
+    """Keep the most likely tokens whose entropy terms sum to at most `h` of the entropy.
+
+    Only the `most` most likely tokens are considered.
+    """
     best, order = scores.topk(min(most, scores.shape[-1]))
-    spread = Categorical(logits=best)
-    keep = (-spread.probs * spread.probs.log()).cumsum(-1) <= (spread.entropy() * h)[:, None]
+    distribution = Categorical(logits=best)
+    terms = -distribution.probs * distribution.probs.log()
+    keep = terms.cumsum(-1) <= (distribution.entropy() * h)[:, None]
     keep[:, 0] = True
     return scores.masked_fill(~torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, keep), -torch.inf)
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
-    """Keep the k highest scores of each row, and what equals the last of them."""
+    """Keep the k highest scores of each row, and the scores that are equal to the last of them."""
     return scores.masked_fill(_below_best(scores, k), -torch.inf)
 
 
 def top_p(scores: Tensor, p: float, keep: int = 1) -> Tensor:
-    """Keep the smallest set of tokens whose probability is at least p, and never fewer than `keep`."""
+    """Keep the smallest set of tokens with a total probability of at least p, and at least `keep` tokens."""
     ascending, order = scores.sort(dim=-1)
     remove = ascending.softmax(-1).cumsum(-1) <= 1 - p
     remove[:, -keep:] = False
@@ -342,7 +345,7 @@ def top_p(scores: Tensor, p: float, keep: int = 1) -> Tensor:
 
 
 def min_p(scores: Tensor, p: float, keep: int = 1) -> Tensor:
-    """Remove what is less probable than p times the likeliest, but never the `keep` likeliest."""
+    """Remove tokens less probable than p times the most likely one. The `keep` most likely always stay."""
     probabilities = scores.softmax(-1)
     remove = probabilities < p * probabilities.amax(-1, keepdim=True)
     kept = probabilities.topk(min(keep, scores.shape[-1])).indices
@@ -350,59 +353,65 @@ def min_p(scores: Tensor, p: float, keep: int = 1) -> Tensor:
 
 
 def typical_p(scores: Tensor, mass: float, keep: int = 1) -> Tensor:
-    """Keep the tokens of least surprise beside the entropy until they hold `mass`, their ties, and never
-    fewer than `keep`."""
+    """Keep the tokens whose information is closest to the entropy, up to a total probability of `mass`.
+
+    Ties of the last of them stay, too, and at least `keep` tokens.
+    """
     logs = scores.log_softmax(-1)
     entropy = -(logs * logs.exp()).nansum(-1, keepdim=True)
     distance, order = (-logs - entropy).abs().sort(dim=-1)
-    held = scores.gather(1, order).softmax(-1).cumsum(-1)
-    last = (held < mass).sum(-1, keepdim=True).clamp(max=scores.shape[-1] - 1)
+    cumulative = scores.gather(1, order).softmax(-1).cumsum(-1)
+    last = (cumulative < mass).sum(-1, keepdim=True).clamp(max=scores.shape[-1] - 1)
     remove = distance > distance.gather(1, last)
     remove[:, :keep] = False
     return scores.masked_fill(remove.scatter(1, order, remove), -torch.inf)
 
 
 def epsilon_cutoff(scores: Tensor, epsilon: float, keep: int = 1) -> Tensor:
-    """Remove what is less probable than epsilon, but never the `keep` likeliest."""
+    """Remove tokens less probable than epsilon. The `keep` most likely always stay."""
     return scores.masked_fill((scores.softmax(-1) < epsilon) & _below_best(scores, keep), -torch.inf)
 
 
 def eta_cutoff(scores: Tensor, epsilon: float, keep: int = 1) -> Tensor:
-    """Remove what is less probable than min(epsilon, sqrt(epsilon) * exp(-entropy)), but never the `keep`
-    likeliest."""
-    # The square root in the scores' precision, and torch's own entropy: where a probability meets the
-    # threshold, the last bit decides.
+    """Remove tokens less probable than min(epsilon, sqrt(epsilon) * exp(-entropy)).
+
+    The `keep` most likely always stay.
+    """
+    # As in the reference, the square root has the scores' precision and the entropy is torch's own. If a
+    # probability is close to the threshold, the last bit matters.
     root = torch.tensor(epsilon, dtype=scores.dtype, device=scores.device).sqrt()
     eta = (root * (-Categorical(logits=scores).entropy()).exp()).clamp(max=epsilon)[:, None]
     return scores.masked_fill((scores.softmax(-1) < eta) & _below_best(scores, keep), -torch.inf)
 
 
-def _penalise(scores: Tensor, tokens: Tensor, penalty: float) -> Tensor:
-    """Divide the positive and multiply the negative scores of `tokens` (R, any) by `penalty`."""
+def _penalize(scores: Tensor, tokens: Tensor, penalty: float) -> Tensor:
+    """Divide positive scores of `tokens` (R, any) by `penalty`, and multiply negative ones by it."""
     old = scores.gather(1, tokens)
     return scores.scatter(1, tokens, torch.where(old < 0, old * penalty, old / penalty))
 
 
 @cache
 def on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """Numbers on a device, copied once and for good: to copy is to wait for a GPU, and recorded steps keep
-    the address."""
+    """Numbers on a device, copied there once.
+
+    Copying waits for the GPU, and a captured CUDA graph needs a fixed address.
+    """
     return torch.tensor(numbers, dtype=torch.long, device=device)
 
 
 def _below_best(scores: Tensor, count: int) -> Tensor:
-    """(R, V) what is lower than the `count` highest scores of its row."""
+    """(R, V) whether a score is lower than the `count` highest scores of its row."""
     return scores < scores.topk(min(count, scores.shape[-1])).values[:, -1:]
 
 
 def _one_hot(tokens: Sequence[int], scores: Tensor) -> Tensor:
-    hot = torch.zeros(scores.shape[-1], dtype=torch.bool, device=scores.device)
-    return hot.index_fill(0, on_device(tuple(tokens), scores.device), True)
+    one_hot = torch.zeros(scores.shape[-1], dtype=torch.bool, device=scores.device)
+    return one_hot.index_fill(0, on_device(tuple(tokens), scores.device), True)
 
 
 def _hits(repeats: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    row, place = repeats.nonzero(as_tuple=True)
-    return row, tokens[row, place]
+    row, column = repeats.nonzero(as_tuple=True)
+    return row, tokens[row, column]
 
 
 def _forbid(scores: Tensor, row: Tensor, token: Tensor) -> Tensor:

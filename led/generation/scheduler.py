@@ -129,7 +129,7 @@ class Scheduler:
     def run(self, documents: Iterable[PackedBatch]) -> Iterator[tuple[int, Hypotheses]]:
         """Decode every document. Yields (its number in `documents`, Hypotheses) as soon as it is done.
 
-        Documents that an earlier call left undone are dropped.
+        Unfinished documents of an earlier call are dropped.
         """
         self._clear()
         waiting = _Lookahead(documents)

@@ -88,14 +88,16 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
         if len(counts) != 1 or counts[0] == 0:
             raise ValueError(
                 f"documents of this batch have {' or '.join(map(str, counts))} end tokens (id "
-                f"{self.config.eos_token_id}); all must have the same number, at least one: do not mix single texts and "
+                f"{self.config.eos_token_id}); all must have the same number, at least one: do not mix "
+                "single texts and "
                 "pairs, and keep </s> when truncating."
             )
         out = self.led(input_ids, **inputs, return_dict=True)
         states_BTE = out.last_hidden_state
         if states_BTE.shape[1] != input_ids.shape[1]:
             raise ValueError(
-                f"the decoder input has {states_BTE.shape[1]} positions for {input_ids.shape[1]} tokens; classification "
+                f"the decoder input has {states_BTE.shape[1]} positions for {input_ids.shape[1]} "
+                "tokens; classification "
                 "uses the decoder's state at the last </s> of input_ids, so both must have the same length."
             )
         columns = torch.arange(input_ids.shape[1], device=ends.device)
@@ -146,7 +148,8 @@ def classification_loss(logits_BC: Tensor, labels: Tensor, config: LEDConfig) ->
         expected = [(len(logits_BC),), (len(logits_BC), 1)]
     if tuple(labels.shape) not in [*expected, (*expected[0], 1)]:
         raise ValueError(
-            f"labels have shape {tuple(labels.shape)}; {problem} of {config.num_labels} labels needs {expected[0]}."
+            f"labels have shape {tuple(labels.shape)}; {problem} of {config.num_labels} labels needs "
+            f"{expected[0]}."
         )
     if problem == "single_label_classification":
         return F.cross_entropy(logits_BC, labels.view(-1))

@@ -1,7 +1,7 @@
 """The self-attention KV cache: keys and values of the tokens that each row has written.
 
 When beams change places, `reorder` moves only the rows that change, and only from the first position where
-they differ. `static_self_attention.py` never moves anything.
+they differ. `static_self_attention.py` moves rows only when a document finishes.
 
 Shapes: R rows, H heads, S positions, D head size.
 """

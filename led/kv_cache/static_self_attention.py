@@ -57,8 +57,8 @@ class StaticSelfAttentionCache:
         return self.positions - 1
 
     def apply_beam_idx(self) -> None:
-        """Let every row continue row `beam_idx[r]`. Its next positions are its own. Padding slots start
-        over."""
+        """Let every row continue row `beam_idx[r]`. Its next positions are its own. Padding slots are
+        reset to length 0."""
         self.lengths.masked_fill_(self._own[: self.rows] >= self._active, 0)
         table = self._cache_indirection[: self.rows, : self.positions]
         held = self._columns[: self.positions] < self.lengths[:, None]

@@ -130,9 +130,14 @@ class LEDDecoder(LEDStack):
             None  # of decoding steps, if not the dtype of the weights
         )
 
+    @property
+    def typed_layers(self) -> list[LEDDecoderLayer]:
+        """The layers, with their type."""
+        return [layer for layer in self.layers if isinstance(layer, LEDDecoderLayer)]
+
     def encode_in_float32(self) -> None:
         self.projects_in_float32 = True
-        for layer in self.layers:
+        for layer in self.typed_layers:
             layer.encoder_attn.k_proj.float()
             layer.encoder_attn.v_proj.float()
 
@@ -155,7 +160,7 @@ class LEDDecoder(LEDStack):
             documents.append(DocumentKV([], eager_if_fully_masked(mask)))
         layout = decode_layout if steps else transposed_layout
         kv_dtype = self.cross_attention_dtype or dtype if steps else dtype
-        for layer in self.layers:
+        for layer in self.typed_layers:
             keys_values = layer.encoder_attn.project_keys_values(encoder_TE[None])
             pairs = (x[0].split(batch.lengths, dim=1) for x in keys_values)
             for document, k, v in zip(documents, *pairs, strict=True):
@@ -242,7 +247,8 @@ class LEDDecoder(LEDStack):
         limit = self.config.max_decoder_position_embeddings
         if length > limit:
             raise ValueError(
-                f"the decoder input has {length} positions; this model has {limit} (max_decoder_position_embeddings)."
+                f"the decoder input has {length} positions; this model has {limit} "
+                "(max_decoder_position_embeddings)."
             )
 
 

@@ -92,21 +92,12 @@ class LEDEncoderSelfAttention(nn.Module):
 
 
 class LEDEncoderAttention(nn.Module):
-    """The encoder's attention and its output projection."""
+    """The encoder's attention and its output projection. The layer calls both, and this module names them."""
 
     def __init__(self, config: LEDConfig, window: int) -> None:
         super().__init__()
         self.longformer_self_attn = LEDEncoderSelfAttention(config, window)
         self.output = nn.Linear(config.d_model, config.d_model)
-
-    def forward(
-        self,
-        x_TE: Tensor,
-        metadata: AttentionMetadata,
-        weights: EncoderAttentionWeights | None = None,
-        layer: int = 0,
-    ) -> Tensor:
-        return self.output(self.longformer_self_attn(x_TE, metadata, weights, layer))
 
 
 class LEDEncoderLayer(LEDLayer):
@@ -124,7 +115,8 @@ class LEDEncoderLayer(LEDLayer):
         weights: EncoderAttentionWeights | None = None,
         layer: int = 0,
     ) -> Tensor:
-        attended_TE = self.self_attn(x_TE, metadata, weights, layer)
+        heads_TE = self.self_attn.longformer_self_attn(x_TE, metadata, weights, layer)
+        attended_TE = self.self_attn.output(heads_TE)
         return self.feed_forward(self.add_and_norm(x_TE, attended_TE, self.self_attn_layer_norm))
 
 

@@ -66,17 +66,18 @@ def pack_model(model: nn.Module, dtype: torch.dtype, device: torch.device, int8:
             for stack in stacks:
                 stack.encode_in_float32()
     unpacked = _ABSORBED + _OVER_ALL_TOKENS if in_float32 and not int8 and is_intel() else _ABSORBED
-    pack_linears(model, unpacked, int8)
+    prepack_linears(model, unpacked, int8)
     kind = QuantizedLinear if int8 else PrepackedLinear
     is_packed = any(isinstance(module, kind) or getattr(module, "qkv", None) for module in model.modules())
     if int8 and not is_packed:
         raise ValueError(
-            f"int8 needs float32 weights on a CPU, and a torch with 8-bit products; these are {dtype} on {device}."
+            f"int8 needs float32 weights on a CPU, and a torch with 8-bit products; these are {dtype} "
+            f"on {device}."
         )
     return is_packed
 
 
-def pack_linears(model: nn.Module, unpacked: tuple[str, ...], int8: bool = False) -> None:
+def prepack_linears(model: nn.Module, unpacked: tuple[str, ...], int8: bool = False) -> None:
     """Fuse layers, then replace linear layers by prepacked ones, except those whose name ends with one of
     `unpacked`."""
     for module in list(model.modules()):
@@ -91,7 +92,7 @@ def pack_linears(model: nn.Module, unpacked: tuple[str, ...], int8: bool = False
 
 
 def will_pack(linear: nn.Module, int8: bool) -> bool:
-    """Whether `pack_linears` replaces this layer: a linear layer on the CPU, with a dtype that has
+    """Whether `prepack_linears` replaces this layer: a linear layer on the CPU, with a dtype that has
     kernels."""
     if not isinstance(linear, nn.Linear) or linear.weight.device.type != "cpu":
         return False

@@ -1,8 +1,9 @@
-"""What the models return: dataclasses whose fields carry the reference's names.
+"""The outputs of the models: dataclasses with the field names of the reference.
 
-Shapes: B documents, N encoder columns, N' the same up to a multiple of the largest window, T decoder
-positions, S decoder positions with those before them, H heads, E = d_model, L layers, x most global
-tokens of a document in the batch, w the layer's two-sided `attention_window`, V vocabulary, C labels.
+Shapes: B documents, N encoder columns, N' encoder columns padded to a multiple of the largest window, T
+decoder positions, S all decoder positions including cached ones, H heads, E = d_model, L layers, x largest
+number of global tokens in a document of the batch, w two-sided `attention_window` of the layer, V vocabulary,
+C labels.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ States = tuple[Tensor, ...]
 
 
 class ModelOutput:
-    """A result that reads by name (`out.logits`, `out["logits"]`), by place (`out[0]`) and as a mapping of
-    what is not None.
+    """Base class of the outputs. Fields are read as `out.logits`, `out["logits"]` or `out[0]`.
+
+    An output is also a mapping of the fields that are not None.
 
     Raises:
-        KeyError: a name that is no field, or is None here.
+        KeyError: there is no field of this name, or it is None.
     """
 
     def keys(self) -> tuple[str, ...]:
@@ -33,15 +35,15 @@ class ModelOutput:
         return tuple(name for name in names if getattr(self, name) is not None)
 
     def values(self) -> tuple[Any, ...]:
-        """The fields that are not None, in order."""
+        """The values of the fields that are not None, in order."""
         return tuple(getattr(self, name) for name in self.keys())
 
     def items(self) -> tuple[tuple[str, Any], ...]:
-        """Names and fields that are not None, in order."""
+        """Names and values of the fields that are not None, in order."""
         return tuple((name, getattr(self, name)) for name in self.keys())
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The fields that are not None, in order: what a model returns with `return_dict=False`."""
+        """The values of the fields that are not None, as a model returns them with `return_dict=False`."""
         return self.values()
 
     def __getitem__(self, key: str | int | slice) -> Any:
@@ -63,13 +65,15 @@ class ModelOutput:
 
 @dataclass
 class LEDEncoderBaseModelOutput(ModelOutput):
-    """The encoder's states; the layout is the reference's.
+    """The output of the encoder, in the reference's layout.
 
-    `last_hidden_state` (B, N, E); `hidden_states` L + 1 of (B, N, E), the embeddings first; `attentions` L of
-    (B, H, N, x + w + 1): first what a token pays to the global tokens, then to its window, itself at x + w /
-    2; the rows of global and of hidden tokens are zero. `global_attentions` L of (B, H, N', x): what each
-    global token pays to every token, evenly spread where a document has fewer than x; None where no document
-    has any.
+    - `last_hidden_state` (B, N, E)
+    - `hidden_states` are L + 1 tensors (B, N, E), the embeddings first
+    - `attentions` are L tensors (B, H, N, x + w + 1). A row has a token's weights of the global tokens, then
+      those of its window. The token itself is at x + w / 2. Rows of global and hidden tokens are zero.
+    - `global_attentions` are L tensors (B, H, N', x) with each global token's weights of all tokens. If a
+      document has fewer than x global tokens, the weights of the missing ones are uniform. The field is None
+      if no document has any.
 
     Source: arXiv:2004.05150, section 3.1.
     """
@@ -82,9 +86,13 @@ class LEDEncoderBaseModelOutput(ModelOutput):
 
 @dataclass
 class LEDSeq2SeqModelOutput(ModelOutput):
-    """`LEDModel`'s result: `last_hidden_state` (B, T, E) of the decoder; decoder states L + 1 of (B, T, E),
-    its attentions L of (B, H, T, S), cross-attentions L of (B, H, T, N); the encoder's fields as in
-    `LEDEncoderBaseModelOutput`.
+    """The output of `LEDModel`.
+
+    - `last_hidden_state` (B, T, E) of the decoder
+    - `decoder_hidden_states` are L + 1 tensors (B, T, E)
+    - `decoder_attentions` are L tensors (B, H, T, S)
+    - `cross_attentions` are L tensors (B, H, T, N)
+    - the encoder's fields are as in `LEDEncoderBaseModelOutput`
 
     Source: arXiv:2004.05150, section 7.
     """
@@ -102,8 +110,9 @@ class LEDSeq2SeqModelOutput(ModelOutput):
 
 @dataclass
 class LEDSeq2SeqLMOutput(ModelOutput):
-    """`LEDForConditionalGeneration`'s result: `loss` () where labels were given, `logits` (B, T, V); the
-    other fields as in `LEDSeq2SeqModelOutput`.
+    """The output of `LEDForConditionalGeneration`.
+
+    `logits` are (B, T, V). `loss` () needs labels. The other fields are as in `LEDSeq2SeqModelOutput`.
 
     Source: arXiv:2004.05150, section 7.
     """
@@ -122,10 +131,11 @@ class LEDSeq2SeqLMOutput(ModelOutput):
 
 @dataclass
 class LEDSeq2SeqSequenceClassifierOutput(ModelOutput):
-    """`LEDForSequenceClassification`'s result: `loss` () where labels were given, `logits` (B, C); the other
-    fields as in `LEDSeq2SeqModelOutput`.
+    """The output of `LEDForSequenceClassification`.
 
-    Source: the reference, transformers 4; arXiv:2004.05150 has no classification head for LED.
+    `logits` are (B, C). `loss` () needs labels. The other fields are as in `LEDSeq2SeqModelOutput`.
+
+    Source: the reference, transformers 4. arXiv:2004.05150 has no classification head for LED.
     """
 
     loss: Tensor | None = None
@@ -142,10 +152,12 @@ class LEDSeq2SeqSequenceClassifierOutput(ModelOutput):
 
 @dataclass
 class LEDSeq2SeqQuestionAnsweringModelOutput(ModelOutput):
-    """`LEDForQuestionAnswering`'s result: `loss` () where positions were given, `start_logits` and
-    `end_logits` (B, T); the other fields as in `LEDSeq2SeqModelOutput`.
+    """The output of `LEDForQuestionAnswering`.
 
-    Source: the reference; arXiv:2004.05150 has no question-answering head for LED.
+    `start_logits` and `end_logits` are (B, T). `loss` () needs start and end positions. The other fields are
+    as in `LEDSeq2SeqModelOutput`.
+
+    Source: the reference. arXiv:2004.05150 has no question-answering head for LED.
     """
 
     loss: Tensor | None = None

@@ -1,4 +1,4 @@
-"""What this processor computes fast, from its flags. Flags do not depend on what else runs on the machine."""
+"""Which operations are fast here, by CPU flags. Flags do not depend on what else runs on the machine."""
 
 from __future__ import annotations
 

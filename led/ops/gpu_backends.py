@@ -3,12 +3,12 @@
 Each kind of attention has a Triton kernel (`triton_kernels.py`) and an implementation by plain products. The
 plain one runs where there is no Triton, and tests compare the two. Both also run on a CPU.
 
-  window attention            triton_window           strided_window paged cross-attention
-  triton_paged_attention  gathered_paged_attention   (PagedAttention, arXiv:2309.06180) static self-attention
-  triton_self_attention   gathered_self_attention
+  window attention         triton_window            strided_window
+  paged cross-attention    triton_paged_attention   gathered_paged_attention
+  static self-attention    triton_self_attention    gathered_self_attention
 
-`window_kernel`, `paged_attention_kernel` and `self_attention_kernel` select one. `benchmarks/gpu.py` measures
-them.
+Paged attention follows PagedAttention (arXiv:2309.06180). `gpu_window_kernel`, `paged_attention_kernel` and
+`self_attention_kernel` select an implementation. `benchmarks/gpu.py` measures the first two.
 
 Shapes: T tokens of all documents, H heads, D head size, G global tokens of all documents. S documents, R
 rows of the decoder, P pages of `PAGE` tokens, M pages of the longest document, C positions that a row may
@@ -62,7 +62,8 @@ def _triton_runs() -> bool:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         warnings.warn(
-            f"Triton does not run here ({reason}), so slower kernels are used. Triton needs a C compiler: install gcc.",
+            f"Triton does not run here ({reason}), so slower kernels are used. Triton needs a C "
+            "compiler: install gcc.",
             stacklevel=2,
         )
         return False
@@ -73,7 +74,7 @@ def _triton_supports(dtype: torch.dtype, head_size: int) -> bool:
     return head_size in (16, 32, 64) and has_triton(dtype)
 
 
-def window_kernel(dtype: torch.dtype, head_size: int) -> WindowKernel:
+def gpu_window_kernel(dtype: torch.dtype, head_size: int) -> WindowKernel:
     """The implementation of window attention on a GPU."""
     return triton_window if _triton_supports(dtype, head_size) else strided_window
 

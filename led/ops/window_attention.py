@@ -50,7 +50,7 @@ def window_kernel(query_THD: Tensor, dropout: float) -> WindowKernel:
     if dropout or torch.is_grad_enabled():
         return partial(window_attention, dropout=dropout)
     if query_THD.is_cuda:
-        return gpu_backends.window_kernel(query_THD.dtype, query_THD.shape[2])
+        return gpu_backends.gpu_window_kernel(query_THD.dtype, query_THD.shape[2])
     return window_attention_cpu
 
 

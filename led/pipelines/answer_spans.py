@@ -1,9 +1,9 @@
-"""From start and end scores to spans of a document: pure functions, over all its windows at once.
+"""Answer spans of a document from the start and end logits of its chunks. Pure functions.
 
-A span lies within one window and never in the question. Scores of all windows are normalised together, so
-that windows compare; a document of one window scores as in the reference.
+A span lies within one chunk and never in the question. The logits of all chunks are normalized together, so
+that spans of different chunks can be compared. For a document of one chunk this is the reference's score.
 
-Shapes: W windows of a document, n tokens of one window.
+Shapes: n tokens of one chunk.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from led.pipelines.chunking import Chunk
 
 @dataclass(frozen=True)
 class Span:
-    """An answer: the document's tokens `first` to `last`, both inclusive, and the probability of the two
-    together."""
+    """The document's tokens `first` to `last`, both inclusive. `score` is the probability of the pair."""
 
     first: int
     last: int
@@ -30,7 +29,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Answer:
-    """A piece of a document, `answer == text[start:end]` in characters, and its probability."""
+    """A part of a document, `answer == text[start:end]` in characters. `score` is its probability."""
 
     answer: str
     start: int
@@ -48,13 +47,14 @@ def best_answers(
     *,
     align_to_words: bool,
 ) -> tuple[list[Answer], float]:
-    """At most `top_k` different answers in `text`, best first, and the probability that it holds none.
+    """At most `top_k` different answers in `text`, best first, and the probability that it has no answer.
 
-    `encoding` is of `text` with `<s>` before and `</s>` behind; `scores` are start and end logits (n,) per
-    window. `align_to_words` widens answers to whole words; equal answers from several places count as one,
+    `encoding` is that of `text` between `<s>` and `</s>`. `scores` are the start and end logits (n,) of each
+    chunk. `align_to_words` extends answers to whole words. Equal answers at several positions count as one,
     with the sum of their scores.
     """
-    candidates = 2 * top_k + 10 if align_to_words else top_k  # words of several tokens make equal answers
+    # Extending spans to whole words makes some answers equal, so more candidates are needed.
+    candidates = 2 * top_k + 10 if align_to_words else top_k
     start_logits, end_logits = [start for start, _ in scores], [end for _, end in scores]
     spans, null = best_spans(chunks, start_logits, end_logits, candidates, max_answer_tokens)
     found: dict[str, Answer] = {}
@@ -73,10 +73,10 @@ def best_spans(
     top_k: int,
     max_answer_tokens: int,
 ) -> tuple[list[Span], float]:
-    """The best spans of a document over its windows, best first, and the probability that it holds no answer.
+    """The best spans of a document, best first, and the probability that it has no answer.
 
-    `start_logits`, `end_logits`: (n,) per window. A span found in two windows counts once, with its better
-    score. No answer is `<s>` as start and end, in the window where that is least likely.
+    `start_logits`, `end_logits`: (n,) per chunk. A span found in two chunks counts once, with its better
+    score. "No answer" is `<s>` as start and end, in the chunk where that is least likely.
     """
     start_total, end_total = _log_total(chunks, start_logits), _log_total(chunks, end_logits)
     found: dict[tuple[int, int], float] = {}
@@ -93,10 +93,10 @@ def best_spans(
 
 
 def _log_total(chunks: Sequence[Chunk], logits: Sequence[Tensor]) -> Tensor:
-    """() the log of the summed exponentials over every place an answer or `<s>` may stand."""
+    """() the log-sum-exp over all positions that may be a start or end: the document's tokens and `<s>`."""
     allowed = [
-        torch.cat([x[:1], x[w.offset : w.offset + w.end - w.start]])
-        for w, x in zip(chunks, logits, strict=True)
+        torch.cat([x[:1], x[chunk.offset : chunk.offset + chunk.end - chunk.start]])
+        for chunk, x in zip(chunks, logits, strict=True)
     ]
     return torch.cat(allowed).float().logsumexp(0)
 

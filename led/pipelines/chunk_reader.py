@@ -1,7 +1,6 @@
-"""Documents longer than a classifier or question answerer reads: window by window, and from windows to one
-outcome.
+"""Classify documents and answer questions chunk by chunk, and pool the scores of a document's chunks.
 
-Shapes: W windows, C classes.
+Shapes: K chunks of a document, n tokens of one chunk, C classes.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from led.heads.sequence_classification import LEDForSequenceClassification
 from led.pipelines.chunking import Chunk, by_budget
 
 
-def pool_logits(logits_WC: Tensor, pooling: str) -> Tensor:
-    """(C,) the scores of a document from those of its windows, pooled before they become probabilities."""
-    return logits_WC.amax(0) if pooling == "max" else logits_WC.mean(0)
+def pool_logits(logits_KC: Tensor, pooling: str) -> Tensor:
+    """(C,) the logits of a document: the "max" or the "mean" over its chunks."""
+    return logits_KC.amax(0) if pooling == "max" else logits_KC.mean(0)
 
 
 @torch.inference_mode()
@@ -31,17 +30,16 @@ def read_chunks(
     *,
     global_attention: bool = True,
 ) -> list[Any]:
-    """What the model gives for each window, float32 on the CPU, in order: (C,) class scores, or start and end
-    scores (n,).
+    """The model's logits for each chunk, in order: (C,) class logits, or start and end logits (n,).
 
-    Windows are packed together, longest first, up to `encoder_tokens` tokens. What stands before the document
-    in a window (`<s>`, a question) is global unless `global_attention` is False.
+    They are float32 on the CPU. Chunks are packed together, longest first, up to `max_num_batched_tokens`
+    tokens. The tokens before the document (`<s>`, a question) are global, unless `global_attention` is False.
     """
     outputs: dict[int, Any] = {}
-    for group in by_budget([len(w.input_ids) for w in chunks], max_num_batched_tokens):
-        places = [range(chunks[i].offset if global_attention else 0) for i in group]
-        batch = pack_documents([chunks[i].input_ids for i in group], places, model.device)
-        outputs |= zip(group, _on_cpu(model.read(batch)), strict=True)
+    for group in by_budget([len(chunk.input_ids) for chunk in chunks], max_num_batched_tokens):
+        global_positions = [range(chunks[i].offset if global_attention else 0) for i in group]
+        batch = pack_documents([chunks[i].input_ids for i in group], global_positions, model.device)
+        outputs |= zip(group, _on_cpu(model.forward_packed(batch)), strict=True)
     return [outputs[i] for i in range(len(chunks))]
 
 

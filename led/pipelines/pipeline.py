@@ -1,17 +1,16 @@
-"""`pipeline`: from texts to summaries, labels or answers in one call, after the pipelines that transformers 4
-had.
+"""`pipeline`: texts to summaries, labels or answers in one call, as in the pipelines of transformers 4.
 
     from led import pipeline
 
     summarize = pipeline("summarization", model="allenai/led-large-16384-arxiv")
     summarize(["A long text …", "Another …"], num_beams=4)
 
-Documents are packed without padding and decoded as places become free. Documents beyond what a model reads
-are cut for summaries, with a warning, and read window by window for labels and answers. `<s>` attends to the
-whole document, and so does a question (arXiv:2004.05150, section 3.1); `global_attention=False` leaves that
-out, as the reference's pipelines did.
+Documents are packed without padding and decoded with continuous batching. A document that is too long for
+the model is truncated for a summary, with a warning. For labels and answers it is split into chunks. `<s>`
+and the question attend to the whole document (arXiv:2004.05150, section 3.1). `global_attention=False` turns
+that off, as in the reference's pipelines.
 
-Not here: corpora; those are the batch system (`jobs/`).
+For whole corpora use the batch system (`jobs/`).
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ from led.tokenizer.tokenizer import LEDTokenizer
 
 Result = dict[str, Any]
 
-# Tokens encoded in one packed batch; a longer document is encoded alone.
+# Tokens encoded in one packed batch. A longer document is encoded alone.
 MAX_NUM_BATCHED_TOKENS = 16384
 
 
 class Pipeline:
-    """A model with its tokenizer; calling it takes a text or several and gives a list of dicts."""
+    """A model with its tokenizer. A call takes one text or several and returns dicts."""
 
     model: LEDPreTrainedModel
 
@@ -51,15 +50,15 @@ class Pipeline:
         self.tokenizer, self.global_attention = tokenizer, global_attention
 
     def global_positions(self, count: int) -> range:
-        """The places of the first `count` tokens where they are to be global."""
+        """The positions of the global tokens: those of the first `count`, or none."""
         return range(count if self.global_attention else 0)
 
 
 class Text2TextPipeline(Pipeline):
-    """Texts to texts: `[{name: text}]`, name being "summary_text" or "generated_text".
+    """Text generation: `[{name: text}]`, where name is "summary_text" or "generated_text".
 
-    A document beyond the encoder's positions is cut; its dict then has `truncated_tokens` and a warning says
-    so.
+    A document with more tokens than the encoder has positions is truncated, with a warning. Its dict then has
+    `truncated_tokens`.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Text2TextPipeline(Pipeline):
         super().__init__(tokenizer, **settings)
         self.model: LEDForConditionalGeneration = model
         self.name, self.limits = name, limits
-        self._loop: (
+        self._scheduler: (
             tuple[tuple[GenerationConfig, LEDForConditionalGeneration, torch.device], Scheduler] | None
         ) = None
 
@@ -85,13 +84,13 @@ class Text2TextPipeline(Pipeline):
         clean_up_tokenization_spaces: bool = False,
         **settings: Any,
     ) -> list[Result]:
-        """What the model writes for each text, in order; `settings` are those of generation (`num_beams=4`).
+        """Generate a text for each input, in order. `settings` are generation settings, as `num_beams=4`.
 
-        Where neither they nor the checkpoint say otherwise, 4 beams write at most 256 tokens.
+        Without settings in the call or the checkpoint, 4 beams write at most 256 tokens.
 
         Raises:
-            ValueError: an input is no text, a setting is unknown or breaks a rule, or `truncation` is
-                False and a text has more tokens than the encoder's positions.
+            ValueError: an input is not a string, or a setting is unknown or breaks a rule. Also if
+                `truncation` is False and a text has more tokens than the encoder has positions.
         """
         documents = self.tokenizer.encode_batch(as_texts(texts))
         limit = self.model.config.max_encoder_position_embeddings
@@ -106,10 +105,11 @@ class Text2TextPipeline(Pipeline):
         order = [
             i for group in by_budget([len(ids) for ids, _ in inputs], MAX_NUM_BATCHED_TOKENS) for i in group
         ]
-        loop = self._loop_of(self._generation(settings))
+        scheduler = self._scheduler_for(self._generation(settings))
+        packed = (pack_documents([inputs[i][0]], [self.global_positions(1)]) for i in order)
         results: list[list[Result]] = [[] for _ in inputs]
-        for i, result in loop.run(pack_documents([inputs[i][0]], [self.global_positions(1)]) for i in order):
-            for tokens in result.sequences:
+        for i, hypotheses in scheduler.run(packed):
+            for tokens in hypotheses.sequences:
                 text = self.tokenizer.decode(
                     tokens,
                     skip_special_tokens=True,
@@ -117,16 +117,16 @@ class Text2TextPipeline(Pipeline):
                 )
                 over = inputs[order[i]][1]
                 results[order[i]].append({self.name: text, **({"truncated_tokens": over} if over else {})})
-        return [result for found in results for result in found]
+        return [result for of_text in results for result in of_text]
 
-    def _loop_of(self, config: GenerationConfig) -> Scheduler:
-        """A loop; on a GPU, where a new one is a second's work, that of the last call if nothing else was
-        asked of it."""
-        wanted = config, self.model, self.model.device
-        if self._loop is None or self._loop[0] != wanted or self.model.device.type != "cuda":
-            self._loop = None  # its memory is for the next
-            self._loop = wanted, Scheduler(self.model, config, self.limits)
-        return self._loop[1]
+    def _scheduler_for(self, config: GenerationConfig) -> Scheduler:
+        """A scheduler for this config. On a GPU, where a new one takes a second, the last one is reused if it
+        fits."""
+        key = config, self.model, self.model.device
+        if self._scheduler is None or self._scheduler[0] != key or self.model.device.type != "cuda":
+            self._scheduler = None  # free its memory before the next one is created
+            self._scheduler = key, Scheduler(self.model, config, self.limits)
+        return self._scheduler[1]
 
     def _generation(self, settings: dict[str, Any]) -> GenerationConfig:
         config = self.model.generation_config
@@ -137,10 +137,11 @@ class Text2TextPipeline(Pipeline):
 
 
 class TextClassificationPipeline(Pipeline):
-    """Texts to labels: `[{"label": …, "score": …}]`.
+    """Text classification: `[{"label": …, "score": …}]`.
 
-    A document beyond what the model reads at once is read in windows that overlap by an eighth, and their
-    scores are pooled before they become probabilities: the mean, or for several labels at once the largest.
+    A document that is too long for the model is split into chunks that overlap by an eighth. The logits of
+    its chunks are pooled before they become probabilities. The pooling is the mean, or the maximum if a
+    document may have several labels.
     """
 
     def __init__(self, model: LEDForSequenceClassification, tokenizer: LEDTokenizer, **settings: Any) -> None:
@@ -148,18 +149,18 @@ class TextClassificationPipeline(Pipeline):
         self.model: LEDForSequenceClassification = model
 
     def __call__(self, texts: str | Sequence[str], **how: Any) -> Any:
-        """The best label of each text, in order; with `top_k` a list of that many for each (None for all).
+        """The best label of each text, in order. With `top_k`, a list of that many labels for each text.
 
-        `function_to_apply` makes scores of logits: "softmax" (the default for one label), "sigmoid" (for
-        several), or "none" (for values).
+        `top_k=None` returns all labels. `function_to_apply` turns logits into scores: "softmax" (the default
+        for a single label), "sigmoid" (the default for several labels), or "none" (the default for values).
 
         Raises:
-            ValueError: an input is no text, or an argument is unknown or breaks a rule.
+            ValueError: an input is not a string, or an argument is unknown or breaks a rule.
         """
         unknown = how.keys() - {"top_k", "function_to_apply", "truncation", "padding"}
         if unknown:
             raise ValueError(
-                f"{sorted(unknown)[0]} is not an argument here; known: top_k, function_to_apply."
+                f"{sorted(unknown)[0]} is not an argument of this pipeline; use top_k or function_to_apply."
             )
         several = as_texts(texts)
         if not several:
@@ -179,7 +180,7 @@ class TextClassificationPipeline(Pipeline):
         return ranked[0] if isinstance(texts, str) else ranked
 
     def logits(self, texts: Sequence[str]) -> Tensor:
-        """(B, C) the scores of B texts, pooled over their windows."""
+        """(B, C) the logits of B texts, pooled over their chunks."""
         config, tokenizer = self.model.config, self.tokenizer
         before, after = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
         limit = config.max_input_tokens
@@ -204,15 +205,15 @@ class TextClassificationPipeline(Pipeline):
             function = "softmax" if one else "sigmoid"
         functions = {"softmax": lambda x: x.softmax(-1), "sigmoid": torch.sigmoid, "none": lambda x: x}
         if function not in functions:
-            raise ValueError(f"function_to_apply is {function!r}; known: {', '.join(functions)}.")
+            raise ValueError(f"function_to_apply is {function!r}; use one of {', '.join(functions)}.")
         return functions[function](logits)
 
 
 class QuestionAnsweringPipeline(Pipeline):
-    """Questions over documents: `{"score": …, "start": …, "end": …, "answer": …}`.
+    """Extractive question answering: `{"score": …, "start": …, "end": …, "answer": …}`.
 
-    `start` and `end` are characters of the document, end exclusive: `answer == context[start:end]`. A
-    document beyond what the model reads at once is read in windows, each with the question.
+    `start` and `end` count characters of the document, end exclusive: `answer == context[start:end]`. A
+    document that is too long for the model is split into chunks, each with the question.
     """
 
     def __init__(self, model: LEDForQuestionAnswering, tokenizer: LEDTokenizer, **settings: Any) -> None:
@@ -232,17 +233,18 @@ class QuestionAnsweringPipeline(Pipeline):
         handle_impossible_answer: bool = False,
         align_to_words: bool = True,
     ) -> Any:
-        """The answer to each question: a dict for one question, a list for several; lists of `top_k` where
-        that is above 1.
+        """The answer to each question: a dict for one question, a list for several.
 
-        Give `question` and `context`, one of each or lists of equal length (one of them may serve for all),
-        or `inputs`: dicts with both. `max_answer_len`, `max_seq_len` (a window, by default all the model
-        reads) and `doc_stride` (the windows' overlap) count tokens. With `handle_impossible_answer` the empty
-        answer competes with its own score. `align_to_words` widens answers to whole words; equal answers from
-        several places count as one, with the sum of their scores.
+        If `top_k` is above 1, each question has a list of answers. Give `question` and `context`, one of each
+        or lists of equal length, or one of them for all. Or give `inputs`, which are dicts with both.
+
+        `max_answer_len`, `max_seq_len` and `doc_stride` count tokens. `max_seq_len` is the length of a chunk,
+        by default the model's maximum. `doc_stride` is the overlap of chunks. `handle_impossible_answer`
+        ranks the empty answer among the others by its score. `align_to_words` extends answers to whole words.
+        Equal answers at several positions count as one, with the sum of their scores.
 
         Raises:
-            ValueError: a question or document is missing or no text, or an argument breaks a rule.
+            ValueError: a question or document is missing or is not a string, or an argument breaks a rule.
         """
         one, pairs = _questions(inputs, question, context)
         if top_k < 1 or max_answer_len < 1:
@@ -266,9 +268,9 @@ class QuestionAnsweringPipeline(Pipeline):
         )
         answers = []
         for parts, encoding, (_, text) in zip(chunks, contexts, pairs, strict=True):
-            of_parts = [next(scores) for _ in parts]
+            parts_scores = [next(scores) for _ in parts]
             best, null = best_answers(
-                text, encoding, parts, of_parts, top_k, max_answer_len, align_to_words=align_to_words
+                text, encoding, parts, parts_scores, top_k, max_answer_len, align_to_words=align_to_words
             )
             if handle_impossible_answer or not best:
                 best = sorted([*best, Answer("", 0, 0, null)], key=lambda answer: -answer.score)[:top_k]
@@ -284,7 +286,7 @@ def as_texts(texts: str | Sequence[str]) -> list[str]:
     """One text or several as a list.
 
     Raises:
-        ValueError: one is no text.
+        ValueError: an input is not a string.
     """
     several = [texts] if isinstance(texts, str) else list(texts)
     for i, text in enumerate(several):
@@ -298,12 +300,13 @@ def _questions(
     question: str | Sequence[str] | None,
     context: str | Sequence[str] | None,
 ) -> tuple[bool, list[tuple[str, str]]]:
-    """Was one question asked, and all (question, document) pairs."""
+    """Whether the call has a single question, and all (question, document) pairs."""
     if inputs is not None:
         several = [inputs] if isinstance(inputs, dict) else list(inputs)
         if any(not isinstance(item, dict) or {"question", "context"} - item.keys() for item in several):
             raise ValueError("every input must be a dict with a question and a context.")
-        return isinstance(inputs, dict), [tuple(as_texts([i["question"], i["context"]])) for i in several]  # type: ignore[misc]
+        texts = (as_texts([item["question"], item["context"]]) for item in several)
+        return isinstance(inputs, dict), [(q, c) for q, c in texts]
     if question is None or context is None:
         raise ValueError("give a question and a context, or dicts with both.")
     questions, contexts = as_texts(question), as_texts(context)
@@ -314,7 +317,8 @@ def _questions(
         contexts *= len(questions)
     if len(questions) != len(contexts):
         raise ValueError(
-            f"{len(questions)} questions were given for {len(contexts)} contexts; give one for each, or one for all."
+            f"{len(questions)} questions were given for {len(contexts)} contexts; give one for each, or one "
+            "for all."
         )
     return one, list(zip(questions, contexts, strict=True))
 
@@ -341,20 +345,22 @@ def pipeline(
     limits: SchedulerLimits | None = None,
     global_attention: bool = True,
 ) -> Text2TextPipeline | TextClassificationPipeline | QuestionAnsweringPipeline:
-    """A callable for `task`: "summarization", "text2text-generation", "text-classification" or
+    """Create a pipeline for `task`.
+
+    Tasks: "summarization", "text2text-generation", "text-classification" (or "sentiment-analysis") and
     "question-answering".
 
-    `model` is a folder, a hub name or a loaded model (which needs `tokenizer`); the other arguments are those
-    of `from_pretrained`. A model that is loaded here is packed for inference. `limits` bounds what a
-    summarizer holds at once, in documents and tokens.
+    `model` is a folder, a hub name or a loaded model. A loaded model needs a `tokenizer`. The other arguments
+    are those of `from_pretrained`. A model that is loaded here is packed for inference. `limits` bounds the
+    documents and tokens that summarization processes at once.
 
     Raises:
-        ValueError: the task is not known, or the model is not one for it.
-        FileNotFoundError: there is no such model.
-        CheckpointError: its weights are not those of the task.
+        ValueError: the task is unknown, or the model does not fit it.
+        FileNotFoundError: the model does not exist.
+        CheckpointError: the weights are not those of the task.
     """
     if task not in _TASKS:
-        raise ValueError(f"task is {task!r}; known: {', '.join(_TASKS)}.")
+        raise ValueError(f"task is {task!r}; use one of {', '.join(_TASKS)}.")
     cls = _TASKS[task]
     if isinstance(model, LEDPreTrainedModel):
         if not isinstance(model, cls) or tokenizer is None:
@@ -364,13 +370,13 @@ def pipeline(
             )
         loaded: LEDPreTrainedModel = model
     else:
-        how: dict[str, Any] = {
+        source: dict[str, Any] = {
             "revision": revision,
             "cache_dir": cache_dir,
             "local_files_only": local_files_only,
         }
-        loaded = cls.from_pretrained(model, dtype=dtype, device=device, **how).pack()
-        tokenizer = LEDTokenizer.from_pretrained(model, **how) if tokenizer is None else tokenizer
+        loaded = cls.from_pretrained(model, dtype=dtype, device=device, **source).pack()
+        tokenizer = LEDTokenizer.from_pretrained(model, **source) if tokenizer is None else tokenizer
     if not isinstance(tokenizer, LEDTokenizer):
         tokenizer = LEDTokenizer.from_pretrained(tokenizer)
     if isinstance(loaded, LEDForConditionalGeneration):

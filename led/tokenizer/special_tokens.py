@@ -1,5 +1,4 @@
-"""Vocabulary: the tokens of a tokenizer, their ids, which of them are special, and the text that ids stand
-for."""
+"""Vocabulary: the tokens of a tokenizer, their ids, the special tokens, and decoding of ids to text."""
 
 from __future__ import annotations
 
@@ -11,8 +10,7 @@ from tokenizers import AddedToken, Tokenizer
 from led.tokenizer.batch_encoding import as_lists
 from led.tokenizer.files import EXTRA, ROLES, SPECIAL_TOKENS, added_tokens, set_format
 
-# Spaces that word-level tokenization leaves before punctuation and contractions; replaced one after the
-# other.
+# Spaces that word-level tokenization leaves before punctuation and contractions. Replaced in this order.
 _SPACED = {
     " .": ".",
     " ?": "?",
@@ -28,7 +26,7 @@ _SPACED = {
 
 
 class _Role:
-    """The token of a role, such as `pad_token`; setting it names another token of the vocabulary."""
+    """The token of a role, such as `pad_token`. It can be set to another token of the vocabulary."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -51,10 +49,10 @@ class _RoleId:
 
 
 class Vocabulary:
-    """The tokens of a `tokenizers` backend, with the role that each special token plays.
+    """The tokens of a `tokenizers` backend, and the roles of its special tokens.
 
-    `roles` names the tokens that play `bos_token`, `eos_token`, `cls_token`, `sep_token`, `pad_token`,
-    `unk_token` and `mask_token`; `additional_special_tokens` are further ones.
+    `roles` maps `bos_token`, `eos_token`, `cls_token`, `sep_token`, `pad_token`, `unk_token` and `mask_token`
+    to tokens. `additional_special_tokens` have no role.
 
     Raises:
         ValueError: the vocabulary lacks one of these tokens.
@@ -89,30 +87,30 @@ class Vocabulary:
 
     @property
     def vocab_size(self) -> int:
-        """The entries of the vocabulary, without tokens added after it."""
+        """The number of entries in the vocabulary, without added tokens."""
         return self.backend.get_vocab_size(with_added_tokens=False)
 
     def get_vocab(self) -> dict[str, int]:
-        """Every token with its id, added tokens included."""
+        """The id of every token, including added tokens."""
         return self.backend.get_vocab()
 
     def get_added_vocab(self) -> dict[str, int]:
-        """The tokens that are matched whole, with their ids."""
+        """The ids of the added tokens, which are never split."""
         return {content: self.convert_tokens_to_ids(content) for content in added_tokens(self.backend)}
 
     @property
     def added_tokens_decoder(self) -> dict[int, AddedToken]:
-        """The tokens that are matched whole, by id."""
+        """The added tokens by id. They are never split."""
         return dict(sorted(self.backend.get_added_tokens_decoder().items()))
 
     @property
     def split_special_tokens(self) -> bool:
-        """Whether special tokens that stand in a text are text."""
+        """Whether special tokens that occur in a text are read as plain text."""
         return self.backend.encode_special_tokens
 
     @property
     def special_tokens_map(self) -> dict[str, Any]:
-        """The token of each role, and the list of further special tokens where there are any."""
+        """The token of each role, and the list of additional special tokens if there are any."""
         return {
             **self._roles,
             **({EXTRA[0]: list(self.additional_special_tokens)} if self.additional_special_tokens else {}),
@@ -120,7 +118,7 @@ class Vocabulary:
 
     @property
     def all_special_tokens(self) -> list[str]:
-        """The special tokens, each once."""
+        """The special tokens, without duplicates."""
         return list(dict.fromkeys([*(self._roles[role] for role in ROLES), *self.additional_special_tokens]))
 
     @property
@@ -136,9 +134,9 @@ class Vocabulary:
     def add_tokens(
         self, new_tokens: str | AddedToken | Sequence[str | AddedToken], special_tokens: bool = False
     ) -> int:
-        """Add tokens that are matched whole, after the vocabulary where it lacks them; how many it lacked.
+        """Add tokens that are never split. Returns how many of them the vocabulary lacked.
 
-        The model's embedding must grow with them.
+        Those are added after the vocabulary, and the model's embedding must be extended by as many rows.
         """
         tokens = [new_tokens] if isinstance(new_tokens, str | AddedToken) else list(new_tokens)
         return self.backend.add_special_tokens(tokens) if special_tokens else self.backend.add_tokens(tokens)
@@ -146,15 +144,17 @@ class Vocabulary:
     def add_special_tokens(
         self, special_tokens_dict: Mapping[str, Any], replace_additional_special_tokens: bool = True
     ) -> int:
-        """Give roles, or the list `additional_special_tokens`, other tokens, added where the vocabulary lacks
-        them; how many it lacked.
+        """Set the tokens of roles, or the list `additional_special_tokens`.
+
+        Missing tokens are added to the vocabulary. Returns how many it lacked.
 
         Raises:
             ValueError: a role is unknown.
         """
         if unknown := sorted(set(special_tokens_dict) - {*ROLES, *EXTRA}):
             raise ValueError(
-                f"{', '.join(unknown)} is no role of a special token; the roles are {', '.join(ROLES)}, {EXTRA[0]}."
+                f"{', '.join(unknown)} is not a special token's role; use one of {', '.join(ROLES)}, "
+                f"{EXTRA[0]}."
             )
         added = 0
         for role, value in special_tokens_dict.items():
@@ -172,7 +172,8 @@ class Vocabulary:
         number = self.backend.token_to_id(token)
         if number is None:
             raise ValueError(
-                f"{role} is {token!r}, which the vocabulary lacks; use add_special_tokens({{{role!r}: {token!r}}})."
+                f"{role} is {token!r}, which is not in the vocabulary; use add_special_tokens({{{role!r}: "
+                f"{token!r}}})."
             )
         self._roles[role], self._role_ids[role] = token, number
         if role in ("cls_token", "sep_token"):
@@ -183,7 +184,7 @@ class Vocabulary:
     @overload
     def convert_tokens_to_ids(self, tokens: list[str] | tuple[str, ...]) -> list[int]: ...
     def convert_tokens_to_ids(self, tokens: str | list[str] | tuple[str, ...]) -> int | list[int]:
-        """The id of a token, or of each of several; that of `unk_token` for one the vocabulary lacks."""
+        """The id of a token, or the ids of several. Unknown tokens have the id of `unk_token`."""
         if not isinstance(tokens, str):
             return [self.convert_tokens_to_ids(token) for token in tokens]
         number = self.backend.token_to_id(tokens)
@@ -196,14 +197,14 @@ class Vocabulary:
         self, ids: Iterable[int], skip_special_tokens: bool = False
     ) -> list[str | None]: ...
     def convert_ids_to_tokens(self, ids: int | Iterable[int], skip_special_tokens: bool = False) -> Any:
-        """The token of an id, or of each of several; None for one beyond the vocabulary."""
+        """The token of an id, or the tokens of several. None for ids outside the vocabulary."""
         if isinstance(ids, int):
             return self.backend.id_to_token(ids)
         skipped = set(self.all_special_ids) if skip_special_tokens else set()
         return [self.backend.id_to_token(int(number)) for number in ids if int(number) not in skipped]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """The text of these tokens."""
+        """The text of these tokens, joined."""
         return self.backend.decoder.decode(tokens)
 
     def decode(
@@ -212,21 +213,22 @@ class Vocabulary:
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
     ) -> str:
-        """The text of one row of ids; bytes that are not UTF-8 become the replacement character.
+        """The text of one row of ids. Invalid UTF-8 becomes the replacement character.
 
-        `clean_up_tokenization_spaces` removes the space before punctuation and English contractions, by
-        default as the tokenizer is set.
+        `clean_up_tokenization_spaces` removes the space before punctuation and English contractions. For
+        None, the tokenizer's own setting applies.
 
         Raises:
-            ValueError: the ids are several rows, or one of them is negative.
+            ValueError: there are several rows of ids, or an id is negative.
         """
         ids = as_lists(token_ids["input_ids"] if isinstance(token_ids, Mapping) else token_ids)
         ids = [ids] if isinstance(ids, int) else list(ids)
         if ids and isinstance(ids[0], list | tuple):
-            raise ValueError(f"decode takes one row of ids and was given {len(ids)} rows; use batch_decode.")
+            raise ValueError(f"decode takes one row of ids but got {len(ids)} rows; use batch_decode.")
         if negative := next((number for number in ids if number < 0), None):
             raise ValueError(
-                f"{negative} is no token id; replace ignored labels by pad_token_id ({self.pad_token_id}) first."
+                f"{negative} is not a token id; replace ignored labels with pad_token_id "
+                f"({self.pad_token_id}) first."
             )
         text = self.backend.decode([int(number) for number in ids], skip_special_tokens=skip_special_tokens)
         clean = (
@@ -242,12 +244,12 @@ class Vocabulary:
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
     ) -> list[str]:
-        """`decode` of every row."""
+        """The texts of several rows of ids, as in `decode`."""
         return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in sequences]
 
     @staticmethod
     def clean_up_tokenization(text: str) -> str:
-        """`text` without the spaces that stand before punctuation and English contractions."""
+        """`text` without the spaces before punctuation and English contractions."""
         for spaced, joined in _SPACED.items():
             text = text.replace(spaced, joined)
         return text

@@ -1,15 +1,17 @@
-"""LEDTokenizer: the byte-level BPE of the published checkpoints, on the `tokenizers` library.
+"""LEDTokenizer: the byte-level BPE of the published checkpoints, built on the `tokenizers` library.
 
-Formats: one text `<s> A </s>`, a pair `<s> A </s></s> B </s>`. Offsets count characters of the text as
-given, leave out a token's leading space, and are (0, 0) for the tokens of the format.
+The format of one text is `<s> A </s>`, that of a pair `<s> A </s></s> B </s>`. Offsets count characters of
+the input text and exclude a token's leading space. Special tokens have the offsets (0, 0).
 
-The calls, their arguments and their results are those of the reference's LEDTokenizer and LEDTokenizerFast,
-with two departures. A document may hold the characters `</s>` or `<mask>`: they are text, not control tokens,
-unless `split_special_tokens=False` is asked for. And a pair whose second text is empty stays a pair.
+Calls, arguments and results are those of the reference's LEDTokenizer and LEDTokenizerFast, with two
+differences:
+  - if a document contains the characters `</s>` or `<mask>`, they are text and not special tokens, unless
+    `split_special_tokens=False` is passed
+  - a pair with an empty second text is still a pair
 
-Words given with `is_split_into_words` are read with a space before each. Truncation and padding are on the
-right unless `truncation_side` or `padding_side` says otherwise. Threads may share a tokenizer as long as none
-adds tokens or sets attributes.
+With `is_split_into_words`, each word gets a space before it. Truncation and padding are on the right unless
+`truncation_side` or `padding_side` is set. Threads may share a tokenizer if none of them adds tokens or sets
+attributes.
 
     tokenizer = LEDTokenizer.from_pretrained("allenai/led-base-16384")
     batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
@@ -56,7 +58,7 @@ from led.tokenizer.truncation import (
 
 __all__ = ["SPECIAL_TOKENS", "BatchEncoding", "LEDTokenizer", "LEDTokenizerFast", "build_backend"]
 
-# What a call can return, in the order of the result.
+# The entries that a call can return, in the order of the result.
 _COLUMNS: dict[str, Callable[[Encoding], Any]] = {
     "input_ids": lambda encoding: encoding.ids,
     "token_type_ids": lambda encoding: encoding.type_ids,
@@ -68,13 +70,13 @@ _COLUMNS: dict[str, Callable[[Encoding], Any]] = {
 
 
 class LEDTokenizer(Vocabulary):
-    """Text to token ids and back.
+    """Converts text to token ids and back.
 
-    `model_max_length` is what the checkpoint states, or unlimited; it is used only where truncation or
-    padding to "max_length" is asked for. `roles` and `additional_special_tokens` are those of `Vocabulary`.
+    `model_max_length` is the checkpoint's limit in tokens, or unlimited. It is used only by truncation and
+    by padding to "max_length". `roles` and `additional_special_tokens` are as in `Vocabulary`.
 
     Raises:
-        ValueError: the vocabulary lacks one of these tokens, or a side is neither "right" nor "left".
+        ValueError: the vocabulary lacks one of these tokens, or a side is not "right" or "left".
     """
 
     pad_token_type_id = 0
@@ -112,23 +114,24 @@ class LEDTokenizer(Vocabulary):
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         split_special_tokens: bool = True,
-        **given: Any,
+        **overrides: Any,
     ) -> LEDTokenizer:
         """The tokenizer of a model folder or of a published checkpoint.
 
-        Special tokens (`pad_token="<pad>"`, as text or AddedToken) and settings (`model_max_length`,
-        `padding_side`, `truncation_side`, `add_prefix_space`, `trim_offsets`, `clean_up_tokenization_spaces`,
-        `model_input_names`) go before those of its files.
+        `overrides` replace special tokens and settings of the files. Special tokens are given as text or
+        AddedToken, for example `pad_token="<pad>"`. The settings are `model_max_length`, `padding_side`,
+        `truncation_side`, `add_prefix_space`, `trim_offsets`, `clean_up_tokenization_spaces` and
+        `model_input_names`.
 
         Raises:
-            FileNotFoundError: the checkpoint cannot be had, or has no tokenizer.
+            FileNotFoundError: the checkpoint cannot be found or downloaded, or has no tokenizer.
             TypeError: a keyword is unknown.
             ValueError: a file is malformed, or the vocabulary lacks a special token.
         """
         folder = resolve(
             str(model), revision, cache_dir=cache_dir, local_files_only=local_files_only, weights=False
         ).folder
-        parts = read_folder(folder, given)
+        parts = read_folder(folder, overrides)
         return cls(
             parts.backend,
             split_special_tokens=split_special_tokens,
@@ -146,14 +149,14 @@ class LEDTokenizer(Vocabulary):
         *,
         split_digits: bool = False,
     ) -> LEDTokenizer:
-        """A tokenizer of `vocab_size` entries, the special tokens included, learned from `texts`.
+        """Train a tokenizer on `texts`. `vocab_size` counts its entries, including special tokens.
 
-        With `split_digits` no merge joins two digits, so a small model can copy a number digit by digit.
+        With `split_digits`, no merge joins two digits, so a small model can copy a number digit by digit.
         """
-        parts: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if split_digits else []
+        digits: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if split_digits else []
         learner = Tokenizer(models.BPE())
         learner.pre_tokenizer = pre_tokenizers.Sequence(
-            [*parts, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+            [*digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size - 1,
@@ -170,8 +173,10 @@ class LEDTokenizer(Vocabulary):
     # Files
 
     def save_pretrained(self, folder: str | Path, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Write vocab.json, merges.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json;
-        their paths."""
+        """Write vocab.json, merges.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+
+        `added_tokens.json` is written, too, if there are tokens after the vocabulary. Returns the paths.
+        """
         settings: dict[str, Any] = {
             "padding_side": self.padding_side,
             "truncation_side": self.truncation_side,
@@ -190,14 +195,14 @@ class LEDTokenizer(Vocabulary):
         return tuple(map(str, paths))
 
     def save_vocabulary(self, folder: str | Path, filename_prefix: str | None = None) -> tuple[str, str]:
-        """Write vocab.json and merges.txt, without added tokens, into a folder that exists; their paths.
+        """Write vocab.json and merges.txt, without added tokens, into an existing folder. Returns the paths.
 
         Raises:
-            FileNotFoundError: there is no such folder.
+            FileNotFoundError: the folder does not exist.
         """
         if not Path(folder).is_dir():
             raise FileNotFoundError(
-                f"the folder {folder} does not exist; make it first, or use save_pretrained."
+                f"the folder {folder} does not exist; create it first, or use save_pretrained."
             )
         vocab, merges = write_vocabulary(Path(folder), self.backend, filename_prefix)
         return str(vocab), str(merges)
@@ -205,7 +210,7 @@ class LEDTokenizer(Vocabulary):
     # Texts to ids
 
     def encode_batch(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[Encoding]:
-        """Whole texts, or pairs, as encodings with special tokens; nothing is cut."""
+        """Encodings of texts or pairs, with special tokens and without truncation."""
         return self.backend.encode_batch(list(texts))
 
     def __call__(
@@ -233,20 +238,24 @@ class LEDTokenizer(Vocabulary):
         split_special_tokens: bool | None = None,
         verbose: bool = True,
     ) -> BatchEncoding:
-        """Model inputs of one text or pair, or of a list of them; `text_target` gives `labels`, or inputs
-        where it is alone.
+        """Model inputs of one text or pair, or of a list of them.
 
-        A text is a string, or with `is_split_into_words` a list of words. `truncation` cuts to `max_length`,
-        by default `model_max_length`, and keeps the special tokens: True or "longest_first" from the longer
-        text of a pair, "only_first", "only_second". A `max_length` without `padding` and `truncation` asks
-        for truncation. With `return_overflowing_tokens` the rest of a text follows in windows that repeat
-        `stride` tokens, and `overflow_to_sample_mapping` tells the text of each row. `padding` is True or
-        "longest" for the longest of the batch, or "max_length". One text gives flat lists, with
-        `return_tensors` ("pt" or "np") a batch of one. `verbose` changes nothing: there are no warnings.
+        A text is a string, or with `is_split_into_words` a list of words. `text_target` is returned as
+        `labels`. Without `text`, its model inputs are returned instead.
+
+        `truncation` shortens texts to `max_length` tokens (default: `model_max_length`) and keeps the special
+        tokens. True and "longest_first" shorten the longer text of a pair. "only_first" and "only_second"
+        shorten that text alone. `max_length` without `padding` and `truncation` implies truncation. With
+        `return_overflowing_tokens`, the rest of a text follows in further rows. They repeat `stride` tokens,
+        and `overflow_to_sample_mapping` has the number of each row's text.
+
+        `padding` fills rows to the longest of the batch (True or "longest") or to "max_length". One text
+        gives flat lists, or with `return_tensors` ("pt" or "np") a batch of one. `verbose` has no effect,
+        because there are no warnings.
 
         Raises:
-            ValueError: the arguments exclude each other, something is no text, or a text cannot be cut
-                enough.
+            ValueError: arguments contradict each other, an item is not a text, or a text cannot be
+                truncated enough.
         """
         if text is None and text_target is None:
             raise ValueError("neither text nor text_target was given; pass one of them.")
@@ -268,10 +277,10 @@ class LEDTokenizer(Vocabulary):
         )
         split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
 
-        asked = {
+        requested = {
             "input_ids": True,
-            "token_type_ids": self._asked("token_type_ids", return_token_type_ids),
-            "attention_mask": self._asked("attention_mask", return_attention_mask),
+            "token_type_ids": self._is_returned("token_type_ids", return_token_type_ids),
+            "attention_mask": self._is_returned("attention_mask", return_attention_mask),
             "special_tokens_mask": return_special_tokens_mask,
             "offset_mapping": return_offsets_mapping,
             "length": return_length,
@@ -291,7 +300,7 @@ class LEDTokenizer(Vocabulary):
                 batch,
                 encodings,
                 limits,
-                [name for name, yes in asked.items() if yes],
+                [name for name, is_returned in requested.items() if is_returned],
                 return_overflowing_tokens,
                 return_tensors,
             )
@@ -309,15 +318,15 @@ class LEDTokenizer(Vocabulary):
         encodings: list[Encoding],
         limits: Limits,
         names: Sequence[str],
-        windows: bool,
+        overflow: bool,
         return_tensors: str | None,
     ) -> BatchEncoding:
-        """The named columns of padded encodings; with `windows` every window of a text is a row."""
-        owners = [
+        """The named columns of padded encodings. With `overflow`, every chunk of a text is a row."""
+        text_numbers = [
             number for number, encoding in enumerate(encodings) for _ in range(1 + len(encoding.overflowing))
         ]
-        if windows:
-            encodings = [window for encoding in encodings for window in (encoding, *encoding.overflowing)]
+        if overflow:
+            encodings = [chunk for encoding in encodings for chunk in (encoding, *encoding.overflowing)]
         width = limits.width(max(map(len, encodings), default=0))
         if width is not None:
             for encoding in encodings:
@@ -327,29 +336,29 @@ class LEDTokenizer(Vocabulary):
         columns: dict[str, Any] = {
             name: [_COLUMNS[name](encoding) for encoding in encodings] for name in names
         }
-        if windows:
-            columns["overflow_to_sample_mapping"] = owners
+        if overflow:
+            columns["overflow_to_sample_mapping"] = text_numbers
         elif batch.single and return_tensors is None:
-            # A length is a number already; the reference leaves its list.
+            # The reference returns the length of one text in a list, too.
             columns = {name: rows if name == "length" else rows[0] for name, rows in columns.items()}
         return BatchEncoding(columns, encodings, return_tensors)
 
     def encode_plus(self, text: Any, text_pair: Any = None, **options: Any) -> BatchEncoding:
-        """The call for one text or pair."""
+        """The same as calling the tokenizer with one text or pair."""
         return self(text, text_pair, **options)
 
     def batch_encode_plus(self, batch_text_or_text_pairs: Sequence[Any], **options: Any) -> BatchEncoding:
-        """The call for a list of texts, or of pairs as tuples."""
+        """The same as calling the tokenizer with a list of texts, or of pairs as tuples."""
         return self(batch_text_or_text_pairs, **options)
 
     def encode(self, text: Any, text_pair: Any = None, **options: Any) -> list[int]:
-        """The ids of one text or pair with special tokens; the options are those of the call."""
+        """The ids of one text or pair, with special tokens. The options are those of the call."""
         return self(text, text_pair, **options)["input_ids"]
 
     def tokenize(
         self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
     ) -> list[str]:
-        """The tokens of one text or pair, without those of the format unless `add_special_tokens`."""
+        """The tokens of one text or pair. Special tokens are added only with `add_special_tokens`."""
         return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
 
     def prepare_for_model(
@@ -370,10 +379,12 @@ class LEDTokenizer(Vocabulary):
         return_length: bool = False,
         prepend_batch_axis: bool = False,
     ) -> BatchEncoding:
-        """Model inputs of ids without special tokens, cut and padded as in the call; one flat row.
+        """Model inputs of ids that have no special tokens yet, as one flat row.
+
+        Ids are truncated and padded as in the call.
 
         Raises:
-            ValueError: the arguments exclude each other, or the ids cannot be cut enough.
+            ValueError: arguments contradict each other, or the ids cannot be truncated enough.
         """
         limits = self._limits(padding, truncation, max_length, 0, pad_to_multiple_of, padding_side)
         first, second = list(ids), None if pair_ids is None else list(pair_ids)
@@ -382,15 +393,15 @@ class LEDTokenizer(Vocabulary):
                 limits, self.num_special_tokens_to_add(second is not None) if add_special_tokens else 0
             )
             kept = kept_lengths(len(first), None if second is None else len(second), room, limits)
-            first = _kept(first, kept[0], limits.truncation_side)
-            second = None if second is None else _kept(second, kept[1], limits.truncation_side)
+            first = _truncated(first, kept[0], limits.truncation_side)
+            second = None if second is None else _truncated(second, kept[1], limits.truncation_side)
         row = (
             self.build_inputs_with_special_tokens(first, second)
             if add_special_tokens
             else first + (second or [])
         )
         features: dict[str, Any] = {"input_ids": row}
-        if self._asked("token_type_ids", return_token_type_ids):
+        if self._is_returned("token_type_ids", return_token_type_ids):
             features["token_type_ids"] = [0] * len(row)
         if return_special_tokens_mask:
             features["special_tokens_mask"] = (
@@ -419,31 +430,32 @@ class LEDTokenizer(Vocabulary):
         return_tensors: str | None = None,
         verbose: bool = True,
     ) -> BatchEncoding:
-        """Pad features that lack their last columns: a dict of rows, a list of dicts, or one flat row.
+        """Pad features, which are a dict of rows, a list of dicts or one flat row.
 
-        Ids are filled with the padding token, `attention_mask` and `token_type_ids` with 0,
-        `special_tokens_mask` with 1, `global_attention_mask` with -1, which hides a token; other features,
-        labels too, stay as they are. An `attention_mask` is added where there is none. Tensors give tensors.
+        Ids are padded with the padding token, `attention_mask` and `token_type_ids` with 0, and
+        `special_tokens_mask` with 1. `global_attention_mask` is padded with -1, which hides a token. Other
+        features, such as labels, are not padded. A missing `attention_mask` is added. If the ids are tensors,
+        the result has tensors.
 
         Raises:
-            ValueError: features are malformed, or tensors are asked for while rows have different lengths.
+            ValueError: features are malformed, or rows of different lengths cannot become tensors.
         """
         limits = self._limits(padding, False, max_length, 0, pad_to_multiple_of, padding_side)
         check_tensor_type(return_tensors)
         columns = as_columns(encoded_inputs)
-        kind = return_tensors or tensor_type_of(columns["input_ids"])
+        tensor_type = return_tensors or tensor_type_of(columns["input_ids"])
         columns = {name: as_lists(rows) for name, rows in columns.items()}
         flat = bool(columns["input_ids"]) and not isinstance(columns["input_ids"][0], list)
         if flat:
             columns = {name: [row] for name, row in columns.items()}
-        if self._asked("attention_mask", return_attention_mask) and "attention_mask" not in columns:
+        if self._is_returned("attention_mask", return_attention_mask) and "attention_mask" not in columns:
             columns["attention_mask"] = [[1] * len(row) for row in columns["input_ids"]]
         width = limits.width(max((len(row) for row in columns["input_ids"]), default=0))
         if width is not None:
             columns = pad_rows(columns, width, self.pad_token_id, limits.padding_side)
         if flat:
             columns = {name: rows[0] for name, rows in columns.items()}
-        return BatchEncoding(columns, tensor_type=kind)
+        return BatchEncoding(columns, tensor_type=tensor_type)
 
     def _limits(
         self,
@@ -453,7 +465,7 @@ class LEDTokenizer(Vocabulary):
         stride: Any,
         pad_to_multiple_of: Any,
         padding_side: str | None,
-        windows: bool = False,
+        overflow: bool = False,
     ) -> Limits:
         return read_limits(
             padding=padding,
@@ -464,22 +476,23 @@ class LEDTokenizer(Vocabulary):
             padding_side=self.padding_side if padding_side is None else padding_side,
             truncation_side=self.truncation_side,
             model_max_length=self.model_max_length,
-            windows=windows,
+            overflow=overflow,
         )
 
-    def _asked(self, name: str, asked: bool | None) -> bool:
-        return name in self.model_input_names if asked is None else asked
+    def _is_returned(self, name: str, option: bool | None) -> bool:
+        """Whether a call returns this column. For None, `model_input_names` decides."""
+        return name in self.model_input_names if option is None else option
 
     # The format
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """The number of tokens that the format adds to one text, or to a pair."""
+        """The number of special tokens that are added to one text or to a pair."""
         return self.backend.num_special_tokens_to_add(pair)
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
-        """The format around the ids of one text or of a pair."""
+        """The ids of one text or of a pair, with special tokens."""
         cls_id, sep_id = self.cls_token_id, self.sep_token_id
         return [
             cls_id,
@@ -494,16 +507,17 @@ class LEDTokenizer(Vocabulary):
         token_ids_1: Sequence[int] | None = None,
         already_has_special_tokens: bool = False,
     ) -> list[int]:
-        """1 for a special token, 0 for a token of a text: in the format around these ids, or in these ids
-        themselves.
+        """1 for each special token and 0 for each token of a text.
+
+        Describes the ids with special tokens added, or with `already_has_special_tokens` the ids as they are.
 
         Raises:
-            ValueError: ids that have their special tokens are given as two rows.
+            ValueError: ids that already have special tokens are passed as two rows.
         """
         if already_has_special_tokens:
             if token_ids_1 is not None:
                 raise ValueError(
-                    "ids that already have their special tokens are one row; pass them as the first argument alone."
+                    "ids that already have special tokens are one row; pass them as the first argument alone."
                 )
             special = set(self.all_special_ids)
             return [int(int(token) in special) for token in token_ids_0]
@@ -517,29 +531,25 @@ class LEDTokenizer(Vocabulary):
     def create_token_type_ids_from_sequences(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
-        """Zeros for every token of the format around these ids: LED has one token type."""
+        """A zero for each of the ids with special tokens, because LED has one token type."""
         return [0] * len(self.build_inputs_with_special_tokens(token_ids_0, token_ids_1))
 
     @property
     def max_len_single_sentence(self) -> int:
-        """The tokens of one text that `model_max_length` has room for."""
+        """The tokens of one text that fit into `model_max_length`."""
         return self.model_max_length - self.num_special_tokens_to_add(False)
 
     @property
     def max_len_sentences_pair(self) -> int:
-        """The tokens of a pair that `model_max_length` has room for."""
+        """The tokens of a pair that fit into `model_max_length`."""
         return self.model_max_length - self.num_special_tokens_to_add(True)
 
 
-def _kept(ids: list[int], length: int | None, side: str) -> list[int]:
-    """The `length` ids that stay when the others are cut from `side`."""
-    return (
-        ids
-        if length is None or length >= len(ids)
-        else ids[:length]
-        if side == "right"
-        else ids[len(ids) - length :]
-    )
+def _truncated(ids: list[int], length: int | None, side: str) -> list[int]:
+    """The ids truncated to `length` on this side."""
+    if length is None or length >= len(ids):
+        return ids
+    return ids[:length] if side == "right" else ids[len(ids) - length :]
 
 
 LEDTokenizerFast = LEDTokenizer

@@ -1,7 +1,7 @@
-"""From texts to encodings: what a call was given, what it may not ask for, and where texts are cut.
+"""From texts to encodings: checks of a call's arguments, and truncation.
 
-A text is a string, or a list of words; an item of a batch is a text or a pair of them. All lengths count
-tokens. Nothing here changes the tokenizer it is given, so that threads can share one.
+A text is a string or a list of words. An item of a batch is a text or a pair of texts. All lengths are in
+tokens. The tokenizer is not modified, so threads can share it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer, models
 from led.tokenizer.batch_encoding import check_side, round_up
 
 UNLIMITED = int(1e30)
-# From here on a limit means that none is known: published files state 1e30 in several roundings.
+# Larger limits count as none. Published files have 1e30 with different rounding errors.
 _NO_LIMIT = int(1e20)
 _PADDING = {
     False: None,
@@ -39,7 +39,7 @@ _TRUNCATION = {
 
 @dataclass(frozen=True)
 class TextBatch:
-    """The items of a call, and whether it was given one item rather than a list."""
+    """The items of a call. `single` is true if the caller passed one item instead of a list."""
 
     items: list[Any]
     single: bool
@@ -47,9 +47,12 @@ class TextBatch:
 
 @dataclass(frozen=True)
 class Limits:
-    """How one call cuts and pads: `truncation` None, "longest_first", "only_first" or "only_second";
-    `padding` None, "longest" or "max_length"; `max_length` None only where neither needs it; `windows` where
-    the rest of a text follows."""
+    """How one call truncates and pads.
+
+    `truncation` is None, "longest_first", "only_first" or "only_second". `padding` is None, "longest" or
+    "max_length". `max_length` is None only if neither needs it. With `overflow`, the truncated part of a text
+    is returned in further rows.
+    """
 
     padding: str | None
     truncation: str | None
@@ -58,15 +61,14 @@ class Limits:
     pad_to_multiple_of: int | None
     padding_side: str
     truncation_side: str
-    windows: bool = False
+    overflow: bool = False
 
     def width(self, longest: int) -> int | None:
-        """The number of columns for a batch whose longest row has `longest` tokens; None where nothing is
-        padded."""
+        """The number of columns of a batch whose longest row has `longest` tokens. None without padding."""
         if self.padding is None:
             return None
-        wanted = longest if self.padding == "longest" or self.max_length is None else self.max_length
-        return round_up(wanted, self.pad_to_multiple_of)
+        columns = longest if self.padding == "longest" or self.max_length is None else self.max_length
+        return round_up(columns, self.pad_to_multiple_of)
 
 
 def read_limits(
@@ -79,12 +81,12 @@ def read_limits(
     padding_side: str,
     truncation_side: str,
     model_max_length: int,
-    windows: bool = False,
+    overflow: bool = False,
 ) -> Limits:
-    """The limits of a call from its arguments and the tokenizer's own limit.
+    """The limits of a call, from its arguments and the tokenizer's own limit.
 
     Raises:
-        ValueError: a value is unknown or out of range, or two of them exclude each other.
+        ValueError: a value is unknown or out of range, or two values contradict each other.
     """
     for name, value, least in (
         ("max_length", max_length, 0),
@@ -92,10 +94,10 @@ def read_limits(
         ("pad_to_multiple_of", pad_to_multiple_of, 1),
     ):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise ValueError(f"{name} is {value!r}; it must be a whole number of tokens, {least} or more.")
+            raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least} tokens.")
     check_side(padding_side, "padding_side")
     check_side(truncation_side, "truncation_side")
-    # A bare max_length asks for truncation, as in the reference.
+    # As in the reference, max_length alone implies truncation.
     if max_length is not None and truncation is None and padding is False:
         truncation = True
     pad, truncate = _choice("padding", padding, _PADDING), _choice("truncation", truncation, _TRUNCATION)
@@ -103,16 +105,16 @@ def read_limits(
     if limit > _NO_LIMIT:
         if pad == "max_length":
             raise ValueError(
-                "padding='max_length' needs max_length: this tokenizer states no limit of its own."
+                "padding='max_length' needs max_length, because this tokenizer has no limit of its own."
             )
         limit, truncate = None, None
     if pad and truncate and pad_to_multiple_of and limit % pad_to_multiple_of:
         raise ValueError(
-            f"texts are cut to max_length={limit}, no multiple of pad_to_multiple_of={pad_to_multiple_of}; "
-            f"pass max_length={round_up(limit, pad_to_multiple_of)}."
+            f"max_length is {limit}; it must be a multiple of pad_to_multiple_of={pad_to_multiple_of}. For "
+            f"example, pass max_length={round_up(limit, pad_to_multiple_of)}."
         )
     return Limits(
-        pad, truncate, limit, stride or 0, pad_to_multiple_of, padding_side, truncation_side, windows
+        pad, truncate, limit, stride or 0, pad_to_multiple_of, padding_side, truncation_side, overflow
     )
 
 
@@ -125,11 +127,12 @@ def _choice(name: str, value: Any, known: Mapping[Any, str | None]) -> str | Non
 
 
 def read_texts(text: Any, text_pair: Any, is_split_into_words: bool) -> TextBatch:
-    """The items of `text` and `text_pair`: one text or several, each a string or, split into words, a list of
-    strings.
+    """The items of `text` and `text_pair`, which are one text or several.
+
+    Each text is a string, or with `is_split_into_words` a list of strings.
 
     Raises:
-        ValueError: something is no string, or there are not as many second texts as first ones.
+        ValueError: a text is not a string, or the numbers of first and second texts differ.
     """
     single = isinstance(text, str) or (
         is_split_into_words
@@ -139,27 +142,28 @@ def read_texts(text: Any, text_pair: Any, is_split_into_words: bool) -> TextBatc
     if single:
         items = [text if text_pair is None else (text, text_pair)]
     else:
-        items = _listed(text, "text")
+        items = _as_list(text, "text")
         if text_pair is not None:
-            seconds = _listed(text_pair, "text_pair")
+            seconds = _as_list(text_pair, "text_pair")
             if len(seconds) != len(items):
                 raise ValueError(
-                    f"{len(items)} texts were given with {len(seconds)} second texts; give one for each."
+                    f"there are {len(items)} texts and {len(seconds)} second texts; pass one for each."
                 )
             items = list(zip(items, seconds, strict=True))
     return TextBatch([_item(item, number, is_split_into_words) for number, item in enumerate(items)], single)
 
 
-def _listed(texts: Any, name: str) -> list[Any]:
+def _as_list(texts: Any, name: str) -> list[Any]:
     if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
         raise ValueError(
-            f"{name} is a {type(texts).__name__}; give a string for one text, or a list of strings for several."
+            f"{name} is a {type(texts).__name__}; pass a string for one text, or a list of strings for "
+            "several."
         )
     return list(texts)
 
 
 def _item(item: Any, number: int, is_split_into_words: bool) -> Any:
-    """`item` as the backend takes it: a text, or a pair of texts as a tuple."""
+    """`item` as the backend needs it: a text, or a pair of texts as a tuple."""
     if _is_text(item, is_split_into_words):
         return list(item) if is_split_into_words else item
     if (
@@ -168,13 +172,13 @@ def _item(item: Any, number: int, is_split_into_words: bool) -> Any:
         and all(_is_text(text, is_split_into_words) for text in item)
     ):
         return tuple(list(text) if is_split_into_words else text for text in item)
-    wanted = "a list of words" if is_split_into_words else "a string"
+    rule = "a list of words" if is_split_into_words else "a string"
     hint = (
         ""
         if is_split_into_words or not isinstance(item, list | tuple)
         else " Pass is_split_into_words=True for words."
     )
-    raise ValueError(f"text {number} is {_brief(item)}; it must be {wanted}, or a pair of them.{hint}")
+    raise ValueError(f"text {number} is {_brief(item)}; it must be {rule}, or a pair of them.{hint}")
 
 
 def _is_text(text: Any, is_split_into_words: bool) -> bool:
@@ -197,30 +201,31 @@ def encode_items(
     split_special_tokens: bool,
     is_split_into_words: bool,
 ) -> list[Encoding]:
-    """One encoding per item, cut to the limits; what a cut leaves out is in its `overflowing`, with `stride`
-    tokens repeated.
+    """One encoding per item, truncated to the limits.
+
+    The truncated part is in the encoding's `overflowing`, with `stride` tokens repeated.
 
     Raises:
-        ValueError: a text cannot be cut to the limits, or is no Unicode text.
+        ValueError: a text cannot be truncated to the limits, or is not valid Unicode.
     """
-    whole = variant(
+    tokenizer = variant(
         backend, split_special_tokens=split_special_tokens, is_split_into_words=is_split_into_words
     )
     if limits.truncation is None:
-        return _encode(whole, items, add_special_tokens, is_split_into_words)
-    raw = copy_of(whole)
-    sides = [side for item in items for side in (item if isinstance(item, tuple) else (item,))]
-    encoded = iter(_encode(raw, sides, False, is_split_into_words))
+        return _encode(tokenizer, items, add_special_tokens, is_split_into_words)
+    without_format = copy_of(tokenizer)
+    texts = [text for item in items for text in (item if isinstance(item, tuple) else (item,))]
+    encoded = iter(_encode(without_format, texts, False, is_split_into_words))
     encodings = []
     for number, item in enumerate(items):
         pair = isinstance(item, tuple)
-        room = room_for(limits, whole.num_special_tokens_to_add(pair) if add_special_tokens else 0)
+        room = room_for(limits, tokenizer.num_special_tokens_to_add(pair) if add_special_tokens else 0)
         first, second = next(encoded), next(encoded) if pair else None
         kept = kept_lengths(len(first), None if second is None else len(second), room, limits, number)
-        for side, length in zip((first, second), kept, strict=True):
-            if side is not None and length is not None and length < len(side):
-                side.truncate(length, limits.stride, limits.truncation_side)
-        encodings.append(whole.post_process(first, second, add_special_tokens))
+        for encoding, length in zip((first, second), kept, strict=True):
+            if encoding is not None and length is not None and length < len(encoding):
+                encoding.truncate(length, limits.stride, limits.truncation_side)
+        encodings.append(tokenizer.post_process(first, second, add_special_tokens))
     return encodings
 
 
@@ -233,28 +238,28 @@ def _encode(
         )
     except (TypeError, UnicodeEncodeError) as error:
         raise ValueError(
-            "a text holds half of a surrogate pair, which is no Unicode text; read the file as UTF-8, "
-            "or replace it with text.encode('utf-8', 'replace').decode()."
+            "a text holds half of a surrogate pair, which is not valid Unicode. Read the file as UTF-8, or "
+            "replace it with text.encode('utf-8', 'replace').decode()."
         ) from error
 
 
 def room_for(limits: Limits, specials: int) -> int:
-    """The tokens that are left for the texts of an item once its `specials` are counted.
+    """The number of tokens left for the texts of an item that has `specials` special tokens.
 
     Raises:
-        ValueError: there is no room for the special tokens, or every window would only repeat the one before.
+        ValueError: the special tokens do not fit, or every chunk would only repeat the previous one.
     """
     assert limits.max_length is not None
     room = limits.max_length - specials
     if room < 0:
         raise ValueError(
-            f"max_length is {limits.max_length}, and the special tokens alone take {specials}; "
-            f"pass max_length={specials} or more, or add_special_tokens=False."
+            f"max_length is {limits.max_length}, and the special tokens alone take {specials}; pass "
+            f"max_length={specials} or more, or add_special_tokens=False."
         )
     if limits.stride and limits.stride >= room:
         raise ValueError(
-            f"stride is {limits.stride}, and max_length={limits.max_length} leaves {room} tokens of text in a "
-            "window; the stride must be smaller, or the max_length larger."
+            f"stride is {limits.stride}, and max_length={limits.max_length} leaves {room} tokens of text in "
+            "a chunk; pass a smaller stride or a larger max_length."
         )
     return room
 
@@ -262,19 +267,20 @@ def room_for(limits: Limits, specials: int) -> int:
 def kept_lengths(
     first: int, second: int | None, room: int, limits: Limits, number: int = 0
 ) -> tuple[int, int | None]:
-    """How many tokens of each text are kept, `first + second` at most `room`; `number` names the item in
-    errors.
+    """The number of tokens to keep of each text, together at most `room`.
 
-    "longest_first" takes from the longer text until both are equally long, then from both; of an odd room the
-    second text gets the odd token, or the first where it was the longer one.
+    `number` identifies the item in error messages. "longest_first" shortens the longer text until both are
+    equally long, then both. If `room` is odd, the longer text gets the extra token, or the second if both are
+    equally long.
 
     Raises:
-        ValueError: only one text may be cut and it is too short for that, or a window is empty or no
-            longer than the stride.
+        ValueError: only one text may be truncated and it is too short, or a chunk is empty or not longer
+            than the stride.
     """
     if limits.truncation == "only_second" and second is None:
         raise ValueError(
-            f"truncation='only_second' needs pairs, and text {number} is alone; pass text_pair, or truncation=True."
+            f"truncation='only_second' needs pairs, and text {number} is a single text; pass text_pair, or "
+            "truncation=True."
         )
     if first + (second or 0) <= room:
         return first, second
@@ -286,28 +292,28 @@ def kept_lengths(
         whole = second if limits.truncation == "only_first" else first
         if room <= whole:
             raise ValueError(
-                f"truncation={limits.truncation!r} cannot shorten text {number} enough: the text that stays whole "
-                f"takes {whole} of {room} tokens; pass a larger max_length, or another truncation."
+                f"truncation={limits.truncation!r} cannot shorten text {number} enough; the text that is not "
+                f"truncated takes {whole} of {room} tokens. Pass a larger max_length, or another truncation."
             )
         kept = (room - second, second) if limits.truncation == "only_first" else (first, room - first)
-    for length, before in zip(kept, (first, second), strict=True):
-        if length is None or before is None or length == before:
+    for length, original in zip(kept, (first, second), strict=True):
+        if length is None or original is None or length == original:
             continue
-        if limits.windows and length == 0:
+        if limits.overflow and length == 0:
             raise ValueError(
-                f"the windows of text {number} have no room for its tokens: max_length is {limits.max_length}; "
-                "pass a larger max_length, or leave out return_overflowing_tokens."
+                f"max_length is {limits.max_length}, so the chunks of text {number} have no room for its "
+                "tokens; pass a larger max_length, or leave out return_overflowing_tokens."
             )
         if 0 < length <= limits.stride:
             raise ValueError(
-                f"stride is {limits.stride}, and text {number} has windows of {length} tokens; "
-                "the stride must be smaller, or the max_length larger."
+                f"stride is {limits.stride}, and text {number} has chunks of {length} tokens; pass a smaller "
+                "stride or a larger max_length."
             )
     return kept
 
 
 def _share(first: int, second: int, room: int) -> tuple[int, int]:
-    """The longest-first shares of a room too small for both."""
+    """The longest-first shares of a room that is too small for both texts."""
     short = min(first, second)
     long = max(short, room - short)
     if short + long > room:
@@ -316,23 +322,22 @@ def _share(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def variant(backend: Tokenizer, *, split_special_tokens: bool, is_split_into_words: bool) -> Tokenizer:
-    """`backend` itself where it reads control tokens and words as asked, else a copy that does.
+    """`backend` itself if it has these two settings already, otherwise a copy that has them.
 
-    Words are written with a space before each, as they stand in a text.
+    Each word gets a space before it, as in running text.
     """
     if backend.encode_special_tokens == split_special_tokens and not is_split_into_words:
         return backend
-    other = copy_of(backend)
-    other.post_processor = backend.post_processor
-    other.encode_special_tokens = split_special_tokens
+    copy = copy_of(backend)
+    copy.post_processor = backend.post_processor
+    copy.encode_special_tokens = split_special_tokens
     if is_split_into_words:
-        set_flags(other, add_prefix_space=True)
-    return other
+        set_flags(copy, add_prefix_space=True)
+    return copy
 
 
 def copy_of(backend: Tokenizer) -> Tokenizer:
-    """A tokenizer with the same tokens and no format; the vocabulary itself is shared, so a copy takes no
-    time."""
+    """A copy of the tokenizer that adds no special tokens. Both share the vocabulary, so copying is cheap."""
     copy = Tokenizer(backend.model)
     if backend.normalizer is not None:
         copy.normalizer = backend.normalizer
@@ -344,7 +349,7 @@ def copy_of(backend: Tokenizer) -> Tokenizer:
 
 
 def set_flags(backend: Tokenizer, **flags: bool) -> None:
-    """Set `add_prefix_space` or `trim_offsets` in the parts of `backend` that know it."""
+    """Set `add_prefix_space` or `trim_offsets` in the parts of `backend` that have this setting."""
     shell = json.loads(Tokenizer(models.BPE()).to_str())
     for name in ("pre_tokenizer", "post_processor"):
         part = getattr(backend, name)
@@ -360,5 +365,5 @@ def _flagged(state: Any, flags: Mapping[str, bool]) -> Any:
         return [_flagged(part, flags) for part in state]
     if not isinstance(state, dict):
         return state
-    # The ByteLevel pre-tokenizer carries a trim_offsets of its own, which nothing reads.
+    # The ByteLevel pre-tokenizer has a trim_offsets, too. It has no effect.
     return {key: flags.get(key, _flagged(value, flags)) for key, value in state.items()}

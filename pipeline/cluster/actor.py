@@ -1,4 +1,4 @@
-"""The predictor as Ray runs it, in a process of its own."""
+"""A replica: the predictor as a Ray actor, in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 class PredictorActor(Predictor):
-    """The predictor as an actor; once the run is stopped, a shard that comes in leaves as no rows."""
+    """A replica of the model. After a stop request it returns no rows for further shards.
+
+    `hashes` are the plan's checkpoint hashes, which the checkpoint must match.
+    """
 
     def __init__(
         self,
@@ -25,10 +28,10 @@ class PredictorActor(Predictor):
         model: str,
         revision: str | None,
         run: str,
-        config: dict[str, object] | None = None,
+        hashes: dict[str, object] | None = None,
     ) -> None:
         log_to_stderr(run)
-        super().__init__(task, model, revision, run, config)
+        super().__init__(task, model, revision, run, hashes)
         self._control = control
         control.register_replica()
 
@@ -38,6 +41,6 @@ class PredictorActor(Predictor):
         try:
             return super().__call__(table)
         except self.loaded.fatal:
-            # Ray begins another process for one that died; an error it would hand on to the run.
-            logger.exception("the accelerator failed; this process ends")
+            # Ray replaces a process that died. An error would fail the run instead.
+            logger.exception("the accelerator failed, so this replica exits")
             os._exit(1)

@@ -27,7 +27,7 @@ _FREE_CPUS = 1.2
 # The least CPUs that Ray reserves for a replica, and the least that replicas leave of a node.
 _LEAST_CPUS = 0.1
 
-_SMALLEST_CHUNK, _SHARDS_PER_REPLICA, _LARGEST_CHUNK = 1_000, 250, 10_000
+_SMALLEST_GROUP, _SHARDS_PER_REPLICA, _LARGEST_GROUP = 1_000, 250, 10_000
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Capacity:
     writers: int
 
     @property
-    def shards_per_chunk(self) -> int:
+    def shards_per_group(self) -> int:
         """Shards that Ray Data receives at once.
 
         The driver's memory grows with them, and a graceful shutdown waits until each has been checked.
-        Replicas load the model once per chunk.
+        Replicas load the model once per group.
         """
-        return min(_LARGEST_CHUNK, max(_SMALLEST_CHUNK, _SHARDS_PER_REPLICA * self.max_replicas))
+        return min(_LARGEST_GROUP, max(_SMALLEST_GROUP, _SHARDS_PER_REPLICA * self.max_replicas))
 
 
 def replicas_per_node(node: Node, threads: int, gpus: float) -> int:
@@ -93,8 +93,10 @@ def plan_capacity(
     if not most or (replicas > most and max_replicas is None):
         problem = f"--replicas is {replicas}" if replicas else "there is no room for a replica"
         raise UsageError(
-            f"{problem}: each takes {threads} CPUs (--threads) and {gpus:g} GPUs (--gpus) of one machine, and the cluster has "
-            f"{_describe_nodes(nodes)}, room for {most}. Use fewer or add machines. On an autoscaling cluster, set "
+            f"{problem}: each takes {threads} CPUs (--threads) and {gpus:g} GPUs (--gpus) of one "
+            "machine, and the cluster has "
+            f"{_describe_nodes(nodes)}, room for {most}. Use fewer or add machines. On an autoscaling "
+            "cluster, set "
             "--max-replicas."
         )
     start = min(replicas or fit or 1, most, shards)

@@ -1,4 +1,4 @@
-"""What all processes of a run may look at, kept by the head of the cluster."""
+"""State that all processes of a run share, in the key-value store of the cluster's head node."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from ray.experimental import internal_kv
 
 
 class RunControl:
-    """That no other shard is to be begun, and which model copies came."""
+    """The stop request of a run, and the number of replicas that have started."""
 
     def __init__(self, run: str) -> None:
-        self._stop, self._arrivals = f"led-stop-{run}".encode(), f"led-actor-{run}-".encode()
+        self._stop, self._replicas = f"led-stop-{run}".encode(), f"led-replica-{run}-".encode()
 
     def stop(self) -> None:
-        """Let no other shard be begun."""
-        internal_kv._internal_kv_put(self._stop, b"up", overwrite=True)
+        """Request a graceful shutdown. No further shard is started."""
+        internal_kv._internal_kv_put(self._stop, b"1", overwrite=True)
 
     def is_stopped(self) -> bool:
-        """Is no other shard to be begun?"""
+        """True after a stop request."""
         return internal_kv._internal_kv_get(self._stop) is not None
 
     def register_replica(self) -> None:
-        """A model copy came."""
-        internal_kv._internal_kv_put(self._arrivals + uuid.uuid4().hex.encode(), b"", overwrite=True)
+        """Count one more replica as started."""
+        internal_kv._internal_kv_put(self._replicas + uuid.uuid4().hex.encode(), b"", overwrite=True)
 
     def reset_replicas(self) -> None:
-        """All model copies are gone."""
-        for key in internal_kv._internal_kv_list(self._arrivals):
+        """Set the number of started replicas to zero."""
+        for key in internal_kv._internal_kv_list(self._replicas):
             internal_kv._internal_kv_del(key)
 
     def replicas_started(self) -> int:
-        """How many model copies came so far, those that went again among them."""
-        return len(internal_kv._internal_kv_list(self._arrivals))
+        """The number of replicas that have started, including those that have ended."""
+        return len(internal_kv._internal_kv_list(self._replicas))

@@ -55,7 +55,8 @@ def join_cluster(settings: RunSettings) -> None:
         ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
     except (OSError, RuntimeError, ValueError) as error:
         raise PipelineError(
-            f"the cluster {address or 'of this machine'} cannot be joined: {one_line(error)} Check --ray-address, and that "
+            f"the cluster {address or 'of this machine'} cannot be joined: {one_line(error)} Check "
+            "--ray-address, and that "
             "the cluster runs the same versions of Ray and Python."
         ) from error
     if threading.current_thread() is threading.main_thread():

@@ -1,4 +1,4 @@
-"""The Ray Data sink: every block is one shard, committed by its name."""
+"""The Ray Data sink. Each block is one shard, which is committed under its name."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import pyarrow as pa
 from ray.data import Datasink
 
 from pipeline.output.commit import commit
-from pipeline.output.store import open_store
+from pipeline.output.open_store import open_store
 
 
 class CommitSink(Datasink[None]):
-    """Commits shards to the folder at `url`; `facts` go into every file's footer."""
+    """Commits shards to the folder at `url`. The run `config` is written to the footer of each file."""
 
     def __init__(self, url: str, config: dict[str, Any]) -> None:
         self.url, self.config = url, config
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
-        store = open_store(self.url, begun=True)
+        store = open_store(self.url, must_exist=True)
         for block in blocks:
             if len(block):
                 commit(store, block, self.config)

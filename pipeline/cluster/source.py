@@ -1,4 +1,4 @@
-"""The Ray Data source: one read task, one shard, one block."""
+"""The Ray Data source. Each read task reads one shard and returns it as one block."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ Shared: TypeAlias = "ray.ObjectRef[tuple[ShardReader, PreviousRuns | None]]"
 
 
 class ShardSource(Datasource):
-    """Shards, each read and tokenized by a task of its own; `shared` are the reader and the index of the runs
-    before, which all tasks share (`share`). Once the run is stopped, a task reads nothing and gives no rows.
+    """Shards to read and tokenize, each in a task of its own.
+
+    `shared` holds the reader and the index of earlier runs for all tasks (see `share`). After a stop request,
+    a task reads nothing and returns no rows.
     """
 
     def __init__(self, shards: Sequence[Shard], shared: Shared, control: RunControl) -> None:
@@ -42,7 +44,7 @@ class ShardSource(Datasource):
 
 
 def share(reader: ShardReader, previous: PreviousRuns | None) -> Shared:
-    """Put both where every task finds them."""
+    """Put the reader and the index of earlier runs into the object store, once for all tasks."""
     return ray.put((reader, previous))
 
 

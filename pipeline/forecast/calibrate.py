@@ -1,5 +1,7 @@
-"""A run tried out before it is paid for: lengths of a sample, a few shards end to end on the real devices, a
-forecast; nothing is written.
+"""Forecast a run before it starts, and preview its output. Nothing is written.
+
+`forecast` samples document lengths, processes pieces of a few shards on the run's own devices (the
+calibration), and extrapolates. `preview` processes a few random documents in this process.
 """
 
 from __future__ import annotations
@@ -19,9 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 
-from led.generation.scheduler import SchedulerLimits
 from pipeline.checkpoint import find_checkpoint
 from pipeline.cluster.dataset import Workers
 from pipeline.errors import PipelineError
@@ -31,23 +31,32 @@ from pipeline.monitor.stats import Estimate, device_hours
 from pipeline.planning.plan import Plan, Shard
 from pipeline.prepare import build_plan
 from pipeline.schema import INTERNAL, MEASURED, NUMBER
+from pipeline.settings import RunSettings
 from pipeline.tasks import Task
 from pipeline.tasks.base import InputLimits
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader, read_texts
 
-# Rows of a shard whose lengths are looked at, so that a sample comes from many places.
-_TOGETHER = 32
+# The version of `_forecast.json`. The report reads it.
+FORECAST_VERSION = 2
 
-# Pieces of shards that are rehearsed at most, for all model copies and for each: Ray Data holds a task for
-# every one of them.
-_CALIBRATION_PIECES, _CALIBRATION_PIECES_EACH = 256, 8
+# Rows per piece when lengths are sampled. Small pieces spread the sample over the corpus.
+_LENGTH_PIECE_ROWS = 32
+
+# Pieces that the calibration submits: at least this many, and this many per replica. The limit is needed
+# because Ray Data keeps a task for each.
+_MIN_PIECES, _PIECES_PER_REPLICA = 256, 8
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will take. Sums are over the whole corpus; seconds are of the clock, from the command to its
-    end."""
+    """The forecast of a run.
+
+    Counts are sums over the whole corpus. `seconds` is wall-clock time from the command's start to its end.
+    `startup_seconds` of them pass before the first shard starts. `sampled` and `calibration_rows` are the
+    rows that the forecast is based on. `limit` is the input limit in tokens, and `lengths` are the sampled
+    document lengths, sorted.
+    """
 
     documents: int
     shards: int
@@ -62,35 +71,34 @@ class Forecast:
     replicas: int
     device_hours: Estimate
     cost: Estimate | None
-    fill: float
+    slot_utilization: float
     memory_bytes: float
     sampled: int
-    calibration: int
+    calibration_rows: int
     limit: int
     lengths: tuple[int, ...]
 
     def to_json(self) -> bytes:
-        """As it is kept beside the run's results; the lengths are left out."""
+        """The content of `_forecast.json`. It leaves out the lengths."""
         values = asdict(self)
         del values["lengths"]
-        return (json.dumps(values, indent=1) + "\n").encode()
+        return (json.dumps({"version": FORECAST_VERSION, **values}, indent=1) + "\n").encode()
 
 
-def sample_shards(plan: Plan, rows: int, max_replicas: int, seed: int) -> list[Shard]:
-    """At most so many pieces of the plan's shards, each of at most `rows` rows, drawn at random and in random
-    order.
+def sample_shards(plan: Plan, rows: int, max_pieces: int, seed: int) -> list[Shard]:
+    """At most `max_pieces` random pieces of the plan's shards in random order, each of at most `rows` rows.
 
-    Only a piece at a shard's beginning can be read where files are read from an offset. Of the pieces only
-    those that are drawn are made: a corpus has as many as it has documents.
+    If files are read from an offset, only the first piece of a shard can be read. Only the drawn pieces are
+    created, since a corpus may have as many pieces as documents.
     """
     counts = (1 if shard.offset or shard.members else -(-shard.documents // rows) for shard in plan.shards)
     ends = list(itertools.accumulate(counts))
-    drawn = random.Random(seed).preview(range(ends[-1]), min(max_replicas, ends[-1]))
+    drawn = random.Random(seed).sample(range(ends[-1]), min(max_pieces, ends[-1]))
     pieces = []
     for number in drawn:
-        place = bisect.bisect_right(ends, number)
-        shard = plan.shards[place]
-        start = shard.start + rows * (number - (ends[place - 1] if place else 0))
+        position = bisect.bisect_right(ends, number)
+        shard = plan.shards[position]
+        start = shard.start + rows * (number - (ends[position - 1] if position else 0))
         stop = min(start + rows, shard.stop)
         members = shard.members[: stop - start]
         pieces.append(
@@ -100,13 +108,12 @@ def sample_shards(plan: Plan, rows: int, max_replicas: int, seed: int) -> list[S
 
 
 def sample_lengths(reader: ShardReader, pieces: Sequence[Shard], rows: int, seconds: float) -> pa.Table:
-    """The first columns of at least so many rows, if there are as many, or as many as can be tokenized in
-    `seconds`."""
+    """Status and token counts of the rows of `pieces`. Stops after `rows` rows or after `seconds`."""
     tables: list[pa.Table] = []
-    begun = time.monotonic()
+    start = time.monotonic()
     for piece in pieces:
         tables.append(reader(piece).select(["status", "input_tokens", "truncated_tokens"]))
-        if sum(map(len, tables)) >= rows or time.monotonic() - begun > seconds:
+        if sum(map(len, tables)) >= rows or time.monotonic() - start > seconds:
             break
     return pa.concat_tables(tables)
 
@@ -114,109 +121,126 @@ def sample_lengths(reader: ShardReader, pieces: Sequence[Shard], rows: int, seco
 def run_calibration(
     plan: Plan, workers: Workers, pieces: Sequence[Shard], seconds: float
 ) -> Iterator[pa.Table]:
-    """The rows of pieces of shards as the run would make them; after `seconds` no other piece is begun."""
-    begun: float | None = None
+    """Yield the rows of each piece, computed as in the run. After `seconds` no further piece starts."""
+    start: float | None = None
     for table in workers.tables(plan, pieces):
-        # The clock starts when the first piece is done: what is before it is loading.
-        begun = begun or time.monotonic()
+        # The clock starts when the first piece is done, because the time before it is loading.
+        start = start or time.monotonic()
         if len(table):
             yield table
-        if time.monotonic() - begun > seconds:
+        if time.monotonic() - start > seconds:
             workers.control.stop()
 
 
 def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int = 0) -> Forecast:
-    """Forecast a run of `task`: from the lengths of so many documents, and a rehearsal of about so many
-    seconds.
+    """Forecast a run of `task` from the lengths of `documents` documents and about `seconds` of calibration.
 
     Raises:
         UsageError: settings, input, model and output do not fit together.
-        PipelineError: nothing could be read or predicted.
+        PipelineError: no document could be read or predicted.
     """
-    # Until here a process imports what it needs, as the run's will; then it plans.
-    begun, startup = time.monotonic(), time.process_time()
+    # The CPU time so far is that of imports, which the run needs as well.
+    start, startup = time.monotonic(), time.process_time()
     settings = task.settings
     checkpoint = find_checkpoint(settings)
     plan = build_plan(task, checkpoint, None)
-    startup += time.monotonic() - begun
+    startup += time.monotonic() - start
     input_limits = InputLimits(**plan.config["input_limits"])
     reader = ShardReader(task, str(checkpoint.folder), None, input_limits, plan.passthrough)
-    table = sample_lengths(reader, sample_shards(plan, _TOGETHER, documents, seed), documents, seconds / 2)
-    begun = time.monotonic()
-    workers = Workers(task, checkpoint, len(plan.shards), f"rehearsal-{uuid.uuid4().hex}")
-    # Of the devices' memory nothing is asked: they need not be of this machine.
-    in_flight = SchedulerLimits(settings.max_num_seqs, memory_bytes=1).on(
-        torch.device("cuda" if settings.gpus else "cpu")
-    )[0]
-    together = max(1, min(settings.shard_documents, in_flight))
-    done: list[pa.Table] = []
-    max_replicas = max(_CALIBRATION_PIECES, _CALIBRATION_PIECES_EACH * workers.capacity.replicas)
-    for rows in run_calibration(
-        plan, workers, sample_shards(plan, together, max_replicas, seed + 1), seconds
-    ):
-        if not done:
-            startup += max(0.0, time.monotonic() - begun - _measured(rows)["predict_seconds"])
-        done.append(rows)
+    length_pieces = sample_shards(plan, _LENGTH_PIECE_ROWS, documents, seed)
+    sample = sample_lengths(reader, length_pieces, documents, seconds / 2)
+    start = time.monotonic()
+    workers = Workers(task, checkpoint, len(plan.shards), f"calibration-{uuid.uuid4().hex}")
+    slots = _slots(settings)
+    piece_rows = max(1, min(settings.shard_documents, slots))
+    max_pieces = max(_MIN_PIECES, _PIECES_PER_REPLICA * workers.capacity.replicas)
+    pieces = sample_shards(plan, piece_rows, max_pieces, seed + 1)
+    calibration: list[pa.Table] = []
+    for rows in run_calibration(plan, workers, pieces, seconds):
+        if not calibration:
+            startup += max(0.0, time.monotonic() - start - _measured(rows)["predict_seconds"])
+        calibration.append(rows)
+    columns = (sample[name].to_pylist() for name in ("input_tokens", "truncated_tokens", "status"))
     lengths = [
-        Length(tokens, split or 0)
-        for tokens, split, status in zip(
-            *(table[name].to_pylist() for name in ("input_tokens", "truncated_tokens", "status")), strict=True
-        )
+        Length(tokens, truncated or 0)
+        for tokens, truncated, status in zip(*columns, strict=True)
         if status == "ok"
     ]
-    if not lengths or not any(_calibration_shard(rows).tokens for rows in done):
-        raise PipelineError("no document of the sample could be read; see what `sample` says of them.")
+    if not lengths or not any(_calibration_shard(table).tokens for table in calibration):
+        raise PipelineError(
+            "no sampled document could be read; run the subcommand preview to see the reasons."
+        )
     return _forecast(
-        task, plan, input_limits, table, lengths, done, startup, workers.capacity.replicas, in_flight
+        task,
+        plan,
+        input_limits.max_input_tokens,
+        sample,
+        lengths,
+        calibration,
+        startup,
+        workers.capacity.replicas,
+        slots,
     )
+
+
+def _slots(settings: RunSettings) -> int:
+    """The slots of a replica."""
+    # Imported here so that this module can be imported without torch.
+    import torch
+
+    from led.generation.scheduler import SchedulerLimits
+
+    # The replica may run on another machine, so this machine's free memory is not queried.
+    limits = SchedulerLimits(settings.max_num_seqs, memory_bytes=1)
+    return limits.resolve(torch.device("cuda" if settings.gpus else "cpu"))[0]
 
 
 def _forecast(
     task: Task,
     plan: Plan,
-    input_limits: InputLimits,
-    table: pa.Table,
+    limit: int,
+    sample: pa.Table,
     lengths: Sequence[Length],
-    done: Sequence[pa.Table],
+    calibration: Sequence[pa.Table],
     startup: float,
     replicas: int,
-    in_flight: int,
+    slots: int,
 ) -> Forecast:
-    settings, made = task.settings, pa.concat_tables(done)
-    calibration = [_calibration_shard(rows) for rows in done]
-    # A document of several rows: how many, the rehearsal says.
-    each = [count for rows in done for count in _rows_of_documents(rows)]
-    rows_each = fmean(each)
-    rows = round(plan.documents * rows_each)
-    everything = len(table) >= rows
-    shard_rows = [max(1, round(shard.documents * rows_each)) for shard in plan.shards]
-    work, fill = forecast_seconds(lengths, calibration, shard_rows, replicas, in_flight)
-    time_needed = work.plus(startup)
-    hours = time_needed.times(device_hours(replicas, settings.gpus))
+    settings, calibrated = task.settings, pa.concat_tables(calibration)
+    # The number of rows of a document is known only from the calibration.
+    rows_of_documents = [count for table in calibration for count in _rows_of_documents(table)]
+    rows_per_document = fmean(rows_of_documents)
+    rows = round(plan.documents * rows_per_document)
+    complete = len(sample) >= rows
+    shard_rows = [max(1, round(shard.documents * rows_per_document)) for shard in plan.shards]
+    shards = [_calibration_shard(table) for table in calibration]
+    work_seconds, slot_utilization = forecast_seconds(lengths, shards, shard_rows, replicas, slots)
+    seconds = work_seconds.plus(startup)
+    hours = seconds.times(device_hours(replicas, settings.gpus))
     price = settings.price_per_hour
-    ok = [status == "ok" for status in table["status"].to_pylist()]
-    tokens = [value or 0 for value in table["input_tokens"].to_pylist()]
-    truncated = [float((value or 0) > 0) for value in table["truncated_tokens"].to_pylist()]
-    written = made["output_tokens"].to_pylist() if "output_tokens" in made.column_names else [0] * len(made)
+    failed = [float(status != "ok") for status in sample["status"].to_pylist()]
+    tokens = [value or 0 for value in sample["input_tokens"].to_pylist()]
+    truncated = [float((value or 0) > 0) for value in sample["truncated_tokens"].to_pylist()]
+    documents_complete = len(rows_of_documents) >= plan.documents
     return Forecast(
         documents=plan.documents,
         shards=len(plan.shards),
-        rows=total(each, plan.documents, everything=len(each) >= plan.documents),
-        input_tokens=total(tokens, rows, everything=everything),
-        output_tokens=total([value or 0 for value in written], rows, everything=len(made) >= rows),
-        truncated=total(truncated, rows, everything=everything),
-        failed=total([float(not each) for each in ok], rows, everything=everything),
-        output_bytes=Estimate.exactly(_parquet_bytes(made) / len(made) * rows),
-        seconds=time_needed,
+        rows=total(rows_of_documents, plan.documents, complete=documents_complete),
+        input_tokens=total(tokens, rows, complete=complete),
+        output_tokens=total(_output_tokens(calibrated), rows, complete=len(calibrated) >= rows),
+        truncated=total(truncated, rows, complete=complete),
+        failed=total(failed, rows, complete=complete),
+        output_bytes=Estimate.exactly(_parquet_bytes(calibrated) / len(calibrated) * rows),
+        seconds=seconds,
         startup_seconds=startup,
         replicas=replicas,
         device_hours=hours,
         cost=hours.times(price) if price is not None else None,
-        fill=fill,
-        memory_bytes=max(_measured(rows).get("peak_bytes", 0.0) for rows in done),
-        sampled=len(table),
-        calibration=len(made),
-        limit=input_limits.max_input_tokens,
+        slot_utilization=slot_utilization,
+        memory_bytes=max(_measured(table).get("peak_bytes", 0.0) for table in calibration),
+        sampled=len(sample),
+        calibration_rows=len(calibrated),
+        limit=limit,
         lengths=tuple(sorted(length.input_tokens + length.truncated_tokens for length in lengths)),
     )
 
@@ -225,20 +249,24 @@ def _measured(rows: pa.Table) -> dict[str, Any]:
     return json.loads(rows[MEASURED.name][0].as_py())
 
 
+def _output_tokens(rows: pa.Table) -> list[int]:
+    if "output_tokens" not in rows.column_names:
+        return [0] * len(rows)
+    return [value or 0 for value in rows["output_tokens"].to_pylist()]
+
+
 def _rows_of_documents(rows: pa.Table) -> list[float]:
-    """How many rows each document has."""
+    """The number of rows of each document."""
     if NUMBER not in rows.column_names:
         return [1.0] * len(rows)
     first = pc.indices_nonzero(pc.equal(rows[NUMBER], 0)).to_pylist()
-    return [float(end - begin) for begin, end in itertools.pairwise([*first, len(rows)])]
+    return [float(end - start) for start, end in itertools.pairwise([*first, len(rows)])]
 
 
 def _calibration_shard(rows: pa.Table) -> CalibrationShard:
     measured = _measured(rows)
-    written = rows["output_tokens"].to_pylist() if "output_tokens" in rows.column_names else [0] * len(rows)
-    tokens = tuple(
-        (n or 0, m or 0) for n, m in zip(rows["input_tokens"].to_pylist(), written, strict=True) if n
-    )
+    pairs = zip(rows["input_tokens"].to_pylist(), _output_tokens(rows), strict=True)
+    tokens = tuple((n, m) for n, m in pairs if n)
     return CalibrationShard(tokens, measured.pop("predict_seconds"), measured)
 
 
@@ -249,7 +277,8 @@ def _parquet_bytes(rows: pa.Table) -> int:
 
 
 def preview(task: Task, documents: int, seed: int = 0) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    """(text, row) of so many documents drawn at random, end to end in this process.
+    """Yield (text, row) of random documents, processed in this process. The text is None if a document
+    cannot be read.
 
     Raises:
         UsageError: settings, input and model do not fit together.
@@ -257,9 +286,8 @@ def preview(task: Task, documents: int, seed: int = 0) -> Iterator[tuple[str | N
     settings = task.settings
     checkpoint = find_checkpoint(settings)
     plan = build_plan(task, checkpoint, None)
-    reader = ShardReader(
-        task, str(checkpoint.folder), None, InputLimits(**plan.config["input_limits"]), plan.passthrough
-    )
+    limits = InputLimits(**plan.config["input_limits"])
+    reader = ShardReader(task, str(checkpoint.folder), None, limits, plan.passthrough)
     predictor = Predictor(task, str(checkpoint.folder), None)
     for piece in sample_shards(plan, 1, documents, seed):
         rows = predictor(reader(piece)).drop_columns(INTERNAL).to_pylist()

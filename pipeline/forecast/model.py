@@ -1,9 +1,19 @@
-"""What a run will take, from a sample of its documents' lengths and a rehearsal of a few of its shards. Pure.
+"""The forecast model: the duration of a run, from sampled document lengths and calibration shards. Pure
+functions.
 
-The work of a shard is a sum of parts, each in proportion to something that can be counted beforehand:
-encoding to tokens, decoding to steps, to documents in them and to the tokens these look at, the rest to
-rows and tokens. The rehearsal gives the proportions; the shards are drawn from the sample, their batches
-made as the decoding loop makes them.
+The duration of a shard is a sum of terms. Each term is proportional to a quantity that is countable in
+advance:
+
+- encoding: input tokens
+- decoding: steps, documents in those steps, and the input tokens that these documents attend to
+- the rest: rows and tokens
+
+Calibration fits the costs per unit. The shards of the run are then simulated with lengths drawn from the
+sample, and with the batches that the scheduler would form.
+
+The 80 % interval comes from simulated runs. Each of them draws its shards anew and starts each shard on the
+replica that becomes free first. Three errors that all shards have in common widen it. They are the errors of
+the sampled lengths, of the costs, and of the machine's speed.
 """
 
 from __future__ import annotations
@@ -12,7 +22,7 @@ import heapq
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -20,19 +30,39 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.batching import longest_first
+from pipeline.monitor.makespan import Array, list_schedule
 from pipeline.monitor.stats import Estimate
 
-# Shards that are drawn; more runs of the same draw tell nothing new.
-_DRAWN = 400
+# Shards to simulate. More of them would come from the same sample and add no information.
+_MAX_SIMULATED = 400
 
-# A forecast is never surer than this: a machine is not the same from one hour to the next.
-_LEAST_DEVIATION = 0.04
+# Runs to simulate.
+_RUNS = 400
 
+# In a long run, only the last shards are scheduled one by one: this many, and this many per replica.
+_SCHEDULED, _SCHEDULED_PER_REPLICA = 1000, 8
+
+# The least relative deviation of a forecast. The speed of one machine varies by this much between hours.
+_MIN_DEVIATION = 0.04
+
+# The relative deviation if there is only one observation.
+_UNKNOWN_DEVIATION = 0.2
+
+# The largest relative deviation of a shard's duration.
+_MAX_DEVIATION = 1.0
+
+# The error of the costs is estimated by leaving out one of this many groups of calibration shards at a time.
+_GROUPS = 20
+
+# Half the width of the 80 % interval of a normal distribution, in standard deviations.
 _Z_80 = 1.28
+
+# Calibration rows of similar length from which an output length is drawn.
+_NEIGHBOURS = 10
 
 
 class Length(NamedTuple):
-    """A row's tokens, read and cut off."""
+    """The tokens of one row, read and truncated."""
 
     input_tokens: int
     truncated_tokens: int
@@ -40,8 +70,10 @@ class Length(NamedTuple):
 
 @dataclass(frozen=True)
 class CalibrationShard:
-    """A shard that was rehearsed: the tokens (read, written) of each of its rows, and what was measured of
-    it."""
+    """A shard that the calibration processed.
+
+    `tokens` has (input tokens, output tokens) of each row. `measured` has further measurements by name.
+    """
 
     tokens: tuple[tuple[int, int], ...]
     predict_seconds: float
@@ -50,7 +82,11 @@ class CalibrationShard:
 
 @dataclass(frozen=True)
 class Work:
-    """What a shard asks for."""
+    """The countable work of a shard.
+
+    `document_steps` counts the documents in each decode step, summed over the steps. `token_steps` counts
+    their input tokens in the same way.
+    """
 
     tokens: float
     rows: float
@@ -61,7 +97,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds for each unit of work."""
+    """Seconds per unit of work.
+
+    `deviation` is the standard deviation of a shard's duration, relative to the duration that the costs
+    predict.
+    """
 
     encode_token: float
     step: float
@@ -69,10 +109,10 @@ class Costs:
     token_step: float
     rest_token: float
     rest_row: float
-    deviation: float  # of a shard's time from what the others say, as a share
+    deviation: float
 
     def seconds(self, work: Work) -> float:
-        """What a shard takes."""
+        """The predicted duration of a shard."""
         return (
             (self.encode_token + self.rest_token) * work.tokens
             + self.step * work.steps
@@ -82,135 +122,180 @@ class Costs:
         )
 
 
-def steps_of(outputs: Sequence[int], in_flight: int) -> tuple[int, int]:
-    """(steps, documents in them, summed) of a loop that holds `in_flight` documents of these lengths, in this
-    order."""
-    free = [0] * min(in_flight, len(outputs))
+def count_steps(outputs: Sequence[int], slots: int) -> tuple[int, int]:
+    """(steps, document steps) of continuous batching with `slots` slots over documents with these output
+    lengths, in this order."""
+    slot_ends = [0] * min(slots, len(outputs))
     for length in outputs:
-        heapq.heapreplace(free, free[0] + length)
-    return max(free, default=0), sum(outputs)
+        heapq.heapreplace(slot_ends, slot_ends[0] + length)
+    return max(slot_ends, default=0), sum(outputs)
 
 
-def calibrate(calibration: Sequence[CalibrationShard]) -> Costs:
-    """The costs that these shards show.
+def calibrate(shards: Sequence[CalibrationShard]) -> Costs:
+    """The costs that fit these shards best.
 
     Raises:
-        ValueError: there is none with rows that could be read.
+        ValueError: no shard has a row that could be read.
     """
-    calibration = [shard for shard in calibration if shard.tokens]
-    if not calibration:
-        raise ValueError("no shard with a document that can be read was rehearsed")
-    works = [_work_measured(shard) for shard in calibration]
-    encode = [shard.measured.get("encode_seconds", 0.0) for shard in calibration]
-    decode = [shard.measured.get("decode_seconds", 0.0) for shard in calibration]
-    rest = [max(0.0, s.predict_seconds - e - d) for s, e, d in zip(calibration, encode, decode, strict=True)]
+    shards = _readable(shards)
+    works = [_measured_work(shard) for shard in shards]
+    encode = [shard.measured.get("encode_seconds", 0.0) for shard in shards]
+    decode = [shard.measured.get("decode_seconds", 0.0) for shard in shards]
+    rest = [max(0.0, s.predict_seconds - e - d) for s, e, d in zip(shards, encode, decode, strict=True)]
     encode_token = sum(encode) / max(1.0, sum(work.tokens for work in works))
     step, document_step, token_step = _fit(
         [[w.steps, w.document_steps, w.token_steps] for w in works], decode
     )
     rest_token, rest_row = _fit([[w.tokens, w.rows] for w in works], rest)
-    costs = Costs(encode_token, step, document_step, token_step, rest_token, rest_row, 0.0)
-    ratios = [
-        s.predict_seconds / max(1e-9, costs.seconds(w)) for s, w in zip(calibration, works, strict=True)
-    ]
-    deviation = min(0.5, stdev(ratios) / math.sqrt(len(ratios))) if len(ratios) > 1 else 0.2
-    return Costs(encode_token, step, document_step, token_step, rest_token, rest_row, deviation)
+    costs = Costs(encode_token, step, document_step, token_step, rest_token, rest_row, _UNKNOWN_DEVIATION)
+    if len(shards) == 1:
+        return costs
+    ratios = [s.predict_seconds / max(1e-9, costs.seconds(w)) for s, w in zip(shards, works, strict=True)]
+    return replace(costs, deviation=min(_MAX_DEVIATION, stdev(ratios)))
 
 
 def forecast_seconds(
     lengths: Sequence[Length],
     calibration: Sequence[CalibrationShard],
-    shards: Sequence[int],
+    shard_rows: Sequence[int],
     replicas: int,
-    in_flight: int,
+    slots: int,
     seed: int = 0,
 ) -> tuple[Estimate, float]:
-    """(seconds from the first shard's begin to the last one's end, documents in a step over places) of shards
-    of so many rows.
+    """(seconds from the start of the first shard to the end of the last, slot utilization) of a run.
 
-    `lengths` are the sample's, one of a row; outputs are as long as those of rehearsed rows of about that
-    length.
+    `lengths` are those of the sampled rows. `shard_rows` has the number of rows of each shard. Output lengths
+    are drawn from calibration rows of similar length.
     """
     rng, costs = random.Random(seed), calibrate(calibration)
-    outputs = sorted(pair for shard in calibration for pair in shard.tokens)
-    steps, written = sum(s.measured.get("document_steps", 0) for s in calibration), sum(o for _, o in outputs)
-    stretch = (
-        steps / written if written else 0.0
-    )  # a document is held a little longer than its best output is long
-    drawn = rng.preview(list(shards), _DRAWN) if len(shards) > _DRAWN else list(shards)
+    known = sorted(pair for shard in calibration for pair in shard.tokens)
+    # A document occupies its slot a little longer than its best output is long.
+    document_steps = sum(shard.measured.get("document_steps", 0) for shard in calibration)
+    written = sum(output for _, output in known)
+    stretch = document_steps / written if written else 0.0
+    shard_rows = list(shard_rows)
+    repeated = shard_rows * max(1, _MAX_SIMULATED // len(shard_rows))
+    drawn = rng.sample(repeated, min(_MAX_SIMULATED, len(repeated)))
     works = []
     for rows in drawn:
         inputs = [length.input_tokens for length in rng.choices(lengths, k=rows)]
-        works.append(
-            _work_drawn([inputs[i] for i in longest_first(inputs)], outputs, stretch, in_flight, rng)
-        )
-    times = [costs.seconds(work) for work in works]
-    everything = times * (len(shards) // len(times)) + times[: len(shards) % len(times)]
-    lanes = [0.0] * min(replicas, len(everything))
-    for seconds in everything:
-        heapq.heapreplace(lanes, lanes[0] + seconds)
-    middle = max(lanes)
-    places = sum(work.steps for work in works) * in_flight
-    fill = sum(work.document_steps for work in works) / places if places else 0.0
-    tokens = [length.input_tokens for length in lengths]
-    sampled = stdev(tokens) / math.sqrt(len(tokens)) / max(1e-9, fmean(tokens)) if len(tokens) > 1 else 0.2
-    reach = _Z_80 * math.hypot(_LEAST_DEVIATION, sampled, costs.deviation) * middle
-    return Estimate(middle, max(0.0, middle - reach), middle + reach), fill
+        inputs = [inputs[i] for i in longest_first(inputs)]
+        works.append(_simulated_work(inputs, known, stretch, slots, rng))
+    slot_steps = sum(work.steps for work in works) * slots
+    slot_utilization = sum(work.document_steps for work in works) / slot_steps if slot_steps else 0.0
+    draws = np.random.default_rng(seed)
+    durations = np.array([costs.seconds(work) for work in works])
+    makespans = _draw_makespans(durations, costs.deviation, len(shard_rows), replicas, draws)
+    deviation = math.hypot(_MIN_DEVIATION, _deviation_of_mean(lengths))
+    error, degrees = _error_of_costs(calibration, works)
+    common = 1 + deviation * draws.standard_normal(_RUNS) + error * draws.standard_t(degrees, _RUNS)
+    makespans = makespans * np.maximum(0.0, common)
+    low, value, high = np.quantile(makespans, (0.1, 0.5, 0.9), method="weibull").tolist()
+    return Estimate(value, low, high), slot_utilization
 
 
-def total(values: Sequence[float], rows: int, *, everything: bool) -> Estimate:
-    """The sum over so many rows, of which `values` are a sample, or all."""
-    middle = fmean(values) * rows
-    if everything or len(values) < 2:
-        return Estimate.exactly(middle)
+def total(values: Sequence[float], rows: int, *, complete: bool) -> Estimate:
+    """The sum over `rows` rows. `values` are those of all rows if `complete`, otherwise those of a sample."""
+    value = fmean(values) * rows
+    if complete or len(values) < 2:
+        return Estimate.exactly(value)
     unseen = max(0.0, 1 - len(values) / rows)
-    reach = _Z_80 * stdev(values) / math.sqrt(len(values)) * math.sqrt(unseen) * rows
-    return Estimate(middle, max(0.0, middle - reach), middle + reach)
+    half_width = _Z_80 * stdev(values) / math.sqrt(len(values)) * math.sqrt(unseen) * rows
+    return Estimate(value, max(0.0, value - half_width), value + half_width)
 
 
-def _work_measured(shard: CalibrationShard) -> Work:
-    steps = shard.measured.get("document_steps", 0.0)
+def _readable(shards: Sequence[CalibrationShard]) -> list[CalibrationShard]:
+    readable = [shard for shard in shards if shard.tokens]
+    if not readable:
+        raise ValueError("no calibration shard has a document that can be read")
+    return readable
+
+
+def _draw_makespans(
+    durations: Array, deviation: float, shards: int, replicas: int, rng: np.random.Generator
+) -> Array:
+    """The makespans of `_RUNS` simulated runs, with shards drawn from `durations`.
+
+    Shards before the last ones count as work that the replicas divide evenly.
+    """
+    replicas = min(replicas, shards)
+    last = min(shards, max(_SCHEDULED, _SCHEDULED_PER_REPLICA * replicas))
+    before, mean = shards - last, durations.mean()
+    spread = math.sqrt(before) * math.hypot(durations.std(), deviation * mean)
+    work = before * mean + spread * rng.standard_normal((_RUNS, 1))
+    sigma = math.sqrt(math.log1p(deviation**2))
+    noise = np.exp(sigma * rng.standard_normal((_RUNS, last)) - sigma**2 / 2)
+    free = np.repeat(work / replicas, replicas, axis=1)
+    return list_schedule(free, rng.choice(durations, (_RUNS, last)) * noise)
+
+
+def _error_of_costs(calibration: Sequence[CalibrationShard], works: Sequence[Work]) -> tuple[float, int]:
+    """The relative standard error of the predicted total work, and its degrees of freedom.
+
+    A grouped jackknife. The costs are fitted again without each group of calibration shards. The errors of
+    single costs are correlated, so they cannot be added up.
+    """
+    shards = _readable(calibration)
+    groups = min(_GROUPS, len(shards))
+    if groups < 2:
+        return _UNKNOWN_DEVIATION, 1
+    totals = []
+    for group in range(groups):
+        costs = calibrate([shard for i, shard in enumerate(shards) if i % groups != group])
+        totals.append(sum(costs.seconds(work) for work in works))
+    return stdev(totals) * (groups - 1) / math.sqrt(groups) / max(1e-9, fmean(totals)), groups - 1
+
+
+def _deviation_of_mean(lengths: Sequence[Length]) -> float:
+    """The relative standard error of the mean input length."""
+    tokens = [length.input_tokens for length in lengths]
+    if len(tokens) < 2:
+        return _UNKNOWN_DEVIATION
+    return stdev(tokens) / math.sqrt(len(tokens)) / max(1e-9, fmean(tokens))
+
+
+def _measured_work(shard: CalibrationShard) -> Work:
     return Work(
-        sum(n for n, _ in shard.tokens),
-        len(shard.tokens),
-        shard.measured.get("steps", 0.0),
-        steps,
-        sum(n * m for n, m in shard.tokens),
+        tokens=sum(n for n, _ in shard.tokens),
+        rows=len(shard.tokens),
+        steps=shard.measured.get("steps", 0.0),
+        document_steps=shard.measured.get("document_steps", 0.0),
+        token_steps=sum(n * m for n, m in shard.tokens),
     )
 
 
-def _work_drawn(
+def _simulated_work(
     inputs: Sequence[int],
     known: Sequence[tuple[int, int]],
     stretch: float,
-    in_flight: int,
+    slots: int,
     rng: random.Random,
 ) -> Work:
-    outputs = [_output_like(n, known, rng) for n in inputs]
-    steps, document_steps = steps_of([round(n * stretch) for n in outputs], in_flight)
+    outputs = [_draw_output(n, known, rng) for n in inputs]
+    steps, document_steps = count_steps([round(n * stretch) for n in outputs], slots)
     token_steps = sum(n * m for n, m in zip(inputs, outputs, strict=True))
     return Work(sum(inputs), len(inputs), steps, document_steps, token_steps)
 
 
-def _output_like(tokens: int, known: Sequence[tuple[int, int]], rng: random.Random) -> int:
-    """The output of one of the ten known rows that are nearest in length."""
+def _draw_output(tokens: int, known: Sequence[tuple[int, int]], rng: random.Random) -> int:
+    """The output length of a random row among the known rows nearest in input length. `known` is sorted."""
     if not known:
         return 0
-    place = int(np.searchsorted([n for n, _ in known], tokens))
-    low = max(0, min(place - 5, len(known) - 10))
-    return rng.choice(known[low : low + 10])[1]
+    position = int(np.searchsorted([n for n, _ in known], tokens))
+    low = max(0, min(position - _NEIGHBOURS // 2, len(known) - _NEIGHBOURS))
+    return rng.choice(known[low : low + _NEIGHBOURS])[1]
 
 
 def _fit(features: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
-    """The factors, none below 0, by which the features come closest to the values: the best of all choices of
+    """Non-negative factors of the features, fitted to the values by least squares. Tries every subset of the
     features."""
     matrix, target = np.array(features, float), np.array(values, float)
-    best, closest = np.zeros(matrix.shape[1]), float(target @ target)
+    best, least_error = np.zeros(matrix.shape[1]), float(target @ target)
     for size in range(1, matrix.shape[1] + 1):
-        for chosen in combinations(range(matrix.shape[1]), size):
-            factors = np.linalg.lstsq(matrix[:, chosen], target, rcond=None)[0]
-            miss = float(((matrix[:, chosen] @ factors - target) ** 2).sum())
-            if (factors >= 0).all() and miss < closest * (1 - 1e-6):
-                best, closest = np.zeros(matrix.shape[1]), miss
-                best[list(chosen)] = factors
+        for subset in combinations(range(matrix.shape[1]), size):
+            factors = np.linalg.lstsq(matrix[:, subset], target, rcond=None)[0]
+            error = float(((matrix[:, subset] @ factors - target) ** 2).sum())
+            if (factors >= 0).all() and error < least_error * (1 - 1e-6):
+                best, least_error = np.zeros(matrix.shape[1]), error
+                best[list(subset)] = factors
     return best.tolist()

@@ -1,11 +1,10 @@
-"""Finding files, knowing them again, and opening them: on disks, on S3 and on the Hugging Face hub, through
-fsspec.
+"""Find, identify and open input files on local disks, S3 and the Hugging Face hub, through fsspec.
 
-A local file is known by the SHA-256 of its bytes, a remote one by the etag its store gives, so that nothing
-is downloaded to be known. Endpoint, region and credentials come the libraries' ordinary way
-(AWS_ENDPOINT_URL, AWS_PROFILE, HF_TOKEN and the like) and never stand in an address here.
+The content ID of a local file is the SHA-256 of its bytes. That of a remote file is the etag of its store, so
+nothing is downloaded to identify a file. The libraries take endpoint, region and credentials from the
+environment (AWS_ENDPOINT_URL, AWS_PROFILE, HF_TOKEN). An address here never holds credentials.
 
-Not here: what is in a file (formats.py).
+This module does not read the content of files. `formats.py` does.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ JSON_LINES = (".jsonl", ".ndjson", ".json")
 COMPRESSED = (".gz", ".zst")
 PARQUET = ".parquet"
 
-_ENDINGS = "these are .parquet, .jsonl, .ndjson and .json (also .gz and .zst) and .txt"
+_ENDINGS = "names must end in .parquet, .jsonl, .ndjson or .json (also .gz and .zst), or .txt"
 _S3_ADVICE = "check its address, the endpoint (AWS_ENDPOINT_URL) and the credentials"
 _ADVICE = {"s3": _S3_ADVICE, "s3a": _S3_ADVICE, "hf": "check its address, the network and HF_TOKEN"}
 _READ_AHEAD = 8 << 20
-_AT_ONCE = 32  # requests to a store in flight while files are found
+_AT_ONCE = 32  # parallel requests to a store
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file as its listing shows it, or a folder of texts as one.
+    """An input file, or a folder of texts, as the listing has it.
 
-    `path` is absolute, or an address. `stamp` is what shows that a file may have changed without reading it:
-    the time of change of a local file in nanoseconds, the etag of a remote one. `members` are a folder's
-    texts, by their path in it.
+    `path` is an absolute path or an address. A change of `stamp` means that the file may have changed. It is
+    the modification time of a local file in nanoseconds, or the etag of a remote one. `members` are the texts
+    of a folder, with paths relative to it.
     """
 
     path: str
@@ -59,13 +58,15 @@ class FileEntry:
 
     @property
     def remote(self) -> bool:
-        """Is it in a store, not on a disk?"""
+        """True if the file is in a store, not on a disk."""
         return "://" in self.path
 
 
 def format_suffix(path: str) -> str | None:
-    """`.parquet`, `.jsonl` or `.txt` by the name's ending, a compression left out; None for any other
-    file."""
+    """The format of a file by its name, without compression: `.parquet`, `.jsonl` or `.txt`.
+
+    None for other files.
+    """
     suffix = PurePosixPath(path).suffix
     if _uncompressed(path) in JSON_LINES:
         return JSON_LINES[0]
@@ -73,14 +74,14 @@ def format_suffix(path: str) -> str | None:
 
 
 def find_files(inputs: Sequence[str]) -> list[FileEntry]:
-    """The files that paths, addresses, folders and globs name, sorted, each once; the texts of an input stand
-    as one folder.
+    """The files of all inputs, sorted, without duplicates. Inputs are paths, addresses, folders and globs.
 
-    In folders, names that start with `.` or `_` are passed over (by globs too, unless they say so), and so is
-    `.json`, which is more often a description of a corpus than the corpus.
+    The texts of one input become one folder. In folders, names that start with `.` or `_` are left out.
+    Globs leave them out too, unless the pattern has such a name. Folders also leave out `.json` files,
+    which usually describe a corpus.
 
     Raises:
-        UsageError: an input does not exist, cannot be listed, or names no file that can be read.
+        UsageError: an input does not exist, cannot be listed, or has no readable file.
     """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         listings = list(pool.map(_find, inputs))
@@ -97,7 +98,7 @@ def find_files(inputs: Sequence[str]) -> list[FileEntry]:
 
 
 def text_folder(root: str, texts: Sequence[FileEntry]) -> FileEntry:
-    """The texts under `root` as one input: one document per file, in the order of their names."""
+    """The texts below `root` as one input, with one document per file, sorted by name."""
     root = root.rstrip("/") + "/"
     members = tuple(
         sorted(
@@ -109,59 +110,61 @@ def text_folder(root: str, texts: Sequence[FileEntry]) -> FileEntry:
     return FileEntry(root, sum(m.size for m in members), stamp, members)
 
 
-def content_id(found: FileEntry) -> str:
-    """What a file is, whatever it is called: `sha256:…` of its bytes or `etag:…`; of a folder, of all its
-    texts.
+def content_id(entry: FileEntry) -> str:
+    """The content ID of a file, `sha256:…` or `etag:…`, which its name does not change.
+
+    The content ID of a folder covers all its texts.
 
     Raises:
-        Unreachable: it cannot be read.
+        Unreachable: the file cannot be read.
     """
-    if found.members:
+    if entry.members:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             contents = pool.map(
-                content_id, [FileEntry(found.path + m.path, m.size, m.stamp) for m in found.members]
+                content_id, [FileEntry(entry.path + m.path, m.size, m.stamp) for m in entry.members]
             )
-            listing = [f"{m.path}\t{m.size}\t{c}" for m, c in zip(found.members, contents, strict=True)]
+            listing = [f"{m.path}\t{m.size}\t{c}" for m, c in zip(entry.members, contents, strict=True)]
         return "sha256:" + _hash_listing(listing)
-    if found.remote:
-        return f"etag:{found.stamp}"
-    with input_errors(found.path), open(found.path, "rb") as opened:
+    if entry.remote:
+        return f"etag:{entry.stamp}"
+    with input_errors(entry.path), open(entry.path, "rb") as opened:
         return "sha256:" + hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def check_unchanged(path: str, content: str) -> None:
-    """See that a remote file is still the one that was planned. Of local files and folders of texts, only
-    planning sees it.
+    """Check that a remote file has not changed since it was planned.
+
+    Local files and folders of texts are compared only when a run is planned.
 
     Raises:
-        PlanMismatch: it has another etag.
-        Unreachable: its store does not answer.
+        PlanMismatch: the file has another etag.
+        Unreachable: the store does not answer.
     """
     if not content.startswith("etag:"):
         return
     with input_errors(path):
         fs, name = fsspec.core.url_to_fs(path)
-        fs.invalidate_cache()  # and not `refresh`, for which the hub's file system leaves the etag out
-        now = content_id(_found(fs, retrying(lambda: fs.info(name))))
+        fs.invalidate_cache()  # with `refresh`, the hub's file system would leave the etag out
+        now = content_id(_entry(fs, retrying(lambda: fs.info(name))))
     if now != content:
         raise PlanMismatch(
-            f"{path} was changed after it was planned; choose another --output to read it as it is now."
+            f"{path} was changed after it was planned; choose another --output to read the new content."
         )
 
 
 def partitions(path: str) -> dict[str, str | None]:
-    """The columns that a path's folders give in the manner of Hive: `…/year=2024/…` is `year`, as text."""
+    """The Hive columns of a path: `…/year=2024/…` has the column `year` with the text `2024`."""
     pairs = [part.split("=", 1) for part in path.split("/")[:-1] if re.fullmatch(r"[^=]+=[^=]*", part)]
     return {key: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for key, value in pairs}
 
 
 @contextmanager
 def open_file(path: str, *, exact: bool = False) -> Iterator[IO[bytes]]:
-    """The file at a path or address. `exact` fetches just what is asked for; else reading runs ahead of the
-    reader.
+    """Open the file at a path or address. With `exact`, only the requested bytes are fetched, without
+    read-ahead.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
     """
     options: dict[str, Any] = {}
     if "://" in path:
@@ -173,39 +176,39 @@ def open_file(path: str, *, exact: bool = False) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def input_errors(what: str) -> Iterator[None]:
-    """Names `what` in the error of whatever goes wrong inside, and tells bad bytes from a file that cannot be
-    had.
+    """Raise any error inside as one of this package that names `what`.
 
     Raises:
         CorruptInput: the bytes are bad.
-        Unreachable: it is gone, forbidden, or its store does not answer.
+        Unreachable: the file is gone or forbidden, or its store does not answer.
     """
     try:
         yield
     except PipelineError:
         raise
     except Exception as error:
-        # pyarrow raises a bare OSError without a number for bytes that make no sense.
-        nonsense = type(error) is OSError and error.errno is None
-        if nonsense or isinstance(error, pa.ArrowException | ValueError | EOFError):
-            next_step = "repair or remove it, or pass over it with --on-bad-shard skip"
+        # For malformed bytes, pyarrow raises a bare OSError without a number.
+        malformed = type(error) is OSError and error.errno is None
+        if malformed or isinstance(error, pa.ArrowException | ValueError | EOFError):
+            next_step = "repair or remove it, or skip it with --on-bad-shard skip"
             raise CorruptInput(f"{what} cannot be read ({one_line(error)}); {next_step}.") from error
         raise Unreachable(
-            f"{what} cannot be reached ({type(error).__name__}: {one_line(error)}); the same command goes on once it can."
+            f"{what} cannot be reached ({type(error).__name__}: {one_line(error)}). Once it can be reached, "
+            "rerun the same command to resume."
         ) from error
 
 
 def _find(given: str) -> tuple[str, list[FileEntry]]:
-    """The folder that an input names, or that holds what it names; and its files."""
+    """The files of an input, and the folder that holds them."""
     scheme, _, rest = given.rpartition("://")
     if re.match(r"[^/]*:[^/]*@", rest):
         raise UsageError(
-            f"an input on {scheme} carries credentials in its address; take them out and give them by environment, "
-            "such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            f"the address of an input on {scheme} has credentials in it; remove them and set environment "
+            "variables such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
         )
     if scheme not in ("", "file", *REMOTE):
         raise UsageError(
-            f"the input {given} is on {scheme}; inputs are local or mounted files, s3:// or hf://."
+            f"the input {given} is on {scheme}; inputs must be local or mounted files, s3:// or hf://."
         )
     try:
         fs, path = fsspec.core.url_to_fs(given)
@@ -213,9 +216,9 @@ def _find(given: str) -> tuple[str, list[FileEntry]]:
     except UsageError:
         raise
     except Exception as error:
-        says = f"{type(error).__name__}: {one_line(error)}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise UsageError(
-            f"the input {given} cannot be listed ({says}); {_ADVICE.get(scheme, 'check its permissions')}."
+            f"the input {given} cannot be listed ({reason}); {_ADVICE.get(scheme, 'check its permissions')}."
         ) from error
 
 
@@ -225,30 +228,27 @@ def _list(fs: Any, path: str, given: str) -> tuple[str, list[FileEntry]]:
         info = fs.info(path)
     except FileNotFoundError:
         if not has_magic(path):
-            hint = "name Parquet, JSON lines or text files, folders of them, or globs"
+            hint = "give Parquet, JSON lines or text files, folders of them, or globs"
             raise UsageError(f"the input {given} does not exist; {hint}.") from None
         root, matching = files_matching(fs, path)
         inside = [info for info in matching if format_suffix(info["name"])]
     else:
         if info["type"] == "file":
             if format_suffix(path) is None:
-                raise UsageError(f"the input {given} has no ending that says what it is; {_ENDINGS}.")
+                raise UsageError(f"the input {given} has no known file name extension; {_ENDINGS}.")
             root, inside = path.rpartition("/")[0], [info]
         else:
-            # A hub's folder has other names than that of its listing.
-            root, inside = info["name"].rstrip("/"), _one_kind(fs, info["name"].rstrip("/"), given)
+            # On the hub, a folder's name in the listing differs from the requested one.
+            root, inside = info["name"].rstrip("/"), _one_format(fs, info["name"].rstrip("/"), given)
     if not inside:
-        hint = (
-            ""
-            if has_magic(path)
-            else f" In a folder .json, and names that begin with _ or ., need a glob: {given}/*.json."
-        )
+        hint = f" For .json files, and for names that begin with _ or ., use a glob: {given}/*.json."
+        hint = "" if has_magic(path) else hint
         raise UsageError(f"the input {given} holds no file that can be read; {_ENDINGS}.{hint}")
-    return _address(fs, root), [_found(fs, info) for info in inside]
+    return _address(fs, root), [_entry(fs, info) for info in inside]
 
 
-def _one_kind(fs: Any, root: str, given: str) -> list[Info]:
-    """The files under a folder, all of one kind."""
+def _one_format(fs: Any, root: str, given: str) -> list[Info]:
+    """The files below a folder, which must have one format."""
     kinds: dict[str, list[Info]] = {}
     for info in files_below(fs, root):
         kind = format_suffix(info["name"])
@@ -257,13 +257,14 @@ def _one_kind(fs: Any, root: str, given: str) -> list[Info]:
     if len(kinds) > 1:
         counts = " and ".join(f"{len(infos)} {kind}" for kind, infos in sorted(kinds.items()))
         raise UsageError(
-            f"the folder {given} holds {counts} files; name those you mean with a glob such as {given}/**/*{min(kinds)}."
+            f"the folder {given} holds {counts} files; choose one format with a glob such as "
+            f"{given}/**/*{min(kinds)}."
         )
     return next(iter(kinds.values()), [])
 
 
 def _uncompressed(path: str) -> str:
-    """The ending of a file's name, that of its compression left out."""
+    """The extension of a file name, without that of a compression."""
     name = PurePosixPath(path)
     return PurePosixPath(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
 
@@ -272,15 +273,15 @@ def _hash_listing(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _found(fs: Any, info: Info) -> FileEntry:
+def _entry(fs: Any, info: Info) -> FileEntry:
     path = _address(fs, info["name"])
     if "://" not in path:
         stat = os.stat(path)
         return FileEntry(path, stat.st_size, str(stat.st_mtime_ns))
-    etag = info.get("ETag") or info.get("blob_id")  # S3's name for it; the hub's
+    etag = info.get("ETag") or info.get("blob_id")  # the names that S3 and the hub use
     if not etag:
         raise UsageError(
-            f"{path} has no etag, so that a change of it would go unseen; copy it to a store that gives one."
+            f"{path} has no etag, so a change could not be detected; copy it to a store that has etags."
         )
     return FileEntry(path, int(info["size"]), str(etag).strip('"'))
 

@@ -22,16 +22,15 @@ from pipeline.inputs.splits import Split
 
 _CHUNK = 1 << 20
 _LINES_INSPECTED = 100
-_LINE_PER_TEXT = (
-    8  # a line may be this many times as long as the max_bytes text: escapes, and the other columns
-)
+# A line may be this many times as long as the longest text, for its escapes and the other columns.
+_LINE_PER_TEXT = 8
 
 
 class JsonLines:
-    """Files with one JSON object in a line."""
+    """Files with one JSON object per line."""
 
     def inspect(self, entry: FileEntry, documents: int, max_bytes: int) -> FileStats:
-        """By counting lines, and looking at the keys of the first hundred."""
+        """Counts the lines. The columns are the keys of the first hundred lines."""
         seekable = not entry.path.endswith(COMPRESSED)
         splits: list[Split] = []
         keys: dict[str, None] = {}
@@ -46,19 +45,18 @@ class JsonLines:
                     splits.append(Split(rows, rows, offset if seekable else 0))
                 rows += 1
         if rows and not objects:
-            raise ValueError(
-                f"none of its first {min(rows, _LINES_INSPECTED)} lines is a JSON object; there must be one in a line"
-            )
+            first = min(rows, _LINES_INSPECTED)
+            raise ValueError(f"none of its first {first} lines is a JSON object; every line must be one")
         ends = [split.start for split in splits[1:]] + [rows]
-        ended = tuple(
+        complete = tuple(
             Split(split.start, stop, split.offset) for split, stop in zip(splits, ends, strict=True)
         )
-        return FileStats(rows, ended, pa.schema([pa.field(_utf8(key), pa.string()) for key in keys]))
+        return FileStats(rows, complete, pa.schema([pa.field(_utf8(key), pa.string()) for key in keys]))
 
     def stream(
         self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int
     ) -> Iterator[Rows]:
-        """The lines of the cut, parsed."""
+        """Parses the lines of the split."""
         row = split.start if split.offset else 0
         parsed: list[tuple[dict[str, Any], str | None]] = []
         with _lines(path, split.offset, max_bytes * _LINE_PER_TEXT) as lines:
@@ -79,8 +77,7 @@ class JsonLines:
 
 @contextmanager
 def _lines(path: str, offset: int, max_bytes: int) -> Iterator[Iterator[tuple[int, bytes | None]]]:
-    """(byte it begins at, line) for each line that is not blank, from `offset`; None for a line over
-    `max_bytes` bytes."""
+    """The lines of a file from byte `offset`, as `split_lines` yields them."""
     with open_file(path) as opened:
         opened.seek(offset)
         if path.endswith(COMPRESSED):
@@ -93,10 +90,9 @@ def _lines(path: str, offset: int, max_bytes: int) -> Iterator[Iterator[tuple[in
 
 
 def split_lines(stream: IO[bytes], offset: int, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
-    """(byte it begins at, line) for each line of a stream that is not blank; None for one over `max_bytes`
-    bytes.
+    """Yield (offset in bytes, line) for each line that is not blank. A line over `max_bytes` is None.
 
-    A line's bytes are kept only up to `max_bytes`, so one without an end does not fill the memory.
+    At most `max_bytes` of a line are kept, so an endless line does not fill the memory.
     """
     kept: list[bytes] = []
     length, blank = 0, True
@@ -116,7 +112,7 @@ def split_lines(stream: IO[bytes], offset: int, max_bytes: int) -> Iterator[tupl
 
 
 def _parse(line: bytes | None) -> tuple[dict[str, Any], str | None]:
-    """The object of a line, or an empty one and what is wrong."""
+    """The object of a line and None, or an empty object and the reason why the line is invalid."""
     if line is None:
         return {}, "the line is too long for --max-document-bytes"
     try:
@@ -142,7 +138,7 @@ def _json_rows(
 
 
 def _utf8(value: Any) -> str | None:
-    """A JSON value as text; half a surrogate pair, which no UTF-8 can hold, as its escape."""
+    """A JSON value as text. Half a surrogate pair is escaped, since UTF-8 cannot hold it."""
     if value is None:
         return None
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -150,7 +146,7 @@ def _utf8(value: Any) -> str | None:
 
 
 def parse_nested(value: Any) -> Any:
-    """The list or object that a text is the JSON of; all else as it is."""
+    """The list or object in a text that is JSON from start to end. Other values are returned unchanged."""
     if not isinstance(value, str) or not value.startswith(("[", "{")):
         return value
     try:

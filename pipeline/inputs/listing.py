@@ -1,7 +1,7 @@
-"""The files that a folder or a glob names, on disks and in stores. What cannot be listed is an error:
-fsspec's own `find` and `glob` leave it out, and with it the documents below.
+"""List the files of a folder or glob, on local disks and in stores.
 
-On disks links lead where they lead; a circle of them is an error too.
+A folder that cannot be listed is an error. The `find` and `glob` of fsspec would leave out its documents.
+On local disks, symbolic links are followed. A cycle of links is an error.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 
 from fsspec.utils import glob_translate
 
-# What a file system says of a file: its `name`, and of a store's its size and etag.
+# A file's entry in a listing. It has its `name`. In a store it also has size and etag.
 Info = Mapping[str, Any]
 
 
 def files_below(fs: Any, folder: str) -> Iterable[Info]:
-    """The files below a folder, those hidden left out.
+    """The files below a folder, without hidden ones.
 
     Raises:
-        OSError: it, or a folder below, cannot be listed.
+        OSError: the folder, or one below it, cannot be listed.
     """
     if is_local(fs):
         return _below(fs, folder, hidden=False)
@@ -30,11 +30,10 @@ def files_below(fs: Any, folder: str) -> Iterable[Info]:
 
 
 def files_matching(fs: Any, pattern: str) -> tuple[str, list[Info]]:
-    """(the folder that a glob begins in, the files that it names), those hidden left out unless the glob
-    names such.
+    """The root folder of a glob, and the files that match. Hidden files need a pattern with a hidden name.
 
     Raises:
-        OSError: a folder that may hold some cannot be listed.
+        OSError: a folder that may hold matching files cannot be listed.
     """
     fixed = pattern[: next(i for i, c in enumerate(pattern) if c in "*?[")]
     root, _, stem = fixed.rpartition("/")
@@ -43,42 +42,40 @@ def files_matching(fs: Any, pattern: str) -> tuple[str, list[Info]]:
     except FileNotFoundError:
         return root, []
     rest = pattern[len(root) :].strip("/")
-    root = info["name"].rstrip("/")  # of the hub's folders it is another than was asked for
+    root = info["name"].rstrip("/")  # on the hub, this name differs from the requested one
     hidden, parts = is_hidden(rest, ""), rest.split("/")
     if not any("**" in part for part in parts):
-        found = _step_by_step(fs, root, parts, hidden=hidden)
+        matching = _match_by_level(fs, root, parts, hidden=hidden)
     elif is_local(fs):
-        found = _named(f"{root}/{rest}", _below(fs, root, hidden=hidden))
+        matching = _matching(f"{root}/{rest}", _below(fs, root, hidden=hidden))
     else:
-        found = _named(
-            f"{root}/{rest}",
-            fs.find(root, detail=True, **({"prefix": stem} if protocol_of(fs) == "s3" else {})).values(),
-        )
-    return root, [info for info in found if hidden or not is_hidden(info["name"], root)]
+        options = {"prefix": stem} if protocol_of(fs) == "s3" else {}
+        matching = _matching(f"{root}/{rest}", fs.find(root, detail=True, **options).values())
+    return root, [info for info in matching if hidden or not is_hidden(info["name"], root)]
 
 
 def is_hidden(name: str, root: str) -> bool:
-    """Does a name below `root`, or that of a folder between, begin with `.` or `_`?"""
+    """True if a file name, or a folder between it and `root`, begins with `.` or `_`."""
     return any(part[:1] in ("_", ".") for part in name[len(root) :].strip("/").split("/"))
 
 
 def is_local(fs: Any) -> bool:
-    """Is it the file system of this machine?"""
+    """True for the file system of this machine."""
     return protocol_of(fs) in ("file", "local")
 
 
 def protocol_of(fs: Any) -> str:
-    """The first of the names that a file system has in addresses."""
+    """The protocol of a file system in addresses. If it has several, the first one."""
     return str(fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0])
 
 
-def _named(pattern: str, infos: Iterable[Info]) -> Iterator[Info]:
+def _matching(pattern: str, infos: Iterable[Info]) -> Iterator[Info]:
     matches = re.compile(glob_translate(pattern)).match
     return (info for info in infos if matches(info["name"]))
 
 
 def _entries(fs: Any, folder: str) -> list[tuple[bool, Info]]:
-    """What lies in a folder: is it a folder itself, and what is said of it."""
+    """The entries of a folder as (is a folder, info)."""
     if is_local(fs):
         with os.scandir(folder or "/") as entries:
             return [(entry.is_dir(), {"name": entry.path}) for entry in entries]
@@ -95,12 +92,12 @@ def _below(fs: Any, folder: str, *, hidden: bool) -> Iterator[Info]:
                 yield info
 
 
-def _step_by_step(fs: Any, folder: str, parts: Sequence[str], *, hidden: bool) -> Iterator[Info]:
-    """A level of folders for each part of a pattern: no others are looked into."""
+def _match_by_level(fs: Any, folder: str, parts: Sequence[str], *, hidden: bool) -> Iterator[Info]:
+    """Match each part of a pattern against one level of folders. Only matching folders are listed."""
     for is_folder, info in _entries(fs, folder):
         name = info["name"].rpartition("/")[2]
         if fnmatchcase(name, parts[0]) and (hidden or not is_hidden(info["name"], folder)):
             if is_folder and len(parts) > 1:
-                yield from _step_by_step(fs, info["name"], parts[1:], hidden=hidden)
+                yield from _match_by_level(fs, info["name"], parts[1:], hidden=hidden)
             elif not is_folder and len(parts) == 1:
                 yield info

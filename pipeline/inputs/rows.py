@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -44,7 +44,7 @@ class Format(Protocol):
         """Yield the rows of a split. At most `max_bytes` of the column `text` are needed."""
 
 
-def table_of(rows: Sequence[dict[str, object]], text: str, columns: Sequence[str]) -> pa.Table:
+def table_of(rows: Sequence[Mapping[str, object]], text: str, columns: Sequence[str]) -> pa.Table:
     """A table of texts. The column `text` holds bytes, since they may not be UTF-8."""
     types = {name: pa.large_binary() if name == text else pa.string() for name in columns}
     return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in types.items()})

@@ -1,4 +1,4 @@
-"""Where a file is cut into shards: pure functions over numbers of rows."""
+"""Split files into shards. Pure functions of numbers of rows."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Split:
-    """Rows `start` to `stop`, end exclusive, of a file.
+    """Rows `start` to `stop`, exclusive, of a file.
 
-    `offset` is the byte at which row `start` begins, 0 where it is not known; `members` the files that the
-    rows are, of a folder of texts.
+    `offset` is the byte at which row `start` begins, or 0 if that is unknown. `members` are the files of the
+    rows if the input is a folder of texts.
     """
 
     start: int
@@ -21,19 +21,18 @@ class Split:
 
 
 def split_rows(rows: int, documents: int) -> tuple[Split, ...]:
-    """Ranges of `documents` rows, the last one shorter."""
+    """Splits of `documents` rows each. The last one may be shorter."""
     return tuple(Split(start, min(start + documents, rows)) for start in range(0, rows, documents))
 
 
 def split_row_groups(groups: Sequence[int], documents: int) -> tuple[Split, ...]:
-    """Ranges of at most `documents` rows over groups of rows: whole groups together while they fit, a larger
-    one by itself.
+    """Splits of at most `documents` rows each, along row groups.
 
-    No range holds a part of one group and a row of another: so a group is fetched by few shards, and a
-    bad one spoils few.
+    Whole groups share a split while they fit. A larger group is split by itself. No split has part of one
+    group and rows of another, so few shards fetch each group, and a bad group affects few shards.
     """
     splits: list[Split] = []
-    start = stop = 0  # the whole groups gathered so far
+    start = stop = 0  # rows of the whole groups that are not in a split yet
     for rows in groups:
         if stop - start + rows > documents and stop > start:
             splits.append(Split(start, stop))

@@ -1,6 +1,7 @@
-"""Text files: a file is a document, and a shard is a list of files.
+"""Text files. Each file is a document, and a shard is a list of files.
 
-The columns are `text` and `doc_id`, the path below the input folder, and those of folders named year=2024.
+The columns are `text`, and `doc_id` with the path below the input folder. Folders named year=2024 are further
+columns.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class TextFolder:
     """Folders of text files."""
 
     def inspect(self, entry: FileEntry, documents: int, max_bytes: int) -> FileStats:
-        """From the listing alone."""
+        """Uses only the listing."""
         members = [member.path for member in entry.members]
         splits = tuple(
             replace(split, members=tuple(members[split.start : split.stop]))
@@ -36,7 +37,7 @@ class TextFolder:
     def stream(
         self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int
     ) -> Iterator[Rows]:
-        """The files of the cut, each read once and no further than one byte over the max_bytes text."""
+        """Reads at most `max_bytes` and one byte of each file, so that a longer text is detected."""
         for member in split.members:
             values: dict[str, Any] = {**partitions(path + member), "doc_id": member}
             if text in columns:

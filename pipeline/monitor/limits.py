@@ -97,7 +97,8 @@ def check_failures(
         most = sorted(reasons.items(), key=lambda item: -item[1])[:_REASONS_SHOWN]
         listed = ", ".join(f"{reason} ({count:,} rows)" for reason, count in most)
         raise TooManyFailures(
-            f"{failed} of {documents} documents failed; --max-failed is {max_failed:g}. Most frequent reasons: {listed}."
+            f"{failed} of {documents} documents failed; --max-failed is {max_failed:g}. Most frequent "
+            f"reasons: {listed}."
             f"{advice and ' '}{advice}"
         )
 

@@ -1,5 +1,7 @@
-"""Progress: one line that is true, from what is committed; in place on a terminal, a line now and then
-elsewhere."""
+"""The progress line and the progress events in the log. Both count committed shards only.
+
+On a terminal the line is updated in place. Elsewhere it is printed at intervals.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from pipeline.settings import RunSettings
 
 
 def clock(seconds: float) -> str:
-    """A duration as people read it: 42 s, 3 min 05 s, 2 h 10 min."""
+    """A duration in a readable form, such as 42 s, 3 min 05 s or 2 h 10 min."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -27,8 +29,8 @@ def clock(seconds: float) -> str:
 
 
 def describe_progress(stats: RunStats, seconds: float, settings: RunSettings) -> str:
-    """The line: documents and shards committed, pace, what the decoder's places held, failures, time left,
-    cost so far."""
+    """The progress line after `seconds`: documents and shards committed, throughput, slot utilization,
+    failures, time left and cost so far."""
     counts, own = stats.all.counts, stats.own
     parts = [
         f"{counts['documents']}/{stats.documents} documents",
@@ -37,33 +39,32 @@ def describe_progress(stats: RunStats, seconds: float, settings: RunSettings) ->
     ]
     if own.counts["documents"] and seconds > 0:
         parts.append(f"{own.counts['documents'] / seconds:.1f} documents/s")
-    if (pace := own.tokens_per_second) is not None:
-        parts.append(f"{pace:,.0f} tokens/s per actor")
+    if (throughput := own.tokens_per_second) is not None:
+        parts.append(f"{throughput:,.0f} tokens/s per replica")
     if own.slot_utilization is not None:
-        parts.append(f"batches {own.slot_utilization:.0%} full")
+        parts.append(f"slot utilization {own.slot_utilization:.0%}")
     parts.append(f"{counts['failed_documents']} failed")
     left = stats.time_left(seconds)
     if left is not None:
-        parts.append(f"{clock(left.middle)} left ({clock(left.low)} to {clock(left.high)})")
+        parts.append(f"{clock(left.value)} left ({clock(left.low)} to {clock(left.high)})")
     if settings.price_per_hour is not None:
-        parts.append(
-            f"cost {device_hours(stats.replica_seconds, settings.gpus) * settings.price_per_hour:.2f}"
-        )
+        hours = device_hours(stats.replica_seconds, settings.gpus)
+        parts.append(f"cost {hours * settings.price_per_hour:.2f}")
     return ", ".join(parts)
 
 
 class Progress:
-    """Shows the line whenever it is told the tally: rewritten in place on a terminal, else at most every
-    `every` seconds.
+    """An observer that shows the progress line.
 
-    The last line stays.
+    On a terminal it rewrites the line in place. Elsewhere it prints a line at most every `interval_s`
+    seconds. The last line always appears. With `write`, lines go to that function instead of stderr.
     """
 
     def __init__(
-        self, settings: RunSettings, every: float, write: Callable[[str], object] | None = None
+        self, settings: RunSettings, interval_s: float, write: Callable[[str], object] | None = None
     ) -> None:
-        self._settings, self._every, self._write = settings, every, write
-        self._line, self._shown = "", float("-inf")
+        self._settings, self._interval_s, self._write = settings, interval_s, write
+        self._line, self._last_printed = "", float("-inf")
         console = Console(stderr=True)
         self._live = (
             Live(console=console, auto_refresh=False) if write is None and console.is_terminal else None
@@ -80,25 +81,25 @@ class Progress:
         if self._live:
             self._live.stop()
         elif self._line:
-            self._put(self._line)
+            self._print(self._line)
 
     def __call__(self, stats: RunStats, seconds: float) -> None:
         line = describe_progress(stats, seconds, self._settings)
         if self._live:
             self._live.update(Text(line), refresh=True)
-        elif seconds - self._shown >= self._every:
-            self._shown = seconds
-            self._put(line)
+        elif seconds - self._last_printed >= self._interval_s:
+            self._last_printed = seconds
+            self._print(line)
             line = ""
-        self._line = line
+        self._line = line  # a line that is not printed yet
 
-    def _put(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         (self._write or sys.stderr.write)(line + "\n")
         sys.stderr.flush()
 
 
 class ProgressLog:
-    """An observer that logs what was committed since it was told last."""
+    """An observer that logs a progress event whenever shards were committed since the last one."""
 
     def __init__(self) -> None:
         self._shards = -1
@@ -119,5 +120,5 @@ class ProgressLog:
             input_tokens=counts["input_tokens"],
             output_tokens=counts["output_tokens"],
             failures=dict(stats.all.failures),
-            seconds_left=None if left is None else round(left.middle),
+            seconds_left=None if left is None else round(left.value),
         )

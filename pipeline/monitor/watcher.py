@@ -1,5 +1,7 @@
-"""The run watched from its output folder: receipts of shards as they are committed, added up, told to those
-who ask."""
+"""The progress watcher: reads the metadata of shards as they are committed, and calls the observers of a run.
+
+It reads only the output folder, so it makes no difference which process committed a shard.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,17 @@ from pipeline.planning.plan import Shard
 
 logger = logging.getLogger(__name__)
 
-# Told the tally and the seconds since the begin.
+# Called with the run stats and the seconds since the run started.
 Observer = Callable[[RunStats, float], object]
 
 _READERS = 16  # footers read at once
 
 
 class ProgressWatcher:
-    """Adds the receipts of `shards` to `tally` as they come, and tells the observers every `every` seconds,
-    and at the end.
+    """Adds newly committed shards to `stats` every `interval_s` seconds and at the end, then calls the
+    observers.
 
-    It is the same whoever committed them. An error in it is logged once and ends neither the run nor what the
-    others are told.
+    An error of the store or of an observer is logged once. It stops neither the run nor the other observers.
     """
 
     def __init__(
@@ -38,13 +39,13 @@ class ProgressWatcher:
         shards: Sequence[Shard],
         stats: RunStats,
         observers: Sequence[Observer],
-        every: float,
+        interval_s: float,
     ) -> None:
-        self._store, self._left = store, {shard.part for shard in shards}
-        self.stats, self._observers, self._every = stats, observers, every
-        self._begun, self._begun_at = time.monotonic(), time.time()
+        self._store, self._pending = store, {shard.part for shard in shards}
+        self.stats, self._observers, self._interval_s = stats, observers, interval_s
+        self._start, self._start_time = time.monotonic(), time.time()
         self._stop, self._warned = threading.Event(), set[str]()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> ProgressWatcher:
         self._thread.start()
@@ -55,50 +56,53 @@ class ProgressWatcher:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._look()
+        self._update()
 
-    def _follow(self) -> None:
-        while not self._stop.wait(self._every):
-            self._look()
+    def _watch(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            self._update()
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         try:
-            self._gather()
+            self._add_committed_shards()
         except Exception as error:
             self._warn("the folder", error)
-        seconds = time.monotonic() - self._begun
+        seconds = time.monotonic() - self._start
         self.stats.advance_clock(seconds)
-        for observe in self._observers:  # whatever happens: one of them ends the run when it is asked to
+        for observe in self._observers:  # even after an error, since one of them stops the run at its limits
             try:
                 observe(self.stats, seconds)
             except Exception as error:
                 self._warn(repr(observe), error)
 
-    def _gather(self) -> None:
-        """Add the receipts that came since the last look."""
-        new = sorted(self._left & self._store.names())
+    def _add_committed_shards(self) -> None:
+        committed = sorted(self._pending & self._store.names())
         with ThreadPoolExecutor(_READERS) as pool:
-            shards_metadata = pool.map(self._receipt, new)
-        for name, shard_metadata in zip(new, shards_metadata, strict=True):
-            if shard_metadata is not None:
-                self._left.discard(name)
-                self.stats.add(shard_metadata, max(0.0, shard_metadata.finished_at - self._begun_at))
+            read = dict(zip(committed, pool.map(self._read_metadata, committed), strict=True))
+        shards_metadata = {name: metadata for name, metadata in read.items() if metadata is not None}
+        # The stats need the order in which the shards finished.
+        for name, metadata in sorted(shards_metadata.items(), key=lambda item: item[1].finished_at):
+            self._pending.discard(name)
+            self.stats.add(metadata, max(0.0, metadata.finished_at - self._start_time))
 
-    def _receipt(self, name: str) -> ShardMetadata | None:
-        """The receipt of a file; None where there is none to be had now, or ever: a file never changes."""
+    def _read_metadata(self, name: str) -> ShardMetadata | None:
+        """The metadata of a committed shard. None if it cannot be read now, or never: files do not change."""
         try:
             return read_shard_metadata(self._store, name)
         except CorruptOutput as error:
-            self._left.discard(name)
+            self._pending.discard(name)
             self._warn(name, error)
         except Exception as error:
             self._warn(name, error)
         return None
 
-    def _warn(self, what: str, error: Exception) -> None:
-        """Log an error once for what it is about: a look comes every few seconds."""
-        if what not in self._warned:
-            self._warned.add(what)
+    def _warn(self, subject: str, error: Exception) -> None:
+        """Log the first error of each subject. Updates are frequent, so a lasting error would fill the
+        log."""
+        if subject not in self._warned:
+            self._warned.add(subject)
             trace = None if isinstance(error, PipelineError) else error
-            says = f"{what}: {type(error).__name__}: {one_line(error)}"
-            logger.warning("the run could not be looked at (%s); it goes on", says, exc_info=trace)
+            reason = f"{subject}: {type(error).__name__}: {one_line(error)}"
+            logger.warning(
+                "the progress could not be updated (%s); the run continues", reason, exc_info=trace
+            )

@@ -1,8 +1,8 @@
 """The output folder on a disk.
 
-A file is written under a hidden name in the same folder, flushed, and linked to its name; the link fails
-where the name exists, so of two rivals one wins and nobody sees a part of a file. A writer that is killed may
-leave its hidden file behind; it is in nobody's way.
+A file is written under a hidden name in the same folder, flushed, and linked to its name. The link fails if
+the name exists, so only one of two writers succeeds, and readers never see a part of a file. A killed writer
+may leave its hidden file behind, which is harmless.
 """
 
 from __future__ import annotations
@@ -19,24 +19,29 @@ from typing import BinaryIO
 from pipeline.errors import CorruptOutput, PipelineError, UsageError
 from pipeline.output.store import Outcome, plain_name
 
-# What a disk says that has no hard links; all else may be otherwise at the next try.
+# The errors of a disk without hard links. Other errors may be transient.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
 
 
 class LocalStore:
-    """A folder on a disk of this machine, or one that every machine mounts; that of a run which has `begun`
-    is not made."""
+    """A folder on a disk of this machine, or one that all machines mount.
 
-    def __init__(self, folder: str | Path, begun: bool = False) -> None:
-        self.folder, self._begun = Path(folder).absolute(), begun
+    With `must_exist`, the folder is not created. A run that has started uses it.
+
+    Raises:
+        UsageError: the path cannot be used, or is a file.
+    """
+
+    def __init__(self, folder: str | Path, must_exist: bool = False) -> None:
+        self.folder, self._must_exist = Path(folder).absolute(), must_exist
         self.url = str(self.folder)
-        with self._refusals():
+        with self._access_errors():
             if self.folder.is_file():
-                raise UsageError(f"the output {folder} is a file; name a folder.")
+                raise UsageError(f"the output {folder} is a file; give a folder.")
 
     def names(self) -> set[str]:
         try:
-            with self._refusals():
+            with self._access_errors():
                 return {
                     entry.name
                     for entry in os.scandir(self.folder)
@@ -53,10 +58,10 @@ class LocalStore:
             return Outcome.EXISTS
         except OSError as error:
             if error.errno not in _NO_LINKS:
-                raise self._unwritten(name, error) from error
+                raise self._write_error(name, error) from error
             raise UsageError(
-                f"the output folder {self.folder} takes no hard links ({error.strerror}), which keep a name from being written "
-                "twice; choose a folder on another disk, or s3://."
+                f"the output folder {self.folder} does not support hard links ({error.strerror}), which are "
+                "needed to write results create-only; choose a folder on another disk, or s3://."
             ) from error
         finally:
             hidden.unlink()
@@ -69,7 +74,7 @@ class LocalStore:
 
     def open(self, name: str) -> BinaryIO:
         try:
-            with self._refusals():
+            with self._access_errors():
                 return open(self.folder / name, "rb")
         except FileNotFoundError as error:
             raise CorruptOutput(f"{self.folder / name} does not exist.") from error
@@ -80,16 +85,16 @@ class LocalStore:
 
     def _write_hidden(self, name: str, data: bytes) -> Path:
         hidden = self.folder / f".{plain_name(name)}.{uuid.uuid4().hex}"
-        if self._begun and not self.folder.is_dir():
+        if self._must_exist and not self.folder.is_dir():
             raise PipelineError(
-                f"the output folder {self.folder} is not on {socket.gethostname()}: rows would be scattered. "
-                "Give one that all machines mount, or s3://."
+                f"the output folder {self.folder} does not exist on {socket.gethostname()}, so results would "
+                "be scattered over machines. Give a folder that all machines mount, or s3://."
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"the output folder {self.folder} cannot be made ({error.strerror}); choose another."
+                f"the output folder {self.folder} cannot be created ({error.strerror}); choose another."
             ) from error
         try:
             with open(hidden, "xb") as file:
@@ -98,21 +103,28 @@ class LocalStore:
                 os.fsync(file.fileno())
         except OSError as error:
             hidden.unlink(missing_ok=True)
-            raise self._unwritten(name, error) from error
+            raise self._write_error(name, error) from error
         return hidden
 
-    def _unwritten(self, name: str, error: OSError) -> PipelineError:
-        says = f"{self.folder / name} cannot be written ({error.strerror})"
-        return PipelineError(f"{says}; make room, and the same command goes on from here.")
+    def _write_error(self, name: str, error: OSError) -> PipelineError:
+        return PipelineError(
+            f"{self.folder / name} cannot be written ({error.strerror}); make room, then rerun the same "
+            "command to resume."
+        )
 
     @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Names the folder where the system refuses what is asked of it."""
+    def _access_errors(self) -> Iterator[None]:
+        """Raise errors of a path or of its permissions with the folder's name.
+
+        Raises:
+            UsageError: the path is below a file, or this user may not use it.
+        """
         try:
             yield
         except (NotADirectoryError, PermissionError) as error:
             raise UsageError(
-                f"the output folder {self.folder} cannot be used ({error.strerror}); name another, or allow it to this user."
+                f"the output folder {self.folder} cannot be used ({error.strerror}); give another, or give "
+                "this user permission."
             ) from error
 
     def _sync_folder(self) -> None:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import UsageError
 from pipeline.output.commit import read_columns
-from pipeline.output.store import open_store
+from pipeline.output.open_store import open_store
 from pipeline.output.verify import read_plan
 from pipeline.planning.plan import Plan, config_differences
 from pipeline.schema import COUNTS, DOC_ID, PROVENANCE, QUESTIONS, STATE
@@ -164,7 +164,8 @@ def _unchanged_parts(run: Mapping[str, Any], columns: pa.Schema) -> list[str]:
     parts = _committed_parts(read_plan(store), store.names())
     if _digest(parts) != run["parts_sha256"]:
         raise UsageError(
-            f"--since {run['output']} has {len(parts)} shards; it had {run['parts']} when this run was planned. Let no other "
+            f"--since {run['output']} has {len(parts)} shards; it had {run['parts']} when this run was "
+            "planned. Let no other "
             "run write there, and choose another --output."
         )
     wanted = [*PROVENANCE.names, *columns.names]
@@ -174,7 +175,8 @@ def _unchanged_parts(run: Mapping[str, Any], columns: pa.Schema) -> list[str]:
         missing = sorted(column for column in wanted if not stored_names([column], schema))
         if missing:
             raise UsageError(
-                f"the rows of --since {run['output']} have no column {', '.join(missing)}; they are of another task or "
+                f"the rows of --since {run['output']} have no column {', '.join(missing)}; they are of "
+                "another task or "
                 "version: leave --since out."
             )
     return parts

@@ -1,11 +1,11 @@
-"""The output folder on an object store: S3, or another that fsspec writes create-only.
+"""The output folder on S3, or on another object store where fsspec writes create-only.
 
-A name is written by one request that the store refuses where the name exists (`If-None-Match: *`). An answer
-other than success says little: a lost reply, a rival and a request that never came look alike. So what stands
-under the name is read and compared with what was sent, which is this writer's alone; where nothing stands,
-the same request is made again.
+A file is written by one conditional request (`If-None-Match: *`), which the store refuses if the name exists.
+An error does not show whether the file was written. The reply may be lost, another writer may have been
+first, or the request may never have arrived. The object is therefore read and compared with the data sent,
+which is unique to this writer. If there is no object, the request is repeated.
 
-Never in several parts: some stores ignore the condition when parts are put together.
+Multipart uploads are not used, since some stores ignore the condition when they join the parts.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from pipeline.errors import CorruptOutput, PipelineError, UsageError, one_line
 from pipeline.output.store import Outcome, plain_name
 from pipeline.retry import retrying
 
-# The most that S3 takes in one request.
+# The largest object, in bytes, that S3 accepts in one request.
 LARGEST = 5 * 2**30
 
-# Where fsspec's packages turn `mode="create"` into a condition of the request. S3 is tested; `store.probe`
-# sees of the others what they do.
+# Stores where fsspec's packages turn `mode="create"` into a condition of the request. S3 is tested. For the
+# others, `store.probe` checks it.
 _CREATE_ONLY = ("s3", "gs", "abfs")
 
-# A request is tried so often, over a minute: a store that answers 503 for longer has trouble of its own.
+# Attempts at one request, over about a minute. A store that answers 503 for longer is broken.
 ATTEMPTS = 8
 
-# Retries are `retry.py`'s; those of the libraries below would multiply with them.
+# The libraries must not retry, since their retries would multiply with those of `retry.py`.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"config_kwargs": {"retries": {"max_attempts": 0}, "connect_timeout": 10, "read_timeout": 60}},
 }
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 class ObjectStore:
-    """A folder of an object store, by its address such as `s3://bucket/folder`.
+    """A folder of an object store, given by an address such as `s3://bucket/folder`.
 
     Raises:
-        UsageError: fsspec knows no such store, or cannot write create-only there.
+        UsageError: fsspec does not support the store, or cannot write create-only there.
     """
 
     def __init__(self, url: str) -> None:
@@ -50,14 +50,14 @@ class ObjectStore:
         scheme, _, rest = self.url.partition("://")
         if scheme not in _CREATE_ONLY:
             raise UsageError(
-                f"the output {url}: a name cannot be written create-only on {scheme}://; take one of "
-                f"{', '.join(f'{s}://' for s in _CREATE_ONLY)} or a folder."
+                f"the output {url} is on {scheme}://, which does not support create-only writes; use one of "
+                f"{', '.join(f'{s}://' for s in _CREATE_ONLY)} or a local folder."
             )
         self._fs = file_system(scheme)
         self._folder = rest
         if "/" not in rest.strip("/"):
             raise UsageError(
-                f"the output {url} is a whole bucket; name a folder in it, such as {self.url}/results."
+                f"the output {url} is a whole bucket; give a folder in it, such as {self.url}/results."
             )
 
     def names(self) -> set[str]:
@@ -72,17 +72,17 @@ class ObjectStore:
             except FileNotFoundError:
                 return []
 
-        found = (
-            path.rsplit("/", 1)[1] for path in self._asking("list", "", listing) if not path.endswith("/")
+        names = (
+            path.rsplit("/", 1)[1] for path in self._request("list", "", listing) if not path.endswith("/")
         )
-        return {name for name in found if not name.startswith(".")}
+        return {name for name in names if not name.startswith(".")}
 
     def create(self, name: str, data: bytes) -> Outcome:
         path = self._path(name)
         if len(data) >= LARGEST:
             raise PipelineError(
-                f"{self.url}/{name} would have {len(data)} bytes; a store takes {LARGEST} in one request: make "
-                "shards smaller, --shard-documents."
+                f"{self.url}/{name} would have {len(data)} bytes; a store accepts fewer than {LARGEST} in "
+                "one request. Choose a smaller --shard-documents."
             )
 
         def attempt() -> Outcome:
@@ -93,79 +93,80 @@ class ObjectStore:
                 raise
             except FileNotFoundError as error:
                 raise UsageError(
-                    f"the output {self.url}: the bucket does not exist; make it, or name another."
+                    f"the output {self.url}: the bucket does not exist; create it, or give another."
                 ) from error
             except Exception as error:
-                standing = self._standing(path)
-                if standing is None:
+                stored = self._stored(path)
+                if stored is None:
                     raise ConnectionError(one_line(error)) from error
-                return Outcome.CREATED if standing == data else Outcome.EXISTS
+                return Outcome.CREATED if stored == data else Outcome.EXISTS
 
-        return self._asking("write", name, attempt)
+        return self._request("write", name, attempt)
 
     def read(self, name: str) -> bytes:
         try:
-            return cast(bytes, self._asking("read", name, lambda: self._fs.cat_file(self._path(name))))
+            return cast(bytes, self._request("read", name, lambda: self._fs.cat_file(self._path(name))))
         except FileNotFoundError as error:
             raise CorruptOutput(f"{self.url}/{name} does not exist.") from error
 
     def open(self, name: str) -> BinaryIO:
-        def opened() -> BinaryIO:
+        def attempt() -> BinaryIO:
             return cast(BinaryIO, self._fs.open(self._path(name), "rb", block_size=2**16))
 
         try:
-            return self._asking("open", name, opened)
+            return self._request("open", name, attempt)
         except FileNotFoundError as error:
             raise CorruptOutput(f"{self.url}/{name} does not exist.") from error
 
     def replace(self, name: str, data: bytes) -> None:
-        self._asking("write", name, lambda: self._fs.pipe_file(self._path(name), data))
+        self._request("write", name, lambda: self._fs.pipe_file(self._path(name), data))
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{plain_name(name)}"
 
-    def _standing(self, path: str) -> bytes | None:
-        """What stands under a name; None where nothing does."""
+    def _stored(self, path: str) -> bytes | None:
+        """The content of an object, or None if it does not exist."""
         self._fs.invalidate_cache()
         try:
             return cast(bytes, self._fs.cat_file(path))
         except FileNotFoundError:
             return None
 
-    def _asking(self, verb: str, name: str, work: Callable[[], Result]) -> Result:
-        """What `work` returns, tried again while the fault may pass.
+    def _request(self, action: str, name: str, work: Callable[[], T]) -> T:
+        """The result of `work`. Transient faults are retried. `action` is used in error messages.
 
         Raises:
-            FileNotFoundError: there is no such name.
-            UsageError: the store knows no such user, or forbids it.
-            PipelineError: it failed to the last.
+            FileNotFoundError: the object does not exist.
+            UsageError: the credentials are missing, or do not permit the request.
+            PipelineError: the last attempt failed.
         """
-        what = f"to {verb} {self.url}/{name}".rstrip("/")
+        what = f"the request to {action} {self.url}/{name}".rstrip("/")
         try:
             return retrying(work, ATTEMPTS)
         except (PipelineError, FileNotFoundError):
             raise
         except (PermissionError, NoCredentialsError) as error:
             raise UsageError(
-                f"{what} was refused ({one_line(error)}); check the credentials and what they may do."
+                f"{what} was refused ({one_line(error)}); check the credentials and their permissions."
             ) from error
         except Exception as error:
+            reason = f"{type(error).__name__}: {one_line(error)}"
             raise PipelineError(
-                f"{what} failed after up to {ATTEMPTS} attempts ({type(error).__name__}: {one_line(error)}). The same command "
-                "goes on from here once the store answers."
+                f"{what} failed after up to {ATTEMPTS} attempts ({reason}). Once the store answers, rerun "
+                "the same command to resume."
             ) from error
 
 
 def file_system(scheme: str) -> Any:
-    """fsspec's file system of a scheme, without memory of listings and without retries of its own.
+    """The fsspec file system of a scheme, without cached listings and without retries of its own.
 
     Raises:
-        UsageError: there is none, or the package for it is not installed.
+        UsageError: fsspec does not have it, or its package is not installed.
     """
     try:
-        found = fsspec.filesystem(scheme, use_listings_cache=False, **_OPTIONS.get(scheme, {}))
+        fs = fsspec.filesystem(scheme, use_listings_cache=False, **_OPTIONS.get(scheme, {}))
     except (ValueError, ImportError) as error:
         raise UsageError(f"{scheme}:// cannot be used: {one_line(error)}") from error
-    if hasattr(found, "retries"):
-        found.retries = 1
-    return found
+    if hasattr(fs, "retries"):
+        fs.retries = 1
+    return fs

@@ -1,7 +1,7 @@
-"""The output folder: a place where a name is written once, whole or not at all, and never changes.
+"""The output folder. A file is written once, completely or not at all, and never changes.
 
-`LocalStore` writes to disks, `ObjectStore` to S3 and what is like it. Not here: deleting. Nothing that was
-committed is ever removed.
+`LocalStore` writes to disks. `ObjectStore` writes to S3 and similar stores. A store cannot delete files, so
+committed results stay.
 """
 
 from __future__ import annotations
@@ -17,80 +17,65 @@ PROBE = "_probe"
 
 
 class Outcome(Enum):
-    """What a create-only write found."""
+    """The result of a create-only write."""
 
     CREATED = "created"
     EXISTS = "exists"
 
 
 class Store(Protocol):
-    """A folder of create-only names."""
+    """A folder whose files are written create-only."""
 
     url: str
 
     def names(self) -> set[str]:
-        """The names that exist, hidden ones left out."""
+        """The names of all files, without hidden ones."""
 
     def create(self, name: str, data: bytes) -> Outcome:
-        """Write `name` whole, unless it exists. `data` is this writer's own: where it stands, this writer has
-        written it."""
+        """Write the file `name` completely, unless it exists.
+
+        `data` must be unique to this writer. If the file has this data, this writer has written it.
+        """
 
     def read(self, name: str) -> bytes:
-        """The content of `name`.
+        """The content of the file `name`.
 
         Raises:
-            CorruptOutput: it does not exist.
+            CorruptOutput: the file does not exist.
         """
 
     def open(self, name: str) -> BinaryIO:
-        """`name`, to read parts of.
+        """Open the file `name` to read parts of it.
 
         Raises:
-            CorruptOutput: it does not exist.
+            CorruptOutput: the file does not exist.
         """
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write `name` whole, over what was there: for reports, never for results."""
+        """Write the file `name` and replace what was there. Used for reports, never for results."""
 
 
 def plain_name(name: str) -> str:
-    """`name`, if it is one of a file in this folder and not hidden.
+    """Check that `name` is the name of a file in this folder and not hidden. Returns it.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is not such a name.
     """
     if not name or Path(name).name != name or name.startswith("."):
         raise ValueError(f"{name!r} is not a plain file name.")
     return name
 
 
-def open_store(url: str, begun: bool = False) -> Store:
-    """The store at `url`, a folder's path, `file://` or `s3://bucket/folder`; of a run that has `begun` it is
-    there already.
-
-    Raises:
-        UsageError: nothing can be written there create-only.
-    """
-    scheme, _, rest = url.rpartition("://")
-    if scheme not in ("", "file"):
-        from pipeline.output.s3 import ObjectStore
-
-        return ObjectStore(url)
-    from pipeline.output.local import LocalStore
-
-    return LocalStore(rest, begun)
-
-
 def probe(store: Store) -> None:
-    """See that `store` refuses to write a name twice; without that, rivals and late writers could change
-    results.
+    """Check that `store` refuses to write a name twice. Otherwise another writer could change results.
 
     Raises:
-        UsageError: it does not refuse.
+        UsageError: the store replaces existing files.
     """
-    written = (store.create(PROBE, uuid.uuid4().hex.encode()) for _ in range(2))
-    if all(outcome is Outcome.CREATED for outcome in written):
+    outcomes = (store.create(PROBE, uuid.uuid4().hex.encode()) for _ in range(2))
+    if all(outcome is Outcome.CREATED for outcome in outcomes):
         raise UsageError(
-            f"{store.url} writes over what exists although it was asked not to (If-None-Match): two runs, or a late write of "
-            "a dead one, could change results. Choose another store, or --accept-unsafe-store if this run is alone there."
+            f"{store.url} replaces existing files although the request forbids it (If-None-Match). Another "
+            "run, or a late write of a dead one, could change results. Choose another store, or give "
+            "--accept-unsafe-store if no other run writes there."
         )

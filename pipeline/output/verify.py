@@ -70,7 +70,8 @@ class Status:
     def __str__(self) -> str:
         state = "finished" if self.finished else "unfinished: rerun the same command to resume"
         return (
-            f"{self.documents_committed}/{self.documents} documents, {self.shards_committed}/{self.shards} shards "
+            f"{self.documents_committed}/{self.documents} documents, "
+            f"{self.shards_committed}/{self.shards} shards "
             f"committed; {state}"
         )
 
@@ -82,17 +83,18 @@ class Verification:
 
     documents: int = 0
     rows: Counter[str] = field(default_factory=Counter)
-    duplicate_ids: int = 0
+    duplicates: int = 0
     duplicate_ids: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         text = f"{self.rows.total()} rows = " + " + ".join(f"{self.rows[name]} {name}" for name in STATUSES)
-        return f"{text}; {self.describe_duplicates()}" if self.duplicate_ids else text
+        return f"{text}; {self.describe_duplicates()}" if self.duplicates else text
 
     def describe_duplicates(self) -> str:
         """The duplicate IDs, in words."""
-        return f"{self.duplicate_ids} document IDs occur more than once, such as {', '.join(self.duplicate_ids[:3])}"
+        examples = ", ".join(self.duplicate_ids[:3])
+        return f"{self.duplicates} document IDs occur more than once, such as {examples}"
 
 
 class _VerifiedShard(NamedTuple):
@@ -162,10 +164,10 @@ def verify(store: Store) -> Verification:
         result.documents += metadata.documents
         result.rows.update({name: getattr(metadata, name) for name in STATUSES})
     hashes = [shard.hashes for shard in verified.values()]
-    result.duplicate_ids, result.duplicate_ids = find_duplicates(
+    result.duplicates, result.duplicate_ids = find_duplicates(
         hashes, [partial(_read_ids, store, part) for part in verified]
     )
-    if result.duplicate_ids and not plan.config.get("duplicates_kept"):
+    if result.duplicates and not plan.config.get("duplicates_kept"):
         result.problems.append(result.describe_duplicates())
     complete = len(shards_metadata) == len(plan.shards)
     if (

@@ -1,30 +1,47 @@
-"""Plots as SVG, drawn in units of a page 480 wide; colours are the page's (`STYLE`), for light and dark.
-Pure."""
+"""Charts of the report as SVG, in units of a page that is 480 wide. Pure functions.
+
+Functions return `Markup` in which all texts are escaped. Colors come from the CSS variables of `STYLE`,
+which has values for light and dark mode.
+"""
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from markupsafe import Markup
+
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 480, 170, 48, 12, 24
 
-STYLE = """
-:root{--ink:#1b1f24;--soft:#57606a;--line:#d0d7de;--page:#fff;--bar:#2f6f9f;--mark:#b3401a}
-@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9aa4ae;--line:#30363d;--page:#0d1117;--bar:#6cb2e6;--mark:#ff9d6c}}
-svg{width:100%;height:auto;display:block}svg text{font:13px system-ui,sans-serif;fill:var(--soft)}
-.bar{fill:var(--bar)}.axis{stroke:var(--line)}.mark{stroke:var(--mark);stroke-dasharray:4 3}svg text.marked{fill:var(--mark)}
-.curve{fill:none;stroke:var(--bar);stroke-width:2}
-"""
+STYLE = Markup("""
+:root { --ink:#1b1f24; --soft:#57606a; --line:#d0d7de; --page:#fff; --bar:#2f6f9f; --mark:#b3401a; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink:#e6edf3; --soft:#9aa4ae; --line:#30363d; --page:#0d1117; --bar:#6cb2e6; --mark:#ff9d6c; }
+}
+svg { width: 100%; height: auto; display: block; }
+svg text { font: 13px system-ui, sans-serif; fill: var(--soft); }
+svg text.marked { fill: var(--mark); }
+.bar { fill: var(--bar); }
+.axis { stroke: var(--line); }
+.mark { stroke: var(--mark); stroke-dasharray: 4 3; }
+.curve { fill: none; stroke: var(--bar); stroke-width: 2; }
+""")
 
+_EMPTY = Markup("<p>none</p>")
 
-def escaped(value: object) -> str:
-    """`value` as text of a page."""
-    return html.escape(str(value))
+_BAR = Markup('<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}">{}</rect>')
+_TITLE = Markup("<title>{}</title>")
+_LINE = Markup('<line class="{}" x1="{:.1f}" y1="{}" x2="{:.1f}" y2="{}"/>')
+_TEXT = Markup('<text x="{:.1f}" y="{}" text-anchor="{}">{}</text>')
+_MARKED = Markup('<text class="marked" x="{:.1f}" y="{}" text-anchor="{}">{}</text>')
+_CURVE = Markup('<polyline class="curve" points="{}"/>')
+_CELL = Markup(
+    '<rect class="bar" x="{:.2f}" width="{:.2f}" height="14" opacity="{:.2f}"><title>{:.1%}</title></rect>'
+)
 
 
 def short(value: float) -> str:
-    """A number in few characters: 1,234 or 12.3k or 0.12."""
+    """A number in few characters, such as 1,234 or 12.3k or 0.12."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:.3g}M"
     if abs(value) >= 1e4:
@@ -32,105 +49,103 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.2g}"
 
 
-def histogram(values: Mapping[int, int], bins: int = 24, marks: Mapping[str, int] | None = None) -> str:
-    """Whole numbers, given as value to count; a mark is a named value, drawn as a line."""
+def histogram(values: Mapping[int, int], bins: int = 24, marks: Mapping[str, int] | None = None) -> Markup:
+    """The distribution of whole numbers, given as counts by value. `marks` are values drawn as vertical
+    lines, by name."""
     if not values:
-        return "<p>none</p>"
+        return _EMPTY
     marks = marks or {}
     low, high = min(values), max([*values, *(value for value in marks.values() if value <= 2 * max(values))])
     width = max(1, -(-(high - low + 1) // bins))
     counts: Counter[int] = Counter()
     for value, count in values.items():
         counts[(value - low) // width] += count
-    shown = (high - low) // width + 1
-    tallest = max(counts.values())
-    step = (WIDTH - LEFT) / shown
-    parts = _axes(f"{tallest:,}", f"{low:,}", f"{low + shown * width - 1:,}")
-    for place in range(shown):
-        tall = (HEIGHT - TOP - BOTTOM) * counts[place] / tallest
-        title = f"{low + place * width:,} to {low + (place + 1) * width - 1:,}: {counts[place]:,}"
-        parts.append(
-            f'<rect class="bar" x="{LEFT + place * step:.1f}" y="{HEIGHT - BOTTOM - tall:.1f}" '
-            f'width="{max(1.0, step - 1.5):.1f}" height="{tall:.1f}"><title>{title}</title></rect>'
-        )
+    bars = (high - low) // width + 1
+    highest = max(counts.values())
+    step = (WIDTH - LEFT) / bars
+    parts = _axes(f"{highest:,}", f"{low:,}", f"{low + bars * width - 1:,}")
+    for i in range(bars):
+        height = (HEIGHT - TOP - BOTTOM) * counts[i] / highest
+        title = _TITLE.format(f"{low + i * width:,} to {low + (i + 1) * width - 1:,}: {counts[i]:,}")
+        x, y = LEFT + i * step, HEIGHT - BOTTOM - height
+        parts.append(_BAR.format(x, y, max(1.0, step - 1.5), height, title))
     for name, value in marks.items():
-        if low <= value <= low + shown * width:
+        if low <= value <= low + bars * width:
             parts += _mark(LEFT + (value - low) / width * step, f"{name} {value:,}")
     return _svg(parts)
 
 
-def curve(points: Sequence[tuple[float, float]], unit: str, top: float | None = None) -> str:
-    """Values over seconds; `top` is the highest that there can be."""
+def curve(points: Sequence[tuple[float, float]], unit: str, top: float | None = None) -> Markup:
+    """Values over time, as (seconds, value). `top` is the upper end of the axis, by default the largest
+    value."""
     if not points:
-        return "<p>none</p>"
+        return _EMPTY
     highest = top or max(y for _, y in points) or 1.0
     last = max(x for x, _ in points) or 1.0
-    width, tall = WIDTH - LEFT, HEIGHT - TOP - BOTTOM
+    width, height = WIDTH - LEFT, HEIGHT - TOP - BOTTOM
     line = " ".join(
-        f"{LEFT + x / last * width:.1f},{HEIGHT - BOTTOM - min(1.0, y / highest) * tall:.1f}"
+        f"{LEFT + x / last * width:.1f},{HEIGHT - BOTTOM - min(1.0, y / highest) * height:.1f}"
         for x, y in points
     )
-    shown = f"{highest:.0%}" if unit == "%" else f"{short(highest)} {unit}"
-    parts = _axes(shown, "0 s", f"{short(last)} s")
-    return _svg([*parts, f'<polyline class="curve" points="{line}"/>'])
+    label = f"{highest:.0%}" if unit == "%" else f"{short(highest)} {unit}"
+    return _svg([*_axes(label, "0 s", f"{short(last)} s"), _CURVE.format(line)])
 
 
-def shares(values: Mapping[str, float], most: float = 1.0) -> str:
-    """A bar for each name, as long as its share of `most`."""
-    rows = []
+def shares(values: Mapping[str, float], largest: float = 1.0) -> Markup:
+    """A horizontal bar for each share by name. A bar of `largest` has full length."""
+    parts = []
     for i, (name, value) in enumerate(values.items()):
-        y, long = i * 24, 200 * min(1.0, value / most) if most else 0
-        rows.append(
-            f'<text x="0" y="{y + 16}">{escaped(name)}</text>'
-            f'<rect class="bar" x="190" y="{y + 4}" width="{long:.1f}" height="15"/>'
-            f'<text x="{196 + long:.1f}" y="{y + 16}">{value:.1%}</text>'
-        )
-    return _svg(rows, height=max(24, 24 * len(values)))
+        y, length = i * 24, 200 * min(1.0, value / largest) if largest else 0
+        parts += [
+            _TEXT.format(0, y + 16, "start", name),
+            _BAR.format(190, y + 4, length, 15, ""),
+            _TEXT.format(196 + length, y + 16, "start", f"{value:.1%}"),
+        ]
+    return _svg(parts, height=max(24, 24 * len(values)))
 
 
-def strip(values: Sequence[float]) -> str:
-    """Where something lies along a document: a cell for each value, the darker the more."""
-    most = max(values, default=0.0) or 1.0
+def strip(values: Sequence[float]) -> Markup:
+    """A profile along a document: a cell for each value, darker for larger values."""
+    largest = max(values, default=0.0) or 1.0
     width = WIDTH / max(1, len(values))
     cells = [
-        f'<rect class="bar" x="{i * width:.2f}" width="{width + 0.3:.2f}" height="14" opacity="{max(0.04, v / most):.2f}">'
-        f"<title>{v:.1%}</title></rect>"
-        for i, v in enumerate(values)
+        _CELL.format(i * width, width + 0.3, max(0.04, value / largest), value)
+        for i, value in enumerate(values)
     ]
     return _svg(cells, height=14)
 
 
 def lengths_picture(lengths: Sequence[int], limit: int) -> str:
-    """A picture file of the distribution of lengths, with the limit of what is read."""
-    marks = {"limit": limit, "1k": 1024, "4k": 4096}
-    plot = histogram(
-        Counter(lengths), 40, {name: v for name, v in marks.items() if v <= max(lengths)} | {"limit": limit}
-    )
-    return plot.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(
-        ">", f"><style>{STYLE}</style>", 1
-    )
+    """The content of an SVG file with the distribution of document lengths and the input limit."""
+    marks = {name: tokens for name, tokens in {"1k": 1024, "4k": 4096}.items() if tokens <= max(lengths)}
+    picture = str(histogram(Counter(lengths), 40, {"limit": limit, **marks}))
+    picture = picture.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return picture.replace(">", f"><style>{STYLE}</style>", 1)
 
 
-def _svg(parts: Sequence[str], height: int = HEIGHT) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(parts)}</svg>'
+def _svg(parts: Sequence[Markup], height: int = HEIGHT) -> Markup:
+    content = Markup().join(parts)
+    return Markup('<svg viewBox="0 0 {} {}" role="img">{}</svg>').format(WIDTH, height, content)
 
 
-def _axes(highest: str, first: str, last: str) -> list[str]:
+def _axes(highest: str, first: str, last: str) -> list[Markup]:
+    """The axes with the highest value, and the first and last value of the horizontal axis."""
     floor = HEIGHT - BOTTOM
     return [
-        f'<line class="axis" x1="{LEFT}" y1="{floor}" x2="{WIDTH}" y2="{floor}"/>',
-        f'<line class="axis" x1="{LEFT}" y1="{TOP}" x2="{WIDTH}" y2="{TOP}"/>',
-        f'<text x="{LEFT - 6}" y="{TOP + 5}" text-anchor="end">{escaped(highest)}</text>'
+        _LINE.format("axis", LEFT, floor, WIDTH, floor),
+        _LINE.format("axis", LEFT, TOP, WIDTH, TOP),
+        # A long label does not fit beside the axis, so it goes above it.
+        _TEXT.format(LEFT - 6, TOP + 5, "end", highest)
         if len(highest) < 7
-        else f'<text x="0" y="{TOP - 1}">{escaped(highest)}</text>',
-        f'<text x="{LEFT}" y="{HEIGHT - 6}">{escaped(first)}</text>',
-        f'<text x="{WIDTH}" y="{HEIGHT - 6}" text-anchor="end">{escaped(last)}</text>',
+        else _TEXT.format(0, TOP - 1, "start", highest),
+        _TEXT.format(LEFT, HEIGHT - 6, "start", first),
+        _TEXT.format(WIDTH, HEIGHT - 6, "end", last),
     ]
 
 
-def _mark(x: float, name: str) -> list[str]:
+def _mark(x: float, label: str) -> list[Markup]:
     anchor, shift = ("end", -4) if x > WIDTH / 2 else ("start", 4)
     return [
-        f'<line class="mark" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{HEIGHT - BOTTOM}"/>',
-        f'<text class="marked" x="{x + shift:.1f}" y="{TOP + 14}" text-anchor="{anchor}">{escaped(name)}</text>',
+        _LINE.format("mark", x, TOP, x, HEIGHT - BOTTOM),
+        _MARKED.format(x + shift, TOP + 14, anchor, label),
     ]

@@ -1,4 +1,4 @@
-"""How good the written summaries, labels and answers are, against references carried over into the output."""
+"""Scores of summaries, labels and answers against references that were copied to the output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.output.store import Store
 from pipeline.planning.plan import PLAN, SUCCESS, Plan
 from pipeline.schema import NUMBER
 
-_FILES_AT_ONCE = 16
+_FILES_AT_ONCE = 16  # reading a file is mostly waiting for the store
 
 Row = dict[str, Any]
 
@@ -27,25 +27,28 @@ _NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeL
 
 
 def read_rows(store: Store, columns: Sequence[str], lists: str | None = None) -> list[Row]:
-    """These columns of all rows of a finished run; of those carried over, `lists` may hold lists, also where
-    its input was JSON lines, whose columns are text.
+    """These columns of all rows of a finished run.
+
+    The column `lists` may hold lists. If the input was JSON lines, the output has them as JSON texts, which
+    are parsed here.
 
     Raises:
-        UsageError: the run is not finished, or has no such column.
+        UsageError: the run is not finished or has no such column.
     """
     names = store.names()
     if SUCCESS not in names:
-        raise UsageError(f"{store.url} holds no finished run (no {SUCCESS}); run the job to its end first.")
+        raise UsageError(f"{store.url} holds no finished run (no {SUCCESS}); finish the run first.")
     plan = Plan.from_json(store.read(PLAN)) if lists is not None and PLAN in names else None
     sources = {shard.part: shard.path for shard in plan.shards} if plan else {}
 
     def read(name: str) -> list[Row]:
         with store.open(name) as opened:
             file = pq.ParquetFile(opened)
-            missing = [c for c in columns if c not in file.schema_arrow.names]
+            missing = [column for column in columns if column not in file.schema_arrow.names]
             if missing:
                 raise UsageError(
-                    f"{store.url} has no column {', '.join(missing)}; carry it over with --passthrough when running."
+                    f"{store.url} has no column {', '.join(missing)}; run the job with --passthrough "
+                    "to copy it."
                 )
             table = file.read(columns=list(columns))
         rows: list[Row] = table.to_pylist()
@@ -54,26 +57,26 @@ def read_rows(store: Store, columns: Sequence[str], lists: str | None = None) ->
             rows = [row | value for row, value in zip(rows, values, strict=True)]
         return rows
 
+    parts = sorted(name for name in names if name.startswith("part-"))
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        return [
-            row for rows in pool.map(read, sorted(n for n in names if n.startswith("part-"))) for row in rows
-        ]
+        return [row for rows in pool.map(read, parts) for row in rows]
 
 
 def evaluate_summaries(
     store: Store, reference: str, facts: str | None, *, stemmer: bool = False
 ) -> dict[str, float | int]:
-    """Mean ROUGE F1 in [0, 1] over all documents, and the share of facts found; failed documents count as
-    empty.
+    """Mean ROUGE F1 in [0, 1] over all documents, and the share of facts in the summaries.
+
+    `reference` is the column of reference summaries, and `facts` a column of lists of texts. A failed
+    document counts as an empty summary.
 
     Raises:
-        UsageError: the run is not finished, has no such column, or the columns hold something else than
-            texts.
+        UsageError: the run is not finished, has no such column, or a column does not hold texts.
     """
     rows = read_rows(store, ["summary", reference, *([facts] if facts else [])], facts)
     if not all(isinstance(row[reference], str | None) for row in rows):
         raise UsageError(
-            f"column {reference!r} holds something else than texts; it must hold the right summaries."
+            f"column {reference!r} holds something else than texts; it must hold reference summaries."
         )
     result: dict[str, float | int] = {"documents": len(rows)}
     result |= rouge([(row[reference] or "", row["summary"] or "") for row in rows], stemmer=stemmer)
@@ -85,7 +88,7 @@ def evaluate_summaries(
 
 
 def _facts_in(value: Any, column: str) -> list[str]:
-    """The facts in a value of the column: a list of texts, or a text, which is one."""
+    """The facts in a value of the column: a list of texts, or a single text."""
     facts = [value] if isinstance(value, str) else value or []
     if not isinstance(facts, list) or not all(isinstance(fact, str) for fact in facts):
         raise UsageError(f"column {column!r} holds {type(value).__name__}; it must hold lists of texts.")
@@ -93,57 +96,59 @@ def _facts_in(value: Any, column: str) -> list[str]:
 
 
 def rouge(pairs: Sequence[tuple[str, str]], *, stemmer: bool = False) -> dict[str, float]:
-    """Mean ROUGE F1 in [0, 1] of (reference, summary) pairs, at least one, by the name of the measure."""
+    """Mean ROUGE F1 in [0, 1] of (reference, summary) pairs, by the name of the measure. At least one pair is
+    needed."""
     scorer = RougeScorer(list(_NAMES), use_stemmer=stemmer)
-    found = [scorer.score(sentences(reference), sentences(summary)) for reference, summary in pairs]
-    return {shown: fmean(score[name].fmeasure for score in found) for name, shown in _NAMES.items()}
+    scores = [scorer.score(sentences(reference), sentences(summary)) for reference, summary in pairs]
+    return {title: fmean(score[name].fmeasure for score in scores) for name, title in _NAMES.items()}
 
 
 def evaluate_labels(store: Store, reference: str) -> dict[str, float | int]:
-    """Accuracy and macro-F1 (the mean over the references' labels) of all documents; one that failed or was
-    skipped is wrong.
+    """Accuracy and macro-F1 of all documents. A failed or skipped document counts as wrong.
+
+    Macro-F1 is the mean over the labels of the references.
 
     Raises:
         UsageError: the run is not finished, has no such column, or wrote values instead of labels.
     """
     rows = read_rows(store, ["label", "labels", "status", reference])
     if all(row["labels"] is None for row in rows):
-        raise UsageError(f"{store.url} has no labels: a regression, or nothing was labelled.")
-    written, wanted = [row["label"] for row in rows], [row[reference] for row in rows]
-    # Of a row that could not be read the right label is not there either.
+        raise UsageError(f"{store.url} has no labels: it is a regression, or no document was classified.")
+    predicted, expected = [row["label"] for row in rows], [row[reference] for row in rows]
+    # A row that could not be read has no reference either.
     if not all(
         isinstance(row[reference], str) or (row[reference] is None and row["status"] != "ok") for row in rows
     ):
         raise UsageError(
-            f"column {reference!r} holds something else than one label a row; it must name the right one."
+            f"column {reference!r} holds something else than one label per row; it must hold the right label."
         )
     return {
         "documents": len(rows),
-        "accuracy": fmean(a == b is not None for a, b in zip(written, wanted, strict=True)),
-        "macro-F1": fmean(_f1_of_label(label, written, wanted) for label in sorted({*wanted} - {None})),
+        "accuracy": fmean(a == b is not None for a, b in zip(predicted, expected, strict=True)),
+        "macro-F1": fmean(_f1_of_label(label, predicted, expected) for label in sorted({*expected} - {None})),
     }
 
 
-def _f1_of_label(label: str, written: Sequence[str | None], wanted: Sequence[str | None]) -> float:
-    right = sum(a == b == label for a, b in zip(written, wanted, strict=True))
-    return 2 * right / (sum(a == label for a in written) + sum(b == label for b in wanted))
+def _f1_of_label(label: str, predicted: Sequence[str | None], expected: Sequence[str | None]) -> float:
+    hits = sum(a == b == label for a, b in zip(predicted, expected, strict=True))
+    return 2 * hits / (sum(a == label for a in predicted) + sum(b == label for b in expected))
 
 
 def evaluate_answers(store: Store, reference: str) -> dict[str, float | int]:
-    """Exact match and token F1 (arXiv:1606.05250) over all questions; one that failed or was skipped is
-    wrong, and so is one without an answer that has one.
+    """Exact match and token F1 (arXiv:1606.05250) over all questions.
 
-    `reference` is a column with the answer (a text), or for several questions a list of answers or of records
-    with a field `answer`, in the order of the questions.
+    A failed or skipped question counts as wrong, and so does a missing answer if the reference has one.
+    `reference` is a column with the answer as a text. For several questions it holds a list of answers, or of
+    records with a field `answer`, in the order of the questions.
 
     Raises:
-        UsageError: the run is not finished, or has no such column.
+        UsageError: the run is not finished or has no such column.
     """
     rows = read_rows(store, ["answer", "status", NUMBER, reference], reference)
-    answered = [row for row in rows if row["status"] == "ok"]
     pairs = [
-        (_plain(row["answer"] or ""), _plain(_reference_answer(row[reference], row[NUMBER], reference)))
-        for row in answered
+        (_words(row["answer"] or ""), _words(_reference_answer(row[reference], row[NUMBER], reference)))
+        for row in rows
+        if row["status"] == "ok"
     ]
     return {
         "questions": len(rows),
@@ -164,17 +169,17 @@ def _reference_answer(value: Any, number: int, column: str) -> str:
     return value or ""
 
 
-def _plain(text: str) -> list[str]:
+def _words(text: str) -> list[str]:
     """The words of an answer without case, articles and punctuation."""
     kept = "".join(c for c in text.lower() if c not in string.punctuation)
     return [word for word in kept.split() if word not in ("a", "an", "the")]
 
 
-def _f1_of_words(written: Sequence[str], wanted: Sequence[str]) -> float:
-    common = (Counter(written) & Counter(wanted)).total()
-    return 2 * common / (len(written) + len(wanted)) if written or wanted else 1.0
+def _f1_of_words(predicted: Sequence[str], expected: Sequence[str]) -> float:
+    common = (Counter(predicted) & Counter(expected)).total()
+    return 2 * common / (len(predicted) + len(expected)) if predicted or expected else 1.0
 
 
 def sentences(text: str) -> str:
-    """The text with a sentence on each line, as ROUGE-Lsum reads it."""
+    """The text with one sentence per line, as ROUGE-Lsum expects it."""
     return "\n".join(re.split(r"(?<=[.!?])\s+", text.strip()))

@@ -88,7 +88,8 @@ class Answer:
             length = len(tokenizer.encode(question)) + 2
             if length >= limit:
                 raise UsageError(
-                    f"--question {question[:60]!r}… has {length} tokens with the special tokens; a chunk has {limit}, "
+                    f"--question {question[:60]!r}… has {length} tokens with the special tokens; a "
+                    f"chunk has {limit}, "
                     "document included. Shorten the question."
                 )
         return {
@@ -136,7 +137,7 @@ class Answer:
         """The question-answering model with its weights."""
         from pipeline.tasks.answerer import LoadedAnswerer
 
-        return LoadedAnswerer(self, folder)
+        return LoadedAnswerer(self.settings, self.input_limits(folder), folder)
 
     @staticmethod
     def describe(row: Row) -> tuple[str, str]:
@@ -157,7 +158,8 @@ def _questions_in(value: Any, column: str) -> list[str | None]:
         question = item["question"] if isinstance(item, dict) else item
         if question is not None and not isinstance(question, str):
             raise UsageError(
-                f"--question-column {column} holds {type(question).__name__}; it must hold texts, lists of texts, or lists "
+                f"--question-column {column} holds {type(question).__name__}; it must hold texts, "
+                "lists of texts, or lists "
                 "of records with a field `question`."
             )
         questions.append(question)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from led.heads.question_answering import LEDForQuestionAnswering
 from led.pipelines.answer_spans import best_answers
 from led.pipelines.chunking import Chunk
 from led.tokenizer.tokenizer import LEDTokenizer
-from pipeline.tasks.base import ModelInput, Row
+from pipeline.settings import AnswerSettings
+from pipeline.tasks.base import InputLimits, ModelInput, Row
 from pipeline.tasks.loaded import LoadedModel, read_documents
-
-if TYPE_CHECKING:
-    from pipeline.tasks.answer import Answer
 
 
 class LoadedAnswerer(LoadedModel[LEDForQuestionAnswering]):
@@ -23,9 +21,9 @@ class LoadedAnswerer(LoadedModel[LEDForQuestionAnswering]):
 
     model_class = LEDForQuestionAnswering
 
-    def __init__(self, task: Answer, folder: Path) -> None:
-        super().__init__(task.settings, folder)
-        self.settings, self.input_limits = task.settings, task.input_limits(folder)
+    def __init__(self, settings: AnswerSettings, limits: InputLimits, folder: Path) -> None:
+        super().__init__(settings, folder)
+        self.settings, self.input_limits = settings, limits
         self.tokenizer = LEDTokenizer.from_pretrained(folder)
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:

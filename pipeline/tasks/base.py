@@ -2,7 +2,7 @@
 
 A task is the extension point of the pipeline: it turns documents into model inputs, and model outputs
 into rows. A new task is a class with the methods of `Task`, and a second one with those of `LoadedTask`
-that holds the model. Reading, ordering, isolating failures and committing are the same for all tasks.
+that holds the model. Reading, ordering, bisecting failed documents and committing are the same for all tasks.
 
 Processes that only read or commit need no torch, so a task imports its loaded half where it loads or checks a
 model.
@@ -130,7 +130,8 @@ def chunked_input_limits(settings: ChunkedSettings, folder: Path) -> InputLimits
     overlap = chunk // 8 if settings.chunk_overlap is None else settings.chunk_overlap
     if overlap > chunk - 3:
         raise UsageError(
-            f"--chunk-overlap is {overlap}; a chunk of {chunk} tokens would have no new tokens. Make it smaller."
+            f"--chunk-overlap is {overlap}; a chunk of {chunk} tokens would have no new tokens. Make "
+            "it smaller."
         )
     return InputLimits(settings.max_input_tokens or _UNLIMITED, chunk, overlap)
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from led.heads.sequence_classification import LEDForSequenceClassification
 from led.pipelines.chunk_reader import pool_logits
-from pipeline.tasks.base import ModelInput, Row
+from pipeline.settings import ClassifySettings
+from pipeline.tasks.base import InputLimits, ModelInput, Row
 from pipeline.tasks.loaded import LoadedModel, read_documents
-
-if TYPE_CHECKING:
-    from pipeline.tasks.classify import Classify
 
 
 class LoadedClassifier(LoadedModel[LEDForSequenceClassification]):
@@ -22,15 +20,18 @@ class LoadedClassifier(LoadedModel[LEDForSequenceClassification]):
 
     model_class = LEDForSequenceClassification
 
-    def __init__(self, task: Classify, folder: Path) -> None:
-        super().__init__(task.settings, folder)
-        self.task, self.input_limits = task, task.input_limits(folder)
-        self.problem, self.pooling = task.problem(self.model.config), task.pooling(self.model.config)
-        self.thresholds = task.thresholds(self.model.config)
+    def __init__(
+        self, settings: ClassifySettings, limits: InputLimits, config: Mapping[str, Any], folder: Path
+    ) -> None:
+        """`config` is the task's run config: problem type, pooling and thresholds."""
+        super().__init__(settings, folder)
+        self.settings, self.input_limits = settings, limits
+        self.problem, self.pooling = config["problem_type"], config["pooling"]
+        self.thresholds = config["thresholds"]
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
         """Yield the labels of each document."""
-        for i, _, logits in read_documents(self.model, documents, self.input_limits, self.task.settings):
+        for i, _, logits in read_documents(self.model, documents, self.input_limits, self.settings):
             yield i, self._row(pool_logits(torch.stack(logits), self.pooling))
 
     def _row(self, logits_C: torch.Tensor) -> Row:
@@ -48,6 +49,6 @@ class LoadedClassifier(LoadedModel[LEDForSequenceClassification]):
             assigned = [name for name in candidates if scores[name] >= self.thresholds[name]]
             assigned.sort(key=lambda name: -scores[name])
             row |= {"label": assigned[0] if assigned else None, "labels": assigned}
-        if not self.task.settings.labels_only:
+        if not self.settings.labels_only:
             row["scores"] = [{"label": name, "score": score} for name, score in scores.items()]
         return row

@@ -121,7 +121,7 @@ class Classify:
         """The classifier with its weights."""
         from pipeline.tasks.classifier import LoadedClassifier
 
-        return LoadedClassifier(self, folder)
+        return LoadedClassifier(self.settings, self.input_limits(folder), self.run_config(folder), folder)
 
     @staticmethod
     def describe(row: Row) -> tuple[str, str]:

@@ -1,9 +1,8 @@
-"""What of a summary may be worth a look, found without another model: from the summary, its document and its
-score. Pure.
+"""Quality flags of a summary, computed from its text, document and score without another model.
 
-Words are compared without case, numbers without thousands separators. A flag is a reason to look, not a
-verdict; the measures behind it are kept beside it. Coverage and density are those of Grusky et al.
-(arXiv:1804.11283).
+All functions are pure. Words are compared without case, numbers without thousands separators. A flag is a
+reason to check a summary, not a verdict. Its measures are written beside it. Coverage and density follow
+Grusky et al. (arXiv:1804.11283).
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from typing import Any
 
 import pyarrow as pa
 
-# From these values on (for the score: below) a summary is flagged.
+# A summary is flagged from these values on. Summaries with fewer words than SHORT or a score below UNLIKELY
+# are flagged too.
 REPETITION, NOVEL, LEAD, SHORT, UNLIKELY = 0.1, 0.85, 0.95, 5, -1.5
 
-# The beginning of a document is this many times as long as the summary, and the document at least that much
-# again.
+# The beginning of a document has this many times the words of the summary. `lead` is measured only if the
+# document is at least twice as long as its beginning.
 _LEAD_LENGTH = 3
 
 QUALITY = pa.struct(
@@ -42,10 +42,15 @@ _DIGIT = re.compile(r"\d")
 class Quality:
     """Measures of a summary against its document.
 
-    `repetition` is the share of its trigrams that stood in it before, `novel` that of its bigrams that the
-    document lacks, `coverage` that of its words in pieces of the document, `density` the mean length of the
-    piece a word is in, `lead` the coverage by the document's beginning. `numbers` and `names` do not occur in
-    the document; `misplaced_numbers` do, but never beside a word that is beside them here.
+    Attributes:
+        repetition: share of the trigrams that occurred earlier in the summary.
+        novel: share of the bigrams that the document does not have.
+        coverage: share of the words that belong to a fragment of the document.
+        density: mean length of a word's fragment, in words.
+        lead: coverage by the beginning of the document.
+        numbers: numbers that do not occur in the document.
+        misplaced_numbers: numbers that do, but not next to a word that they are next to in the summary.
+        names: capitalized words that do not occur in the document.
     """
 
     repetition: float
@@ -59,15 +64,15 @@ class Quality:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text as they stand, numbers without thousands separators."""
+    """The words of a text with their case. Numbers lose their thousands separators."""
     return _WORD.findall(_SEPARATOR.sub("", text))
 
 
 def measure(summary: str, document: str) -> Quality:
-    """The measures of a summary; all 0 where it is empty."""
-    shown, source = words_of(summary), [_plain(word) for word in words_of(document)]
-    words = [_plain(word) for word in shown]
-    pieces = fragments(words, source)
+    """The measures of a summary. Those of an empty one are 0."""
+    written, source = words_of(summary), [_normalized(word) for word in words_of(document)]
+    words = [_normalized(word) for word in written]
+    lengths = fragments(words, source)
     beginning = source[: _LEAD_LENGTH * len(words)]
     known, pairs = set(source), set(itertools.pairwise(source))
     bigrams = list(itertools.pairwise(words))
@@ -76,22 +81,22 @@ def measure(summary: str, document: str) -> Quality:
     return Quality(
         repetition=_share(len(trigrams) - len(set(trigrams)), len(trigrams)),
         novel=_share(sum(pair not in pairs for pair in bigrams), len(bigrams)),
-        coverage=_share(sum(pieces), len(words)),
-        density=_share(sum(n * n for n in pieces), len(words)),
+        coverage=_share(sum(lengths), len(words)),
+        density=_share(sum(n * n for n in lengths), len(words)),
         lead=_share(sum(fragments(words, beginning)), len(words))
         if len(source) >= 2 * len(beginning)
         else 0.0,
-        numbers=[shown[i] for i in numbers if words[i] not in known],
+        numbers=[written[i] for i in numbers if words[i] not in known],
         misplaced_numbers=[
-            shown[i] for i in numbers if words[i] in known and not _has_neighbour(words, i, pairs)
+            written[i] for i in numbers if words[i] in known and not _has_neighbor(words, i, pairs)
         ],
-        names=_foreign_names(summary, known),
+        names=_unknown_names(summary, known),
     )
 
 
 def flags_of(quality: Quality, words: int, score: float | None, *, finished: bool) -> list[str]:
-    """The flags of a summary of so many words, the gravest first; `score` is its mean log-probability."""
-    found = {
+    """The flags of a summary with `words` words, most serious first. `score` is its mean log-probability."""
+    flags = {
         "empty": words == 0,
         "short": 0 < words < SHORT,
         "unfinished": not finished,
@@ -103,39 +108,43 @@ def flags_of(quality: Quality, words: int, score: float | None, *, finished: boo
         "novel": quality.novel >= NOVEL,
         "lead": quality.lead >= LEAD,
     }
-    return [name for name, holds in found.items() if holds]
+    return [name for name, holds in flags.items() if holds]
 
 
 def quality_columns(summary: str, document: str, score: float | None, *, finished: bool) -> dict[str, Any]:
-    """The columns `flags` and `quality` of a summary; `score` is its mean log-probability."""
+    """The columns `flags` and `quality` of a summary. `score` is its mean log-probability."""
     quality = measure(summary, document)
     measures = asdict(quality) | {"mean_log_probability": score}
     return {"flags": flags_of(quality, len(words_of(summary)), score, finished=finished), "quality": measures}
 
 
 def fragments(words: Sequence[str], source: Sequence[str]) -> list[int]:
-    """The lengths of the pieces of `source` that `words` is made of: from the left, each the longest that
-    goes on there."""
-    places = defaultdict(list)
-    for place, word in enumerate(source):
-        places[word].append(place)
+    """The lengths in words of the fragments that `words` shares with `source`.
+
+    Fragments are matched greedily from the left, the longest first.
+    """
+    positions = defaultdict(list)
+    for position, word in enumerate(source):
+        positions[word].append(position)
     lengths, i = [], 0
     while i < len(words):
-        longest = max((_common(words, i, source, place) for place in places.get(words[i], ())), default=0)
-        if longest:
-            lengths.append(longest)
-        i += max(1, longest)
+        length = max((_common_length(words, i, source, j) for j in positions.get(words[i], ())), default=0)
+        if length:
+            lengths.append(length)
+        i += max(1, length)
     return lengths
 
 
-def _common(words: Sequence[str], i: int, source: Sequence[str], j: int) -> int:
+def _common_length(words: Sequence[str], i: int, source: Sequence[str], j: int) -> int:
+    """The number of words from `words[i]` on that equal those from `source[j]` on."""
     n = 0
     while i + n < len(words) and j + n < len(source) and words[i + n] == source[j + n]:
         n += 1
     return n
 
 
-def _plain(word: str) -> str:
+def _normalized(word: str) -> str:
+    """A word in lower case, without a possessive ending."""
     return _POSSESSIVE.sub("", word.lower())
 
 
@@ -143,25 +152,26 @@ def _share(part: float, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _has_neighbour(words: Sequence[str], i: int, pairs: set[tuple[str, str]]) -> bool:
-    """Does a neighbour of word `i` stand beside it in the document too? A word without neighbours is in its
-    place."""
+def _has_neighbor(words: Sequence[str], i: int, pairs: set[tuple[str, str]]) -> bool:
+    """True if word `i` has a neighbor that it also has in the document, or has no neighbors at all."""
     before = i > 0 and (words[i - 1], words[i]) in pairs
     after = i + 1 < len(words) and (words[i], words[i + 1]) in pairs
     return before or after or len(words) == 1
 
 
-def _foreign_names(summary: str, known: set[str]) -> list[str]:
-    """Capitalised words that the document lacks; at the beginning of a sentence only those of several such in
-    a row."""
+def _unknown_names(summary: str, known: set[str]) -> list[str]:
+    """Capitalized words that the document does not have.
+
+    The first word of a sentence counts only if the second is capitalized too.
+    """
     names = []
     for sentence in re.split(r"(?<=[.!?])\s+|\n", summary):
         words = words_of(sentence)
-        capital = [word[0].isupper() and not _DIGIT.search(word) for word in words]
+        capitalized = [word[0].isupper() and not _DIGIT.search(word) for word in words]
         for i, word in enumerate(words):
-            if not capital[i] or (i == 0 and not (len(words) > 1 and capital[1])):
+            if not capitalized[i] or (i == 0 and not (len(words) > 1 and capitalized[1])):
                 continue
-            parts = [_plain(word), *_plain(word).split("-")]
+            parts = [_normalized(word), *_normalized(word).split("-")]
             if not (parts[0] in known or all(part in known for part in parts[1:])):
                 names.append(word)
     return names

@@ -96,7 +96,7 @@ class Summarize:
         """The summarizer with its weights."""
         from pipeline.tasks.summarizer import LoadedSummarizer
 
-        return LoadedSummarizer(self, folder)
+        return LoadedSummarizer(self.settings, self.generation(folder), folder)
 
     @staticmethod
     def describe(row: Row) -> tuple[str, str]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from led.batch.packed_batch import pack_documents
+from led.generation.config import GenerationConfig
 from led.generation.memory_budget import free_bytes
 from led.generation.scheduler import Scheduler, SchedulerLimits
 from led.generation.search import Hypotheses
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.tokenizer.tokenizer import LEDTokenizer
+from pipeline.settings import SummarizeSettings
 from pipeline.tasks.base import ModelInput, Row
 from pipeline.tasks.loaded import LoadedModel, replicas_sharing_memory
 from pipeline.tasks.quality import quality_columns
-
-if TYPE_CHECKING:
-    from pipeline.tasks.summarize import Summarize
 
 # Parts of a document over which the cross-attention profile is summed.
 ATTENTION_BINS = 64
@@ -28,12 +26,11 @@ class LoadedSummarizer(LoadedModel[LEDForConditionalGeneration]):
 
     model_class = LEDForConditionalGeneration
 
-    def __init__(self, task: Summarize, folder: Path) -> None:
-        settings = task.settings
+    def __init__(self, settings: SummarizeSettings, generation: GenerationConfig, folder: Path) -> None:
         super().__init__(settings, folder)
         self.attention_bins = ATTENTION_BINS if settings.attention else None
         self.tokenizer = LEDTokenizer.from_pretrained(folder)
-        self.generation = task.generation(folder)
+        self.generation = generation
         # The other half of the free memory is for encoding.
         share = int(free_bytes(self.model.device) / (2 * replicas_sharing_memory(settings)))
         memory = share if settings.memory_gib is None else int(settings.memory_gib * 2**30)

@@ -1,0 +1,94 @@
+"""Options of single subcommands, besides the settings of a run.
+
+The text under a field is its help text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+
+# Exit code after an interruption or a graceful shutdown.
+INTERRUPTED = 130
+
+TASKS = ("summarize", "classify", "answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """How to estimate a run."""
+
+    sample_documents: int = 2000
+    """Documents whose lengths are sampled."""
+    calibration_seconds: float = 60.0
+    """Seconds of work to measure on the run's own devices."""
+    picture: str | None = None
+    """File for a picture of the document lengths (.svg)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewOptions:
+    """Which documents to preview."""
+
+    documents: int = 5
+    """Number of documents, drawn at random."""
+    draw: int = 0
+    """Seed of the draw. Another number draws other documents."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """The output folder of a run."""
+
+    output: str
+    """Output folder of a run: a path or s3://bucket/folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(OutputOptions):
+    """The output folder of a finished run, and what its plan does not contain."""
+
+    reference_column: str | None = None
+    """Column of the output with the reference summaries."""
+    price_per_hour: float | None = None
+    """Price of one device-hour: a GPU's, or without GPUs that of one replica's CPUs."""
+    gpus: float = 0.0
+    """GPUs that each replica had."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(OutputOptions):
+    """The output folder of a finished run, and the references to compare with."""
+
+    reference_column: str
+    """Column of the output with the references. A run copies it by --passthrough."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSummariesOptions(OutputOptions):
+    """The output folder of a finished run, and the references to compare with."""
+
+    reference_column: str = "reference_summary"
+    """Column of the output with the reference summaries. A run copies it by --passthrough."""
+    facts_column: str | None = None
+    """Column with a list of texts that the summary should contain word for word."""
+    stemmer: bool = False
+    """Compare word stems instead of words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NightlyOptions:
+    """The folder of scheduled runs, and how to handle failures."""
+
+    runs: str
+    """Folder of all scheduled runs: a path or s3://bucket/folder."""
+    name: str = field(default_factory=lambda: date.today().isoformat())
+    """Name of this run: a date, optionally with a suffix, such as 2026-11-24-retry."""
+    stop_at: str | None = None
+    """Stop gracefully at this time, such as 06:00. The next run continues."""
+    attempts: int = 3
+    """How often to try a job that fails with exit code 1."""
+    pause_seconds: float = 60.0
+    """Seconds before the next attempt."""
+    on_failure: str | None = None
+    """Shell command to run if the last attempt fails."""
