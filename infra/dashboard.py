@@ -1,4 +1,4 @@
-"""Makes infra/grafana-dashboard.json: a panel for each thing to watch, on the metrics of pipeline/metrics.py.
+"""Creates infra/grafana-dashboard.json, a Grafana dashboard of the metrics in pipeline/monitor/prometheus.py.
 
 python -m infra.dashboard > infra/grafana-dashboard.json
 """
@@ -8,17 +8,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-# Title, unit, how wide (of 24), and the queries with their legends. `$run` is chosen at the top of the page.
+# Title, unit, width (of 24), and the queries with their legends. The user selects `$run` at the top.
 PANELS: list[tuple[str, str, int, list[tuple[str, str]]]] = [
     ("Documents left", "none", 6, [('sum(ray_led_documents_left{run=~"$run"})', "left")]),
     (
-        "Share done",
+        "Share committed",
         "percentunit",
         6,
         [
             (
                 '1 - sum(ray_led_documents_left{run=~"$run"}) / sum(ray_led_documents_planned{run=~"$run"})',
-                "done",
+                "committed",
             )
         ],
     ),
@@ -37,23 +37,23 @@ PANELS: list[tuple[str, str, int, list[tuple[str, str]]]] = [
         [('sum by (direction) (rate(ray_led_tokens_total{run=~"$run"}[$__rate_interval]))', "{{direction}}")],
     ),
     (
-        "Seconds of work by stage, each second",
+        "Seconds of work by stage, per second",
         "none",
         12,
         [('sum by (stage) (rate(ray_led_stage_seconds_total{run=~"$run"}[$__rate_interval]))', "{{stage}}")],
     ),
     (
-        "Model copies, and the share of their time at work",
+        "Replicas, and their busy share",
         "none",
         12,
         [
-            ('sum(ray_led_actors{run=~"$run"})', "model copies"),
-            ('avg(ray_led_actor_busy_share{run=~"$run"})', "share at work"),
+            ('sum(ray_led_replicas{run=~"$run"})', "replicas"),
+            ('avg(ray_led_replica_busy_share{run=~"$run"})', "busy share"),
         ],
     ),
     ("Shards committed", "none", 8, [('sum(ray_led_shards_total{run=~"$run"})', "shards")]),
-    ("Decoding batches full", "percentunit", 8, [('avg(ray_led_batch_fill{run=~"$run"})', "full")]),
-    ("Memory of a model copy, peak", "bytes", 8, [('max(ray_led_peak_memory_bytes{run=~"$run"})', "peak")]),
+    ("Slot utilization", "percentunit", 8, [('avg(ray_led_slot_utilization{run=~"$run"})', "utilization")]),
+    ("Peak memory of a replica", "bytes", 8, [('max(ray_led_peak_memory_bytes{run=~"$run"})', "peak")]),
     (
         "Rows that failed or were skipped, by reason",
         "none",
@@ -61,12 +61,13 @@ PANELS: list[tuple[str, str, int, list[tuple[str, str]]]] = [
         [('sum by (reason) (ray_led_failures_total{run=~"$run"})', "{{reason}}")],
     ),
     (
-        "Flags, share of documents",
+        "Quality flags, share of documents",
         "percentunit",
         12,
         [
             (
-                'sum by (flag) (ray_led_flags_total{run=~"$run"}) / scalar(sum(ray_led_documents_total{run=~"$run"}))',
+                'sum by (flag) (ray_led_flags_total{run=~"$run"})'
+                ' / scalar(sum(ray_led_documents_total{run=~"$run"}))',
                 "{{flag}}",
             )
         ],
@@ -78,7 +79,7 @@ _SOURCE = {"type": "prometheus", "uid": "${source}"}
 
 
 def dashboard() -> dict[str, Any]:
-    """The dashboard as Grafana imports it."""
+    """The dashboard in the format that Grafana imports."""
     panels, x, y = [], 0, 0
     for number, (title, unit, width, queries) in enumerate(PANELS, 1):
         if x + width > 24:

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""A cluster of several raylets on this machine, to try things out on: each stands for a machine, and can be
-lost.
+"""A Ray cluster of several raylets on this machine, for experiments and tests.
 
-    infra/local_cluster.py up --machines 4 --cpus 2     a head (no CPUs) and four machines; prints what to
-    export infra/local_cluster.py lose 2                       kill -9 of machine 2, with all that runs on it
-    infra/local_cluster.py add --cpus 2                 another machine infra/local_cluster.py down
+Each raylet plays one machine and can be killed.
 
-Jobs go to http://127.0.0.1:8265 (`ray job submit`); logs stay below /tmp/led-local-cluster until the next
-`up`. An S3 server for it: infra/s3-server.sh.
+    infra/local_cluster.py up --machines 4 --cpus 2     # start a head without CPUs, and four machines
+    infra/local_cluster.py lose 2                       # kill machine 2 and its processes
+    infra/local_cluster.py add --cpus 2                 # start another machine
+    infra/local_cluster.py down                         # stop the cluster
+
+`up` prints the environment variables to export. Submit jobs to http://127.0.0.1:8265 (`ray job submit`). Logs
+are kept in /tmp/led-local-cluster until the next `up`. infra/s3-server.sh starts an S3 server for the jobs.
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ import time
 import urllib.request
 from pathlib import Path
 
-FOLDER = Path("/tmp/led-local-cluster")  # short, as sockets' paths must be
+FOLDER = Path("/tmp/led-local-cluster")  # short, because paths of sockets must be short
 STATE, LOG = FOLDER / "nodes.json", FOLDER / "log"
 PORT, DASHBOARD, AGENTS = 6380, 8265, 52370
 RAY = Path(sys.executable).with_name("ray")
 
-# One machine plays many: Ray must neither end waiting processes nor take what all use together for one
-# machine's. Only this machine reaches it, so nobody needs a token.
+# Many nodes share this machine. Ray must not stop idle workers, and must not act on the memory use of all
+# nodes together. The cluster is reachable from this machine only, so it needs no token.
 ENVIRONMENT = {
     "RAY_idle_worker_killing_time_threshold_ms": "3600000",
     "RAY_memory_monitor_refresh_ms": "0",
@@ -37,12 +39,12 @@ ENVIRONMENT = {
 }
 
 
-def start(number: int, *words: str) -> int:
-    """A node of the cluster as a session of processes of its own, once it is up; the session's id."""
-    # A job's `python` is the one that Ray runs on.
+def start(number: int, *arguments: str) -> int:
+    """Start a node in its own process session and wait until it is up. Returns the session's id."""
+    # The `python` of a job is the one that runs Ray.
     environment = {**os.environ, **ENVIRONMENT, "PATH": f"{RAY.parent}:{os.environ['PATH']}"}
-    # Each has a port and a folder of its own, as on machines: in a shared folder, a node that comes replaces
-    # jobs' files.
+    # Each node has its own port and folder, as on a machine of its own. In a shared folder, a new node would
+    # replace the files of jobs.
     agent, folder = AGENTS + number, FOLDER / str(number)
     command = [
         str(RAY),
@@ -55,7 +57,7 @@ def start(number: int, *words: str) -> int:
         str(agent),
         "--temp-dir",
         str(folder),
-        *words,
+        *arguments,
     ]
     with open(LOG, "a") as log:
         session = subprocess.Popen(
@@ -70,9 +72,9 @@ def start(number: int, *words: str) -> int:
 
 
 def kill(session: int) -> None:
-    """End every process of a session at once."""
-    stat = (path / "stat" for path in Path("/proc").iterdir() if path.name.isdigit())
-    for path in stat:
+    """Kill every process of a session."""
+    stats = (path / "stat" for path in Path("/proc").iterdir() if path.name.isdigit())
+    for path in stats:
         try:
             fields = path.read_text().rpartition(")")[2].split()
             if int(fields[3]) == session:
@@ -81,57 +83,61 @@ def kill(session: int) -> None:
             continue
 
 
-def wait_for(url: str, longest_s: float = 90.0) -> None:
-    """Wait until an address answers that all is well."""
-    begun = time.monotonic()
-    while time.monotonic() - begun < longest_s:
+def wait_for(url: str, timeout_s: float = 90.0) -> None:
+    """Wait until a request to this URL succeeds.
+
+    Raises:
+        SystemExit: it did not succeed within `timeout_s`.
+    """
+    start_time = time.monotonic()
+    while time.monotonic() - start_time < timeout_s:
         try:
             with urllib.request.urlopen(url, timeout=10):
                 return
         except OSError:
             time.sleep(0.5)
-    raise SystemExit(f"the cluster is not up after {longest_s:.0f} s; see {LOG}")
+    raise SystemExit(f"the cluster is not up after {timeout_s:.0f} s; see {LOG}.")
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    up, lose, add = verbs.add_parser("up"), verbs.add_parser("lose"), verbs.add_parser("add")
-    verbs.add_parser("down")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up, lose, add = commands.add_parser("up"), commands.add_parser("lose"), commands.add_parser("add")
+    commands.add_parser("down")
     up.add_argument("--machines", type=int, default=4)
     lose.add_argument("number", type=int)
-    for verb in (up, add):
-        verb.add_argument("--cpus", type=int, default=2)
-    given = parser.parse_args(argv)
-    if given.verb == "up" and STATE.exists():
-        raise SystemExit("a cluster is up already; infra/local_cluster.py down ends it.")
-    if given.verb != "up" and not STATE.exists():
-        raise SystemExit("no cluster is up; infra/local_cluster.py up starts one.")
+    for command in (up, add):
+        command.add_argument("--cpus", type=int, default=2)
+    args = parser.parse_args(argv)
+    if args.command == "up" and STATE.exists():
+        raise SystemExit("a cluster is already up; stop it with infra/local_cluster.py down.")
+    if args.command != "up" and not STATE.exists():
+        raise SystemExit("no cluster is up; start one with infra/local_cluster.py up.")
     nodes: dict[str, int] = json.loads(STATE.read_text()) if STATE.exists() else {}
-    if given.verb == "up":
+    if args.command == "up":
         shutil.rmtree(FOLDER, ignore_errors=True)
         FOLDER.mkdir()
         nodes["head"] = start(
             0, "--head", "--num-cpus", "0", "--port", str(PORT), "--dashboard-port", str(DASHBOARD)
         )
         STATE.write_text(json.dumps(nodes))
-        for number in range(1, given.machines + 1):
-            nodes[str(number)] = _machine(number, given.cpus)
+        for number in range(1, args.machines + 1):
+            nodes[str(number)] = _start_machine(number, args.cpus)
             STATE.write_text(json.dumps(nodes))
         print(
-            f"export RAY_AUTH_MODE=disabled RAY_API_SERVER_ADDRESS=http://127.0.0.1:{DASHBOARD} RAY_ADDRESS=127.0.0.1:{PORT}"
+            f"export RAY_AUTH_MODE=disabled RAY_API_SERVER_ADDRESS=http://127.0.0.1:{DASHBOARD} "
+            f"RAY_ADDRESS=127.0.0.1:{PORT}"
         )
-    elif given.verb == "add":
+    elif args.command == "add":
         number = max(map(int, nodes.keys() - {"head"}), default=0) + 1
-        nodes[str(number)] = _machine(number, given.cpus)
-    elif given.verb == "lose":
-        if str(given.number) not in nodes:
-            raise SystemExit(
-                f"there is no machine {given.number}; there are {', '.join(sorted(nodes.keys() - {'head'}))}."
-            )
-        kill(nodes.pop(str(given.number)))
+        nodes[str(number)] = _start_machine(number, args.cpus)
+    elif args.command == "lose":
+        if str(args.number) not in nodes:
+            machines = ", ".join(sorted(nodes.keys() - {"head"}))
+            raise SystemExit(f"there is no machine {args.number}; the machines are {machines}.")
+        kill(nodes.pop(str(args.number)))
     else:
         for session in nodes.values():
             kill(session)
@@ -140,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     STATE.write_text(json.dumps(nodes))
 
 
-def _machine(number: int, cpus: int) -> int:
+def _start_machine(number: int, cpus: int) -> int:
     return start(number, "--address", f"127.0.0.1:{PORT}", "--num-cpus", str(cpus))
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# A job as KubeRay's entrypoint: run.sh JOB.py [settings]
+# Run a job as the entrypoint of a RayJob: run.sh JOB.py [settings]
 #
-# KubeRay does again whatever does not exit with 0. An end that was asked for (130: --stop-at, --max-cost, SIGTERM) is no
-# failure: done again, the run would go on until the next day's hour. Other codes stay as they are.
-trap : TERM INT # to wait for the job, which gets the signal too and ends at a shard border
+# KubeRay repeats a job whose exit code is not 0. A graceful stop (130: --stop-at, --max-cost, SIGTERM) is not a failure.
+# A repeated job would run until the stop time of the next day, so 130 becomes 0. Other exit codes are kept.
+trap : TERM INT # the job gets the signal too and stops after its current shards; wait for it
 python "$@"
 code=$?
 [ "$code" -eq 130 ] && exit 0
