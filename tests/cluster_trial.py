@@ -1,11 +1,10 @@
-"""The three jobs on a cluster of four raylets, through the Jobs API, while three machines are lost and two
-are added.
+"""Submits the three jobs to a cluster of four raylets, kills three of them, and adds two.
 
-Each raylet stands for a machine and is killed with all that runs on it (infra/local_cluster.py). The jobs
-take turns; each must succeed, its output must verify, and no more shards may have been begun twice than were
-in flight when machines were lost.
+Each raylet plays one machine and is killed with all its processes (infra/local_cluster.py). The jobs run one
+after the other. Each must succeed, and its output must verify. A shard may start twice only if it was in
+flight on a machine that was lost.
 
-    python -m tests.cluster_trial --copies 3
+    python -m tests.cluster_trial --repeat 3
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.output.store import open_store
+from pipeline.output.open_store import open_store
 from pipeline.output.verify import status, verify
 
 ROOT = Path(__file__).parents[1]
@@ -42,12 +41,12 @@ JOBS = {
 
 
 def cluster(*words: str) -> None:
-    """A verb of the local cluster's script."""
+    """Run a subcommand of the local cluster's script."""
     subprocess.run([sys.executable, str(ROOT / "infra/local_cluster.py"), *words], check=True)
 
 
 def submit(task: str, corpus: Path, output: Path) -> str:
-    """The id of a job that was sent off."""
+    """Submit a job. Returns its id."""
     words = [
         "python",
         f"jobs/{task}_corpus.py",
@@ -84,41 +83,34 @@ def state(job: str) -> str:
     said = subprocess.run(
         [str(RAY), "job", "status", "--address", DASHBOARD, job], capture_output=True, text=True
     )
-    return next(
-        (
-            s
-            for s in ("SUCCEEDED", "FAILED", "STOPPED", "RUNNING")
-            if s in (said.stdout + said.stderr).upper()
-        ),
-        "PENDING",
-    )
+    states = ("SUCCEEDED", "FAILED", "STOPPED", "RUNNING")
+    return next((s for s in states if s in (said.stdout + said.stderr).upper()), "PENDING")
 
 
 def logs_of(job: str) -> str:
-    """What a job has printed."""
+    """The output of a job."""
     return subprocess.run(
         [str(RAY), "job", "logs", "--address", DASHBOARD, job], capture_output=True, text=True
     ).stdout
 
 
-def begun() -> Counter[str]:
-    """How often each shard was begun by a model copy, from the workers' logs."""
+def shard_starts() -> Counter[str]:
+    """How often a replica started each shard, from the logs of the workers."""
     found: Counter[str] = Counter()
     for log in set(map(os.path.realpath, glob.glob(LOGS))):  # the newest session has a second name
         for line in Path(log).read_text(errors="replace").splitlines():
-            if '"shard begun"' in line:
+            if '"shard started"' in line:
                 found[json.loads(line)["shard"]] += 1
     return found
 
 
 def trial(task: str, corpus: Path, output: Path, lose: list[str], add: bool) -> dict[str, object]:
-    """One job, and the machines lost while it runs; what was seen."""
-    before = begun()
+    """Run one job and lose the machines `lose` meanwhile. Returns a row of the report."""
+    before = shard_starts()
     started, job = time.monotonic(), submit(task, corpus, output)
     store = open_store(str(output))
-    while not any(
-        name.startswith("part-") for name in store.names()
-    ):  # something is done, and more is in flight
+    # Wait for the first committed shard. More shards are in flight then.
+    while not any(name.startswith("part-") for name in store.names()):
         assert state(job) in ("PENDING", "RUNNING") and time.monotonic() - started < LONGEST_S, logs_of(job)
         time.sleep(0.5)
     for machine in lose:
@@ -126,22 +118,22 @@ def trial(task: str, corpus: Path, output: Path, lose: list[str], add: bool) -> 
     if add:
         cluster("add", "--cpus", "2")
     while (now := state(job)) in ("PENDING", "RUNNING"):
-        assert time.monotonic() - started < LONGEST_S, f"{task} does not end"
+        assert time.monotonic() - started < LONGEST_S, f"{task} did not end in {LONGEST_S} seconds"
         time.sleep(1)
     print("\n".join(logs_of(job).splitlines()[-8:]), flush=True)
     assert now == "SUCCEEDED", now
     findings = verify(store)
     assert findings.problems == [] and status(store).finished
-    times = begun() - before
+    times = shard_starts() - before
     again = sum(times.values()) - len(times)
-    in_flight = 2 * len(lose)  # each machine has two model copies, each at one shard
-    assert again <= in_flight, f"{again} shards were begun again; {in_flight} were in flight"
+    in_flight = 2 * len(lose)  # each machine has two replicas, and each replica one shard
+    assert again <= in_flight, f"{again} shards were started again, but only {in_flight} were in flight"
     return {
         "task": task,
         "shards": len(times),
         "lost machines": len(lose),
-        "begun again": again,
-        "in flight there": in_flight,
+        "started again": again,
+        "at most": in_flight,
         "seconds": round(time.monotonic() - started),
     }
 
@@ -151,14 +143,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--copies", type=int, default=3, help="how often the corpus of the demo is taken: 30 shards each time"
+        "--repeat", type=int, default=3, help="how many times to use the demo corpus, of 30 shards"
     )
-    copies = parser.parse_args().copies
+    repeat = parser.parse_args().repeat
     os.chdir(ROOT)
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # as the local cluster has it
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # like the local cluster
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        reports = pa.concat_tables([pq.read_table("demo/corpus")] * copies)
+        reports = pa.concat_tables([pq.read_table("demo/corpus")] * repeat)
         ids = pa.array([f"d{i}" for i in range(len(reports))])
         reports = reports.set_column(reports.schema.get_field_index("doc_id"), "doc_id", ids)
         pq.write_table(reports, folder / "corpus.parquet", row_group_size=8)

@@ -1,10 +1,9 @@
-"""kill -9 at random: workers, model actors, raylets and drivers of three raylets, with a rival driver in half
-the runs.
+"""Kills random processes of a cluster of three raylets: workers, replicas, raylets and drivers.
 
-Every run is one job, begun again by the same command whenever its driver was killed, until a driver ends
-well. Then its rows are held, one by one, against those of an undisturbed run, and the files against what they
-were when they first appeared. Runs take turns on a disk and on S3 (radosgw where it is installed, else moto's
-server).
+Each run is one job. If its driver is killed, the same command is run again, until a driver succeeds. In half
+of the runs, two drivers compete. Then the rows are compared with those of an undisturbed run, and the files
+with their content when they first appeared. Runs alternate between a disk and S3 (radosgw if it is installed,
+otherwise moto's server).
 
     python -m tests.kill_storm --kills 100
 """
@@ -31,15 +30,16 @@ import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
 from pipeline.cluster.session import KEEP_WORKERS
-from pipeline.output.store import Store, open_store
+from pipeline.output.open_store import open_store
+from pipeline.output.store import Store
 from pipeline.output.verify import status, verify
 from tests.conftest import make_checkpoint, words
-from tests.pipeline.crash import expand_rows
+from tests.pipeline.crash import rows_of
 from tests.pipeline.s3 import KEYS, NO_RADOSGW, moto_server, radosgw_server
 
 ROOT = Path(__file__).parents[1]
 KILLS_IN_A_RUN = 12
-KINDS = {"worker": 4, "actor": 4, "driver": 2, "raylet": 1}
+KINDS = {"worker": 4, "replica": 4, "driver": 2, "raylet": 1}
 LONGEST_RUN_S, STALLED_S = 600.0, 90.0
 
 
@@ -56,11 +56,11 @@ class Raylets:
         return self._cluster.add_node(num_cpus=2, object_store_memory=200 << 20)
 
     def kill_one(self, rng: random.Random) -> None:
-        """Kill a raylet, not the head's."""
+        """Kill a raylet other than the head's."""
         os.kill(_raylet(rng.choice(self._others)), signal.SIGKILL)
 
     def heal(self) -> None:
-        """Put another in the place of every raylet that is dead."""
+        """Replace every dead raylet."""
         for node in [
             node for node in self._others if node.all_processes["raylet"][0].process.poll() is not None
         ]:
@@ -69,11 +69,12 @@ class Raylets:
             self._others.append(self._add())
 
     def processes(self) -> dict[str, list[int]]:
-        """The pids of model actors and of all other workers, Ray's own actors among them; not of the raylets'
-        agents, whose death is the raylet's.
+        """The pids of replicas, and of all other workers with Ray's internal actors.
+
+        The agents of the raylets are left out, because a raylet dies with its agent.
         """
         raylets = {_raylet(node) for node in [self._cluster.head_node, *self._others]}
-        found: dict[str, list[int]] = {"actor": [], "worker": []}
+        found: dict[str, list[int]] = {"replica": [], "worker": []}
         for entry in Path("/proc").iterdir():
             try:
                 title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
@@ -81,13 +82,13 @@ class Raylets:
             except (OSError, ValueError):
                 continue
             if parent in raylets and title.startswith("ray::") and "Agent" not in title:
-                found["actor" if "MapWorker" in title or "Predictor" in title else "worker"].append(
+                found["replica" if "MapWorker" in title or "Predictor" in title else "worker"].append(
                     int(entry.name)
                 )
         return found
 
     def close(self) -> None:
-        """Stop all of them."""
+        """Stop the cluster."""
         self._cluster.shutdown()
 
 
@@ -96,7 +97,7 @@ def _raylet(node: Any) -> int:
 
 
 class Storm:
-    """Kills until there were enough, and keeps count of what was killed, lost, repeated and torn."""
+    """Kills processes, and counts what was killed, lost, duplicated and incomplete."""
 
     def __init__(self, corpus: Path, model: Path, seed: int) -> None:
         self.raylets = Raylets()
@@ -121,7 +122,7 @@ class Storm:
         ]
 
     def start(self, output: str) -> subprocess.Popen[bytes]:
-        """A driver on its way."""
+        """Start a driver."""
         words = [sys.executable, ROOT / "jobs/summarize_corpus.py", *self._job, "--output", output]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.Popen(
@@ -129,28 +130,29 @@ class Storm:
         )
 
     def undisturbed(self, output: str) -> list[dict[str, Any]]:
-        """The rows of a run that nothing happens to."""
+        """The rows of an undisturbed run."""
         assert self.start(output).wait(LONGEST_RUN_S) == 0
-        return expand_rows(open_store(output))
+        return rows_of(open_store(output))
 
     def run(self, output: str, drivers: int, expected: list[dict[str, Any]], most: int) -> None:
-        """One job with its `drivers`, killed at random up to `most` times, to its end; then what it wrote is
-        counted."""
+        """Run one job with `drivers` drivers and up to `most` kills, and check its output."""
         store, first_seen = open_store(output), dict[str, bytes]()
         running = [self.start(output) for _ in range(drivers)]
         begun = moved = struck = time.monotonic()
         kills = 0
         while not any(driver.poll() == 0 for driver in running):
-            assert time.monotonic() - begun < LONGEST_RUN_S, f"{output} does not end"
+            assert time.monotonic() - begun < LONGEST_RUN_S, (
+                f"{output} did not end in {LONGEST_RUN_S} seconds"
+            )
             for i, driver in enumerate(running):
                 code = driver.poll()
                 if code is not None:
                     if code != -signal.SIGKILL:
-                        self.found["runs that gave up and were begun again"] += 1
+                        self.found["failed drivers that were restarted"] += 1
                     running[i] = self.start(output)
             time.sleep(self.rng.uniform(0.2, 2.0))
             self.raylets.heal()
-            # What dies before anything is done teaches little: most kills wait until something was committed.
+            # Most kills wait until a shard was committed, because a kill before any work tests little.
             if kills < most and (moved > struck or self.rng.random() < 0.1):
                 kills += self.kill(running)
                 struck = time.monotonic()
@@ -158,11 +160,9 @@ class Storm:
                 if name.startswith("part-") and name not in first_seen:
                     first_seen[name] = store.read(name)
                     moved = time.monotonic()
-            if (
-                time.monotonic() - moved > STALLED_S
-            ):  # the cluster may lose an actor of its own that it waits for
+            if time.monotonic() - moved > STALLED_S:  # Ray may wait for an internal actor that was killed
                 moved = time.monotonic()
-                self.found["stalls that killing the drivers ended"] += 1
+                self.found["stalls ended by killing the drivers"] += 1
                 for driver in running:
                     driver.kill()
         for driver in running:
@@ -171,7 +171,7 @@ class Storm:
         self.count(store, first_seen, expected)
 
     def kill(self, drivers: Sequence[subprocess.Popen[bytes]]) -> int:
-        """Kill one process of a random kind, where there is one."""
+        """Kill one process of a random kind, if one exists. Returns the number of kills."""
         kind = self.rng.choices(list(KINDS), list(KINDS.values()))[0]
         if kind == "raylet":
             self.raylets.kill_one(self.rng)
@@ -192,14 +192,14 @@ class Storm:
         return 1
 
     def count(self, store: Store, first_seen: dict[str, bytes], expected: list[dict[str, Any]]) -> None:
-        """Hold what was written against what was expected."""
-        rows = expand_rows(store)
+        """Compare the output with the expected rows."""
+        rows = rows_of(store)
         ids, wanted = Counter(row["doc_id"] for row in rows), {row["doc_id"] for row in expected}
         self.found["documents"] += len(wanted)
         self.found["lost"] += len(wanted - ids.keys())
-        self.found["twice"] += sum(times > 1 for times in ids.values())
+        self.found["duplicated"] += sum(times > 1 for times in ids.values())
         self.found["other rows"] += sum(row not in rows for row in expected)
-        self.found["torn"] += len(verify(store).problems) + (not status(store).finished)
+        self.found["incomplete"] += len(verify(store).problems) + (not status(store).finished)
         self.found["changed"] += sum(store.read(name) != content for name, content in first_seen.items())
 
 
@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     bad = {
         what: storm.found[what]
-        for what in ("lost", "twice", "other rows", "torn", "changed")
+        for what in ("lost", "duplicated", "other rows", "incomplete", "changed")
         if storm.found[what]
     }
     if bad:

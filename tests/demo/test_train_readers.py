@@ -1,5 +1,4 @@
-"""The training of both readers learns, goes on from its own checkpoint, and writes folders that load and keep
-their prompt."""
+"""The training of both readers learns and resumes, and writes checkpoints that load and keep their prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dashboard's and the alerts' queries have data, against a real Prometheus that scrapes a real run."""
+"""The queries of the dashboard and the alerts have data in a Prometheus server that scrapes a real run."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ ROOT = Path(__file__).parents[2]
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 
 
-def test_the_file_is_what_the_script_makes() -> None:
+def test_the_file_is_the_output_of_the_script() -> None:
     assert json.loads((ROOT / "infra" / "grafana-dashboard.json").read_text()) == dashboard()
 
 
-def test_panels_lie_side_by_side_on_the_page() -> None:
+def test_panels_do_not_overlap() -> None:
     taken = set()
     for panel in dashboard()["panels"]:
-        place = panel["gridPos"]
-        cells = {(x, place["y"]) for x in range(place["x"], place["x"] + place["w"])}
-        assert not cells & taken and place["x"] + place["w"] <= 24
+        position = panel["gridPos"]
+        cells = {(x, position["y"]) for x in range(position["x"], position["x"] + position["w"])}
+        assert not cells & taken and position["x"] + position["w"] <= 24
         taken |= cells
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="no promtool here (Debian's package prometheus)")
-def test_the_alert_rules_are_rules() -> None:
+def test_the_alert_rules_are_valid() -> None:
     assert PROMTOOL is not None
     subprocess.run(
         [PROMTOOL, "check", "rules", str(ROOT / "infra" / "alerts.yml")], check=True, capture_output=True
@@ -49,8 +49,8 @@ def test_the_alert_rules_are_rules() -> None:
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="no promtool here (Debian's package prometheus)")
-def test_a_run_that_stands_still_is_told_of_after_half_an_hour(tmp_path: Path) -> None:
-    """Also one that never committed anything; not one that moves, nor one that is done."""
+def test_a_stalled_run_raises_an_alert_after_half_an_hour(tmp_path: Path) -> None:
+    """Even if it never committed a shard. A run with progress and a finished one raise no alert."""
     series = {"stuck": "90x100", "stopped": "90-1x9 81x90", "moves": "900-1x100", "done": "9-1x9 0x100"}
     expected = {"29m": [], "35m": ["stuck"], "38m": ["stuck"], "41m": ["stopped", "stuck"]}
     rules = ROOT / "infra" / "alerts.yml"
@@ -61,8 +61,8 @@ def test_a_run_that_stands_still_is_told_of_after_half_an_hour(tmp_path: Path) -
     ]
 
     def alert(run: str) -> dict[str, Any]:
-        said = {key: text.replace("{{ $labels.run }}", run) for key, text in rule["annotations"].items()}
-        return {"exp_labels": {"severity": "page", "run": run}, "exp_annotations": said}
+        texts = {key: text.replace("{{ $labels.run }}", run) for key, text in rule["annotations"].items()}
+        return {"exp_labels": {"severity": "page", "run": run}, "exp_annotations": texts}
 
     test = {
         "rule_files": [str(rules)],
@@ -71,8 +71,8 @@ def test_a_run_that_stands_still_is_told_of_after_half_an_hour(tmp_path: Path) -
             {
                 "interval": "1m",
                 "input_series": [
-                    {"series": f'ray_led_documents_left{{run="{run}"}}', "values": each}
-                    for run, each in series.items()
+                    {"series": f'ray_led_documents_left{{run="{run}"}}', "values": values}
+                    for run, values in series.items()
                 ],
                 "alert_rule_test": [
                     {
@@ -86,13 +86,13 @@ def test_a_run_that_stands_still_is_told_of_after_half_an_hour(tmp_path: Path) -
         ],
     }
     (tmp_path / "test.yml").write_text(yaml.safe_dump(test))
-    done = subprocess.run(
+    result = subprocess.run(
         [str(PROMTOOL), "test", "rules", str(tmp_path / "test.yml")],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def free_port() -> int:
@@ -104,7 +104,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def prometheus(tmp_path: Path) -> Iterator[tuple[str, int]]:
-    """(address of a Prometheus, the port that it scrapes each second)."""
+    """(address of a Prometheus server, the port that it scrapes every second)."""
     port, scraped = free_port(), free_port()
     config = {
         "global": {"scrape_interval": "1s"},
@@ -127,18 +127,18 @@ def prometheus(tmp_path: Path) -> Iterator[tuple[str, int]]:
     process.wait()
 
 
-def ask(address: str, query: str) -> list[Any]:
-    """The series that a query gives now; none while the server starts."""
+def query_series(address: str, query: str) -> list[Any]:
+    """The current series of a query. Empty while the server starts."""
     try:
         with urllib.request.urlopen(f"{address}/api/v1/query?query={urllib.parse.quote(query)}") as answer:
-            found: list[Any] = json.load(answer)["data"]["result"]
-            return found
+            series: list[Any] = json.load(answer)["data"]["result"]
+            return series
     except OSError:
         return []
 
 
 @pytest.mark.skipif(PROMETHEUS is None, reason="no Prometheus here (Debian's package prometheus)")
-def test_every_query_has_data_while_a_run_goes_on(prometheus: tuple[str, int], tmp_path: Path) -> None:
+def test_every_query_has_data_during_a_run(prometheus: tuple[str, int], tmp_path: Path) -> None:
     address, port = prometheus
     corpus = pq.read_table(ROOT / "demo" / "corpus" / "reports-00.parquet", columns=["doc_id", "text"])
     empty = pa.table({"doc_id": ["none"], "text": pa.nulls(1, pa.string())})
@@ -146,9 +146,9 @@ def test_every_query_has_data_while_a_run_goes_on(prometheus: tuple[str, int], t
         [empty, corpus.slice(0, 9), empty.set_column(0, "doc_id", pa.array(["gone"])), corpus.slice(9)]
     )
     (tmp_path / "corpus").mkdir()
-    for n in range(3):  # each with documents that fail soon, so that failures are seen before the run ends
-        named = pa.array([f"{n}-{doc_id.as_py()}" for doc_id in corpus["doc_id"]])
-        pq.write_table(corpus.set_column(0, "doc_id", named), tmp_path / "corpus" / f"{n}.parquet")
+    for n in range(3):  # each file has documents that fail early, so that failures appear before the run ends
+        ids = pa.array([f"{n}-{doc_id.as_py()}" for doc_id in corpus["doc_id"]])
+        pq.write_table(corpus.set_column(0, "doc_id", ids), tmp_path / "corpus" / f"{n}.parquet")
     alerts = yaml.safe_load((ROOT / "infra" / "alerts.yml").read_text())["groups"][0]["rules"]
     metrics = {name for rule in alerts for name in re.findall(r"ray_led_\w+(?:\{[^}]*\})?", rule["expr"])}
     shown = {query for _, _, _, queries in PANELS for query, _ in queries}
@@ -180,9 +180,9 @@ def test_every_query_has_data_while_a_run_goes_on(prometheus: tuple[str, int], t
     unanswered, deadline = queries, time.monotonic() + 240
     while unanswered and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.5)
-        unanswered = {query for query in unanswered if not ask(address, query)}
-    said, _ = run.communicate(timeout=300)
-    assert run.returncode == 0 and not unanswered, said
+        unanswered = {query for query in unanswered if not query_series(address, query)}
+    printed, _ = run.communicate(timeout=300)
+    assert run.returncode == 0 and not unanswered, printed
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert {line["run"] for line in lines} == {lines[0]["run"]} and lines[-1]["event"] == "finished"
-    assert lines[0]["event"] == "begun" and any(line["event"] == "progress" for line in lines)
+    assert lines[0]["event"] == "started" and any(line["event"] == "progress" for line in lines)

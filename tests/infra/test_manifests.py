@@ -23,8 +23,8 @@ import pytest
 import yaml
 from referencing import Registry, Resource
 
-from infra.night import run_of
 from infra.run_image_steps import Image, instructions
+from infra.start_scheduled_run import scheduled_run
 from jobs.cli import parse
 from pipeline.errors import UsageError
 from pipeline.scheduled import run_arguments
@@ -86,7 +86,7 @@ def overlays(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kustomize") / "kuberay"
     shutil.copytree(KUBERAY, folder)
     example = (folder / "overlays" / "example" / "kustomization.yaml").read_text("utf-8")
-    standing = re.sub(r".*nights-only.*\n", "", example)
+    standing = re.sub(r".*scheduled-only.*\n", "", example)
     for name, text in {
         "standing": standing,
         "gpu": standing.replace("components/spot", "components/gpu"),
@@ -240,7 +240,7 @@ def test_components_reach_the_runs_pods(overlays: Path) -> None:
 
 def test_pods_meet_the_restricted_pod_security_standard(manifests: list[Manifest]) -> None:
     found = [pod for manifest in manifests for pod in pods(manifest)]
-    assert len(found) >= 5  # head, two groups, submitter, night
+    assert len(found) >= 5  # head, two groups, submitter, CronJob
     for pod in found:
         assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 1000
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -296,13 +296,13 @@ def test_images_have_a_version(manifests: list[Manifest], request: pytest.Fixtur
         )
 
 
-def test_the_account_of_the_night_may_do_no_more_than_it_does(manifests: list[Manifest]) -> None:
+def test_the_service_account_has_no_unneeded_rights(manifests: list[Manifest]) -> None:
     [rule] = one(manifests, "Role")["rules"]
-    source = (ROOT / "infra" / "night.py").read_text("utf-8")
+    source = (ROOT / "infra" / "start_scheduled_run.py").read_text("utf-8")
     asked = {"GET": {"get", "list"}, "POST": {"create"}, "DELETE": {"delete"}}
     assert rule["apiGroups"] == ["ray.io"] and rule["resources"] == ["rayjobs"]
     assert set(rule["verbs"]) == {
-        verb for method in set(re.findall(r'ask\("(\w+)"', source)) for verb in asked[method]
+        right for method in set(re.findall(r'request\("(\w+)"', source)) for right in asked[method]
     }
     assert one(manifests, "RoleBinding")["roleRef"]["name"] == one(manifests, "Role")["metadata"]["name"]
     cron = one(manifests, "CronJob")["spec"]
@@ -315,24 +315,24 @@ def settings_of(entrypoint: str, config: Path) -> SummarizeSettings:
     """What a run's command means, with `config` where the pods have /etc/led/run.yaml."""
     words = entrypoint.replace("/etc/led/run.yaml", str(config)).split()
     assert words[:3] == ["bash", "/app/infra/run.sh", "/app/jobs/summarize_corpus.py"]
-    return parse(SummarizeSettings, "", words[3:])
+    return parse(SummarizeSettings, words[3:])[0]
 
 
-def test_the_commands_are_commands_of_ours(manifests: list[Manifest]) -> None:
+def test_the_commands_parse(manifests: list[Manifest]) -> None:
     job = one(manifests, "RayJob")
     once = settings_of(job["spec"]["entrypoint"], RUN_YAML)
     words = run_arguments(once.output, "2026-11-24", ["2026-11-23", "2026-11-21"], None, 0)
-    night = run_of(job, "2026-11-24", [*words, "--num-beams", "2", "--retry-failed"])
-    settings = settings_of(night["spec"]["entrypoint"], RUN_YAML)
+    run = scheduled_run(job, "2026-11-24", [*words, "--num-beams", "2", "--retry-failed"])
+    settings = settings_of(run["spec"]["entrypoint"], RUN_YAML)
     assert settings.output == f"{once.output}/2026-11-24"
     assert settings.since == (f"{once.output}/2026-11-23", f"{once.output}/2026-11-21")
-    assert settings.retry_failed and settings.num_beams == 2 and not night["spec"]["suspend"]
-    check(night)
+    assert settings.retry_failed and settings.num_beams == 2 and not run["spec"]["suspend"]
+    check(run)
     with pytest.raises(SystemExit):
         settings_of(job["spec"]["entrypoint"] + " --num-beems 2", RUN_YAML)
 
 
-def test_a_setting_of_run_yaml_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_key_in_run_yaml_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(RUN_YAML.read_text("utf-8") + "num_beems: 4\n", "utf-8")
     with pytest.raises(UsageError, match="num_beems"):
         settings_of(
@@ -344,7 +344,7 @@ def test_a_setting_of_run_yaml_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_what_the_manifests_call_is_in_the_image(manifests: list[Manifest]) -> None:
     sources = [word for name, rest in DOCKERFILE if name == "COPY" for word in rest.split()[:-1]]
     called = set(re.findall(r"/app/([\w./]+)", json.dumps(manifests)))
-    assert {"infra/run.sh", "infra/night.py", "jobs/summarize_corpus.py"} <= called
+    assert {"infra/run.sh", "infra/start_scheduled_run.py", "jobs/summarize_corpus.py"} <= called
     for path in called:
         assert (ROOT / path).exists() and any(
             path == source or path.startswith(f"{source}/") for source in sources
@@ -358,7 +358,7 @@ def test_the_rules_are_the_alerts() -> None:
 
 @pytest.mark.skipif(PROMTOOL is None, reason="no promtool here (Debian's package prometheus)")
 def test_the_alerts_on_kuberays_metrics_fire(tmp_path: Path) -> None:
-    """A run that failed, one that waits, and a CronJob whose last night was begun 27 hours ago; a finished
+    """A run that failed, one that waits, and a CronJob whose last run started 27 hours ago; a finished
     run is quiet."""
     status = 'kuberay_job_deployment_status{{name="{}", namespace="led", deployment_status="{}"}}'
     series = {
@@ -367,8 +367,8 @@ def test_the_alerts_on_kuberays_metrics_fire(tmp_path: Path) -> None:
         status.format("led-c", "Complete"): "1x200",
         status.format("other", "Failed"): "1x200",
         status.format("led-d", "ValidationFailed"): "1x200",
-        'kube_cronjob_created{namespace="led", cronjob="led-night"}': "0x2000",
-        'kube_cronjob_status_last_successful_time{namespace="led", cronjob="led-night"}': "3600x2000",
+        'kube_cronjob_created{namespace="led", cronjob="led-nightly"}': "0x2000",
+        'kube_cronjob_status_last_successful_time{namespace="led", cronjob="led-nightly"}': "3600x2000",
     }
     expected = [
         ("LedRunFailed", "5m", ["led-a", "led-d"]),
@@ -381,7 +381,7 @@ def test_the_alerts_on_kuberays_metrics_fire(tmp_path: Path) -> None:
     texts = {rule["alert"]: rule["annotations"] for group in rules for rule in group["rules"]}
 
     def alert(kind: str, name: str | None) -> dict[str, Any]:
-        labels = {"severity": "page"} | ({"name": name} if name else {"cronjob": "led-night"})
+        labels = {"severity": "page"} | ({"name": name} if name else {"cronjob": "led-nightly"})
         said = {key: text.replace("{{ $labels.name }}", name or "") for key, text in texts[kind].items()}
         return {"exp_labels": labels, "exp_annotations": said}
 

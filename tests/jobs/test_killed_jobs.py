@@ -1,5 +1,4 @@
-"""A job that is killed with -9 or asked to end in the middle, on a disk and on S3; the same command goes
-on."""
+"""A job that is killed by SIGKILL or interrupted resumes with the same command, on a disk and on S3."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ import fsspec
 import pytest
 
 from tests.conftest import read_output, words
-from tests.jobs.commands import call, command, environment
+from tests.jobs.commands import command, environment, led_corpus
 from tests.pipeline.s3 import KEYS, moto_server
 
 
@@ -104,7 +103,7 @@ def test_interrupting_ends_with_130_and_can_be_resumed(
         time.sleep(0.05)
     driver.send_signal(signal.SIGTERM)
     _, stderr = driver.communicate(timeout=60)
-    assert driver.returncode == 130 and "the same command goes on" in stderr
+    assert driver.returncode == 130 and "rerun the same command to resume" in stderr
     assert subprocess.run(run, env=environment(), timeout=300).returncode == 0
     assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(100))
 
@@ -149,7 +148,7 @@ def test_from_s3_to_s3_and_killed_in_the_middle(
         assert (
             "60 documents = 60 ok" in final.stdout and "rows: s3://nightly/out/part-*.parquet" in final.stdout
         )
-        verified = call("verify_output", "--output", "s3://nightly/out")
+        verified = led_corpus("verify", "--output", "s3://nightly/out")
         assert verified.returncode == 0, verified.stdout + verified.stderr
         assert "60/60 documents, 12/12 shards committed; finished" in verified.stdout
         written = b"".join(s3.cat(s3.find("nightly/out")).values())

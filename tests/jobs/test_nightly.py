@@ -42,7 +42,7 @@ def run(folder: Path, codes: str, *words: str) -> tuple[int, list[str], str]:
     return done.returncode, calls.read_text().splitlines() if calls.exists() else [], done.stderr
 
 
-def test_a_night_has_a_folder_and_the_nights_before(tmp_path: Path) -> None:
+def test_a_run_has_its_own_folder_and_since_has_the_earlier_runs(tmp_path: Path) -> None:
     for name in ("2026-11-22", "2026-11-23"):
         (tmp_path / "out" / name).mkdir(parents=True)
         (tmp_path / "out" / name / "_plan.json").touch()
@@ -81,13 +81,13 @@ def test_what_may_be_tried_again_is(tmp_path: Path) -> None:
     assert code == 0 and len(calls) == 3 and len(set(calls)) == 1 and not told.exists()
 
 
-@pytest.mark.parametrize("codes, tries", [("1,1,1", 3), ("2", 1), ("3", 1)])
-def test_of_a_failure_somebody_is_told(codes: str, tries: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("codes, attempts", [("1,1,1", 3), ("2", 1), ("3", 1)])
+def test_on_failure_gets_the_name_and_exit_code(codes: str, attempts: int, tmp_path: Path) -> None:
     told = tmp_path / "told"
     code, calls, said = run(
-        tmp_path, codes, "--name", "2026-11-24", "--on-failure", f'echo "$NIGHT $CODE" >> {told}'
+        tmp_path, codes, "--name", "2026-11-24", "--on-failure", f'echo "$NAME $CODE" >> {told}'
     )
-    assert code == int(codes[-1]) and len(calls) == tries
+    assert code == int(codes[-1]) and len(calls) == attempts
     assert told.read_text() == f"2026-11-24 {code}\n" and f"failed with exit code {code}" in said
 
 
@@ -97,7 +97,7 @@ def test_an_end_that_was_asked_for_is_no_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words, said", [(["--name", "tonight"], "name nights 2026-11-24"), ([], "no job is named")]
+    "words, said", [(["--name", "tonight"], "name runs 2026-11-24"), ([], "no task is given")]
 )
 def test_what_is_no_night_is_refused(words: list[str], said: str, tmp_path: Path) -> None:
     job = ["--", "job.py"] if words else []
@@ -106,7 +106,7 @@ def test_what_is_no_night_is_refused(words: list[str], said: str, tmp_path: Path
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_store_that_cannot_be_reached_is_tried_again_and_told_of(tmp_path: Path) -> None:
+def test_an_unreachable_store_is_retried_and_reported(tmp_path: Path) -> None:
     told = tmp_path / "told"
     command = [
         *NIGHTLY,
@@ -128,7 +128,7 @@ def test_a_store_that_cannot_be_reached_is_tried_again_and_told_of(tmp_path: Pat
     }
     done = subprocess.run(command, env={**ENVIRONMENT, **asked}, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and told.read_text() == "1\n" and "Traceback" not in done.stderr
-    assert done.stderr.count("error: the nights in s3://bucket/out cannot be listed") == 2
+    assert done.stderr.count("error: the scheduled runs in s3://bucket/out cannot be listed") == 2
 
 
 def test_an_hour_that_is_none_is_told_of(tmp_path: Path) -> None:
@@ -158,22 +158,20 @@ os.kill(os.getpid(), signal.{number})
 
 
 @pytest.mark.parametrize("code, ends", [(1, 0), (3, 3)])
-def test_a_night_that_was_asked_to_end_does_so_however_its_job_ends(
-    code: int, ends: int, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_ends_for_every_exit_code_of_its_job(code: int, ends: int, tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text(f"""import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))
 print("ready", flush=True)
 time.sleep(60)
 """)
     command = [*NIGHTLY, "--runs", str(tmp_path / "out"), "--", str(tmp_path / "job.py")]
-    night = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE)
-    assert night.stdout is not None and night.stdout.readline() == b"ready\n"
-    night.send_signal(signal.SIGTERM)
-    assert night.wait(30) == ends
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None and run.stdout.readline() == b"ready\n"
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(30) == ends
 
 
-def test_a_signal_ends_the_job_and_then_the_night(tmp_path: Path) -> None:
+def test_a_signal_ends_the_job_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text("""import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), pathlib.Path(sys.argv[1]).touch(), sys.exit(130)))
 print("ready", flush=True)
@@ -187,8 +185,8 @@ time.sleep(60)
         str(tmp_path / "job.py"),
         str(tmp_path / "ended"),
     ]
-    night = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE)
-    assert night.stdout is not None and night.stdout.readline() == b"ready\n"
-    begun = time.monotonic()
-    night.send_signal(signal.SIGTERM)
-    assert night.wait(30) == 0 and (tmp_path / "ended").exists() and time.monotonic() - begun < 20
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None and run.stdout.readline() == b"ready\n"
+        begun = time.monotonic()
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(30) == 0 and (tmp_path / "ended").exists() and time.monotonic() - begun < 20

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import read_output, words
-from tests.jobs.commands import call, command, environment
+from tests.jobs.commands import call, call_here, command, environment, led_corpus
 from tests.pipeline.readers import Corpus, make_reader
 
 
@@ -25,6 +25,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: make_reader(tmp_path_factory.mktemp(kind), kind, **config) for kind, config in made.items()}
 
 
+@pytest.mark.usefixtures("shared_cluster")
 def test_labels_and_their_scores(models: dict[str, Path], write_corpus: Corpus, tmp_path: Path) -> None:
     corpus = write_corpus([words(n, n) for n in range(1, 9)])
     table = pq.read_table(corpus / "000.parquet")
@@ -45,18 +46,19 @@ def test_labels_and_their_scores(models: dict[str, Path], write_corpus: Corpus, 
     assert "8 documents = 8 ok + 0 failed + 0 skipped" in done.stdout and "_report.html" in done.stdout
     rows = read_output(tmp_path / "out")
     share = sum(row["label"] == row["right"] for row in rows) / 8
-    scores = call("evaluate_labels", "--output", tmp_path / "out", "--reference-column", "right")
+    scores = led_corpus("evaluate", "labels", "--output", tmp_path / "out", "--reference-column", "right")
     assert f"accuracy       {share:.4f}" in scores.stdout and "macro-F1" in scores.stdout
     report = (tmp_path / "out" / "_report.html").read_text()
     assert "Classification run" in report and ("calm" in report or "wild" in report)
 
 
+@pytest.mark.usefixtures("shared_cluster")
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
         ((), 2, "give the questions in one way: --question, --questions-file or --question-column"),
-        (("--question", ""), 2, "--question is empty; ask something"),
-        (("--question", "pump " * 90), 2, "the model reads 64 at once, document included: shorten it"),
+        (("--question", ""), 2, "--question is empty; write a question."),
+        (("--question", "pump " * 90), 2, "a chunk has 64, document included. Shorten the question."),
         (("--question-column", "asked"), 2, "has no column 'asked'"),
         (("--question-column", "number"), 2, "--question-column number holds int"),
         (("--questions-file", "nowhere.txt"), 2, "--questions-file nowhere.txt cannot be read"),
@@ -68,7 +70,7 @@ def test_labels_and_their_scores(models: dict[str, Path], write_corpus: Corpus, 
         ),
     ],
 )
-def test_what_is_wrong_is_said_plainly(
+def test_invalid_arguments_have_a_clear_message(
     arguments: tuple[str, ...],
     code: int,
     says: str,
@@ -77,8 +79,8 @@ def test_what_is_wrong_is_said_plainly(
     tmp_path: Path,
 ) -> None:
     corpus = write_corpus([words(20, 1)])
-    done = call(
-        "answer_corpus",
+    done = call_here(
+        "answer",
         "--input",
         corpus,
         "--output",
@@ -90,9 +92,11 @@ def test_what_is_wrong_is_said_plainly(
     assert done.returncode == code and says in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
-def test_a_summarizer_is_no_classifier(model_folder: Path, write_corpus: Corpus, tmp_path: Path) -> None:
-    done = call(
-        "classify_corpus",
+def test_a_summarization_checkpoint_is_refused_by_classify(
+    model_folder: Path, write_corpus: Corpus, tmp_path: Path
+) -> None:
+    done = call_here(
+        "classify",
         "--input",
         write_corpus(["a"]),
         "--output",
@@ -149,9 +153,9 @@ def test_answers_survive_kill_9_of_the_driver(models: dict[str, Path], tmp_path:
         len(rows) == len(expected) and {(row["doc_id"], row["question_number"]) for row in rows} == expected
     )
     assert all(row["text"][row["answer_start"] : row["answer_end"]] == row["answer"] for row in rows)
-    checked = call("verify_output", "--output", out)
+    checked = led_corpus("verify", "--output", out)
     assert checked.returncode == 0 and f"{len(expected)} rows" in checked.stdout, (
         checked.stdout + checked.stderr
     )
-    scores = call("evaluate_answers", "--output", out, "--reference-column", "asked")
+    scores = led_corpus("evaluate", "answers", "--output", out, "--reference-column", "asked")
     assert f"questions      {len(expected)}" in scores.stdout and "token F1" in scores.stdout

@@ -1,4 +1,4 @@
-"""LEDConfig refuses nonsense by name, tolerates what published files hold, and writes back what it read."""
+"""LEDConfig refuses invalid values by name, accepts published files, and writes back what it read."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_labels_are_named_or_counted() -> None:
         ValueError, match=r"id2label is .*; it must name the classes 0 to num_labels - 1 \(2\)"
     ):
         LEDConfig(num_labels=3, id2label={0: "no", 1: "yes"})
-    with pytest.raises(ValueError, match="problem_type is 'ranking'; known: regression"):
+    with pytest.raises(ValueError, match="problem_type is 'ranking'; use one of regression"):
         LEDConfig(problem_type="ranking")
 
 

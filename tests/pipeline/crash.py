@@ -1,9 +1,9 @@
-"""A small job without Ray that can be killed anywhere, in a process forked from one that has everything
-imported.
+"""A small job without Ray that can be killed anywhere, in a process forked from one that has imported
+everything.
 
-The composition is the real one (`pipeline.run.run`: plan, listing, receipts, commit, manifest, end mark,
-report) over the real reader and store; only Ray and the model are left out: shards are done one after the
-other, and a summary is its document's tokens backwards.
+The job is the real `pipeline.run` (plan, listing, shard metadata, commit, manifest, success marker, report)
+with the real reader and store. Only Ray and the model are replaced. Shards are processed one by one, and a
+summary is the reversed tokens of its document.
 """
 
 from __future__ import annotations
@@ -22,20 +22,26 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import s3fs  # noqa: F401 # imported here, it is not imported again by every process that is to be killed
+import s3fs  # noqa: F401 # imported once here, not in every process
 
 from jobs.cli import exit_code
 from led.checkpoint.hub import Checkpoint
 from pipeline import run as composition
 from pipeline.output.commit import commit
 from pipeline.output.local import LocalStore
+from pipeline.output.open_store import open_store
 from pipeline.output.previous_runs import load_previous_runs
 from pipeline.output.s3 import ObjectStore
-from pipeline.output.store import Store, open_store
+from pipeline.output.store import Store
 from pipeline.planning.plan import Plan, Shard
+from pipeline.report import page  # noqa: F401 # as s3fs
 from pipeline.schema import INPUT
 from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize, Task
+from pipeline.tasks import (
+    Summarize,
+    Task,
+    summarizer,  # noqa: F401 # as s3fs; it imports torch
+)
 from pipeline.tasks.base import InputLimits
 from pipeline.workers.reader import ShardReader
 
@@ -46,7 +52,7 @@ def task_of(corpus: Path, model: Path, output: str, changes: dict[str, Any]) -> 
 
 
 def reverse(table: pa.Table, task: Task) -> pa.Table:
-    """What the predictor makes of a shard, without a model: the token ids backwards."""
+    """The rows of the predictor for a shard, without a model: the reversed token IDs."""
     rows = table.select(task.columns.names).to_pylist()
     for row, ids in zip(rows, table["_input_ids"].to_pylist(), strict=True):
         if ids:
@@ -57,11 +63,15 @@ def reverse(table: pa.Table, task: Task) -> pa.Table:
                 "score": 0.0,
             }
             row |= {"flags": []}
-    made = pa.Table.from_pylist(rows, task.columns)
+    results = pa.Table.from_pylist(rows, task.columns)
     out = table.drop_columns(INPUT.names)
     for field in task.columns:
-        out = out.set_column(out.schema.get_field_index(field.name), field, made[field.name])
+        out = out.set_column(out.schema.get_field_index(field.name), field, results[field.name])
     return out
+
+
+def run_to_the_end(task: Task) -> None:
+    composition.run(task, progress_interval_s=1e9)
 
 
 def one_by_one(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], *_: Any) -> None:
@@ -77,35 +87,34 @@ def one_by_one(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[
 def job(
     corpus: Path, model: Path, output: str, environment: dict[str, str], death: str, changes: dict[str, Any]
 ) -> None:
-    """Run to the end, with the exit code of the jobs, or be killed."""
+    """Run to the end with the exit code of the command, or be killed."""
     os.environ.update(environment)
     composition._execute = one_by_one
     if death:
         prepare_death(death)
     try:
-        os._exit(
-            exit_code(lambda: composition.run(task_of(corpus, model, output, changes), progress_every=1e9))
-        )
+        task = task_of(corpus, model, output, changes)
+        os._exit(exit_code(lambda: run_to_the_end(task)))
     except BaseException:
         traceback.print_exc()
         os._exit(99)
 
 
 def prepare_death(death: str) -> None:
-    """Have this process killed `before` or `after` the request for a name that begins so, `in reading` or `in
-    predicting`, `in body` of a file on disk; or stopped, for another to continue it: `stop before link`. Of
-    parts it is always the second.
+    """Have this process killed at a point, always at the second part.
+
+    `before` or `after` is followed by the beginning of a file name, and means the request that writes it.
+    `in reading`, `in predicting` and `in body` (of a file on disk) are further points. `stop before link`
+    pauses the process.
     """
     when, _, what = death.partition(" ")
     if death in ("in reading", "in predicting"):
-        owner, name = (
-            (ShardReader, "__call__") if what == "input_limits" else (sys.modules[__name__], "reverse")
-        )
+        owner, name = (ShardReader, "__call__") if what == "reading" else (sys.modules[__name__], "reverse")
         _patch(owner, name, before=lambda *_: True, times=2)
     elif death == "in body":
-        _patch(os, "fsync", before=_is_part, times=2, blow=_die_with_half)
+        _patch(os, "fsync", before=_is_part, times=2, strike=_die_with_half)
     elif death == "stop before link":
-        _patch(os, "link", before=lambda *args: "part-" in str(args[0]), times=2, blow=_stop)
+        _patch(os, "link", before=lambda *args: "part-" in str(args[0]), times=2, strike=_stop)
     else:
         for store in (LocalStore, ObjectStore):
             _patch(
@@ -139,24 +148,24 @@ def _patch(
     before: Callable[..., bool] = lambda *_: False,
     after: Callable[..., bool] = lambda *_: False,
     times: int = 1,
-    blow: Callable[..., None] = _die,
+    strike: Callable[..., None] = _die,
 ) -> None:
-    """Strike at the n-th call of a function of which `before` or `after` says that it is meant."""
-    inner, met = getattr(owner, name), itertools.count(1)
+    """Call `strike` at the n-th call of a function for which `before` or `after` returns True."""
+    original, count = getattr(owner, name), itertools.count(1)
 
-    def struck(*args: Any) -> Any:
-        if before(*args) and next(met) == times:
-            blow(*args)
-        result = inner(*args)
-        if after(*args) and next(met) == times:
-            blow(*args)
+    def patched(*args: Any) -> Any:
+        if before(*args) and next(count) == times:
+            strike(*args)
+        result = original(*args)
+        if after(*args) and next(count) == times:
+            strike(*args)
         return result
 
-    setattr(owner, name, struck)
+    setattr(owner, name, patched)
 
 
-class Node:
-    """Runs the job in processes that can be killed; `kill` may be called from any thread."""
+class Machine:
+    """Runs the job in processes that can be killed. `kill` may be called from any thread."""
 
     def __init__(self, corpus: Path, model: Path, environment: dict[str, str]) -> None:
         self._arguments = (corpus, model)
@@ -166,8 +175,7 @@ class Node:
         self._running: list[Any] = []
 
     def start(self, output: str, death: str = "", **changes: Any) -> Any:
-        """A run on its way; `prepare_death` says what may kill it, `changes` are settings other than the
-        usual."""
+        """Start a run. `death` is that of `prepare_death`. `changes` are other settings."""
         arguments = (*self._arguments, output, self._environment, death, changes)
         process = self._context.Process(target=job, args=arguments, daemon=True)
         process.start()
@@ -175,22 +183,21 @@ class Node:
         return process
 
     def run(self, output: str, death: str = "", **changes: Any) -> int | None:
-        """The exit code of one run, negative where a signal ended it; None where it did not end in a
-        minute."""
+        """The exit code of a run, negative after a signal. None if it does not end within a minute."""
         process = self.start(output, death, **changes)
         process.join(60)
         self._running.remove(process)
         return process.exitcode  # type: ignore[no-any-return]
 
     def kill(self) -> None:
-        """Kill whatever runs now, without a word."""
+        """Kill all runs."""
         for process in self._running:
             if process.pid and process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
 
 
-def expand_rows(store: Store) -> list[dict[str, Any]]:
-    """Every committed row, by id."""
+def rows_of(store: Store) -> list[dict[str, Any]]:
+    """All committed rows, sorted."""
     parts = sorted(name for name in store.names() if name.startswith("part-"))
     rows = [row for part in parts for row in pq.read_table(io.BytesIO(store.read(part))).to_pylist()]
     return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))

@@ -1,5 +1,4 @@
-"""A summarizer for tests that breaks on some documents: by an error, by running out of memory, alone or in a
-batch."""
+"""A summarizer for tests that fails at some documents: by an error, out of memory, or a killed process."""
 
 from __future__ import annotations
 
@@ -22,12 +21,13 @@ TOO_LARGE = "seven seven seven seven"
 
 @dataclass(frozen=True)
 class BrittleSummarize(Summarize):
-    """Raises inside the model on texts that begin with `BREAKS`, is out of memory on those with `TOO_LARGE`;
-    those with `KILLS` have its process killed, as the kernel does it.
+    """Raises inside the model at texts that begin with `BREAKS`, and runs out of memory at `TOO_LARGE`.
+
+    Texts that begin with `KILLS` kill the process, as the kernel does if memory is short.
     """
 
     def load(self, folder: Path) -> LoadedTask:
-        """The summarizer, made brittle."""
+        """The summarizer, with these failures."""
         return _Brittle(super().load(folder))
 
 
@@ -53,10 +53,10 @@ class _Brittle:
 
 @dataclass(frozen=True)
 class UnwellSummarize(Summarize):
-    """Raises outside the model, as where a machine's disk is full."""
+    """Raises outside the model, as if the disk were full."""
 
     def load(self, folder: Path) -> LoadedTask:
-        """Nothing that can be used."""
+        """A model that always raises."""
         return _Unwell()
 
 

@@ -1,5 +1,4 @@
-"""Checkpoints of the tasks that read: tiny random weights of a classifier or question answerer, with a
-tokenizer."""
+"""Checkpoints of classifiers and question answerers: tiny random weights with a tokenizer."""
 
 from __future__ import annotations
 
@@ -23,8 +22,7 @@ KINDS = {"label": LEDForSequenceClassification, "answer": LEDForQuestionAnswerin
 
 
 def make_reader(folder: Path, kind: str, **config: Any) -> Path:
-    """A checkpoint of a tiny classifier ("label") or question answerer ("answer"), its logits far from
-    flat."""
+    """A checkpoint of a tiny classifier ("label") or question answerer ("answer"), with spread logits."""
     tokenizer = LEDTokenizer.learn([words(200, 0) + " é 日本 ü ?"], vocab_size=320, model_max_length=64)
     model = KINDS[kind](tiny_config(vocab_size=len(tokenizer), **config))
     spread_weights(model, seed=5, scale=8)
@@ -33,8 +31,8 @@ def make_reader(folder: Path, kind: str, **config: Any) -> Path:
     return folder
 
 
-def expand_rows(task: Task, model: Path, file: Path) -> list[dict[str, Any]]:
-    """The rows that a task makes of a file, without a cluster."""
+def rows_of(task: Task, model: Path, file: Path) -> list[dict[str, Any]]:
+    """The rows of a task for a file, without a cluster."""
     shard = Shard("s", str(file), 0, pq.read_metadata(file).num_rows)
     table = ShardReader(task, str(model), None, task.input_limits(model))(shard)
     return Predictor(task, str(model), None)(table).to_pylist()

@@ -1,5 +1,4 @@
-"""S3 servers for tests: moto's always, Ceph's radosgw where it is installed; and a proxy before them that
-breaks things."""
+"""S3 servers for tests: moto, and Ceph's radosgw if it is installed. A proxy before them adds faults."""
 
 from __future__ import annotations
 

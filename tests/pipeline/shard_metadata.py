@@ -1,4 +1,4 @@
-"""Receipts for tests that need some."""
+"""Shard metadata for tests."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ NOTHING: dict[str, Any] = {
 
 
 def shard_metadata(shard_id: str = "s", **given: Any) -> ShardMetadata:
-    """A receipt that counts what is given, a row for each document, and nothing else."""
+    """Shard metadata with the given counts and one row per document. All other counts are 0."""
     return ShardMetadata(shard_id=shard_id, **{**NOTHING, "rows": given.get("documents", 0), **given})

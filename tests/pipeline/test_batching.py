@@ -1,11 +1,10 @@
-"""What goes together and in which order."""
+"""The order of documents, and batches within a token budget."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pipeline.batching import by_token_budget, longest_first
 
@@ -18,9 +17,9 @@ def test_longest_first_is_a_stable_permutation(lengths: list[int]) -> None:
 
 
 @given(st.lists(st.integers(0, 20), max_size=30), st.integers(1, 25))
-def test_what_goes_together_keeps_its_order_and_the_limit(lengths: list[int], most: int) -> None:
-    together = list(by_token_budget(lengths, most))
-    assert [i for group in together for i in group] == list(range(len(lengths)))
-    assert all(len(group) == 1 or sum(lengths[i] for i in group) <= most for group in together)
-    for group, after in pairwise(together):
-        assert sum(lengths[i] for i in group) + lengths[after[0]] > most
+def test_batches_keep_the_order_and_the_budget(lengths: list[int], budget: int) -> None:
+    batches = list(by_token_budget(lengths, budget))
+    assert [i for batch in batches for i in batch] == list(range(len(lengths)))
+    assert all(len(batch) == 1 or sum(lengths[i] for i in batch) <= budget for batch in batches)
+    for batch, following in pairwise(batches):
+        assert sum(lengths[i] for i in batch) + lengths[following[0]] > budget

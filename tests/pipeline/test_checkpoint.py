@@ -1,5 +1,4 @@
-"""A worker's checkpoint is the one that was planned with, or the run ends; no document pays for a machine
-without it."""
+"""Every worker has the checkpoint of the plan, or the run fails. A missing one makes no failed rows."""
 
 from __future__ import annotations
 
@@ -20,17 +19,17 @@ from pipeline.workers.reader import ShardReader
 from tests.conftest import words
 
 
-def test_the_planned_checkpoint_is_taken(model_folder: Path) -> None:
+def test_the_planned_checkpoint_is_accepted(model_folder: Path) -> None:
     config = checkpoint_hashes(model_folder)
     assert worker_checkpoint(str(model_folder), None, config) == model_folder
     assert len(worker_tokenizer(str(model_folder), None, config["tokenizer_sha256"])) == 320
 
 
-def test_another_checkpoint_in_its_place_ends_the_run(model_folder: Path, tmp_path: Path) -> None:
+def test_another_checkpoint_fails_the_run(model_folder: Path, tmp_path: Path) -> None:
     config, folder = checkpoint_hashes(model_folder), tmp_path / "model"
     shutil.copytree(model_folder, folder)
     tiny_model(seed=4, vocab_size=320).save_pretrained(folder)
-    with pytest.raises(PlanMismatch, match=r"is another checkpoint than was planned with .*weights_sha256"):
+    with pytest.raises(PlanMismatch, match=r"the checkpoint .* differs from the plan \(weights_sha256 is "):
         worker_checkpoint(str(folder), None, config)
     with pytest.raises(PlanMismatch, match=r"tokenizer_sha256 is .*, was 0123"):
         worker_tokenizer(str(folder), None, "0123")
@@ -45,10 +44,10 @@ def test_a_machine_without_the_checkpoint_makes_no_failed_rows(
     )
     reader = ShardReader(task, str(tmp_path / "gone"), None, InputLimits(128, 128))
     with pytest.raises(
-        PipelineError, match=r"--model .*gone cannot be had on .*Every machine of the cluster must see it"
+        PipelineError, match=r"--model .*gone is not available on .*Every machine of the cluster needs it"
     ):
         reader(Shard("x", str(corpus / "000.parquet"), 0, 1))
-    with pytest.raises(PipelineError, match="cannot be had on"):
+    with pytest.raises(PipelineError, match="is not available on"):
         worker_checkpoint(str(tmp_path / "gone"), None, {})
     with pytest.raises(UsageError, match=r"--model: the model folder .*gone does not exist"):
         find_checkpoint(task.settings)

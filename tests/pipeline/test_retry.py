@@ -1,4 +1,4 @@
-"""What passes is tried again, a few times; what does not is raised at once."""
+"""Transient faults are retried a few times. Other errors are raised at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRANSIENT = [
     TimeoutError(),
     ClientConnectionError("gone"),
 ]
-LASTING = [
+PERMANENT = [
     FileNotFoundError(2, "no"),
     PermissionError(13, "no"),
     OSError("bad thrift"),
@@ -38,8 +38,8 @@ LASTING = [
 ]
 
 
-@pytest.mark.parametrize("error", [*TRANSIENT, *LASTING], ids=repr)
-def test_only_what_may_pass_is_tried_again_with_growing_pauses(error: Exception) -> None:
+@pytest.mark.parametrize("error", [*TRANSIENT, *PERMANENT], ids=repr)
+def test_only_transient_faults_are_retried_with_growing_pauses(error: Exception) -> None:
     pauses: list[float] = []
     calls = 0
 
@@ -60,12 +60,12 @@ def raised_from(error: Exception, cause: Exception) -> Exception:
     return error
 
 
-def test_an_error_is_as_passing_as_what_it_was_raised_from() -> None:
+def test_an_error_is_transient_if_its_cause_is() -> None:
     assert all(is_transient(raised_from(Unreachable("no answer"), cause)) for cause in TRANSIENT)
-    assert not any(is_transient(raised_from(Unreachable("gone"), cause)) for cause in LASTING)
+    assert not any(is_transient(raised_from(Unreachable("gone"), cause)) for cause in PERMANENT)
 
 
-def test_what_works_in_the_end_is_the_result() -> None:
+def test_the_result_of_a_later_attempt_is_returned() -> None:
     answers: list[Exception | str] = [TimeoutError(), ConnectionResetError(), "there"]
 
     def work() -> str:

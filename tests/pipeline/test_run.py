@@ -21,19 +21,19 @@ from ray.cluster_utils import Cluster
 from pipeline.cluster.session import KEEP_WORKERS
 from pipeline.errors import CorruptInput, PipelineError, PlanMismatch, Stopped, TooManyFailures, UsageError
 from pipeline.forecast.calibrate import forecast
-from pipeline.output.store import open_store
+from pipeline.output.open_store import open_store
 from pipeline.output.verify import verify
 from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, Shard
 from pipeline.run import run
 from pipeline.settings import AnswerSettings, ClassifySettings, SummarizeSettings
 from pipeline.tasks import Answer, Classify, Summarize
 from pipeline.tasks.base import InputLimits
-from pipeline.workers.crashes import REASON
+from pipeline.workers.crashes import QUARANTINE_REASON
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
 from tests.conftest import read_output, words
 from tests.pipeline.poison import BREAKS, KILLS, TOO_LARGE, BrittleSummarize, UnwellSummarize
-from tests.pipeline.readers import expand_rows, make_reader
+from tests.pipeline.readers import make_reader, rows_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,7 +83,7 @@ def test_every_document_is_one_row_equal_to_the_bare_predictors(
     manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
     assert (manifest["documents"], manifest["ok"], manifest["failed"]) == (21, 19, 2)
     part = next((tmp_path / "out").glob("part-*.parquet"))
-    config = json.loads(pq.read_schema(part).metadata[b"led.facts"])
+    config = json.loads(pq.read_schema(part).metadata[b"led.run_config"])
     assert (
         config["weights_sha256"]
         and config["plan"] == manifest["plan"]
@@ -91,7 +91,7 @@ def test_every_document_is_one_row_equal_to_the_bare_predictors(
     )
 
 
-def test_a_run_goes_on_from_what_is_committed(
+def test_a_run_resumes_after_the_committed_shards(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
     task = job(model_folder, write_corpus([words(9, n) for n in range(20)]), tmp_path / "out")
@@ -198,8 +198,10 @@ def test_what_ends_a_worker_is_said(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
     task = UnwellSummarize(job(model_folder, write_corpus([words(9, 1)]), tmp_path / "out").settings)
-    says = r"^a worker failed: OSError: \[Errno 28\] No space left on device\. The same command goes on from here\.$"
-    with pytest.raises(PipelineError, match=says):
+    message = (
+        "a worker failed: OSError: [Errno 28] No space left on device. Rerun the same command to resume."
+    )
+    with pytest.raises(PipelineError, match=f"^{re.escape(message)}$"):
         run(task)
 
 
@@ -215,7 +217,7 @@ def test_a_document_that_kills_every_process_is_a_failed_row_in_the_end(
     calm = {row["doc_id"]: row for row in read_output(tmp_path / "calm")}
     for row in read_output(tmp_path / "out"):
         if row["doc_id"] == "d5":
-            assert (row["status"], row["stage"], row["reason"]) == ("failed", "predict", REASON)
+            assert (row["status"], row["stage"], row["reason"]) == ("failed", "predict", QUARANTINE_REASON)
         else:
             assert row["summary"] == calm[row["doc_id"]]["summary"]
 
@@ -230,12 +232,12 @@ def test_too_many_failures_end_the_run_and_what_is_committed_stays(
     task = job(model_folder, corpus, tmp_path / "out", max_failed=0.01, **long)
     with pytest.raises(
         TooManyFailures,
-        match=r"\d of 120 documents failed; --max-failed is 0.01.* higher --max-failed goes on",
+        match=r"\d of 120 documents failed; --max-failed is 0.01.* higher --max-failed to resume",
     ):
-        run(task, progress_every=0.1)
+        run(task, progress_interval_s=0.1)
     with pytest.raises(
         TooManyFailures,
-        match=r"most often: read: the text is null \(\d+ rows\)\. The same command with a higher",
+        match=r"Most frequent reasons: read: the text is null \(\d+ rows\)\. Rerun the same command",
     ):
         run(task)
     assert list((tmp_path / "out").glob("part-*")) and not (tmp_path / "out" / SUCCESS).exists()
@@ -250,9 +252,9 @@ def test_a_run_that_is_told_to_stop_ends_at_a_shard_border_and_goes_on(
     )
     told = replace(task.settings, price_per_hour=1e9, max_cost=0.5)
     with pytest.raises(
-        Stopped, match=r"--max-cost 0\.5.* of 30 documents are committed; the same command goes on"
+        Stopped, match=r"--max-cost 0\.5.* of 30 documents are committed; rerun the same command to resume"
     ):
-        run(replace(task, settings=told), progress_every=0.2)
+        run(replace(task, settings=told), progress_interval_s=0.2)
     done = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("part-*")}
     assert len(done) < 30 and not (tmp_path / "out" / SUCCESS).exists()
     assert run(task).shards_done == 30 - len(done)
@@ -260,7 +262,7 @@ def test_a_run_that_is_told_to_stop_ends_at_a_shard_border_and_goes_on(
     assert verify(open_store(str(tmp_path / "out"))).problems == []
 
 
-def test_a_forecast_rehearses_on_the_cluster_and_writes_nothing(
+def test_a_forecast_calibrates_on_the_cluster_and_commits_nothing(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
     texts: list[str | None] = [words(10 + n % 70, n) for n in range(80)]
@@ -274,7 +276,7 @@ def test_a_forecast_rehearses_on_the_cluster_and_writes_nothing(
     )
     found = forecast(task, documents=1000, seconds=1.0)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
-    assert (found.documents, found.shards, found.rows.middle, found.failed.middle, found.replicas) == (
+    assert (found.documents, found.shards, found.rows.value, found.failed.value, found.replicas) == (
         80,
         8,
         80,
@@ -283,13 +285,13 @@ def test_a_forecast_rehearses_on_the_cluster_and_writes_nothing(
     )
     manifest = run(task).manifest
     assert (
-        found.input_tokens.middle == manifest["input_tokens"]
+        found.input_tokens.value == manifest["input_tokens"]
         and found.sampled == 80
-        and 0 < found.rehearsed <= 80
+        and 0 < found.calibration_rows <= 80
     )
-    assert found.output_tokens.middle == pytest.approx(manifest["output_tokens"], rel=0.25)
-    assert found.seconds.low <= found.seconds.middle <= found.seconds.high and found.startup_seconds > 0
-    assert found.cost is not None and found.cost.middle == pytest.approx(3 * found.device_hours.middle)
+    assert found.output_tokens.value == pytest.approx(manifest["output_tokens"], rel=0.25)
+    assert found.seconds.low <= found.seconds.value <= found.seconds.high and found.startup_seconds > 0
+    assert found.cost is not None and found.cost.value == pytest.approx(3 * found.device_hours.value)
 
 
 def test_a_night_carries_over_what_the_last_one_did(
@@ -337,7 +339,7 @@ def test_a_run_reads_from_s3(model_folder: Path, s3_server: str, s3_bucket: str,
     assert run(task).shards_done == 0
 
 
-def test_a_cluster_that_can_never_hold_the_actors_is_refused_at_once(
+def test_a_cluster_too_small_for_the_replicas_is_refused_at_once(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
     corpus = write_corpus(["x"] * 200)
@@ -376,7 +378,7 @@ def test_every_question_of_every_document_is_one_row(tmp_path: Path) -> None:
     )
     bare = {
         (row["doc_id"], row["question_number"]): row
-        for row in expand_rows(task, model, tmp_path / "corpus" / "0.parquet")
+        for row in rows_of(task, model, tmp_path / "corpus" / "0.parquet")
     }
     for row in rows:
         same = bare[row["doc_id"], row["question_number"]]
@@ -387,9 +389,9 @@ def test_every_question_of_every_document_is_one_row(tmp_path: Path) -> None:
         )
     findings = verify(open_store(str(tmp_path / "out")))
     assert findings.problems == [] and (findings.documents, findings.rows.total()) == (18, len(asked))
-    assert findings.repeated_ids == []
+    assert findings.duplicate_ids == []
 
-    # A night later one document has another question; the rest is carried over, and goes on after a loss.
+    # In the next run one document has another question. The other rows are reused, also after a lost worker.
     questions[7][1] = "gallery?"
     pq.write_table(table.set_column(2, "questions", pa.array(questions)), tmp_path / "corpus" / "0.parquet")
     later = replace(
@@ -437,7 +439,7 @@ def test_labels_are_committed_like_summaries(write_corpus: Callable[..., Path], 
     assert [row["label"] in ("calm", "wild") for row in rows.values()].count(True) == 13 and rows["d3"][
         "status"
     ] == "failed"
-    for row in expand_rows(task, model, corpus / "000.parquet"):
+    for row in rows_of(task, model, corpus / "000.parquet"):
         got = rows[row["doc_id"]]
         assert (got["label"], got["chunks"]) == (row["label"], row["chunks"])
         assert got["label_score"] == pytest.approx(row["label_score"], abs=1e-5)

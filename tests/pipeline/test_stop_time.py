@@ -1,4 +1,4 @@
-"""The hour that a run is to end at."""
+"""The stop time of a run."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from pipeline.errors import UsageError
 from pipeline.stop_time import parse_stop_time
 
 
-def test_the_next_such_hour() -> None:
+def test_the_next_such_time() -> None:
     now = datetime(2026, 11, 23, 22, 30).timestamp()
     assert datetime.fromtimestamp(parse_stop_time("06:00", now) or 0) == datetime(2026, 11, 24, 6)
     assert datetime.fromtimestamp(parse_stop_time("23:15", now) or 0) == datetime(2026, 11, 23, 23, 15)
     assert datetime.fromtimestamp(parse_stop_time("2026-11-30T06:00", now) or 0) == datetime(2026, 11, 30, 6)
+    assert parse_stop_time("6:00", now) == parse_stop_time("06:00", now)
     assert parse_stop_time(None, now) is None
 
 
 @pytest.mark.parametrize(
-    ("begun", "until"),
+    ("start", "stop"),
     [
         ("2026-10-24T22:00+02:00", "2026-10-25T06:00+01:00"),  # the clock is set back at three
         ("2026-03-28T22:00+01:00", "2026-03-29T06:00+02:00"),  # and forward at two
@@ -28,27 +29,27 @@ def test_the_next_such_hour() -> None:
         ("2026-10-25T06:00+01:00", "2026-10-26T06:00+01:00"),
     ],
 )
-def test_six_is_six_on_the_clock_after_it_was_set(
-    begun: str, until: str, monkeypatch: pytest.MonkeyPatch
+def test_six_is_six_on_the_clock_after_daylight_saving_changes(
+    start: str, stop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
     try:
         assert (
-            parse_stop_time("06:00", datetime.fromisoformat(begun).timestamp())
-            == datetime.fromisoformat(until).timestamp()
+            parse_stop_time("06:00", datetime.fromisoformat(start).timestamp())
+            == datetime.fromisoformat(stop).timestamp()
         )
         assert (
-            parse_stop_time(until, 0.0)
-            == parse_stop_time(until[:16], 0.0)
-            == datetime.fromisoformat(until).timestamp()
+            parse_stop_time(stop, 0.0)
+            == parse_stop_time(stop[:16], 0.0)
+            == datetime.fromisoformat(stop).timestamp()
         )
     finally:
         monkeypatch.undo()
         time.tzset()
 
 
-@pytest.mark.parametrize("hour", ["25:00", "6 o'clock", "2026-13-01T06:00", 1320])
-def test_what_is_no_hour_is_refused(hour: str) -> None:
-    with pytest.raises(UsageError, match=r"--stop-at is .*; write 06:00, or 2026-11-24T06:00"):
-        parse_stop_time(hour, 0.0)
+@pytest.mark.parametrize("stop_at", ["25:00", "6 o'clock", "2026-13-01T06:00", 1320])
+def test_other_values_are_refused(stop_at: str) -> None:
+    with pytest.raises(UsageError, match=r"--stop-at is .*; write 06:00 or 2026-11-24T06:00"):
+        parse_stop_time(stop_at, 0.0)

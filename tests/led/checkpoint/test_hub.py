@@ -1,8 +1,8 @@
-"""A published checkpoint by name, against a local server that speaks the hub's API.
+"""Published checkpoints by name, against a local server that implements the hub's API.
 
-Each download runs in a process of its own with the real `huggingface_hub`; only its pauses are cut short, for
-which it has no setting. Weights lie on a second server, as the hub's do, and that one is never to see the
-token.
+Each download runs in a process of its own with the real `huggingface_hub`. Only its pauses are shortened,
+since it has no setting for them. Weights are on a second server, as with the hub, and that server must never
+receive the token.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any
 
 import pytest
 
+import led
 from led.checkpoint import hub as led_hub
 from led.checkpoint.files import WEIGHT_FILES
 from led.checkpoint.hub import resolve
@@ -81,7 +82,7 @@ class Answer:
 
 @dataclass
 class Asked:
-    """A request: what for, from which byte on, with which token."""
+    """A request: its purpose, its first byte, and its token."""
 
     method: str
     path: str
@@ -91,8 +92,7 @@ class Asked:
 
 @dataclass
 class Split:
-    """After how many bytes of a body the connection ends, and how: closed, reset, or held open until
-    `release`."""
+    """After how many bytes of a body the connection ends, and how: closed, reset, or held until `release`."""
 
     after: int
     reset: bool = False
@@ -100,7 +100,7 @@ class Split:
 
 
 class Hub:
-    """One model, `owner/model`, with commits and branches; `owner/gated` and `owner/private` refuse."""
+    """One model, `owner/model`, with commits and branches. It refuses `owner/gated` and `owner/private`."""
 
     def __init__(self) -> None:
         self.commits: dict[str, dict[str, bytes]] = {FIRST: {**SMALL, "model.safetensors": b"weights"}}
@@ -129,7 +129,7 @@ class Hub:
         self.refs["main"] = commit
 
     def downloaded(self) -> list[str]:
-        """The files whose bytes were asked for, in alphabetical order."""
+        """The files whose bytes were requested, in alphabetical order."""
         return sorted(
             {
                 a.path.rpartition("/")[2]
@@ -179,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
     def describe(self, rest: list[str]) -> None:
-        """What is in a commit: as a model, or as a tree."""
+        """The contents of a commit, as a model or as a tree."""
         name = rest[1] if len(rest) == 2 else "main"
         commit = self.hub.refs.get(name, name)
         if commit not in self.hub.commits:
@@ -208,7 +208,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(302, b"", {**headers, **there})
 
     def hand_out(self, data: bytes, start: int) -> None:
-        """Bytes from `start` on, as far as the next cut lets them."""
+        """Send bytes from `start` on, up to the next split."""
         part = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
         self.send_head(206 if start else 200, len(data) - start, part)
         truncate = next(self.hub.splits, None)
@@ -276,7 +276,7 @@ def start(hub: Hub, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
 @pytest.fixture
 def ask(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., Answer]:
-    """What `resolve` says in a process of its own."""
+    """The result of `resolve` in a process of its own."""
 
     def ask(model: str = "owner/model", environment: dict[str, str] | None = None, **options: Any) -> Answer:
         process = start(model, environment, **options)
@@ -293,7 +293,7 @@ Ask = Callable[..., Answer]
 
 @pytest.fixture
 def kept(hub: Hub, ask: Ask) -> Answer:
-    """A first download; what it asked is forgotten."""
+    """A first download. Its requests are forgotten."""
     answer = ask()
     assert answer.files() == hub.commits[FIRST] and answer.revision == FIRST
     hub.asked.clear()
@@ -328,9 +328,11 @@ def test_models_tokenizers_settings_and_pipelines_take_a_published_name(
     hub.publish(SECOND, {path.name: path.read_bytes() for path in model_folder.iterdir()})
     script = f"""
 from led import GenerationConfig, LEDConfig, LEDForConditionalGeneration, LEDTokenizer, pipeline
-print(pipeline("summarization", model="owner/model", revision={SECOND!r})("the pump failed")[0]["summary_text"] is not None)
-assert LEDConfig.from_pretrained("owner/model") == LEDForConditionalGeneration.from_pretrained("owner/model").config
-assert GenerationConfig.from_pretrained("owner/model").num_beams == 2 and len(LEDTokenizer.from_pretrained("owner/model"))
+name = "owner/model"
+summarizer = pipeline("summarization", model=name, revision={SECOND!r})
+print(summarizer("the pump failed")[0]["summary_text"] is not None)
+assert LEDConfig.from_pretrained(name) == LEDForConditionalGeneration.from_pretrained(name).config
+assert GenerationConfig.from_pretrained(name).num_beams == 2 and len(LEDTokenizer.from_pretrained(name))
 """
     settings = {
         "HF_ENDPOINT": hub.url,
@@ -394,15 +396,15 @@ def test_only_the_files_that_are_read_are_downloaded(
     assert ask(environment={"HF_HUB_OFFLINE": "1"}).folder == answer.folder and not hub.asked
 
 
-def test_weights_are_looked_for_in_the_order_they_are_read() -> None:
+def test_weight_files_are_searched_in_the_order_they_are_read() -> None:
     assert tuple(kind[0] for kind in led_hub._WEIGHTS) == WEIGHT_FILES
 
 
 def test_every_file_that_is_read_is_downloaded() -> None:
     sources = [
         path.read_text("utf-8")
-        for path in Path(led_hub.__file__).parent.glob("*.py")
-        if path.name != "hub.py"
+        for path in Path(led.__file__).parent.rglob("*.py")
+        if path != Path(led_hub.__file__)
     ]
     read = set(re.findall(r'"([a-z]\w*(?:\.\w+)*\.(?:json|txt))"', "".join(sources)))
     assert "config.json" in read and read <= {
@@ -413,7 +415,7 @@ def test_every_file_that_is_read_is_downloaded() -> None:
 
 def test_a_checkpoint_without_weights_is_refused(hub: Hub, ask: Ask) -> None:
     hub.publish(SECOND, {**SMALL, **OTHERS})
-    assert f"owner/model at {SECOND} has no weights: none of model.safetensors, " in ask().refused
+    assert f"owner/model at {SECOND} has no weights; it needs one of model.safetensors, " in ask().refused
 
 
 # ---- pinned, kept, offline ----
@@ -450,7 +452,9 @@ def test_without_the_hub_the_kept_commit_is_served_and_said(hub: Hub, ask: Ask, 
     hub.close()
     answer = ask()
     assert (answer.folder, answer.revision) == (kept.folder, FIRST)
-    assert f"owner/model: the hub does not answer; for main the kept {FIRST} is taken." in answer.stderr
+    assert (
+        f"owner/model: the hub does not answer; the cached commit {FIRST} of main is used." in answer.stderr
+    )
     pinned = ask(revision=FIRST)
     assert pinned.folder == kept.folder and "does not answer" not in pinned.stderr
 
@@ -501,8 +505,10 @@ def test_a_closed_connection_is_resumed_at_the_byte_it_reached(hub: Hub, ask: As
 
 
 def test_a_reset_connection_is_tried_again(hub: Hub, ask: Ask, large: bytes) -> None:
-    """`huggingface_hub` gives up at once on a reset; it is asked again, and the file starts anew (2.4) or is
-    resumed (0.36)."""
+    """`huggingface_hub` gives up at once after a reset, so it is called again.
+
+    The file starts anew (2.4) or is resumed (0.36).
+    """
     hub.publish(SECOND, {**SMALL, "model.safetensors": large})
     hub.splits = iter([Split(PIECE + 3 * 2**20, reset=True)])
     answer = ask()
@@ -511,14 +517,16 @@ def test_a_reset_connection_is_tried_again(hub: Hub, ask: Ask, large: bytes) -> 
 
 
 def test_a_download_that_gave_up_is_completed_by_the_next_process(hub: Hub, ask: Ask, large: bytes) -> None:
-    """The complete files are not asked for again; the cut one starts anew (2.4) or is resumed (0.36), and is
-    right."""
+    """Complete files are not requested again.
+
+    The partial file starts anew (2.4) or is resumed (0.36), and is correct.
+    """
     hub.publish(SECOND, {**SMALL, "model.safetensors": large})
     hub.splits = (Split(PIECE + 2**20 if number == 0 else 0) for number in range(1000))
     refused = ask().refused
     assert (
-        "owner/model is neither a folder here nor downloaded in full, and the hub cannot be reached or hung up"
-        in refused
+        "owner/model is neither a local folder nor completely downloaded, and the connection to the "
+        "hub failed" in refused
     )
     assert "check the network" in refused and len(hub.starts()) < 60
     hub.splits = iter(())
@@ -530,8 +538,10 @@ def test_a_download_that_gave_up_is_completed_by_the_next_process(hub: Hub, ask:
 def test_a_killed_download_is_completed_by_the_next_process(
     hub: Hub, ask: Ask, start: Callable[..., subprocess.Popen[str]], tmp_path: Path, large: bytes
 ) -> None:
-    """A file cut by SIGKILL starts anew in the next process (2.4) or is resumed (0.36); the bytes are right
-    either way."""
+    """A file that SIGKILL interrupted starts anew in the next process (2.4) or is resumed (0.36).
+
+    Its bytes are correct in both cases.
+    """
     hub.publish(SECOND, {**SMALL, "model.safetensors": large})
     hub.splits = iter([Split(PIECE + 2**20, hold=True)])
     with start() as process:
@@ -566,7 +576,7 @@ def test_a_killed_download_is_completed_by_the_next_process(
         ),
         ({"revision": "v9"}, "owner/model has no revision v9; name a branch, tag or commit"),
         ({"revision": "9" * 40}, f"owner/model has no revision {'9' * 40}; name a branch, tag or commit"),
-        ({"model": "owner/a--b"}, "owner/a--b cannot be the name of a checkpoint"),
+        ({"model": "owner/a--b"}, "owner/a--b is not a valid checkpoint name"),
     ],
 )
 def test_what_the_hub_refuses_is_said_plainly_and_the_token_is_not(
@@ -603,11 +613,11 @@ def test_a_failure_that_passes_is_waited_for(path: str, times: int, status: int,
 @pytest.mark.parametrize(
     ("path", "status", "says"),
     [
-        ("/api/models", 429, "the hub takes no more requests for now (429); wait some minutes"),
+        ("/api/models", 429, "the hub accepts no more requests for now (429); wait a few minutes"),
         ("/api/models", 500, "the hub answered 500"),
         ("/api/models", 503, "the hub answered 503"),
         ("/owner/model/resolve", 503, "the hub answered 503"),
-        ("/cdn", 429, "the hub takes no more requests for now (429); wait some minutes"),
+        ("/cdn", 429, "the hub accepts no more requests for now (429); wait a few minutes"),
         ("/cdn", 503, "the hub answered 503"),
     ],
 )
@@ -640,7 +650,8 @@ def test_without_a_network_the_next_step_is_named(revision: str | None, hub: Hub
     hub.close()
     refused = ask(revision=revision).refused
     assert refused.startswith(
-        "owner/model is neither a folder here nor downloaded in full, and the hub cannot be reached"
+        "owner/model is neither a local folder nor completely downloaded, and the connection to the "
+        "hub failed"
     )
     assert "Connection refused" in refused and "check the network and HF_ENDPOINT" in refused
 
@@ -648,8 +659,8 @@ def test_without_a_network_the_next_step_is_named(revision: str | None, hub: Hub
 def test_offline_without_a_kept_copy_the_next_step_is_named(hub: Hub, ask: Ask) -> None:
     refused = ask(environment={"HF_HUB_OFFLINE": "1"}).refused
     assert (
-        "the hub may not be asked (HF_HUB_OFFLINE or local_files_only); download it once with a network"
-        in refused
+        "requests to the hub are turned off (HF_HUB_OFFLINE or local_files_only); download it once "
+        "with a network" in refused
     )
     assert not hub.asked
 
@@ -658,17 +669,16 @@ def test_a_cache_folder_that_cannot_be_written_is_named(ask: Ask, tmp_path: Path
     file = tmp_path / "file"
     file.touch()
     refused = ask(cache_dir=str(file)).refused
-    assert refused.startswith(f"owner/model cannot be kept under {file} (")
-    assert "name another cache_dir or HF_HOME" in refused
+    assert refused.startswith(f"owner/model cannot be stored in {file} (")
+    assert "set another cache_dir or HF_HOME" in refused
 
 
 def test_a_disk_that_takes_no_more_is_said_plainly(hub: Hub, ask: Ask, tmp_path: Path, large: bytes) -> None:
-    """A limit on the size of a file stands in for a full disk: the write fails in the middle of a
-    download."""
+    """A limit on file sizes stands in for a full disk: a write fails in the middle of a download."""
     hub.publish(SECOND, {**SMALL, "model.safetensors": large})
     refused = ask(largest_file=2**20).refused
-    assert refused.startswith(f"owner/model cannot be kept under {tmp_path / 'home' / 'hub'} (")
-    assert "make room there" in refused
+    assert refused.startswith(f"owner/model cannot be stored in {tmp_path / 'home' / 'hub'} (")
+    assert "free some space there" in refused
     assert ask().files() == hub.commits[SECOND]
 
 

@@ -1,5 +1,4 @@
-"""Checkpoints: folders of the reference load here and ours load there; everything else is refused with a
-list."""
+"""Folders of the reference load here and ours load there. Every other folder is refused with a list."""
 
 from __future__ import annotations
 
@@ -215,7 +214,7 @@ def test_a_bin_of_the_format_before_zip_loads(tmp_path: Path, model: LEDForCondi
 
 
 class Malicious:
-    """A pickle that makes a folder when it is read."""
+    """A pickle that creates a folder when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -323,7 +322,7 @@ def test_a_malformed_index_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     tiny_config().save_pretrained(tmp_path)
     with pytest.raises(
-        CheckpointError, match=r"no weights; looked for model\.safetensors.*pytorch_model\.bin"
+        CheckpointError, match=r"no weights; it needs one of model\.safetensors.*pytorch_model\.bin"
     ):
         load(tmp_path)
 
@@ -332,7 +331,7 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
 def test_an_absent_shard_is_named(tmp_path: Path, model: LEDForConditionalGeneration, suffix: str) -> None:
     shard = weight_files(write_shards(tmp_path, model.state_dict(), suffix))[2]
     shard.unlink()
-    with pytest.raises(CheckpointError, match=f"1 files that are not there: {shard.name}"):
+    with pytest.raises(CheckpointError, match=f"1 files that do not exist: {shard.name}"):
         load(tmp_path)
 
 

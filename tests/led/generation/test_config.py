@@ -22,7 +22,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"num_beams": 0}, "num_beams is 0", "at least 1"),
     ({"num_return_sequences": 0}, "num_return_sequences is 0", "at least 1"),
     ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences is 3", "at most num_beams (2)"),
-    ({"num_return_sequences": 2}, "num_return_sequences is 2", "use beams or do_sample"),
+    ({"num_return_sequences": 2}, "num_return_sequences is 2", "set num_beams or do_sample"),
     ({"temperature": 0.0}, "temperature is 0.0", "do_sample=False"),
     ({"temperature": -1.0}, "temperature is -1.0", "above 0"),
     ({"temperature": float("nan")}, "temperature is nan", "must be a number"),
@@ -59,14 +59,14 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (
         {"suppress_tokens": [2, 9], "forced_eos_token_id": [9, 2]},
         "forced_eos_token_id is [9, 2]",
-        "out of one of the two",
+        "from one of the two",
     ),
     (
         {"suppress_tokens": [0], "forced_bos_token_id": 0},
         "forced_bos_token_id is 0",
         "suppress_tokens forbids it",
     ),
-    ({"begin_suppress_tokens": 5}, "begin_suppress_tokens is 5", "must list token ids"),
+    ({"begin_suppress_tokens": 5}, "begin_suppress_tokens is 5", "must be a list of token ids"),
     ({"exponential_decay_length_penalty": [5]}, "exponential_decay_length_penalty is [5]", "(start, factor)"),
     (
         {"exponential_decay_length_penalty": (-1, 1.1)},
@@ -136,7 +136,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
 def test_updates_are_checked_too() -> None:
     with pytest.raises(ValueError, match="num_beams is 0"):
         GenerationConfig().updated(num_beams=0)
-    with pytest.raises(ValueError, match=r"num_beam is not a generation setting; known: .*num_beams"):
+    with pytest.raises(ValueError, match=r"num_beam is not a generation setting; use one of .*num_beams"):
         GenerationConfig().updated(num_beam=2)
     assert GenerationConfig(num_beams=2).updated(max_length=9) == GenerationConfig(num_beams=2, max_length=9)
 
@@ -155,21 +155,21 @@ def test_updates_are_checked_too() -> None:
 def test_max_length_counts_the_prompt_and_max_new_tokens_does_not(
     settings: dict[str, Any], prompt: int, longest: int
 ) -> None:
-    assert GenerationConfig(**settings).longest(tiny_config(), prompt) == longest
+    assert GenerationConfig(**settings).max_sequence_length(tiny_config(), prompt) == longest
 
 
 @pytest.mark.parametrize("prompt", [3, 4])
 def test_a_prompt_must_leave_room(prompt: int) -> None:
     with pytest.raises(ValueError, match=f"{prompt} tokens and max_length is 3"):
-        GenerationConfig(max_length=3).longest(tiny_config(), prompt)
+        GenerationConfig(max_length=3).max_sequence_length(tiny_config(), prompt)
 
 
 def test_an_output_may_not_outgrow_the_decoders_positions() -> None:
     model = tiny_config(max_decoder_position_embeddings=16)
-    assert GenerationConfig(max_length=17).longest(model) == 17
+    assert GenerationConfig(max_length=17).max_sequence_length(model) == 17
     for config in (GenerationConfig(max_length=18), GenerationConfig(max_new_tokens=17), GenerationConfig()):
         with pytest.raises(ValueError, match=r"max_length is \d+; .* has 16 positions .* at most 17"):
-            config.longest(model)
+            config.max_sequence_length(model)
     with pytest.raises(ValueError, match="at most 17"):
         generate(tiny_model(max_decoder_position_embeddings=16), torch.tensor([[5]]), max_length=18)
 
@@ -222,7 +222,7 @@ def test_ids_come_from_the_model_where_the_file_has_none(
         0,
         2,
     )
-    assert config.longest(tiny_config()) == 21
+    assert config.max_sequence_length(tiny_config()) == 21
 
 
 def test_ids_of_the_file_win_over_the_models(tmp_path: Path) -> None:
@@ -349,10 +349,12 @@ def test_every_token_named_must_be_in_the_vocabulary(name: str) -> None:
         value = {"bad_words_ids": [[5, token]], "sequence_bias": [[[5, token], 1.0]]}.get(name, [5, token])
         config = GenerationConfig(**{name: value})
         if token < vocabulary:
-            config.longest(tiny_config())
+            config.max_sequence_length(tiny_config())
         else:
-            with pytest.raises(ValueError, match=f"token {token} is named .* vocabulary has {vocabulary}"):
-                config.longest(tiny_config())
+            with pytest.raises(
+                ValueError, match=f"token {token} is named .* below the vocabulary's size, {vocabulary}"
+            ):
+                config.max_sequence_length(tiny_config())
 
 
 NEUTRAL: list[tuple[str, Any]] = [
@@ -405,7 +407,7 @@ def test_what_is_not_offered_is_refused_unless_neutral(
         assert GenerationConfig().updated(**{name: value}) == GenerationConfig()
         folder = write(tmp_path, {}, {name: value, "pad_token_id": 1, "eos_token_id": 2})
         assert GenerationConfig.from_pretrained(folder) == GenerationConfig()
-    with pytest.raises(ValueError, match=f"{name}=.*not offered"):
+    with pytest.raises(ValueError, match=f"{name}=.*not supported"):
         GenerationConfig().updated(**{name: active})
     with pytest.raises(ValueError, match=rf"{name}=.*\s.*generation_config\.json"):
         GenerationConfig.from_pretrained(write(tmp_path, {}, {name: active}))

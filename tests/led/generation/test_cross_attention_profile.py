@@ -1,4 +1,4 @@
-"""Where a text looked, against the attentions of the plain decoder; for memories of tensors and of pages."""
+"""The cross-attention profile equals the attention weights of `forward`, for plain and paged KV caches."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ def document(length: int) -> list[int]:
     return [0, *(5 + i * 7 % 90 for i in range(length - 2)), 2]
 
 
-def plainly(model: LEDForConditionalGeneration, ids: list[int], sequence: list[int]) -> list[float]:
-    """The same from the cross-attentions that `forward` gives."""
+def profile_of_forward(
+    model: LEDForConditionalGeneration, ids: list[int], sequence: list[int]
+) -> list[float]:
+    """The profile from the cross-attention weights that `forward` returns."""
     glob = torch.zeros(1, len(ids), dtype=torch.long)
     glob[:, 0] = 1
     with torch.inference_mode():
@@ -47,7 +49,7 @@ def plainly(model: LEDForConditionalGeneration, ids: list[int], sequence: list[i
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-def test_results_say_where_they_looked(model: LEDForConditionalGeneration, beams: int) -> None:
+def test_hypotheses_have_the_cross_attention_profile(model: LEDForConditionalGeneration, beams: int) -> None:
     lengths = [40, 3, 17, 29]
     config = GenerationConfig(num_beams=beams, max_length=9)
     packed = [pack_documents([document(n)], [[0]]) for n in lengths]
@@ -56,21 +58,21 @@ def test_results_say_where_they_looked(model: LEDForConditionalGeneration, beams
     for i, n in enumerate(lengths):
         assert found[i].sequences == without[i].sequences and without[i].attention_profile is None
         assert found[i].attention_profile == pytest.approx(
-            plainly(model, document(n), found[i].sequences[0]), abs=1e-5
+            profile_of_forward(model, document(n), found[i].sequences[0]), abs=1e-5
         )
         assert sum(found[i].attention_profile or []) == pytest.approx(1)
 
 
-def test_memories_in_pages_are_the_same(model: LEDForConditionalGeneration) -> None:
+def test_paged_documents_have_the_same_profile(model: LEDForConditionalGeneration) -> None:
     batch = pack_documents([document(n) for n in (40, 3, 128)], [[0]] * 3)
     with torch.inference_mode():
         encoded = model.led.encoder.encode(batch)
-        stepper = CudaGraphRunner(model, None, 4, 2, 16, 1 << 24)
-        stepper.admit(batch, encoded, [2])
-        memories = model.led.decoder.cross_attention_cache(encoded, batch)
-        for d, memory in enumerate(memories):
+        runner = CudaGraphRunner(model, None, 4, 2, 16, 1 << 24)
+        runner.add(batch, encoded, [2])
+        documents = model.led.decoder.cross_attention_cache(encoded, batch)
+        for d, plain in enumerate(documents):
             ways = [
-                cross_attention_profile(model.led.decoder, m, [2, 0, 9, 11, 2], BINS)
-                for m in (memory, stepper.memory_of(d))
+                cross_attention_profile(model.led.decoder, each, [2, 0, 9, 11, 2], BINS)
+                for each in (plain, runner.document(d))
             ]
             assert ways[0] == pytest.approx(ways[1], abs=1e-6)

@@ -1,9 +1,9 @@
-"""Generated tokens are the reference's, per document, whatever a document is decoded with.
+"""Generated tokens are the reference's for each document, whatever it is decoded with.
 
-Each case is a random (model, configuration, batch of documents). The reference decodes the padded batch; this
-library decodes the batch, every document alone, and the batch among strangers with few places in the loop, so
-that documents come and go while others are half-way. Samples are compared one document at a time: a batch
-shares its chance otherwise.
+Each case is a random model, configuration and batch of documents. The reference decodes the padded batch.
+This library decodes the batch, every document alone, and the batch among other documents in few slots, so
+that documents come and go while others are half done. Samples are compared one document at a time, since the
+documents of a batch share one random generator in the reference.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def document(batch: dict[str, torch.Tensor], row: int) -> dict[str, torch.Tensor
     return {name: x[row : row + 1, :n] for name, x in batch.items()}
 
 
-def expand_rows(sequences: torch.Tensor, pad: int = 1) -> list[list[int]]:
-    """The rows without the padding on the right."""
+def rows_of(sequences: torch.Tensor, pad: int = 1) -> list[list[int]]:
+    """The rows without their padding on the right."""
     result = []
     for row in sequences.tolist():
         while row and row[-1] == pad:
@@ -119,15 +119,17 @@ def expand_rows(sequences: torch.Tensor, pad: int = 1) -> list[list[int]]:
 def reference_rows(
     reference: Any, batch: dict[str, torch.Tensor], settings: dict[str, Any]
 ) -> tuple[list[list[int]], list[float]]:
-    """The reference reads padding as part of a document only in the encoder's rules; there, one document at a
-    time."""
+    """Sequences and scores of the reference.
+
+    Its encoder processors treat padding as part of a document. With these, it decodes one document at a time.
+    """
     parts = [batch]
     if settings.get("encoder_no_repeat_ngram_size") or settings.get("encoder_repetition_penalty"):
         parts = [document(batch, row) for row in range(len(batch["input_ids"]))]
     rows, scores = [], []
     for part in parts:
         out = reference.generate(**part, **settings, return_dict_in_generate=True, output_scores=True)
-        rows += expand_rows(out.sequences)
+        rows += rows_of(out.sequences)
         scores += out.sequences_scores.tolist() if settings["num_beams"] > 1 else [0.0] * len(out.sequences)
     return rows, scores
 
@@ -135,7 +137,7 @@ def reference_rows(
 def agree(
     ours: tuple[list[list[int]], list[float]], theirs: tuple[list[list[int]], list[float]], beams: bool
 ) -> str:
-    """ "same", "tie" where different tokens have the same score, or a description of the difference."""
+    """ "same", "tie" if different tokens have the same score, or a description of the difference."""
     kinds = set()
     for mine, my_score, other, other_score in zip(*ours, *theirs, strict=True):
         if beams and abs(my_score - other_score) > 1e-5 * max(1.0, abs(other_score)):
@@ -162,7 +164,7 @@ def test_tokens_are_the_references(model_seed: int, record_property: Any) -> Non
             part: dict[str, torch.Tensor], settings: dict[str, Any] = settings, **how: Any
         ) -> tuple[list[list[int]], list[float]]:
             out = generate(ours, **part, **settings, **how)
-            return expand_rows(out.sequences), out.sequences_scores.tolist()
+            return rows_of(out.sequences), out.sequences_scores.tolist()
 
         alone = [decode(document(batch, row)) for row in range(len(batch["input_ids"]))]
         strangers = random_batch(rng, ours.config.vocab_size, 3)
@@ -170,7 +172,7 @@ def test_tokens_are_the_references(model_seed: int, record_property: Any) -> Non
         for name, x in batch.items():
             rows = [*strangers[name], *x]
             crowd[name] = torch.nn.utils.rnn.pad_sequence(rows, True, 1 if name == "input_ids" else 0)
-        crowded = decode(crowd, limits=SchedulerLimits(documents=2, max_num_batched_tokens=20))
+        crowded = decode(crowd, limits=SchedulerLimits(max_num_seqs=2, max_num_batched_tokens=20))
         got = {
             "batch": decode(batch),
             "alone": ([r for rows, _ in alone for r in rows], [s for _, scores in alone for s in scores]),
@@ -223,7 +225,7 @@ def test_a_documents_samples_are_the_references(model_seed: int) -> None:
         torch.manual_seed(case)
         out = generate(ours, **part, **settings)
         verdict = agree(
-            (expand_rows(out.sequences), out.sequences_scores.tolist()), expected, settings["num_beams"] > 1
+            (rows_of(out.sequences), out.sequences_scores.tolist()), expected, settings["num_beams"] > 1
         )
         assert verdict == "same", f"case {case}, {settings}: {verdict}"
     assert impossible <= 0.1 * SAMPLED_CASES_PER_MODEL
@@ -236,7 +238,7 @@ def favour(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
 
 
 def some_tokens(batch_id: int, input_ids: torch.Tensor) -> list[int]:
-    """Depends on the number, the length and the last token; the end is allowed now and then."""
+    """Depends on the number, the length and the last token. The end is allowed at every third length."""
     start = (5 * batch_id + len(input_ids) + int(input_ids[-1])) % 12
     return list(range(3 + start, 11 + start)) + [2] * (len(input_ids) % 3 == 0)
 
@@ -257,10 +259,12 @@ def test_given_functions_are_called_as_by_the_reference(model_seed: int, do_samp
             settings["num_return_sequences"] = 2
         batch = random_batch(rng, ours.config.vocab_size, 1 if do_sample else 3)
         torch.manual_seed(case)
-        expected = expand_rows(reference.generate(**batch, **settings, **functions))
+        expected = rows_of(reference.generate(**batch, **settings, **functions))
         torch.manual_seed(case)
         packed = pack(**batch, shape=tuple(batch["input_ids"].shape), device=torch.device("cpu"), trim=True)
-        loop = Scheduler(ours, GenerationConfig(**settings), SchedulerLimits(documents=2), **functions)
-        results = dict(loop.run(packed.documents()))
+        scheduler = Scheduler(
+            ours, GenerationConfig(**settings), SchedulerLimits(max_num_seqs=2), **functions
+        )
+        results = dict(scheduler.run(packed.documents()))
         got = [row for d in sorted(results) for row in results[d].sequences]
         assert [[token for token in row if token != 1] for row in got] == expected, f"case {case}, {settings}"

@@ -1,7 +1,7 @@
 """Every processor gives the reference's scores, row by row, for rows of different lengths.
 
-The reference reads a table of equally long rows; here each row of a ragged table is compared with the
-reference's call on that row alone. What stands behind a row's end is noise on purpose.
+The reference takes a table of rows of equal length. Here each row of a ragged table is compared with the
+reference's call on that row alone. The columns after a row's end hold random tokens on purpose.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SEEDS = range(25)
 
 
 def random_rows(seed: int, per_document: int = 2, lengths: str = "ragged") -> tuple[Rows, Tensor]:
-    """Rows over few tokens, so that n-grams repeat; the rows of a document are equally long."""
+    """Rows over few tokens, so that n-grams repeat. The rows of a document have equal length."""
     rng, g = random.Random(seed), torch.Generator().manual_seed(seed)
     documents = 3
     n = (
@@ -184,7 +184,7 @@ def test_suppressed_tokens_at_the_beginning(seed: int) -> None:
 
 
 def choose_allowed(batch_id: int, input_ids: Tensor) -> list[int]:
-    """Differs with the number, the length and the last token; number 1 allows what the test forbids."""
+    """Depends on the number, the length and the last token. Number 1 allows what the test forbids."""
     return (
         [0, 1] if batch_id == 1 else sorted({(batch_id + len(input_ids)) % V, (int(input_ids[-1]) + 3) % V})
     )
@@ -217,7 +217,7 @@ def test_documents_keep_their_numbers_whoever_else_is_there() -> None:
 
 def test_no_allowed_token_is_an_error() -> None:
     rows, scores = random_rows(0)
-    with pytest.raises(ValueError, match="no token for batch_id 0; it must allow at least one"):
+    with pytest.raises(ValueError, match="no token for batch_id 0; it must return at least one"):
         prefix_allowed_tokens(rows, scores, lambda i, ids: [], beams=True)
 
 
@@ -273,7 +273,7 @@ WARPERS: dict[str, tuple[Any, Any, list[float]]] = {
 
 
 def with_forbidden(drawn: Tensor) -> list[Tensor]:
-    """Scores of which some are forbidden, with ties and as log-probabilities."""
+    """Scores with some tokens forbidden: as drawn, with ties, and as log-probabilities."""
     drawn[0, 3:] = -torch.inf
     drawn[1, 1:] = -torch.inf
     return [drawn, drawn.round(), drawn.log_softmax(-1)]
@@ -390,7 +390,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
 
 
 def reference_processors(settings: dict[str, Any], encoder_input_ids: Tensor) -> Any:
-    """What the reference's generate would apply, for a prompt of one token."""
+    """The processors that the reference's `generate` applies, for a prompt of one token."""
     ids = {"eos_token_id": 2, "bos_token_id": 0, "pad_token_id": 1}
     model = transformers.LEDForConditionalGeneration(transformers.LEDConfig(**TINY))
     theirs = transformers.GenerationConfig(**{**ids, "top_k": 50, "max_length": COLUMNS, **settings})
@@ -409,8 +409,8 @@ def test_a_configuration_asks_for_the_references_processors_in_its_order(
 ) -> None:
     rows, scores = random_rows(seed)
     got = scores.clone()
-    for process in build_processors(GenerationConfig(**settings), prompt_length=1, max_length=COLUMNS):
-        got = process(rows, got)
+    for processor in build_processors(GenerationConfig(**settings), prompt_length=1, max_length=COLUMNS):
+        got = processor.apply(rows, got)
     for group, document in zip(rows.by_document(), rows.documents, strict=True):
         processors = reference_processors(settings, document[None])
         n = int(rows.lengths[group.start])
@@ -431,14 +431,14 @@ def test_the_first_token_written_is_where_the_reference_looks_for_it(
     for n in range(1, 5):
         rows = Rows(torch.zeros(1, 9, dtype=torch.long), torch.tensor([n]), [torch.tensor([5])])
         got = torch.ones(1, V)
-        for process in build_processors(config, prompt_length=prompt, max_length=9):
-            got = process(rows, got)
+        for processor in build_processors(config, prompt_length=prompt, max_length=9):
+            got = processor.apply(rows, got)
         assert torch.equal(got, expected(rows.sequences[:, :n], torch.ones(1, V)))
 
 
 def test_given_functions_have_their_place_in_the_order() -> None:
-    """The allowed ids stand before a forced token; given processors behind every rule, before sampling's;
-    normalising last."""
+    """The allowed ids come before a forced token. Processors of the caller come after every rule and before
+    those of sampling. Normalization comes last."""
     rows, scores = random_rows(0, lengths="even")
     n = int(rows.lengths[0])
     seen: list[Tensor] = []
@@ -460,7 +460,7 @@ def test_given_functions_have_their_place_in_the_order() -> None:
     for max_length, expected in ((n + 1, forced), (n + 2, free)):
         seen.clear()
         got = scores
-        for process in build_processors(config, 1, max_length, [note], lambda i, ids: [3, 4]):
-            got = process(rows, got)
+        for processor in build_processors(config, 1, max_length, [note], lambda i, ids: [3, 4]):
+            got = processor.apply(rows, got)
         assert torch.equal(torch.cat(seen), expected)
         assert torch.equal(got, (expected / 0.5).log_softmax(-1))

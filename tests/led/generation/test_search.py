@@ -1,7 +1,7 @@
-"""Searches follow the reference's rules and keep documents apart; samples depend on the seed alone.
+"""Searches follow the reference's rules and keep documents apart. Samples depend on the seed alone.
 
-The model of the first half is a function from (document, tokens so far) to scores, so a search can be
-compared with the same search written as one page of lists, the slow truth.
+The model of the first half is a function from (document, tokens so far) to scores. A search can then be
+compared with a reference implementation over plain lists.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from led.generation.generate import generate
 from led.generation.scheduler import SchedulerLimits
-from led.generation.search import BeamSearch, GreedySearch, Result, SearchConfig, blockwise_topk
+from led.generation.search import BeamSearch, GreedySearch, Hypotheses, SearchConfig, blockwise_topk
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.testing import TINY, spread_weights, tiny_config
 
@@ -49,14 +49,14 @@ def search_of(rule: SearchConfig) -> BeamSearch | GreedySearch:
     return BeamSearch(rule) if rule.num_beams > 1 else GreedySearch(rule)
 
 
-def run(rule: SearchConfig, arrivals: dict[int, list[int]], seed: int | None = None) -> dict[int, Result]:
-    """Search; `arrivals` says which documents are admitted before which step."""
+def run(rule: SearchConfig, arrivals: dict[int, list[int]], seed: int | None = None) -> dict[int, Hypotheses]:
+    """Search. `arrivals` maps a step to the documents that are added before it."""
     search, active, results = search_of(rule), [], {}
     generators: dict[int, torch.Generator | None] = {}
     step = 0
     while active or step <= max(arrivals):
         newcomers = arrivals.get(step, [])
-        search.admit([[START]] * len(newcomers))
+        search.add([[START]] * len(newcomers))
         active += newcomers
         for document in newcomers:
             generators[document] = None if seed is None else torch.Generator().manual_seed(seed)
@@ -66,17 +66,17 @@ def run(rule: SearchConfig, arrivals: dict[int, list[int]], seed: int | None = N
         each = len(search.sequences) // len(active)
         histories = [tuple(row[:n].tolist()) for row, n in zip(search.sequences, search.lengths, strict=True)]
         scores = torch.stack([scores_after(active[r // each], h) for r, h in enumerate(histories)])
-        choice = search.step(scores, [generators[d] for d in active])
+        output = search.step(scores, [generators[d] for d in active])
         for place, document in enumerate(active):
-            if choice.done[place]:
-                results[document] = search.result(place)
-        stay = [place for place in range(len(active)) if not choice.done[place]]
+            if output.is_done[place]:
+                results[document] = search.hypotheses(place)
+        stay = [place for place in range(len(active)) if not output.is_done[place]]
         search.retain(stay)
         active = [active[place] for place in stay]
     return results
 
 
-def slow_beam_search(rule: SearchConfig, document: int) -> Result:
+def reference_beam_search(rule: SearchConfig, document: int) -> Hypotheses:
     """The reference's rules, one candidate at a time."""
     nb, P = rule.num_beams, rule.prompt_length
     running = [([START], 0.0 if i == 0 else -1e9) for i in range(nb)]
@@ -105,10 +105,10 @@ def slow_beam_search(rule: SearchConfig, document: int) -> Result:
         beaten = full and running[0][1] / reach**rule.length_penalty <= finished[-1][1]
         if beaten or all(ended) or (rule.early_stopping is True and full):
             best = finished[: rule.num_return_sequences]
-            return Result([tokens for tokens, _ in best], [s for _, s in best])
+            return Hypotheses([tokens for tokens, _ in best], [s for _, s in best])
 
 
-def assert_same(mine: Result, other: Result) -> None:
+def assert_same(mine: Hypotheses, other: Hypotheses) -> None:
     assert mine.sequences == other.sequences
     assert mine.scores == pytest.approx(other.scores, rel=1e-5)
 
@@ -129,11 +129,11 @@ BEAM_RULES = [
 
 
 @pytest.mark.parametrize("rule", BEAM_RULES, ids=range(len(BEAM_RULES)))
-def test_beam_search_follows_the_slow_truth(rule: SearchConfig) -> None:
+def test_beam_search_follows_the_reference_implementation(rule: SearchConfig) -> None:
     documents = list(range(6))
     results = run(rule, {0: documents})
     for document in documents:
-        assert_same(results[document], slow_beam_search(rule, document))
+        assert_same(results[document], reference_beam_search(rule, document))
 
 
 SAMPLED = [rules(do_sample=True), rules(do_sample=True, num_beams=1, num_return_sequences=3)]
@@ -152,35 +152,35 @@ def test_documents_are_independent_whenever_they_come_and_go(rule: SearchConfig)
 
 
 def test_documents_finish_at_different_steps() -> None:
-    """Without which the tests of independence would say little."""
+    """Otherwise the tests of independence would prove little."""
     assert len({len(run(rules(), {0: [d]})[d].sequences[0]) for d in range(8)}) > 2
 
 
 def test_a_retained_search_keeps_the_documents_in_the_order_given() -> None:
     search = BeamSearch(rules())
-    search.admit([[10], [11], [12]])
+    search.add([[10], [11], [12]])
     search.retain([2, 0])
     assert search.sequences[:, 0].tolist() == [12] * 3 + [10] * 3
 
 
 def test_greedy_takes_the_best_token_and_pads_after_the_end() -> None:
     search = GreedySearch(rules(num_beams=1, num_return_sequences=2, max_length=5))
-    search.admit([[START]])
+    search.add([[START]])
     sure = torch.full((2, V), -5.0)
     for tokens in ([4, EOS], [6, 7], [EOS, 8]):
         scores = sure.clone()
         scores[[0, 1], tokens] = 5.0
-        choice = search.step(scores, [None])
+        output = search.step(scores, [None])
     assert search.sequences[:, :4].tolist() == [[START, 4, 6, EOS], [START, EOS, PAD, PAD]]
-    assert choice.tokens.tolist() == [EOS, PAD]
-    assert choice.done.tolist() == [True]
-    assert search.result(0).sequences == [[START, 4, 6, EOS], [START, EOS]]
+    assert output.next_tokens.tolist() == [EOS, PAD]
+    assert output.is_done.tolist() == [True]
+    assert search.hypotheses(0).sequences == [[START, 4, 6, EOS], [START, EOS]]
 
 
 def test_the_first_of_equal_tokens_wins_in_greedy_search() -> None:
     search = GreedySearch(rules(num_beams=1, num_return_sequences=1))
-    search.admit([[START]])
-    assert search.step(torch.tensor([[0.0, 3.0, 1.0, 3.0]]), [None]).tokens.tolist() == [1]
+    search.add([[START]])
+    assert search.step(torch.tensor([[0.0, 3.0, 1.0, 3.0]]), [None]).next_tokens.tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -188,12 +188,12 @@ def test_the_first_of_equal_tokens_wins_in_greedy_search() -> None:
 )
 def test_no_sequence_outgrows_max_length(rule: SearchConfig) -> None:
     search = search_of(rule)
-    search.admit([[START]])
+    search.add([[START]])
     never_ends = torch.zeros(len(search.sequences), V)
     never_ends[:, EOS] = -torch.inf
-    done = [bool(search.step(never_ends, [None]).done) for _ in range(rule.max_length - 1)]
+    done = [bool(search.step(never_ends, [None]).is_done) for _ in range(rule.max_length - 1)]
     assert done == [False] * (rule.max_length - 2) + [True]
-    assert all(len(row) == rule.max_length for row in search.result(0).sequences)
+    assert all(len(row) == rule.max_length for row in search.hypotheses(0).sequences)
 
 
 # Sampling with a model.
@@ -245,7 +245,9 @@ def test_a_seeded_sample_is_the_same_alone_and_among_strangers(settings: dict[st
     ours, _ = models()
     batch, each = documents(), settings.get("num_return_sequences", 1)
     how = {"do_sample": True, "max_length": 14, "seed": 11, **settings}
-    crowded = generate(ours, **batch, **how, limits=SchedulerLimits(documents=2, max_num_batched_tokens=20))
+    crowded = generate(
+        ours, **batch, **how, limits=SchedulerLimits(max_num_seqs=2, max_num_batched_tokens=20)
+    )
     for row in range(5):
         n = int(batch["attention_mask"][row].sum())
         alone = generate(ours, **{name: x[row : row + 1, :n] for name, x in batch.items()}, **how)

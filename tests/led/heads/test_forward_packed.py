@@ -1,5 +1,4 @@
-"""Reading without padding is the padded forward pass, document by document: the decoder over whole documents,
-or its prompt."""
+"""`forward_packed` equals the padded forward pass of each document, with and without a decoder prompt."""
 
 from __future__ import annotations
 
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from led.chunks import Chunk, default_pooling
 
 from led.batch.packed_batch import pack_documents
 from led.config import LEDConfig
@@ -17,6 +15,7 @@ from led.heads.question_answering import LEDForQuestionAnswering
 from led.heads.sequence_classification import LEDForSequenceClassification
 from led.model.led_model import LEDModel
 from led.pipelines.chunk_reader import pool_logits, read_chunks
+from led.pipelines.chunking import Chunk, default_pooling
 from led.testing import TINY, spread_weights, tiny_config
 
 LENGTHS = ([5], [1], [2, 64, 17, 1, 33], [64, 64], [3] * 9)
@@ -41,7 +40,7 @@ def alone(model: Any, ids: list[int], global_positions: range) -> Any:
     return model(input_ids, global_attention_mask=mask)
 
 
-@pytest.mark.parametrize("globals_", [0, 1, 4])
+@pytest.mark.parametrize("global_positions", [0, 1, 4])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_the_decoder_over_packed_documents_is_the_forward_pass(
     lengths: list[int], global_positions: int
@@ -49,7 +48,9 @@ def test_the_decoder_over_packed_documents_is_the_forward_pass(
     model, rows = model_of(LEDModel), documents(lengths)
     places = [range(min(global_positions, n)) for n in lengths]
     with torch.no_grad():
-        for ids, where, states in zip(rows, places, model.read(pack_documents(rows, places)), strict=True):
+        for ids, where, states in zip(
+            rows, places, model.forward_packed(pack_documents(rows, places)), strict=True
+        ):
             expected = alone(model, ids, where).last_hidden_state[0]
             torch.testing.assert_close(states, expected, atol=1e-5, rtol=1e-5)
 
@@ -63,7 +64,9 @@ def test_a_prompt_packed_and_padded_is_the_same(lengths: list[int]) -> None:
     )
     with torch.no_grad():
         batch = pack_documents(rows, places)
-        for ids, logits, (start, end) in zip(rows, classifier.read(batch), answerer.read(batch), strict=True):
+        for ids, logits, (start, end) in zip(
+            rows, classifier.forward_packed(batch), answerer.forward_packed(batch), strict=True
+        ):
             torch.testing.assert_close(
                 logits, alone(classifier, ids, range(1)).logits[0], atol=1e-5, rtol=1e-5
             )
@@ -76,7 +79,7 @@ def test_a_prompt_reads_beyond_the_decoders_positions_and_depends_on_all_of_the_
     model, ids = model_of(LEDForSequenceClassification, **PROMPT), documents([128])[0]
     changed = [*ids[:100], 9, *ids[101:]]
     with torch.no_grad():
-        one, other = model.read(pack_documents([ids, changed], [range(1)] * 2))
+        one, other = model.forward_packed(pack_documents([ids, changed], [range(1)] * 2))
     assert (one - other).abs().max() > 1e-4
     assert model.config.max_input_tokens == 128 and tiny_config().max_input_tokens == 64
 
@@ -87,7 +90,8 @@ def test_reading_can_be_trained(cls: type, config: dict[str, Any]) -> None:
     model, rows = model_of(cls, **config), documents([9, 30])
     batch = pack_documents(rows, [range(1)] * 2)
     sum(
-        torch.as_tensor(x if isinstance(x, torch.Tensor) else torch.stack(x)).sum() for x in model.read(batch)
+        torch.as_tensor(x if isinstance(x, torch.Tensor) else torch.stack(x)).sum()
+        for x in model.forward_packed(batch)
     ).backward()
     packed = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
@@ -105,14 +109,14 @@ def test_reading_can_be_trained(cls: type, config: dict[str, Any]) -> None:
 
 def test_a_document_beyond_the_positions_is_refused() -> None:
     batch = pack_documents(documents([65]), [range(1)])
-    with pytest.raises(ValueError, match="the decoder was given 65 positions; this model has 64"):
-        model_of(LEDModel).read(batch)
+    with pytest.raises(ValueError, match="the decoder input has 65 positions; this model has 64"):
+        model_of(LEDModel).forward_packed(batch)
 
 
 def test_decoder_inputs_beside_a_prompt_are_refused() -> None:
     ids = torch.tensor(documents([9]))
     for cls in (LEDForSequenceClassification, LEDForQuestionAnswering):
-        with pytest.raises(ValueError, match="this checkpoint's decoder reads its decoder_prompt"):
+        with pytest.raises(ValueError, match="this checkpoint's decoder input is its decoder_prompt"):
             model_of(cls, **PROMPT)(ids, decoder_input_ids=ids)
 
 
@@ -146,7 +150,7 @@ def test_windows_come_back_in_their_order_and_are_pooled() -> None:
     ] == ["max", "mean", "mean", "mean"]
 
 
-@pytest.mark.parametrize("globals_", [0, 1, 4])
+@pytest.mark.parametrize("global_positions", [0, 1, 4])
 def test_answers_scores_are_the_references(global_positions: int) -> None:
     transformers = pytest.importorskip("transformers", reason="the reference, transformers, is not installed")
     reference = transformers.LEDForQuestionAnswering(transformers.LEDConfig(**TINY)).eval()

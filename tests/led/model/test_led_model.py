@@ -1,8 +1,8 @@
 """Encoder states, logits, losses and gradients are the reference's, in every row, padded ones included.
 
-The promise is a largest difference of 1e-5 in fp32, for the same weights. Windows are two-sided, in tokens.
-The weights are eight times their usual spread: attention is far from flat, and fp32 rounding stays below half
-of the promise.
+The largest allowed difference is 1e-5 in fp32, for the same weights. Windows are two-sided, in tokens. The
+weights have eight times their usual spread, so attention is far from flat. Rounding in fp32 stays below half
+of the allowed difference.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def padding(kind: str, rows: int, n: int) -> Tensor:
 
 
 def assert_same(batch: dict[str, Any], window: int | tuple[int, ...] = 8) -> None:
-    """Both models agree on encoder states, logits, and the loss where there are labels."""
+    """Both models agree on encoder states, logits, and the loss if there are labels."""
     ours, reference = models(window)
     with torch.no_grad():
         mine, other = ours(**batch), reference(**batch)

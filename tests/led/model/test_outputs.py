@@ -1,7 +1,6 @@
-"""Every field of every output is the reference's: names, order, shapes and values, in every row, hidden ones
-included.
+"""Every field of every output is the reference's: name, order, shape and values, in hidden rows too.
 
-The promise is a largest difference of 1e-5 in fp32, for the same weights. Windows are two-sided, in tokens.
+The largest allowed difference is 1e-5 in fp32, for the same weights. Windows are two-sided, in tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from torch import Tensor
 import led
 from led.kv_cache.decoder_cache import DecoderCache
 from led.model import attention_weights as plain
-from led.model.led_model import after_states
+from led.model.led_model import shared_fields
 from led.model.outputs import LEDEncoderBaseModelOutput
 from led.testing import TINY, spread_weights, tiny_config
 
@@ -64,7 +63,7 @@ def legacy(cache: Any) -> Any:
 
 
 def assert_same_value(mine: Any, other: Any, name: str) -> None:
-    """A field, or a part of it, is the other's: nothing, a tensor, a tuple of such, or a cache."""
+    """A field, or a part of it, equals the other's. It is a tensor, a tuple of such, or a cache."""
     if isinstance(other, Tensor):
         assert mine.shape == other.shape, f"{name} is {tuple(mine.shape)}, not {tuple(other.shape)}"
         assert mine.dtype == other.dtype, name
@@ -81,7 +80,7 @@ def assert_same_value(mine: Any, other: Any, name: str) -> None:
 
 
 def assert_same_output(mine: Any, other: Any) -> None:
-    """Two outputs have the same fields in the same order, and read alike as mappings and as sequences."""
+    """Two outputs have the same fields in the same order, as mappings and as sequences."""
     names = list(other.keys())
     assert list(mine.keys()) == list(mine) == names
     assert [name for name, _ in mine.items()] == names
@@ -326,7 +325,7 @@ def test_every_kind_of_attention_sums_to_one_over_what_it_sees() -> None:
 
 def test_fields_behind_the_states_are_the_same_in_every_class() -> None:
     outs = [assert_same(name, masked(9, "right", "one") | EVERYTHING) for name in CLASSES]
-    behind = [list(out)[-len(after_states(out)) :] for out in outs]
+    behind = [list(out)[-len(shared_fields(out)) :] for out in outs]
     assert behind[0] == behind[1] == behind[2]
 
 

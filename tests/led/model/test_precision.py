@@ -1,8 +1,7 @@
-"""In bf16 and fp16 every output stays finite and near fp32, whatever is hidden; what is too long is refused
-by its limit.
+"""In bf16 and fp16 every output is finite and near fp32, whatever is hidden. Too long inputs are refused.
 
-The bounds are on the largest difference from fp32 over the largest value of the field: bf16 keeps 8 bits,
-fp16 11.
+The bounds are on the largest difference from fp32 divided by the largest value of the field. bf16 has 8 bits
+of precision, fp16 has 11.
 """
 
 from __future__ import annotations
@@ -37,25 +36,31 @@ def model_of(name: str, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def batches(n: int = 21) -> dict[str, dict[str, Tensor]]:
-    """Batches of documents with one end token each, by what is special about them."""
+    """Batches of documents with one end token each, by their special property."""
     ids = torch.randint(3, TINY["vocab_size"], (3, n), generator=torch.Generator().manual_seed(0))
     ids[:, -1] = 2
     shown, none = torch.ones(3, n, dtype=torch.long), torch.zeros(3, n, dtype=torch.long)
-    dark, holes, minus, some, early = shown.clone(), shown.clone(), none.clone(), none.clone(), shown.clone()
-    dark[1], holes[1:, ::2], minus[0, 5:], some[:, [0, 9]], early[2, :15] = 0, 0, -1, 1, 0
+    masked, holes, minus, some, early = (
+        shown.clone(),
+        shown.clone(),
+        none.clone(),
+        none.clone(),
+        shown.clone(),
+    )
+    masked[1], holes[1:, ::2], minus[0, 5:], some[:, [0, 9]], early[2, :15] = 0, 0, -1, 1, 0
     minus[1], minus[2, 3] = -1, 1
-    blind = torch.ones(3, n, dtype=torch.long)
-    blind[1, :4] = 0  # what the decoder sees of itself: its first queries nothing
+    masked_queries = torch.ones(3, n, dtype=torch.long)
+    masked_queries[1, :4] = 0  # what the decoder sees of itself: its first queries nothing
     masks: dict[str, dict[str, Tensor]] = {
         "nothing hidden": {},
-        "a dark document": {"attention_mask": dark},
-        "only dark documents": {"attention_mask": none, "global_attention_mask": some},
-        "a dark document, all global": {"attention_mask": dark, "global_attention_mask": shown},
+        "a fully masked document": {"attention_mask": masked},
+        "only fully masked documents": {"attention_mask": none, "global_attention_mask": some},
+        "a fully masked document, all global": {"attention_mask": masked, "global_attention_mask": shown},
         "holes, some global": {"attention_mask": holes, "global_attention_mask": some},
         "hidden in front": {"attention_mask": early, "global_attention_mask": some},
         "all global": {"attention_mask": shown, "global_attention_mask": shown},
         "minus one": {"global_attention_mask": minus},
-        "blind decoder queries": {"decoder_attention_mask": blind, "attention_mask": dark},
+        "fully masked decoder queries": {"decoder_attention_mask": masked_queries, "attention_mask": masked},
     }
     return {name: {"input_ids": ids, **mask} for name, mask in masks.items()}
 
@@ -197,12 +202,12 @@ def test_what_is_longer_than_a_position_table_is_refused_by_its_limit(name: str)
             with pytest.raises(ValueError, match=encoder):
                 model(**ended(31), **short, **flags)
             with pytest.raises(
-                ValueError, match=r"given 21 positions.*" + decoder
+                ValueError, match=r"has 21 positions.*" + decoder
             ):  # the decoder reads the document too
                 model(**ended(21), **flags)
-            with pytest.raises(ValueError, match=r"given 21 positions.*" + decoder):
+            with pytest.raises(ValueError, match=r"has 21 positions.*" + decoder):
                 model(**ended(10), decoder_input_ids=ids[:, :21], **flags)
-            with pytest.raises(ValueError, match=r"given 21 positions.*" + decoder):
+            with pytest.raises(ValueError, match=r"has 21 positions.*" + decoder):
                 model(**ended(10), decoder_inputs_embeds=torch.zeros(2, 21, 32), **flags)
             if short:
                 with pytest.raises(ValueError, match=encoder):
@@ -211,7 +216,7 @@ def test_what_is_longer_than_a_position_table_is_refused_by_its_limit(name: str)
                 past = model(
                     **ended(9), decoder_input_ids=ids[:, :20], use_cache=True, **flags
                 ).past_key_values
-                with pytest.raises(ValueError, match=r"given 21 positions.*" + decoder):
+                with pytest.raises(ValueError, match=r"has 21 positions.*" + decoder):
                     model(**ended(9), decoder_input_ids=ids[:, :1], past_key_values=past, **flags)
             assert torch.isfinite(model(**ended(20), **flags)[0]).all()
 
@@ -219,7 +224,7 @@ def test_what_is_longer_than_a_position_table_is_refused_by_its_limit(name: str)
 def test_labels_and_texts_longer_than_the_decoder_are_refused_by_its_limit() -> None:
     model = tiny_model(max_decoder_position_embeddings=20)
     ids = torch.full((2, 10), 5)
-    with pytest.raises(ValueError, match=r"given 21 positions.*20 \(max_decoder_position_embeddings"):
+    with pytest.raises(ValueError, match=r"has 21 positions.*20 \(max_decoder_position_embeddings"):
         model(ids, labels=torch.full((2, 21), 7))
     with pytest.raises(ValueError, match="max_decoder_position_embeddings"):
         model.generate(ids, max_length=22)

@@ -1,5 +1,4 @@
-"""Losses and gradients of every head are the reference's; dropout stands where it has it; training lowers
-every loss.
+"""Losses and gradients of every head are the reference's, dropout included, and training lowers the loss.
 
 Classification is compared with the reference in `v4/`, the last version that has it.
 """
@@ -15,9 +14,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 import led
 from led.checkpoint.files import CheckpointError
+from led.model import decoder, encoder
 from led.testing import TINY, spread_weights, tiny_config
 
 transformers = pytest.importorskip(
@@ -32,7 +33,7 @@ DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "classifier_dr
 
 
 def documents(rows: int = 3, n: int = 13) -> dict[str, Tensor]:
-    """Documents with one end token each, the last ones padded, and decoder inputs left to the model."""
+    """Documents with one end token each, the last ones padded. The model makes its own decoder inputs."""
     batch = {
         "input_ids": tokens(0, rows, n),
         "attention_mask": padding("right", rows, n),
@@ -45,7 +46,7 @@ def documents(rows: int = 3, n: int = 13) -> dict[str, Tensor]:
 
 
 def targets(name: str, rows: int = 3) -> dict[str, Tensor]:
-    """Something to learn for a head."""
+    """Labels for a head."""
     if name == "LEDForConditionalGeneration":
         labels = tokens(4, rows, 6)
         labels[0, 4:] = -100
@@ -56,7 +57,7 @@ def targets(name: str, rows: int = 3) -> dict[str, Tensor]:
 
 
 def made(name: str, **changes: Any) -> Any:
-    """A model of this library in training mode, its weights spread."""
+    """A model of this library in training mode, with spread-out weights."""
     model = getattr(led, name)(tiny_config(**{"dropout": 0.0, **changes}))
     spread_weights(model, seed=5)
     return model.train()
@@ -190,10 +191,10 @@ def test_layers_are_computed_again_only_where_a_backward_pass_follows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = []
-    original = led.layers.checkpoint
-    monkeypatch.setattr(
-        "led.model.encoder.checkpoint", lambda *args, **how: calls.append(1) or original(*args, **how)
-    )
+    for module in (encoder, decoder):
+        monkeypatch.setattr(
+            module, "checkpoint", lambda *args, **how: calls.append(1) or checkpoint(*args, **how)
+        )
     model = made("LEDForConditionalGeneration")
     model.gradient_checkpointing_enable()
     batch = documents() | targets("LEDForConditionalGeneration")
@@ -238,7 +239,7 @@ def test_each_dropout_alone_makes_training_random_and_evaluation_not(name: str) 
 
 @torch.no_grad()
 def first(model: Any, batch: dict[str, Any]) -> Tensor:
-    """The first of a model's results: its logits."""
+    """The first result of a model: its logits."""
     out = model(**batch)
     return out[0]
 

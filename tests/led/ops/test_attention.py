@@ -1,8 +1,8 @@
 """The encoder's fast attention equals the dense mask, at the shapes production uses.
 
-Packed documents around a block of queries, none to many global tokens (either side of FOLD_LIMIT), windows up
-to 512, invisible tokens. `dense_encoder_attention` is the slow truth. In double precision, where what rounds
-otherwise on another processor is far below what a wrong key would change.
+Documents are packed, around a block of queries long, with none to many global tokens (either side of
+ABSORB_LIMIT), windows up to 512 and invisible tokens. `dense_encoder_attention` is the reference
+implementation. In double precision, rounding is far below the change that a wrong key would make.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from led.batch.attention_metadata import AttentionMetadata
 from led.batch.packed_batch import PackedBatch, concatenate, cumulative
 from led.model.encoder import LEDEncoderSelfAttention
 from led.ops.global_attention import ABSORB_LIMIT, absorbed_global_attention, global_attention
-from led.ops.window_attention import BLOCK, dense_encoder_attention, window_attention
+from led.ops.window_attention import BLOCK, dense_encoder_attention, window_attention, window_attention_cpu
 from led.testing import spread_weights, tiny_config
 
 LENGTHS = [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 700, 1500]
@@ -35,8 +35,7 @@ GLOBALS: dict[str, Spread] = {
 
 
 def packed(lengths: list[int], global_positions: Spread, hidden: float = 0.0, seed: int = 0) -> PackedBatch:
-    """Documents of any ids; `hidden` is the share of invisible tokens, from which a global token is not
-    exempt."""
+    """Documents of any ids. `hidden` is the share of invisible tokens, which may include global ones."""
     is_global = torch.zeros(sum(lengths), dtype=torch.bool)
     for start, n in zip(cumulative(lengths), lengths, strict=False):
         is_global[[start + place for place in global_positions(n)]] = True
@@ -61,7 +60,7 @@ def states(batch: PackedBatch, seed: int = 1) -> Tensor:
 
 
 def dense(module: LEDEncoderSelfAttention, x_TE: Tensor, batch: PackedBatch) -> Tensor:
-    """(T, E) the slow truth, one document after the other."""
+    """(T, E) the reference implementation, one document after the other."""
     outputs = []
     for start, end in batch.spans:
         x = x_TE[start:end]
@@ -84,7 +83,7 @@ def dense(module: LEDEncoderSelfAttention, x_TE: Tensor, batch: PackedBatch) -> 
 
 
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
-@pytest.mark.parametrize("globals_", GLOBALS.values(), ids=GLOBALS)
+@pytest.mark.parametrize("global_positions", GLOBALS.values(), ids=GLOBALS)
 @pytest.mark.parametrize("window", [2, 8, 128, 512])
 @torch.no_grad()
 def test_ragged_documents_equal_the_dense_mask(window: int, global_positions: Spread, hidden: float) -> None:
@@ -108,17 +107,15 @@ def test_one_document_equals_the_dense_mask(n: int) -> None:
 
 @pytest.mark.parametrize("at_once", [1, 3 * BLOCK * 300, 1 << 30])
 @torch.no_grad()
-def test_heads_read_alone_in_groups_and_all_together_alike(
-    at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_groups_of_heads_do_not_change_the_result(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = packed([700, 5], GLOBALS["few globals"], hidden=0.1)
     q, k, v = (
         torch.randn(705, 7, 4, generator=torch.Generator().manual_seed(seed)).double() for seed in range(3)
     )
-    expected = window_attention(q, k, v, AttentionMetadata(batch), 64)
+    expected = window_attention_cpu(q, k, v, AttentionMetadata(batch), 64)
     monkeypatch.setattr("led.ops.window_attention._SCORES", at_once)
     torch.testing.assert_close(
-        window_attention(q, k, v, AttentionMetadata(batch), 64), expected, atol=1e-12, rtol=0
+        window_attention_cpu(q, k, v, AttentionMetadata(batch), 64), expected, atol=1e-12, rtol=0
     )
 
 
@@ -135,7 +132,7 @@ def test_a_window_wider_than_the_document_reads_all_of_it() -> None:
 
 
 @torch.no_grad()
-def test_a_document_of_invisible_tokens_reads_nothing() -> None:
+def test_a_document_of_invisible_tokens_attends_to_nothing() -> None:
     visible = torch.ones(30, dtype=torch.bool)
     visible[10:20] = False
     batch = PackedBatch(None, (0, 10, 20, 30), torch.zeros(30, dtype=torch.bool), visible)
@@ -154,7 +151,7 @@ def test_a_token_sees_half_a_window_on_each_side_and_no_further() -> None:
     assert changed.tolist() == list(range(196, 205))
 
 
-@pytest.mark.parametrize("globals_", GLOBALS.values(), ids=GLOBALS)
+@pytest.mark.parametrize("global_positions", GLOBALS.values(), ids=GLOBALS)
 @torch.no_grad()
 def test_a_document_does_not_depend_on_its_neighbours(global_positions: Spread) -> None:
     batch, module = packed(LENGTHS, global_positions, hidden=0.1), attention(128).double()
@@ -162,7 +159,7 @@ def test_a_document_does_not_depend_on_its_neighbours(global_positions: Spread) 
     together = module(x, AttentionMetadata(batch)).split(batch.lengths)
     documents = list(zip(batch.documents(), x.split(batch.lengths), together, strict=True))
     for document, own, expected in documents:
-        # One neighbour with FOLD_LIMIT globals makes every document project its keys, which rounds another
+        # One neighbour with ABSORB_LIMIT globals makes every document project its keys, which rounds another
         # way.
         torch.testing.assert_close(module(own, AttentionMetadata(document)), expected, atol=5e-6, rtol=0)
     documents.reverse()
@@ -174,17 +171,17 @@ def test_a_document_does_not_depend_on_its_neighbours(global_positions: Spread) 
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
 @pytest.mark.parametrize("g", [1, 5, ABSORB_LIMIT, 70])
 @torch.no_grad()
-def test_folded_projections_equal_projected_keys_and_values(g: int, hidden: float) -> None:
+def test_absorbed_projections_equal_projected_keys_and_values(g: int, hidden: float) -> None:
     module, n = attention(8).double(), 700
     x = states(packed([n], GLOBALS["no global"])).double()
     visible = torch.rand(n, generator=torch.Generator().manual_seed(2)) >= hidden if hidden else None
     q = torch.randn(g, HEADS, SIZE, generator=torch.Generator().manual_seed(4)).double()
     k, v = (f(x).view(n, HEADS, SIZE) for f in (module.key_global, module.value_global))
-    folded = absorbed_global_attention(q, x, module.key_global, module.value_global, visible)
-    torch.testing.assert_close(folded, global_attention(q, k, v, visible), atol=1e-9, rtol=0)
+    absorbed = absorbed_global_attention(q, x, module.key_global, module.value_global, visible)
+    torch.testing.assert_close(absorbed, global_attention(q, k, v, visible), atol=1e-9, rtol=0)
 
 
-def test_the_folded_and_the_projected_path_of_the_module_agree() -> None:
+def test_the_absorbed_and_the_projected_path_of_the_module_agree() -> None:
     batch, module = packed([300, 40], GLOBALS["few globals"]), attention(8)
     x = states(batch)
     projected = module(
@@ -195,7 +192,7 @@ def test_the_folded_and_the_projected_path_of_the_module_agree() -> None:
 
 
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
-@pytest.mark.parametrize("globals_", GLOBALS.values(), ids=GLOBALS)
+@pytest.mark.parametrize("global_positions", GLOBALS.values(), ids=GLOBALS)
 def test_gradients_equal_those_of_the_dense_mask(global_positions: Spread, hidden: float) -> None:
     batch, module = packed([1, 2, 129, 300], global_positions, hidden), attention(16)
     target = states(batch, seed=7)

@@ -1,8 +1,4 @@
-"""The kernels for GPUs read what the dense mask says; here on the CPU, and on a GPU where there is one.
-
-FlashAttention has no CPU kernel: its part is played by a plain window that returns the log-sum-exp, so
-that the joining of global tokens is tested everywhere. On a GPU the kernel itself is tested.
-"""
+"""Every GPU kernel equals the reference implementation. Kernels by plain products also run on the CPU."""
 
 from __future__ import annotations
 
@@ -18,25 +14,20 @@ from led.model.layers import LEDLayer
 from led.ops.global_attention import absorbed_global_attention, absorbed_global_attention_batched
 from led.ops.gpu_backends import (
     PAGE,
-    PageKernel,
-    PastKernel,
+    PagedAttentionKernel,
+    SelfAttentionKernel,
     WindowKernel,
-    _varlen_parameters,
-    flash_pages,
-    flash_window,
-    flex_window,
     gathered_paged_attention,
     gathered_self_attention,
-    needed_blocks,
+    gpu_window_kernel,
     paged_attention_kernel,
     self_attention_kernel,
     strided_window,
     triton_paged_attention,
     triton_self_attention,
     triton_window,
-    window_kernel,
 )
-from led.ops.window_attention import dense_encoder_attention
+from led.ops.window_attention import dense_encoder_attention, window_attention, window_attention_cpu
 from led.testing import tiny_config
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -63,21 +54,6 @@ def drawn(batch: PackedBatch) -> list[Tensor]:
     return [torch.randn(batch.cu_seqlens[-1], HEADS, SIZE, generator=generator) for _ in range(3)]
 
 
-def plain_window(
-    q: Tensor, k: Tensor, v: Tensor, metadata: AttentionMetadata, one_sided: int
-) -> tuple[Tensor, Tensor]:
-    """What FlashAttention gives: every token near a query counts, global or not."""
-    place = torch.arange(len(q))
-    near = (place[:, None] - place).abs() <= one_sided
-    mask = near & (metadata.document_ids[:, None] == metadata.document_ids)
-    scores = torch.einsum("ihd,jhd->hij", q, k).masked_fill(~mask, -torch.inf)
-    return torch.einsum("hij,jhd->ihd", scores.softmax(-1), v), scores.logsumexp(-1)
-
-
-def flash(q: Tensor, k: Tensor, v: Tensor, metadata: AttentionMetadata, one_sided: int) -> Tensor:
-    return flash_window(q, k, v, metadata, one_sided, plain_window)
-
-
 def check(
     kernel: WindowKernel,
     batch: PackedBatch,
@@ -86,7 +62,7 @@ def check(
     device: str,
     dtype: torch.dtype,
 ) -> None:
-    """The rows of local, visible tokens equal the dense mask's; the others mean nothing."""
+    """The rows of local, visible tokens equal the reference. Other rows have no meaning."""
     qkv = drawn(batch)
     given = [x.to(device, dtype) for x in qkv]
     out = kernel(*given, AttentionMetadata(batch.to(device)), one_sided).float().cpu()
@@ -105,49 +81,55 @@ def check(
 
 
 @pytest.mark.parametrize("one_sided", [4, 64, 512])
-@pytest.mark.parametrize("globals_", GLOBALS.values(), ids=GLOBALS.keys())
-@pytest.mark.parametrize("kernel", [flash, flex_window, strided_window])
+@pytest.mark.parametrize("global_positions", GLOBALS.values(), ids=GLOBALS.keys())
+@pytest.mark.parametrize("kernel", [strided_window])
 def test_a_kernel_equals_the_dense_mask(
     kernel: WindowKernel, global_positions: list[int], one_sided: int
 ) -> None:
     check(kernel, batch_of(LENGTHS, global_positions), one_sided, 1e-5, "cpu", torch.float32)
 
 
-@pytest.mark.parametrize("kernel", [flex_window, strided_window])
-def test_hidden_tokens_are_read_by_nobody(kernel: WindowKernel) -> None:
+@pytest.mark.parametrize("kernel", [strided_window])
+def test_no_row_attends_to_hidden_tokens(kernel: WindowKernel) -> None:
     check(kernel, batch_of(LENGTHS, [0, 64], hidden=0.3), 64, 1e-5, "cpu", torch.float32)
 
 
-@pytest.mark.parametrize("kernel", [flash, flex_window, strided_window])
+@pytest.mark.parametrize("kernel", [strided_window])
 def test_one_document_of_one_token(kernel: WindowKernel) -> None:
     check(kernel, batch_of([1], []), 512, 1e-5, "cpu", torch.float32)
 
 
-@pytest.mark.parametrize("one_sided", [4, 64, 512])
-def test_the_blocks_named_to_flex_attention_hold_all_that_may_be_read(one_sided: int) -> None:
-    batch = batch_of(LENGTHS, [0, 290])
-    metadata = AttentionMetadata(batch)
-    place = torch.arange(batch.cu_seqlens[-1])
-    same = metadata.document_ids[:, None] == metadata.document_ids
-    may = same & (((place[:, None] - place).abs() <= one_sided) | batch.is_global)
-    blocks = needed_blocks(metadata, one_sided)
-    queries, keys = may.nonzero(as_tuple=True)
-    for q, k in {(q // 128, k // 128) for q, k in zip(queries.tolist(), keys.tolist(), strict=True)}:
-        assert k in blocks[q]
-    assert sum(map(len, blocks)) < len(blocks) ** 2
+WINDOWS = (64, 4, 200, 64)
 
 
-def test_the_kernel_is_chosen_by_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, holes = (AttentionMetadata(batch_of([300], [0], hidden)) for hidden in (0.0, 0.5))
+def check_shared_metadata(kernel: WindowKernel) -> None:
+    """One metadata object through several windows gives what an own object for each window gives."""
+    batch = batch_of(LENGTHS, GLOBALS["several"], hidden=0.2)
+    q, k, v = drawn(batch)
+    shared = AttentionMetadata(batch)
+    results = [kernel(q, k, v, shared, one_sided) for one_sided in WINDOWS]
+    for one_sided, result in zip(WINDOWS, results, strict=True):
+        torch.testing.assert_close(
+            result, kernel(q, k, v, AttentionMetadata(batch), one_sided), atol=0, rtol=0, equal_nan=True
+        )
+    assert not torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("kernel", [window_attention, window_attention_cpu, strided_window])
+@torch.no_grad()
+def test_layers_of_different_windows_share_metadata(kernel: WindowKernel) -> None:
+    check_shared_metadata(kernel)
+
+
+def test_device_dtype_and_head_size_select_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("led.ops.gpu_backends._triton_runs", lambda: False)
-    assert window_kernel(torch.float32, whole, 64) is strided_window
-    assert window_kernel(torch.float16, holes, 64) is flex_window
-    assert window_kernel(torch.float16, whole, 64) in (flash_window, flex_window)
+    assert gpu_window_kernel(torch.float32, 64) is strided_window
+    assert gpu_window_kernel(torch.float16, 64) is strided_window
     monkeypatch.setattr("led.ops.gpu_backends._triton_runs", lambda: True)
-    assert window_kernel(torch.float16, holes, 64) is triton_window
-    assert window_kernel(torch.float32, whole, 64) is triton_window
-    assert window_kernel(torch.float16, whole, 48) in (flash_window, flex_window)
-    assert window_kernel(torch.float64, whole, 64) is strided_window
+    assert gpu_window_kernel(torch.float16, 64) is triton_window
+    assert gpu_window_kernel(torch.float32, 64) is triton_window
+    assert gpu_window_kernel(torch.float16, 48) is strided_window
+    assert gpu_window_kernel(torch.float64, 64) is strided_window
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert (
         paged_attention_kernel(gpu, torch.float32, 64) is triton_paged_attention
@@ -182,29 +164,29 @@ def pages(
     return keys.to(device, dtype), values.to(device, dtype), table.to(device), tokens.to(device), documents
 
 
-def check_pages(kernel: object, device: str, dtype: torch.dtype, tolerance: float) -> None:
+def check_pages(kernel: PagedAttentionKernel, device: str, dtype: torch.dtype, tolerance: float) -> None:
     keys, values, table, tokens, documents = pages([1, PAGE, PAGE + 1, 3 * PAGE - 5], device, dtype)
     query = torch.randn(16, HEADS, SIZE, generator=torch.Generator().manual_seed(1))
-    read = kernel(query.to(device, dtype), keys, values, table, tokens).float().cpu()  # type: ignore[operator]
-    for mine, q, (k, v) in zip(read.split(4), query.split(4), documents, strict=True):
+    out = kernel(query.to(device, dtype), keys, values, table, tokens).float().cpu()
+    for mine, q, (k, v) in zip(out.split(4), query.split(4), documents, strict=True):
         p = torch.einsum("rhd,nhd->hrn", q, k).softmax(-1)
         torch.testing.assert_close(mine, torch.einsum("hrn,nhd->rhd", p, v), atol=tolerance, rtol=0)
 
 
-def test_rows_read_the_pages_of_their_document() -> None:
+def test_rows_attend_to_the_pages_of_their_document() -> None:
     check_pages(gathered_paged_attention, "cpu", torch.float32, 1e-5)
 
 
-@pytest.mark.parametrize("globals_", [[0], [200], GLOBALS["several"]])
+@pytest.mark.parametrize("global_positions", [[0], [200], GLOBALS["several"]])
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
 def test_all_documents_global_rows_at_once_are_those_of_each(
     global_positions: list[int], hidden: float, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("led.ops.global_attention._PIECE", 64)
-    check_folded_globals(batch_of(LENGTHS, global_positions, hidden), "cpu")
+    check_absorbed_globals(batch_of(LENGTHS, global_positions, hidden), "cpu")
 
 
-def check_folded_globals(batch: PackedBatch, device: str) -> None:
+def check_absorbed_globals(batch: PackedBatch, device: str) -> None:
     generator = torch.Generator().manual_seed(7)
     E = HEADS * SIZE
     key, value = (torch.nn.Linear(E, E).to(device) for _ in range(2))
@@ -226,21 +208,25 @@ def check_folded_globals(batch: PackedBatch, device: str) -> None:
         )
 
 
-def check_past(kernel: PastKernel, device: str, dtype: torch.dtype, tolerance: float) -> None:
-    """Rows of different lengths read what other rows wrote, and their own new position, which is written."""
+def check_self_attention(
+    kernel: SelfAttentionKernel, device: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    """Rows of different lengths attend to positions that other rows wrote, and to their own new position."""
     generator = torch.Generator().manual_seed(7)
     C, lengths = 70, [0, 1, 63, 64, 69, 5]
     rows = len(lengths)
     keys, values = (torch.randn(rows + 2, HEADS, C, SIZE, generator=generator) for _ in range(2))
-    writers = torch.where(torch.rand(rows, C, generator=generator) < 0.5, rows, torch.arange(rows)[:, None])
+    indirection = torch.where(
+        torch.rand(rows, C, generator=generator) < 0.5, rows, torch.arange(rows)[:, None]
+    )
     query, *new = torch.randn(rows, 3, HEADS, SIZE, generator=generator).unbind(1)
     held = [x.to(device, dtype, copy=True) for x in (keys, values)]
     mine = torch.cat([query, *new], 1).to(device, dtype).flatten(1).chunk(3, 1)
     q, k, v = (x.unflatten(1, (HEADS, SIZE)) for x in mine)
-    read = kernel(q, (k, v), held[0], held[1], writers.to(device), torch.tensor(lengths, device=device))
+    read = kernel(q, (k, v), held[0], held[1], indirection.to(device), torch.tensor(lengths, device=device))
     for row, n in enumerate(lengths):
         past = [
-            torch.cat([x[writers[row, :n], :, range(n)], own[row][None]])
+            torch.cat([x[indirection[row, :n], :, range(n)], own[row][None]])
             for x, own in zip((keys, values), new, strict=True)
         ]
         p = torch.einsum("hd,nhd->hn", query[row], past[0]).softmax(-1)
@@ -251,20 +237,20 @@ def check_past(kernel: PastKernel, device: str, dtype: torch.dtype, tolerance: f
             torch.testing.assert_close(x[row, :, n].float().cpu(), own[row], atol=tolerance, rtol=0)
 
 
-def test_rows_read_their_past_where_it_was_written() -> None:
-    check_past(gathered_self_attention, "cpu", torch.float32, 1e-5)
+def test_rows_attend_to_positions_where_they_were_written() -> None:
+    check_self_attention(gathered_self_attention, "cpu", torch.float32, 1e-5)
 
 
 @ON_GPU
-@pytest.mark.parametrize("kernel", [triton_window, flash_window, flex_window, strided_window])
-@pytest.mark.parametrize("globals_", GLOBALS.values(), ids=GLOBALS.keys())
+@pytest.mark.parametrize("kernel", [triton_window, strided_window])
+@pytest.mark.parametrize("global_positions", GLOBALS.values(), ids=GLOBALS.keys())
 def test_a_kernel_equals_the_dense_mask_on_a_gpu(kernel: WindowKernel, global_positions: list[int]) -> None:
     check(kernel, batch_of(LENGTHS, global_positions), 64, 2e-2, "cuda", torch.float16)
 
 
 @ON_GPU
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_hidden_tokens_are_read_by_nobody_on_a_gpu(dtype: torch.dtype) -> None:
+def test_no_row_attends_to_hidden_tokens_on_a_gpu(dtype: torch.dtype) -> None:
     check(
         triton_window,
         batch_of(LENGTHS, [0, 64], hidden=0.3),
@@ -283,26 +269,24 @@ def test_float32_is_exact_on_a_gpu(kernel: WindowKernel) -> None:
 
 @ON_GPU
 @pytest.mark.parametrize("kernel", [triton_paged_attention, gathered_paged_attention])
-def test_float32_pages_are_exact_on_a_gpu(kernel: PageKernel) -> None:
+def test_float32_pages_are_exact_on_a_gpu(kernel: PagedAttentionKernel) -> None:
     check_pages(kernel, "cuda", torch.float32, 1e-5)
 
 
 @ON_GPU
 @pytest.mark.parametrize("kernel", [triton_self_attention, gathered_self_attention])
-def test_float32_past_is_exact_on_a_gpu(kernel: PastKernel) -> None:
-    check_past(kernel, "cuda", torch.float32, 1e-5)
+def test_float32_self_attention_is_exact_on_a_gpu(kernel: SelfAttentionKernel) -> None:
+    check_self_attention(kernel, "cuda", torch.float32, 1e-5)
 
 
 @ON_GPU
 def test_all_documents_global_rows_at_once_on_a_gpu() -> None:
-    check_folded_globals(batch_of(LENGTHS, [0, 200], 0.3), "cuda")
+    check_absorbed_globals(batch_of(LENGTHS, [0, 200], 0.3), "cuda")
 
 
 @ON_GPU
-@pytest.mark.parametrize("kernel", [triton_paged_attention, flash_pages])
-def test_rows_read_the_pages_of_their_document_on_a_gpu(kernel: PageKernel) -> None:
-    if kernel is flash_pages and "block_table" not in _varlen_parameters():
-        pytest.skip(f"FlashAttention reads pages from torch 2.13 on, and this is {torch.__version__}")
+@pytest.mark.parametrize("kernel", [triton_paged_attention, gathered_paged_attention])
+def test_rows_attend_to_the_pages_of_their_document_on_a_gpu(kernel: PagedAttentionKernel) -> None:
     check_pages(kernel, "cuda", torch.float16, 2e-2)
 
 
@@ -314,6 +298,6 @@ def test_a_layer_adds_and_norms_on_a_gpu_as_on_a_cpu(dtype: torch.dtype) -> None
     x, read = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
     with torch.inference_mode():
         expected = layer.add_and_norm(x, read.clone(), layer.final_layer_norm)
-        found = layer.to("cuda").add_and_norm(x.cuda(), read.cuda(), layer.final_layer_norm, clamp=True)
+        found = layer.to("cuda").add_and_norm(x.cuda(), read.cuda(), layer.final_layer_norm)
     tolerance = {torch.float16: 4e-3, torch.float32: 1e-6, torch.float64: 1e-12}[dtype]
     torch.testing.assert_close(found.cpu(), expected, atol=tolerance, rtol=0)

@@ -1,5 +1,4 @@
-"""A packed model answers as the plain one, for every type and number of rows, and says what it can no longer
-do."""
+"""A packed model gives the results of the plain one, for every dtype and number of rows."""
 
 from __future__ import annotations
 
@@ -11,18 +10,20 @@ import torch
 from torch import nn
 
 from led.batch.packed_batch import pack_documents
+from led.heads import conditional_generation
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.heads.question_answering import LEDForQuestionAnswering
 from led.heads.sequence_classification import LEDForSequenceClassification
-from led.kv_cache import cross_attention as keys_values
-from led.model import pretrained
+from led.kv_cache import cross_attention
+from led.model import decoder, encoder, inference_packing
 from led.model.outputs import LEDEncoderBaseModelOutput
-from led.ops import prepacked_linear as packed_linear
+from led.ops import prepacked_linear
 from led.ops.prepacked_linear import PrepackedLinear, QuantizedLinear
 from led.testing import spread_weights, tiny_config, tiny_model
 
 needs_kernels = pytest.mark.skipif(
-    not packed_linear.has_kernels(torch.float32), reason="this torch has no packed linear layers for the CPU"
+    not prepacked_linear.has_kernels(torch.float32),
+    reason="this torch has no prepacked linear layers for the CPU",
 )
 
 
@@ -42,20 +43,6 @@ def test_a_packed_layer_is_the_plain_one(dtype: torch.dtype, bias: bool) -> None
             torch.testing.assert_close(
                 PrepackedLinear(linear, "gelu")(x), gelu, atol=tolerance, rtol=tolerance
             )
-
-
-@needs_kernels
-def test_weights_in_huge_pages_are_the_same() -> None:
-    torch.manual_seed(0)
-    linear, x = nn.Linear(1024, 2500), torch.randn(4, 1024)
-    packed = PrepackedLinear(linear)
-    with torch.no_grad():
-        before = packed(x)
-        packed.move_to_huge_pages()
-        assert torch.equal(packed(x), before)
-        small = PrepackedLinear(nn.Linear(8, 8))
-        small.move_to_huge_pages()
-        assert small(x[:, :8]).isfinite().all()
 
 
 @needs_kernels
@@ -82,10 +69,10 @@ def test_a_packed_model_answers_as_before(cls: type, activation: str) -> None:
 
 @needs_kernels
 @pytest.mark.parametrize("slower", [True, False])
-def test_bfloat16_reads_in_float32_where_that_is_faster(
+def test_a_bfloat16_model_encodes_in_float32_where_bfloat16_is_not_fast(
     slower: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrained, "bfloat16_is_slower", lambda: slower)
+    monkeypatch.setattr(inference_packing, "bfloat16_is_fast", lambda: not slower)
     rounded = tiny_model(seed=3, scale=8).bfloat16()
     exact, packed = copy.deepcopy(rounded).float(), copy.deepcopy(rounded).pack()
     ids = torch.randint(5, 99, (3, 60), generator=torch.Generator().manual_seed(0))
@@ -113,13 +100,14 @@ def test_bfloat16_reads_in_float32_where_that_is_faster(
 def test_a_processor_without_kernels_for_bfloat16_does_without(
     int8: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (packed_linear, pretrained, keys_values):
+    for module in (prepacked_linear, inference_packing, cross_attention):
         monkeypatch.setattr(module, "has_kernels", lambda dtype: dtype == torch.float32)
-    monkeypatch.setattr(pretrained, "bfloat16_is_slower", packed_linear.bfloat16_is_slower.__wrapped__)
-    monkeypatch.setattr(keys_values, "PACK_FROM", 0)
+    monkeypatch.setattr(inference_packing, "bfloat16_is_fast", lambda: True)  # by its flags
+    monkeypatch.setattr(cross_attention, "PREPACK_FROM", 0)
     plain = tiny_model(seed=3, scale=8)
     packed = copy.deepcopy(plain).pack(int8=True) if int8 else copy.deepcopy(plain).bfloat16().pack()
-    assert packed.led.decoder.reads_float32 is not int8 and packed.led.decoder.steps_dtype is None
+    stack = packed.led.decoder
+    assert stack.projects_in_float32 == (not int8) and stack.cross_attention_dtype is None
     ids = torch.randint(5, 99, (2, 60), generator=torch.Generator().manual_seed(0))
     assert packed.generate(ids, num_beams=3, max_new_tokens=9).shape[0] == 2
 
@@ -128,14 +116,14 @@ def test_a_processor_without_kernels_for_bfloat16_does_without(
 def test_answers_from_a_prompt_are_of_one_type_where_documents_are_read_in_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pretrained, "bfloat16_is_slower", lambda: True)
+    monkeypatch.setattr(inference_packing, "bfloat16_is_fast", lambda: False)
     exact = LEDForQuestionAnswering(tiny_config(decoder_prompt=(2, 0))).eval()
     spread_weights(exact, seed=3)
     packed = copy.deepcopy(exact).bfloat16().pack()
     ids = torch.randint(5, 99, (1, 60), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted, padded = exact(ids).start_logits[0], packed(ids).start_logits[0]
-        [(start, _)] = packed.read(pack_documents(ids.tolist(), [[]]))
+        [(start, _)] = packed.forward_packed(pack_documents(ids.tolist(), [[]]))
     assert start.dtype == padded.dtype == torch.bfloat16
     for found in (start, padded):
         assert (found - wanted).abs().max() < 0.1 * wanted.abs().max()
@@ -153,11 +141,6 @@ def test_packing_twice_is_packing_once_and_a_packed_model_keeps_its_vocabulary()
         ValueError, match="packed for inference and keeps its vocabulary; load the checkpoint again"
     ):
         packed.resize_token_embeddings(120)
-
-
-@needs_kernels
-def test_the_processor_is_measured_once() -> None:
-    assert packed_linear.bfloat16_is_slower() is packed_linear.bfloat16_is_slower()
 
 
 @needs_kernels
@@ -194,13 +177,13 @@ def test_in_eight_bits_answers_are_near_and_the_type_must_fit() -> None:
     assert (mine - other).abs().mean() < 0.1 * other.abs().mean()
     assert quick.generate(ids, num_beams=3, max_new_tokens=9).shape[1] <= 10
     with pytest.raises(
-        ValueError, match=r"int8 is for float32 weights on a CPU .* these are torch.bfloat16 on cpu"
+        ValueError, match=r"int8 needs float32 weights on a CPU.* these are torch.bfloat16 on cpu"
     ):
         tiny_model().to(torch.bfloat16).pack(int8=True)
 
 
 def test_without_the_kernels_packing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_linear, "has_kernels", lambda dtype: False)
+    monkeypatch.setattr(inference_packing, "has_kernels", lambda dtype: False)
     model = tiny_model().pack()
     assert not any(isinstance(m, PrepackedLinear) for m in model.modules())
 
@@ -218,11 +201,11 @@ def test_products_that_are_made_one_on_a_gpu_give_what_each_gives(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     plain, one = tiny_model(scale=8), tiny_model(scale=8)
-    for module in ("encoder", "decoder", "model"):
-        monkeypatch.setattr(f"led.{module}.will_stack", lambda linear, int8: not int8)
-        monkeypatch.setattr("led.ops.prepacked_linear.has_kernels", lambda dtype: False)
+    for module in (encoder, decoder, conditional_generation):
+        monkeypatch.setattr(module, "will_fuse", lambda linear, int8: not int8)
+    monkeypatch.setattr(inference_packing, "has_kernels", lambda dtype: False)
     one.pack()
-    assert one.led.encoder.encoder_layers[0].self_attn.longformer_self_attn.qkv is not None
+    assert one.led.encoder.layers[0].self_attn.longformer_self_attn.qkv is not None
     assert one.lm_head.out_features == 128 and one.is_packed and one.pack() is one
     ids = torch.randint(3, 99, (2, 40), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():

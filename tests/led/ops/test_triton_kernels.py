@@ -1,5 +1,4 @@
-"""Our Triton kernels read what the dense mask says: here in Triton's interpreter, which runs them on the
-CPU."""
+"""The Triton kernels equal the reference implementations. Here Triton's interpreter runs them on the CPU."""
 
 from __future__ import annotations
 
@@ -19,32 +18,42 @@ pytest.importorskip(
 
 from led.ops import triton_kernels
 from led.ops.gpu_backends import triton_paged_attention, triton_self_attention, triton_window
-from tests.led.ops.test_gpu_backends import GLOBALS, LENGTHS, batch_of, check, check_pages, check_past
-
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="a GPU runs them itself: test_gpu_attention.py"
+from tests.led.ops.test_gpu_backends import (
+    GLOBALS,
+    LENGTHS,
+    batch_of,
+    check,
+    check_pages,
+    check_self_attention,
+    check_shared_metadata,
 )
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU, test_gpu_backends.py tests them")
 
 
 @pytest.mark.parametrize("one_sided", [4, 64, 512])
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
-@pytest.mark.parametrize("globals_", GLOBALS.values(), ids=GLOBALS.keys())
+@pytest.mark.parametrize("global_positions", GLOBALS.values(), ids=GLOBALS.keys())
 def test_windows(global_positions: list[int], hidden: float, one_sided: int) -> None:
     check(triton_window, batch_of(LENGTHS, global_positions, hidden), one_sided, 1e-5, "cpu", torch.float32)
 
 
-def test_windows_of_one_document_of_one_token() -> None:
+def test_a_batch_of_one_token() -> None:
     check(triton_window, batch_of([1], []), 512, 1e-5, "cpu", torch.float32)
 
 
+def test_layers_of_different_windows_share_metadata() -> None:
+    check_shared_metadata(triton_window)
+
+
 @pytest.mark.parametrize("programs", [1, 1056])
-def test_pages_read_by_one_program_and_by_several(programs: int, monkeypatch: Any) -> None:
+def test_paged_attention_by_one_program_and_by_several(programs: int, monkeypatch: Any) -> None:
     monkeypatch.setattr(triton_kernels, "_PROGRAMS", programs)
     check_pages(triton_paged_attention, "cpu", torch.float32, 1e-5)
 
 
-def test_the_past_of_rows() -> None:
-    check_past(triton_self_attention, "cpu", torch.float32, 1e-5)
+def test_self_attention() -> None:
+    check_self_attention(triton_self_attention, "cpu", torch.float32, 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -54,19 +63,8 @@ def test_a_sum_and_its_norm(dtype: torch.dtype) -> None:
     x, read = torch.randn(2, 5, 3, 24, generator=torch.Generator().manual_seed(1)).to(dtype)
     tolerance = 1e-6 if dtype == torch.float32 else 4e-3
     torch.testing.assert_close(
-        triton_kernels.add_and_norm(x, read, norm.weight, norm.bias, norm.eps, clamp=False),
+        triton_kernels.add_and_norm(x, read, norm.weight, norm.bias, norm.eps),
         norm(x + read),
         atol=tolerance,
         rtol=0,
     )
-
-
-@pytest.mark.filterwarnings("ignore:overflow")  # which is what the test makes
-def test_float16_is_kept_finite() -> None:
-    norm = torch.nn.LayerNorm(24).half()
-    torch.nn.init.constant_(norm.weight, 6e4)
-    x = torch.randn(3, 24, generator=torch.Generator().manual_seed(1)).half()
-    whole, kept = (
-        triton_kernels.add_and_norm(x, x, norm.weight, norm.bias, norm.eps, clamp) for clamp in (False, True)
-    )
-    assert torch.isinf(whole).any() and kept.abs().max() == 64512

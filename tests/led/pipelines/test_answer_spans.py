@@ -1,21 +1,20 @@
-"""The best spans over all windows are those of trying every pair."""
+"""The best spans over all chunks equal those of a search over every pair of tokens."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from led.chunks import Chunk, split
+from hypothesis import given, settings, strategies as st
 
 from led.pipelines.answer_spans import best_spans
+from led.pipelines.chunking import Chunk, split
 
 
 def every_span(
     chunks: list[Chunk], starts: list[torch.Tensor], ends: list[torch.Tensor], longest: int
 ) -> dict:
-    """The slow truth: the probability of every span of the document, its best window's, and of no answer."""
+    """The reference: the probability of every span, in its best chunk, and of no answer."""
     totals = []
     for logits in (starts, ends):
         total = 0.0
@@ -45,7 +44,7 @@ def test_the_best_spans_are_those_of_trying_every_pair(
     generator = torch.Generator().manual_seed(seed)
     chunks = split(range(5, 5 + length), [0] * (1 + before), [2], 14, 3)
     starts, ends = (
-        [torch.randn(len(w.input_ids), generator=generator) * 3 for w in chunks] for _ in range(2)
+        [torch.randn(len(chunk.input_ids), generator=generator) * 3 for chunk in chunks] for _ in range(2)
     )
     truth = every_span(chunks, starts, ends, longest)
     spans, null = best_spans(chunks, starts, ends, top_k, longest)

@@ -1,17 +1,17 @@
-"""Windows cover a document, overlap as asked and fit; cutting keeps the last token."""
+"""Chunks cover a document, overlap by the stride and fit the limit. Truncation keeps the last token."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from led.chunks import by_budget, chunk_bounds, split, truncate
+from hypothesis import given, strategies as st
+
+from led.pipelines.chunking import by_budget, chunk_bounds, split, truncate
 
 
 @given(st.integers(0, 500), st.integers(1, 60), st.data())
-def test_windows_cover_every_token_and_overlap_by_the_stride(
+def test_chunks_cover_every_token_and_overlap_by_the_stride(
     length: int, room: int, data: st.DataObject
 ) -> None:
     stride = data.draw(st.integers(0, room - 1))
@@ -24,7 +24,7 @@ def test_windows_cover_every_token_and_overlap_by_the_stride(
 
 
 @given(st.lists(st.integers(5, 99), max_size=200), st.integers(0, 20), st.integers(3, 50), st.integers(0, 60))
-def test_a_window_is_what_stands_before_then_the_document_then_what_stands_after(
+def test_a_chunk_is_the_question_then_the_document_then_the_end(
     ids: list[int], before: int, limit: int, stride: int
 ) -> None:
     if limit - before - 1 < 1:
@@ -41,13 +41,13 @@ def test_a_window_is_what_stands_before_then_the_document_then_what_stands_after
 
 
 @pytest.mark.parametrize("stride", [-1, 4, 5])
-def test_an_overlap_as_wide_as_a_window_is_refused(stride: int) -> None:
+def test_an_overlap_as_long_as_a_chunk_is_refused(stride: int) -> None:
     with pytest.raises(ValueError, match=f"stride is {stride}; it must be at least 0 and below the 4 tokens"):
         chunk_bounds(10, 4, stride)
 
 
 @given(st.lists(st.integers(1, 99), min_size=1), st.integers(1, 120))
-def test_cutting_keeps_the_last_token_and_counts(ids: list[int], limit: int) -> None:
+def test_truncation_keeps_the_last_token_and_counts(ids: list[int], limit: int) -> None:
     kept, over = truncate(ids, limit)
     assert len(kept) == min(limit, len(ids)) and over == len(ids) - len(kept)
     assert kept[-1] == ids[-1] and kept[:-1] == ids[: len(kept) - 1]

@@ -1,4 +1,4 @@
-"""Texts in, dicts out: the same as tokenizer, model and search by hand, whatever a text is batched with."""
+"""Pipelines give the results of tokenizer, model and search by hand, whatever a text is batched with."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tokenizer(model_folder: Path) -> LEDTokenizer:
 
 
 def model_of(cls: Any, tokenizer: LEDTokenizer, **changes: Any) -> Any:
-    """A model with spread-out random weights; encoder and decoder read 64 tokens, or as `changes` say."""
+    """A model with spread-out random weights. By default encoder and decoder have 64 positions."""
     changes = {"max_encoder_position_embeddings": 64, **changes}
     model = cls(tiny_config(vocab_size=len(tokenizer), **changes))
     spread_weights(model, seed=5, scale=8)
@@ -38,7 +38,7 @@ def model_of(cls: Any, tokenizer: LEDTokenizer, **changes: Any) -> Any:
 def test_summaries_are_those_of_generate_and_do_not_depend_on_neighbours(
     model_folder: Path, tokenizer: LEDTokenizer
 ) -> None:
-    summarize = pipeline("summarization", model=model_folder, limits=SchedulerLimits(documents=3))
+    summarize = pipeline("summarization", model=model_folder, limits=SchedulerLimits(max_num_seqs=3))
     with pytest.warns(UserWarning, match=r"text 7 has \d+ tokens; the last \d+ were cut"):
         together = summarize(TEXTS, num_beams=3)
     model = LEDForConditionalGeneration.from_pretrained(model_folder)
@@ -68,7 +68,7 @@ def test_global_attention_may_be_left_out(model_folder: Path, tokenizer: LEDToke
 
 
 @pytest.mark.parametrize("problem", [None, "multi_label_classification", "regression"])
-def test_labels_are_those_of_the_model_and_windows_are_pooled(
+def test_labels_are_those_of_the_model_and_chunks_are_pooled(
     tokenizer: LEDTokenizer, problem: str | None
 ) -> None:
     model = model_of(LEDForSequenceClassification, tokenizer, num_labels=3, problem_type=problem)
@@ -164,12 +164,16 @@ def test_an_answer_is_the_best_pair_of_the_models_scores(tokenizer: LEDTokenizer
         ("summarization", {"texts": [None]}, "input 0 is NoneType; it must be a text"),
         ("summarization", {"texts": "a", "num_beems": 2}, "num_beems is not a generation setting"),
         ("text-classification", {"texts": ["a", 3]}, "input 1 is int; it must be a text"),
-        ("text-classification", {"texts": "a", "topk": 3}, "topk is not an argument here; known: top_k"),
+        (
+            "text-classification",
+            {"texts": "a", "topk": 3},
+            "topk is not an argument of this pipeline; use top_k",
+        ),
         ("text-classification", {"texts": "a", "top_k": 0}, "top_k is 0; it must be at least 1"),
         (
             "text-classification",
             {"texts": "a", "function_to_apply": "tanh"},
-            "function_to_apply is 'tanh'; known: softmax",
+            "function_to_apply is 'tanh'; use one of softmax",
         ),
         ("question-answering", {"question": "a"}, "give a question and a context"),
         (
@@ -191,7 +195,7 @@ def test_an_answer_is_the_best_pair_of_the_models_scores(tokenizer: LEDTokenizer
         (
             "question-answering",
             {"question": words(99, 1), "context": "b"},
-            "leave no room for the document in a window of 64",
+            "leave no room for the document in a chunk of 64",
         ),
     ],
 )
@@ -211,7 +215,7 @@ def test_a_bad_call_is_refused_plainly(
 
 def test_a_bad_model_is_refused_plainly(model_folder: Path, tokenizer: LEDTokenizer) -> None:
     model = LEDForConditionalGeneration.from_pretrained(model_folder)
-    with pytest.raises(ValueError, match="task is 'translation'; known: summarization"):
+    with pytest.raises(ValueError, match="task is 'translation'; use one of summarization"):
         pipeline("translation", model_folder)
     with pytest.raises(
         ValueError, match="takes a LEDForQuestionAnswering and its tokenizer; a LEDForConditionalGeneration"
@@ -224,15 +228,17 @@ def test_a_bad_model_is_refused_plainly(model_folder: Path, tokenizer: LEDTokeni
     with pytest.raises(FileNotFoundError, match=r"the model folder \./none does not exist"):
         pipeline("summarization", "./none")
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="device is 0; torch sees 0 GPUs here: use 'cpu' or 'auto'"):
+        with pytest.raises(ValueError, match="device is 0; torch finds 0 GPUs here: use 'cpu' or 'auto'"):
             pipeline("summarization", model_folder, device=0)
 
 
 def test_the_published_snippets_run_after_changing_the_import(model_folder: Path) -> None:
-    """What the reference's page about LED shows, but for the checkpoint's name and the device."""
-    from led import LEDForConditionalGeneration as AutoModelForSeq2SeqLM
-    from led import LEDTokenizer as AutoTokenizer
-    from led import pipeline
+    """The snippets of the reference's page about LED, with another checkpoint and device."""
+    from led import (
+        LEDForConditionalGeneration as AutoModelForSeq2SeqLM,
+        LEDTokenizer as AutoTokenizer,
+        pipeline,
+    )
 
     summarizer = pipeline(task="summarization", model=str(model_folder), dtype=torch.float16, device=-1)
     [first] = summarizer("""Plants are among the most remarkable and essential life forms on Earth.""")

@@ -299,7 +299,7 @@ def errors(tokenizer: LEDTokenizer) -> Iterator[tuple[Any, str]]:
     yield lambda: tokenizer("a", padding="max_length"), "max_length"
     yield lambda: tokenizer(), "neither text nor text_target"
     yield lambda: tokenizer(text_target="a", text_pair="b"), "without text"
-    yield lambda: tokenizer(5), "a int; give a string"
+    yield lambda: tokenizer(5), "a int; pass a string"
     yield lambda: tokenizer(["a", 5]), r"text 1 is a int \(5\)"
     yield lambda: tokenizer([["a", "b", "c"]]), "is_split_into_words=True"
     yield lambda: tokenizer("a", ["b"]), "pair of them"
@@ -324,7 +324,7 @@ def errors(tokenizer: LEDTokenizer) -> Iterator[tuple[Any, str]]:
     )
     yield (
         lambda: tokenizer("a b c", "b c d e f g", truncation="only_second", max_length=11, stride=4),
-        "windows of . tokens",
+        "chunks of . tokens",
     )
     yield (
         lambda: tokenizer("a", truncation=True, max_length=2, return_overflowing_tokens=True),
@@ -430,7 +430,7 @@ MASKS = {
 
 
 def assert_same_batch(ours: Any, reference: Any) -> None:
-    """All entries are equal, in the same order, and so is what the encodings tell of every row."""
+    """All entries are equal and in the same order, and so are the details of every encoding."""
     assert list(ours) == list(reference)
     for name in ours:
         assert ours[name] == reference[name], name
@@ -779,7 +779,7 @@ def test_a_token_after_the_vocabulary_keeps_its_id(folder: Path, tmp_path: Path,
     assert tokenizer.all_special_ids[-1] == 420
     assert 420 not in LEDTokenizer.from_pretrained(tmp_path).encode("<doc-sep> a")
     (tmp_path / told).write_text(json.dumps(content).replace("420", "500"))
-    with pytest.raises(ValueError, match="listed with id 500, and the vocabulary gives it 420"):
+    with pytest.raises(ValueError, match="listed with id 500, but the vocabulary gives it 420"):
         LEDTokenizer.from_pretrained(tmp_path)
 
 
@@ -830,7 +830,7 @@ def test_the_vocabulary_can_be_saved_alone(ours: LEDTokenizer, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("tokenizer.json", "{", "tokenizer.json is no tokenizer file"),
+        ("tokenizer.json", "{", "tokenizer.json is not a tokenizer file"),
         ("tokenizer_config.json", "{", "tokenizer_config.json is not JSON"),
         ("tokenizer_config.json", "[]", "holds a list; it must be a JSON object"),
         (
@@ -844,9 +844,9 @@ def test_the_vocabulary_can_be_saved_alone(ours: LEDTokenizer, tmp_path: Path) -
         ("special_tokens_map.json", '{"pad_token": 5}', "pad_token is 5"),
         ("special_tokens_map.json", '{"additional_special_tokens": "x"}', "must be a list of tokens"),
         ("added_tokens.json", '{"<x>": "y"}', "'<x>' has the id 'y'"),
-        ("vocab.json", "[]", "do not make a vocabulary"),
-        ("vocab.json", '{"a": 0}', "lacks <s>, <pad>|do not make"),
-        ("merges.txt", "#version: 0.2\nnot a merge", "do not make a vocabulary"),
+        ("vocab.json", "[]", "do not form a vocabulary"),
+        ("vocab.json", '{"a": 0}', "lacks <s>, <pad>|do not form"),
+        ("merges.txt", "#version: 0.2\nnot a merge", "do not form a vocabulary"),
     ],
 )
 def test_malformed_files_are_named(
@@ -896,7 +896,7 @@ def test_any_options_give_a_batch_within_the_limit_or_say_what_is_wrong(ours: LE
 
 
 def test_an_unknown_keyword_is_refused_with_the_known_ones(folder: Path) -> None:
-    with pytest.raises(TypeError, match=r"does not know max_lenght; it knows .*model_max_length"):
+    with pytest.raises(TypeError, match=r"has no argument max_lenght; it accepts .*model_max_length"):
         LEDTokenizer.from_pretrained(folder, max_lenght=5)
     with pytest.raises(ValueError, match="'strict'"):
         LEDTokenizer.from_pretrained(folder, errors="strict")

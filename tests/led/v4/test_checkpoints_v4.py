@@ -1,4 +1,4 @@
-"""Folders of transformers 4.57 load here and ours load there, in every class, format and size of shard."""
+"""Folders of transformers 4.57 load here and ours load there, for every class, format and shard size."""
 
 from __future__ import annotations
 
@@ -20,14 +20,20 @@ transformers = pytest.importorskip("transformers", reason=ABSENT)
 if not transformers.__version__.startswith("4."):
     pytest.skip(ABSENT, allow_module_level=True)
 
-from tests.led.v4.test_classification_v4 import CLASSES, EVERYTHING, assert_same_output, documents, pair  # noqa: E402
+from tests.led.v4.test_classification_v4 import (  # noqa: E402
+    CLASSES,
+    EVERYTHING,
+    assert_same_output,
+    documents,
+    pair,
+)
 
 BATCH = documents(19, "right", "several")
 
 
 @torch.no_grad()
 def assert_same_model(mine: Any, other: Any) -> None:
-    """Two models, of either library, say the same."""
+    """Two models, of either library, give the same outputs."""
     assert not mine.training
     assert_same_output(mine(**BATCH, **EVERYTHING), other.eval()(**BATCH, **EVERYTHING))
 

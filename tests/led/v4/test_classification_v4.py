@@ -1,7 +1,6 @@
-"""What only transformers 4.57 has, classification and head masks, is the reference's; so are the other
-classes.
+"""Classification and head masks, which only transformers 4.57 has, are the reference's. So are other classes.
 
-The promise is a largest difference of 1e-5 in fp32, for the same weights.
+The largest allowed difference is 1e-5 in fp32, for the same weights.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from led.chunks import Chunk
 from torch import Tensor
 
 import led
 from led.kv_cache.decoder_cache import DecoderCache
 from led.model import attention_weights as plain
 from led.pipelines.chunk_reader import read_chunks
+from led.pipelines.chunking import Chunk
 from led.testing import TINY, spread_weights, tiny_config
 
 ABSENT = "the reference, transformers 4.57, is not installed: make test-parity"
@@ -26,7 +25,15 @@ transformers = pytest.importorskip("transformers", reason=ABSENT)
 if not transformers.__version__.startswith("4."):
     pytest.skip(ABSENT, allow_module_level=True)
 
-from tests.led.model.test_led_model import GLOBALS, PADDINGS, TOLERANCE, WINDOWS, global_mask, padding, tokens  # noqa: E402
+from tests.led.model.test_led_model import (  # noqa: E402
+    GLOBALS,
+    PADDINGS,
+    TOLERANCE,
+    WINDOWS,
+    global_mask,
+    padding,
+    tokens,
+)
 
 CLASSES = (
     "LEDModel",
@@ -52,7 +59,7 @@ def pair(name: str, window: int | tuple[int, ...] = 8, **changes: Any) -> tuple[
 def documents(
     n: int, side: str = "right", kind: str = "none", ends: int = 1, rows: int = 3
 ) -> dict[str, Tensor]:
-    """Documents of n columns that hold `ends` end tokens each, at places of their own, with both masks."""
+    """Documents of n columns with `ends` end tokens each, at different positions, and with both masks."""
     ids = tokens(0, rows, n)
     for row in range(rows):
         ids[row, torch.randperm(n, generator=torch.Generator().manual_seed(row))[:ends]] = 2
@@ -64,7 +71,7 @@ def documents(
 
 
 def assert_same_value(mine: Any, other: Any, name: str) -> None:
-    """A field, or a part of it, is the other's: a tensor, a tuple of such, or a cache."""
+    """A field, or a part of it, equals the other's. It is a tensor, a tuple of such, or a cache."""
     if isinstance(other, Tensor):
         assert mine.shape == other.shape, f"{name} is {tuple(mine.shape)}, not {tuple(other.shape)}"
         difference = (mine - other).abs().max().item()
@@ -215,7 +222,7 @@ def test_what_the_reference_refuses_is_refused_by_a_message() -> None:
 
 
 def test_the_dropout_of_classification_stands_where_the_references_does() -> None:
-    """Over many draws for the same document, the class scores spread alike."""
+    """Over many draws for the same document, the class scores have the same spread."""
     rates = {"dropout": 0.0, "num_labels": 6}
     for rate in (
         {"classifier_dropout": 0.4},
@@ -269,7 +276,7 @@ def test_a_head_mask_of_another_shape_is_refused() -> None:
             ours(tokens(0, 1, 5), **{kind: torch.ones(4)})
 
 
-@pytest.mark.parametrize("globals_", [0, 1, 4])
+@pytest.mark.parametrize("global_positions", [0, 1, 4])
 def test_packed_documents_are_labelled_as_the_reference_labels_each(global_positions: int) -> None:
     ours, reference = pair("LEDForSequenceClassification", num_labels=3)
     rows = [

@@ -1,5 +1,4 @@
-"""The pipelines give what those of transformers 4.57 give, where both read a text whole and without global
-attention."""
+"""The pipelines give the results of transformers 4.57, for whole texts without global attention."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ TEXTS = ["", "Größe 🎉, naïve 日本語: the pump at station seven.", *(wor
 
 
 def saved(cls: Any, folder: Path, **changes: Any) -> Any:
-    """The reference's model of this class with spread-out weights, in `folder` beside the tokenizer."""
+    """The reference's model of this class with spread-out weights, saved in `folder` beside the tokenizer."""
     tokenizer = LEDTokenizer.learn([words(200, 0)], vocab_size=320, model_max_length=128)
     tokenizer.save_pretrained(folder)
     model = cls(transformers.LEDConfig(**{**TINY, "vocab_size": 320, **changes}))
@@ -98,7 +97,7 @@ def test_answers(tmp_path: Path) -> None:
 
 
 def same(mine: Any, theirs: Any) -> None:
-    """Equal but for the rounding of scores."""
+    """Equal except for the rounding of scores."""
     if isinstance(theirs, list):
         assert isinstance(mine, list) and len(mine) == len(theirs)
         for a, b in zip(mine, theirs, strict=True):

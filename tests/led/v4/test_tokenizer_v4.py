@@ -1,5 +1,4 @@
-"""LEDTokenizer gives what the slow and the fast tokenizer of transformers 4.57 give, and reads and writes
-their folders."""
+"""LEDTokenizer gives the results of both tokenizers of transformers 4.57. Each reads the other's folders."""
 
 from __future__ import annotations
 
@@ -117,7 +116,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ours(folder: Path) -> LEDTokenizer:
-    """As the reference is by default: control tokens in a text are read."""
+    """With the reference's default: control tokens in a text are recognized."""
     return LEDTokenizer.from_pretrained(folder, split_special_tokens=False)
 
 
@@ -291,7 +290,7 @@ def test_padding_features_is_the_references(ours: LEDTokenizer, reference: Any) 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_folders_are_exchanged(folder: Path, tmp_path: Path, kind: str) -> None:
-    """Theirs read by ours, and what ours writes then read by theirs, with a token after the vocabulary."""
+    """Their folders are read here, and ours there, with a token after the vocabulary."""
     texts = [*PLAIN, *WITH_SPECIALS, "a <doc-sep> b<doc-sep>"]
     theirs = getattr(transformers, kind).from_pretrained(folder, model_max_length=64)
     theirs.add_special_tokens({"additional_special_tokens": ["<doc-sep>"]})

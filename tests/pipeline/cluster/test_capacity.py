@@ -1,4 +1,4 @@
-"""How many model copies fit a cluster, and what is said where none do."""
+"""How many replicas fit on a cluster, and the error if none do."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from pipeline.errors import UsageError
 
 
 @pytest.mark.parametrize(
-    ("machine", "threads", "gpus", "fit"),
+    ("node", "threads", "gpus", "fit"),
     [
         (Node(2), 1, 0, 2),
         (Node(4), 8, 0, 0),
         (Node(8), 3, 0, 2),
         (Node(0), 1, 0, 0),
         (Node(8, 2), 1, 1, 2),
-        (Node(8, 2), 1, 0.6, 2),  # a copy never has parts of two GPUs
+        (Node(8, 2), 1, 0.6, 2),  # a replica does not span GPUs
         (Node(8, 2), 1, 0.25, 8),
         (Node(8, 1), 1, 1 / 3, 3),
-        (Node(1, 4), 1, 1, 4),  # CPUs only feed them
-        (Node(2, 1), 1, 0.05, 19),  # but a tenth each, and a tenth for reading
+        (Node(1, 4), 1, 1, 4),  # the CPU only feeds the GPUs
+        (Node(2, 1), 1, 0.05, 19),  # each reserves a tenth of a CPU, and one tenth is left for reading
         (Node(8, 8), 1, 0.1, 79),
         (Node(8, 8), 4, 1, 2),
         (Node(64), 1, 1, 0),
     ],
 )
-def test_copies_of_one_machine(node: Node, threads: int, gpus: float, fit: int) -> None:
+def test_replicas_of_one_node(node: Node, threads: int, gpus: float, fit: int) -> None:
     assert replicas_per_node(node, threads, gpus) == fit
 
 
 @pytest.mark.parametrize(
-    ("machines", "asked", "expected"),
+    ("nodes", "given", "expected"),
     [
         ([Node(2)], {}, (2, 2)),
         ([Node(2), Node(4), Node(1)], {}, (7, 7)),
@@ -48,37 +48,35 @@ def test_copies_of_one_machine(node: Node, threads: int, gpus: float, fit: int) 
         ([Node(8)], {"max_replicas": 6}, (6, 6)),
     ],
 )
-def test_pools(nodes: list[Node], asked: dict[str, Any], expected: tuple[int, int]) -> None:
-    pool = plan_capacity(nodes, 1000, **asked)
-    assert (pool.replicas, pool.max_replicas) == expected
-    few = plan_capacity(nodes, 1, **asked)
+def test_replicas_of_a_cluster(nodes: list[Node], given: dict[str, Any], expected: tuple[int, int]) -> None:
+    capacity = plan_capacity(nodes, 1000, **given)
+    assert (capacity.replicas, capacity.max_replicas) == expected
+    few = plan_capacity(nodes, 1, **given)
     assert (few.replicas, few.max_replicas) == (1, 1)
 
 
 @pytest.mark.parametrize(
-    ("machines", "gpus"),
+    ("nodes", "gpus"),
     [
-        *(([Node(*usable_cpus)], 0.0) for usable_cpus in ((1,), (2,), (1, 4), (8, 8))),
+        *(([Node(*node)], 0.0) for node in ((1,), (2,), (1, 4), (8, 8))),
         ([Node(2), Node(64)], 0.0),
         *(([Node(*node)], gpus) for node in ((1, 4), (2, 1), (8, 8)) for gpus in (0.05, 0.1, 1.0)),
     ],
 )
-def test_every_machine_that_is_full_of_copies_has_room_to_read_and_to_commit(
-    nodes: list[Node], gpus: float
-) -> None:
-    pool = plan_capacity(nodes, 1000, gpus=gpus)
-    left = [node.usable_cpus - replicas_per_node(node, 1, gpus) * pool.usable_cpus for node in nodes]
-    # Of less than a whole CPU Ray Data may give to reading and committing two tasks in all.
+def test_every_node_full_of_replicas_has_room_to_read_and_to_commit(nodes: list[Node], gpus: float) -> None:
+    capacity = plan_capacity(nodes, 1000, gpus=gpus)
+    free = [node.cpus - replicas_per_node(node, 1, gpus) * capacity.cpus for node in nodes]
+    # On less than a whole CPU, Ray Data may run only two tasks that read or commit.
     assert (
-        pool.usable_cpus >= 0.1
-        and min(left) >= 0.1 - 1e-9
-        and pool.writers >= 1
-        and (max(left) >= 1 or pool.readers == 1)
+        capacity.cpus >= 0.1
+        and min(free) >= 0.1 - 1e-9
+        and capacity.writers >= 1
+        and (max(free) >= 1 or capacity.readers == 1)
     )
 
 
 @pytest.mark.parametrize(
-    ("machines", "asked", "tasks"),
+    ("nodes", "given", "tasks"),
     [
         ([Node(2)], {}, (1, 2)),
         ([Node(1)], {}, (1, 2)),
@@ -87,22 +85,22 @@ def test_every_machine_that_is_full_of_copies_has_room_to_read_and_to_commit(
         ([Node(0)], {"max_replicas": 8}, (2, 3)),
     ],
 )
-def test_reading_and_committing_have_room_of_their_own(
-    nodes: list[Node], asked: dict[str, Any], tasks: tuple[int, int]
+def test_readers_and_writers_have_room_of_their_own(
+    nodes: list[Node], given: dict[str, Any], tasks: tuple[int, int]
 ) -> None:
-    pool = plan_capacity(nodes, 1000, **asked)
-    assert (pool.readers, pool.writers) == tasks
+    capacity = plan_capacity(nodes, 1000, **given)
+    assert (capacity.readers, capacity.writers) == tasks
 
 
 @pytest.mark.parametrize(
     ("replicas", "shards"), [(1, 1_000), (4, 1_000), (8, 2_000), (40, 10_000), (1000, 10_000)]
 )
-def test_a_wave_is_many_shards_of_each_copy_and_never_too_many(replicas: int, shards: int) -> None:
-    assert Capacity(replicas, replicas, 1.0, 1, 1).shards_per_chunk == shards
+def test_a_chunk_has_many_shards_per_replica_up_to_a_limit(replicas: int, shards: int) -> None:
+    assert Capacity(replicas, replicas, 1.0, 1, 1).shards_per_group == shards
 
 
 @pytest.mark.parametrize(
-    ("machines", "asked", "message"),
+    ("nodes", "given", "message"),
     [
         (
             [Node(2)] * 2,
@@ -111,12 +109,12 @@ def test_a_wave_is_many_shards_of_each_copy_and_never_too_many(replicas: int, sh
         ),
         ([Node(4)] * 10, {"threads": 8}, r"takes 8 CPUs \(--threads\) .* 10 x 4 CPUs, room for 0"),
         ([Node(4)], {"gpus": 0.5}, r"0.5 GPUs \(--gpus\) .* 1 x 4 CPUs, room for 0"),
-        ([Node(0)], {}, "no room for a model copy.* 1 x 0 CPUs.*--max-replicas"),
+        ([Node(0)], {}, "no room for a replica.* 1 x 0 CPUs.*--max-replicas"),
         ([], {}, "no machines"),
     ],
 )
-def test_what_never_fits_is_refused_with_numbers(
-    nodes: list[Node], asked: dict[str, Any], message: str
+def test_replicas_that_never_fit_are_refused_with_numbers(
+    nodes: list[Node], given: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        plan_capacity(nodes, 1000, **asked)
+        plan_capacity(nodes, 1000, **given)

@@ -1,8 +1,8 @@
-"""Samples are drawn from all of a corpus without making all of it, and a rehearsal is as small as it has to
-be."""
+"""Samples are drawn from the whole corpus without creating all its pieces, and a calibration stays small."""
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cluster.capacity import Capacity
-from pipeline.forecast import calibrate as rehearsal
-from pipeline.forecast.calibrate import forecast, preview, sample_shards
+from pipeline.forecast import calibrate as calibration
+from pipeline.forecast.calibrate import FORECAST_VERSION, forecast, preview, sample_shards
 from pipeline.inputs.read import InputFile
 from pipeline.inputs.splits import Split
 from pipeline.planning.plan import Plan, Shard, make_plan
+from pipeline.report.page import FORECAST_VERSION as REPORT_VERSION
 from pipeline.settings import SummarizeSettings
 from pipeline.tasks import Summarize, Task
 from pipeline.tasks.base import InputLimits
@@ -32,7 +33,7 @@ def plan_of(**files: Sequence[Split]) -> Plan:
     return make_plan(inputs, {}, 10, {name: tuple(splits) for name, splits in files.items()})
 
 
-def test_every_row_is_in_one_piece_and_pieces_keep_to_their_shards() -> None:
+def test_every_row_is_in_one_piece_and_no_piece_spans_shards() -> None:
     plan = plan_of(a=[Split(0, 10), Split(10, 13)], b=[Split(0, 7)])
     pieces = sample_shards(plan, 4, 100, 0)
     assert sorted((p.path, p.start, p.stop) for p in pieces) == [
@@ -48,7 +49,7 @@ def test_every_row_is_in_one_piece_and_pieces_keep_to_their_shards() -> None:
     )
 
 
-def test_only_the_beginning_is_drawn_where_a_file_is_read_from_an_offset() -> None:
+def test_only_the_first_piece_is_drawn_if_a_file_is_read_from_an_offset() -> None:
     members = tuple(f"{n}.txt" for n in range(9))
     plan = plan_of(lines=[Split(0, 10), Split(10, 20, offset=99)], texts=[Split(0, 9, members=members)])
     pieces = {(p.path, p.start, p.stop, p.offset, p.members) for p in sample_shards(plan, 5, 100, 0)}
@@ -60,13 +61,13 @@ def test_only_the_beginning_is_drawn_where_a_file_is_read_from_an_offset() -> No
     }
 
 
-def test_every_piece_has_the_same_chance() -> None:
+def test_every_piece_is_drawn_with_equal_probability() -> None:
     plan = plan_of(a=[Split(0, 10), Split(10, 11)], b=[Split(0, 9)])
     drawn = Counter((p.path, p.start) for seed in range(2000) for p in sample_shards(plan, 1, 5, seed))
     assert len(drawn) == 20 and all(abs(n - 500) < 100 for n in drawn.values())
 
 
-def test_five_of_millions_are_drawn_without_making_the_others() -> None:
+def test_five_pieces_of_millions_are_drawn_without_creating_the_others() -> None:
     shards = tuple(Shard(f"{n}", "/in", 64 * n, 64 * n + 64) for n in range(20_000))
     plan = Plan((), {}, shards)
     tracemalloc.start()
@@ -79,16 +80,16 @@ def test_five_of_millions_are_drawn_without_making_the_others() -> None:
     assert peak < 4 << 20
 
 
-class Here:
-    """Workers of this process, which do the first few of what they are given."""
+class LocalWorkers:
+    """Workers in this process. They process the first few pieces that they receive."""
 
-    given: list[int]
+    received: list[int]
 
     def __init__(self, task: Task, checkpoint: Any, shards: int, run: str) -> None:
-        self._task, self._folder, self.pool = task, str(checkpoint.folder), Capacity(1, 1, 1.0, 1, 1)
+        self._task, self._folder, self.capacity = task, str(checkpoint.folder), Capacity(1, 1, 1.0, 1, 1)
 
     def tables(self, plan: Plan, pieces: Sequence[Shard]) -> Iterator[pa.Table]:
-        self.given.append(len(pieces))
+        self.received.append(len(pieces))
         reader = ShardReader(
             self._task, self._folder, None, InputLimits(**plan.config["input_limits"]), plan.passthrough
         )
@@ -97,11 +98,11 @@ class Here:
             yield predictor(reader(piece))
 
 
-def test_a_rehearsal_is_given_a_few_hundred_pieces(
+def test_a_calibration_receives_a_few_hundred_pieces(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rehearsal, "Workers", Here)
-    monkeypatch.setattr(Here, "given", [], raising=False)
+    monkeypatch.setattr(calibration, "Workers", LocalWorkers)
+    monkeypatch.setattr(LocalWorkers, "received", [], raising=False)
     corpus = write_corpus([words(3, n) for n in range(400)], row_group=400)
     settings = SummarizeSettings(
         input=(str(corpus),),
@@ -110,25 +111,28 @@ def test_a_rehearsal_is_given_a_few_hundred_pieces(
         shard_documents=1,
         max_num_seqs=1,
     )
-    found = forecast(Summarize(settings), documents=40, seconds=600.0)
-    assert Here.given == [256] and found.documents == found.shards == 400 and 40 <= found.sampled < 80
+    result = forecast(Summarize(settings), documents=40, seconds=600.0)
+    assert LocalWorkers.received == [256]
+    assert result.documents == result.shards == 400 and 40 <= result.sampled < 80
+    saved = json.loads(result.to_json())
+    assert saved["version"] == FORECAST_VERSION == REPORT_VERSION and "lengths" not in saved
+    assert saved["rows"] == {"value": 400, "low": 400, "high": 400}
 
 
-def test_rows_that_cannot_be_read_are_shown_as_skipped_where_asked(
+def test_a_preview_shows_unreadable_rows_as_skipped(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
     corpus = write_corpus([words(50, n) for n in range(6)], row_group=3)
     path = corpus / "000.parquet"
     data = bytearray(path.read_bytes())
     page = pq.ParquetFile(path).metadata.row_group(0).column(1).dictionary_page_offset
-    data[page : page + 192] = bytes(
-        192
-    )  # of the texts of the first three rows; the footer and the ids stay whole
+    # Damage the texts of the first three rows. The footer and the IDs stay intact.
+    data[page : page + 192] = bytes(192)
     path.write_bytes(data)
-    given = SummarizeSettings(
+    settings = SummarizeSettings(
         input=(str(corpus),), output=str(tmp_path / "out"), model=str(model_folder), on_bad_shard="skip"
     )
-    shown = {row["doc_id"]: (text, row) for text, row in preview(Summarize(given), 6)}
+    shown = {row["doc_id"]: (text, row) for text, row in preview(Summarize(settings), 6)}
     assert sorted(row["status"] for _, row in shown.values()) == ["ok"] * 3 + ["skipped"] * 3
     for text, row in shown.values():
         assert (text is None) == (row["status"] == "skipped") == ("cannot be read" in (row["reason"] or ""))

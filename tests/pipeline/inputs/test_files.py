@@ -1,4 +1,4 @@
-"""Which files a run reads, on disks and in stores, and how they are known again."""
+"""Which files a run reads, on disks and in stores, and how changes are detected."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 
 from pipeline.errors import PlanMismatch, Unreachable, UsageError, one_line
 from pipeline.inputs.files import check_unchanged, content_id, find_files, format_suffix, partitions
-from pipeline.inputs.read import describe, read_rows
+from pipeline.inputs.read import inspect_file, read_rows
 from pipeline.inputs.splits import Split
 
 
 def paths(*inputs: object) -> list[str]:
-    return [found.path for found in find_files([str(i) for i in inputs])]
+    return [entry.path for entry in find_files([str(i) for i in inputs])]
 
 
 def test_folders_globs_and_files_name_each_file_once(write_corpus: Callable[..., Path]) -> None:
@@ -53,32 +53,32 @@ def test_relative_paths_are_made_absolute(
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "message"),
     [
-        ("nowhere", "nowhere does not exist; name Parquet, JSON lines or text files"),
-        ("*.none", "holds no file that can be read; these are .parquet"),
-        ("a.csv", "a.csv has no ending that says what it is"),
+        ("nowhere", "nowhere does not exist; give Parquet, JSON lines or text files"),
+        ("*.none", "holds no file that can be read; names must end in .parquet"),
+        ("a.csv", "a.csv has no known file name extension; names must end in .parquet"),
         ("empty", "holds no file that can be read"),
-        ("json", r"In a folder \.json, and names that begin with _ or \., need a glob: json/\*\.json"),
-        ("mixed", r"holds 1 \.parquet and 1 \.txt files; name those you mean with a glob"),
-        ("https://host/a.parquet", "is on https; inputs are local or mounted files, s3:// or hf://"),
+        ("json", r"For \.json files, and for names that begin with _ or \., use a glob: json/\*\.json"),
+        ("mixed", r"holds 1 \.parquet and 1 \.txt files; choose one format with a glob such as mixed/"),
+        ("https://host/a.parquet", "is on https; inputs must be local or mounted files, s3:// or hf://"),
     ],
 )
-def test_an_input_that_names_nothing_is_refused(
-    given: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_input_without_readable_files_is_refused(
+    given: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a.csv", "mixed/a.parquet", "mixed/readme.txt", "json/a.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=message):
         find_files([given])
 
 
 @pytest.mark.parametrize("scheme", ["s3", "https"])
 def test_credentials_in_an_address_are_refused_and_not_repeated(scheme: str) -> None:
-    with pytest.raises(UsageError, match="carries credentials") as raised:
+    with pytest.raises(UsageError, match=r"the address of an input on \w+ has credentials in it") as raised:
         find_files([f"{scheme}://who:keep-this-secret@bucket/x.parquet"])
     assert "secret" not in str(raised.value).replace("AWS_SECRET", "")
     assert (
@@ -87,7 +87,7 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(scheme: str) -> 
     )
 
 
-def test_texts_of_one_place_are_one_folder_whatever_names_them(tmp_path: Path) -> None:
+def test_texts_of_one_folder_are_one_input_for_any_pattern(tmp_path: Path) -> None:
     for name in ("b.txt", "a.txt", "c.txt"):
         (tmp_path / name).write_text(name)
     [folder] = find_files([str(tmp_path / "a*.txt"), str(tmp_path / "b.txt"), str(tmp_path / "c.txt")])
@@ -109,11 +109,11 @@ def test_texts_of_one_place_are_one_folder_whatever_names_them(tmp_path: Path) -
         (".json", None),
     ],
 )
-def test_the_ending_says_what_a_file_is(name: str, kind: str | None) -> None:
+def test_the_format_follows_from_the_extension(name: str, kind: str | None) -> None:
     assert format_suffix(f"/in.parquet/{name}") == kind
 
 
-def test_folders_named_in_the_manner_of_hive_are_columns() -> None:
+def test_hive_folders_are_columns() -> None:
     path = "s3://b/year=2024/place=S%C3%A3o%20P/empty=__HIVE_DEFAULT_PARTITION__/x=/k=v.parquet"
     assert partitions(path) == {"year": "2024", "place": "São P", "empty": None, "x": ""}
 
@@ -129,7 +129,7 @@ def parquet(**columns: Any) -> bytes:
     return buffer.getvalue().to_pybytes()
 
 
-def test_s3_is_listed_read_and_known_by_etag(s3_bucket: str) -> None:
+def test_s3_is_listed_read_and_identified_by_etag(s3_bucket: str) -> None:
     data = parquet(doc_id=["a", "b"], text=["one", "two"])
     for name in ("in/year=2024/1.parquet", "in/year=2023/0.parquet", "in/_old/2.parquet"):
         put(f"{s3_bucket}/{name}", data)
@@ -142,20 +142,20 @@ def test_s3_is_listed_read_and_known_by_etag(s3_bucket: str) -> None:
     )
     assert paths(*expected, f"s3a{s3_bucket[2:]}/in") == expected
     first = find_files(expected)[0]
-    described = describe(first, 1, {}, skip_bad=False, max_bytes=16 << 20)
+    inspected = inspect_file(first, 1, {}, skip_bad=False, max_bytes=16 << 20)
     assert (
-        described.file.content == f"etag:{first.stamp}"
+        inspected.file.content == f"etag:{first.stamp}"
         and len(first.stamp) == 32
-        and len(described.splits) == 2
+        and len(inspected.splits) == 2
     )
     rows = read_rows(first.path, Split(1, 2), "text", ["text", "year"], 100)
     assert rows.table.to_pydict() == {"text": ["two"], "year": ["2023"]}
     put(expected[0], parquet(doc_id=["a", "b"], text=["one", "2wo"]))
     changed = find_files(expected)[0]
-    assert changed.size == first.size and content_id(changed) != described.file.content
+    assert changed.size == first.size and content_id(changed) != inspected.file.content
 
 
-def test_a_file_on_s3_that_changes_while_the_run_goes_on_is_noticed(s3_bucket: str) -> None:
+def test_a_file_on_s3_that_changes_during_the_run_is_detected(s3_bucket: str) -> None:
     address = f"{s3_bucket}/a.parquet"
     put(address, parquet(text=["one"]))
     content = content_id(find_files([address])[0])
@@ -165,7 +165,7 @@ def test_a_file_on_s3_that_changes_while_the_run_goes_on_is_noticed(s3_bucket: s
         check_unchanged(address, content)
 
 
-def test_a_busy_store_is_asked_again(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_to_a_busy_store_are_retried(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
 
     put(f"{s3_bucket}/a.parquet", parquet(text=["one"]))
@@ -183,25 +183,23 @@ def test_a_busy_store_is_asked_again(s3_bucket: str, monkeypatch: pytest.MonkeyP
     assert not faults
 
 
-def test_of_s3_only_the_columns_and_row_groups_asked_for_are_fetched(
+def test_only_the_requested_columns_and_row_groups_are_fetched_from_s3(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [f"{i:06d}" * 2000 for i in range(100)]
     put(f"{s3_bucket}/a.parquet", parquet(text=texts, ballast=[str(i % 10) * 100_000 for i in range(100)]))
     fetched = count_fetched(monkeypatch)
-    [found] = find_files([f"{s3_bucket}/a.parquet"])
-    assert found.size > 10_000_000
-    described = describe(found, 10, {}, skip_bad=False, max_bytes=16 << 20)
-    assert sum(fetched) < 100_000, "planning takes the footer"
+    [entry] = find_files([f"{s3_bucket}/a.parquet"])
+    assert entry.size > 10_000_000
+    inspected = inspect_file(entry, 10, {}, skip_bad=False, max_bytes=16 << 20)
+    assert sum(fetched) < 100_000, "planning reads the footer"
     fetched.clear()
-    rows = read_rows(found.path, described.splits[3], "text", ["text"], 1 << 20)
+    rows = read_rows(entry.path, inspected.splits[3], "text", ["text"], 1 << 20)
     assert rows.table["text"].to_pylist() == texts[30:40]
     assert 120_000 < sum(fetched) < 220_000  # ten texts of 12,000 bytes, and the footer
 
 
-def test_what_lies_behind_the_rows_in_a_row_group_is_not_fetched(
-    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_rows_of_a_row_group_are_not_fetched(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = pa.BufferOutputStream()
     texts = [os.urandom(25_000).hex() for _ in range(400)]
     pages = {"write_batch_size": 10, "data_page_size": 1 << 18}
@@ -214,7 +212,7 @@ def test_what_lies_behind_the_rows_in_a_row_group_is_not_fetched(
 
 
 def count_fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of bytes of each fetch from S3 from here on."""
+    """Record the number of bytes of each further fetch from S3."""
     import s3fs
 
     counts: list[int] = []
@@ -234,7 +232,8 @@ def test_json_lines_and_texts_are_read_from_s3(s3_bucket: str) -> None:
     for name in ("x", "y"):
         put(f"{s3_bucket}/t/{name}.txt", name.encode())
     lines, texts = (
-        describe(find_files([f"{s3_bucket}/{f}"])[0], 2, {}, skip_bad=False, max_bytes=16 << 20) for f in "jt"
+        inspect_file(find_files([f"{s3_bucket}/{f}"])[0], 2, {}, skip_bad=False, max_bytes=16 << 20)
+        for f in "jt"
     )
     got = [
         read_rows(lines.file.path, split, "text", ["text"], 100).table["text"].to_pylist()
@@ -247,14 +246,14 @@ def test_json_lines_and_texts_are_read_from_s3(s3_bucket: str) -> None:
     }
 
 
-def test_what_s3_does_not_have_or_give_is_said(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_on_s3_are_reported(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"s3://.*/nothing does not exist"):
         find_files([f"{s3_bucket}/nothing"])
     with pytest.raises(Unreachable, match=r"rows 0 to 1 of s3://.*gone\.parquet cannot be reached"):
         read_rows(f"{s3_bucket}/gone.parquet", Split(0, 1), "text", ["text"], 1)
 
 
-def test_many_files_are_asked_for_at_once(s3_bucket: str) -> None:
+def test_many_files_are_listed_in_parallel(s3_bucket: str) -> None:
     for i in range(40):
         put(f"{s3_bucket}/{i:02d}.jsonl", b'{"text": "a"}\n')
     assert len(paths(*(f"{s3_bucket}/{i:02d}.jsonl" for i in range(40)))) == 40

@@ -1,5 +1,4 @@
-"""Values of columns as tasks read them: lists and objects of JSON lines again, texts of Parquet as they
-are."""
+"""Column values as tasks read them. Lists and objects of JSON lines are restored. Texts of Parquet stay."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Inputs on hf://, with the real `huggingface_hub` in a process of its own, from a local server that speaks
-the hub's API."""
+"""Inputs on hf://, read with the real `huggingface_hub` from a local server with the hub's API."""
 
 from __future__ import annotations
 
@@ -20,34 +19,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 COMMIT = "1f" * 20
 
 SCRIPT = """
 import json, sys
-from pipeline.cuts import Cut
 from pipeline.errors import PipelineError
-from pipeline.files import check_unchanged, content_of, find_files
-from pipeline.inputs import describe, read_rows
-said = []
+from pipeline.inputs.files import check_unchanged, content_id, find_files
+from pipeline.inputs.read import inspect_file, read_rows
+from pipeline.inputs.splits import Split
+replies = []
 for given in json.loads(sys.argv[1]):
     try:
         files = find_files([given])
         for file in files:
-            described = describe(file, 10, {}, skip_bad=False, longest=1 << 20)
-            check_unchanged(file.path, content_of(file))
-            cut = Cut(0, described.file.rows, members=described.cuts[0].members)
-            rows = read_rows(file.path, cut, "text", ["text"], 1 << 20)
-            texts = [text.decode() if isinstance(text, bytes) else text for text in rows.table["text"].to_pylist()]
-            said.append([file.path, texts])
+            inspected = inspect_file(file, 10, {}, skip_bad=False, max_bytes=1 << 20)
+            check_unchanged(file.path, content_id(file))
+            split = Split(0, inspected.file.rows, members=inspected.splits[0].members)
+            texts = read_rows(file.path, split, "text", ["text"], 1 << 20).table["text"].to_pylist()
+            texts = [text.decode() if isinstance(text, bytes) else text for text in texts]
+            replies.append([file.path, texts])
     except PipelineError as error:
-        said.append(str(error))
+        replies.append(str(error))
 files = find_files(["hf://datasets/who/what/data/a.parquet"])
 try:
     check_unchanged(files[0].path, "etag:another")
 except PipelineError as error:
-    said.append(str(error))
-print(json.dumps(said))
+    replies.append(str(error))
+print(json.dumps(replies))
 """
 
 
@@ -75,7 +74,7 @@ class Hub(BaseHTTPRequestHandler):
         self.give(200, json.dumps({"id": "who/what", "sha": COMMIT, "siblings": []}).encode())
 
     def tree(self, folder: str) -> None:
-        """What lies in a folder, all of it where it is asked for."""
+        """The entries of a folder, or all files below it if the request is recursive."""
         inside = {
             name: data for name, data in self.files.items() if not folder or name.startswith(f"{folder}/")
         }
@@ -129,8 +128,8 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def ask(tmp_path: Path) -> Iterator[Callable[..., list[Any]]]:
-    """What is read of these inputs in a process of its own."""
+def read(tmp_path: Path) -> Iterator[Callable[..., list[Any]]]:
+    """A function that reads inputs in a process of its own."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"text": ["one", "two"]}), sink)
     lines = b'{"text": "three"}\n{"text": "four"}\n'
@@ -154,27 +153,27 @@ def ask(tmp_path: Path) -> Iterator[Callable[..., list[Any]]]:
         "PYTHONPATH": str(ROOT),
     }
 
-    def ask(*inputs: str) -> list[Any]:
+    def read(*inputs: str) -> list[Any]:
         command = [sys.executable, "-W", "ignore", "-c", SCRIPT, json.dumps(inputs)]
         done = subprocess.run(
             command, env={**inherited, **settings}, capture_output=True, text=True, timeout=120, check=False
         )
         assert done.returncode == 0, done.stderr
-        said: list[Any] = json.loads(done.stdout.splitlines()[-1])
-        return said
+        replies: list[Any] = json.loads(done.stdout.splitlines()[-1])
+        return replies
 
-    yield ask
+    yield read
     server.shutdown()
     server.server_close()
 
 
-def test_a_published_corpus_is_found_read_and_known_again(ask: Callable[..., list[Any]]) -> None:
+def test_a_published_corpus_is_found_read_and_checked_for_changes(read: Callable[..., list[Any]]) -> None:
     root = "hf://datasets/who/what"
     parquet, lines = (
         [f"{root}/data/a.parquet", ["one", "two"]],
         [f"{root}/data/deep/b.jsonl", ["three", "four"]],
     )
-    said = ask(
+    replies = read(
         f"{root}/data/a.parquet",
         f"{root}/data/*.parquet",
         f"{root}/*/*/*.jsonl",
@@ -183,6 +182,8 @@ def test_a_published_corpus_is_found_read_and_known_again(ask: Callable[..., lis
         f"{root}/data/none*.parquet",
         f"{root}/data",
     )
-    assert said[:5] == [parquet, parquet, lines, lines, [f"{root}/texts/", ["five"]]]
-    assert "holds no file that can be read" in said[5] and "holds 1 .jsonl and 1 .parquet files" in said[6]
-    assert f"{root}/data/a.parquet was changed after it was planned" in said[7] and len(said) == 8
+    assert replies[:5] == [parquet, parquet, lines, lines, [f"{root}/texts/", ["five"]]]
+    assert (
+        "holds no file that can be read" in replies[5] and "holds 1 .jsonl and 1 .parquet files" in replies[6]
+    )
+    assert f"{root}/data/a.parquet was changed after it was planned" in replies[7] and len(replies) == 8

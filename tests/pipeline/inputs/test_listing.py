@@ -1,5 +1,4 @@
-"""Every file that a folder or a glob names is found, through links; what cannot be listed is an error, never
-passed over."""
+"""Every file of a folder or a glob is found, through links. A folder that cannot be listed is an error."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ def names(root: Path, infos: Any) -> list[str]:
     return sorted(info["name"].removeprefix(f"{root}/") for info in infos)
 
 
-def test_links_are_what_they_lead_to(tmp_path: Path) -> None:
+def test_links_are_followed(tmp_path: Path) -> None:
     elsewhere = tree(tmp_path / "elsewhere", "a.txt", "deep/b.txt")
     corpus = tree(tmp_path / "corpus", "c.txt")
     (corpus / "a.txt").symlink_to(elsewhere / "a.txt")
@@ -43,11 +42,11 @@ def test_links_are_what_they_lead_to(tmp_path: Path) -> None:
         ("m*/b.txt", ["more/b.txt"]),
         ("[ab].*", ["a.txt"]),
     ):
-        _, found = files_matching(LOCAL, f"{corpus}/{pattern}")
-        assert names(corpus, found) == expected, pattern
+        _, matching = files_matching(LOCAL, f"{corpus}/{pattern}")
+        assert names(corpus, matching) == expected, pattern
 
 
-def test_a_circle_of_links_and_a_link_to_nothing_are_errors(tmp_path: Path) -> None:
+def test_a_cycle_of_links_and_a_broken_link_are_errors(tmp_path: Path) -> None:
     corpus = tree(tmp_path / "corpus", "a.txt")
     (corpus / "again").symlink_to(corpus)
     with pytest.raises(UsageError, match=r"cannot be listed .*symbolic links"):
@@ -58,7 +57,7 @@ def test_a_circle_of_links_and_a_link_to_nothing_are_errors(tmp_path: Path) -> N
         find_files([str(corpus)])
 
 
-def test_hidden_names_are_passed_over_unless_a_glob_names_them(tmp_path: Path) -> None:
+def test_hidden_names_are_left_out_unless_a_glob_has_them(tmp_path: Path) -> None:
     corpus = tree(tmp_path / "corpus", "a.txt", "_b.txt", ".c/d.txt", "_e/f.txt")
     assert names(corpus, files_below(LOCAL, str(corpus))) == ["a.txt"]
     for pattern, expected in (
@@ -71,7 +70,7 @@ def test_hidden_names_are_passed_over_unless_a_glob_names_them(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("pattern", ["", "/*/*.txt", "/**/*.txt"])
-def test_a_folder_that_may_not_be_looked_into_is_an_error(
+def test_a_folder_without_read_permission_is_an_error(
     pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus, scandir = tree(tmp_path / "corpus", "a.txt", "2024/b.txt", "_private/c.txt"), os.scandir
@@ -88,7 +87,7 @@ def test_a_folder_that_may_not_be_looked_into_is_an_error(
         find_files([f"{corpus}{pattern}"])
 
 
-def test_a_store_that_does_not_list_a_folder_is_an_error(
+def test_a_folder_that_a_store_does_not_list_is_an_error(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs = s3fs.S3FileSystem()

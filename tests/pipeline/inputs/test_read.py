@@ -1,4 +1,4 @@
-"""What files of a run are, whether their columns fit, and ranges of rows read back in every format."""
+"""Inspection of files, checks of their columns, and splits read back in every format."""
 
 from __future__ import annotations
 
@@ -17,75 +17,75 @@ from pipeline.inputs.files import find_files
 from pipeline.inputs.read import PlannedFile, check_columns, check_same_types, inspect_file, read_rows
 from pipeline.inputs.splits import Split
 
-LONGEST = 1 << 20
+MAX_BYTES = 1 << 20
 
 
-def described(path: Path, documents: int = 4, **known: PlannedFile) -> PlannedFile:
-    [found] = find_files([str(path)])
+def inspected(path: Path, documents: int = 4, **known: PlannedFile) -> PlannedFile:
+    [entry] = find_files([str(path)])
     return inspect_file(
-        found, documents, {i.file.path: i for i in known.values()}, skip_bad=False, max_bytes=LONGEST
+        entry, documents, {i.file.path: i for i in known.values()}, skip_bad=False, max_bytes=MAX_BYTES
     )
 
 
 @pytest.mark.parametrize("content", [b"", b"not parquet", b"PAR1" + b"\0" * 50 + b"PAR1"])
-def test_a_corrupt_file_is_named_or_passed_over_with_its_reason(content: bytes, tmp_path: Path) -> None:
+def test_a_corrupt_file_is_named_or_skipped_with_its_reason(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bad.parquet"
     path.write_bytes(content)
     with pytest.raises(CorruptInput, match=r"bad\.parquet cannot be read .*--on-bad-shard skip"):
-        described(path)
-    passed = inspect_file(find_files([str(path)])[0], 4, {}, skip_bad=True, max_bytes=LONGEST)
+        inspected(path)
+    skipped = inspect_file(find_files([str(path)])[0], 4, {}, skip_bad=True, max_bytes=MAX_BYTES)
     assert (
-        passed.file.rows == 0
-        and passed.splits == ()
-        and "bad.parquet cannot be read" in str(passed.file.skipped)
+        skipped.file.rows == 0
+        and skipped.splits == ()
+        and "bad.parquet cannot be read" in str(skipped.file.skipped)
     )
-    again = {passed.file.path: passed}
-    assert inspect_file(find_files([str(path)])[0], 4, again, skip_bad=True, max_bytes=LONGEST) is passed
+    again = {skipped.file.path: skipped}
+    assert inspect_file(find_files([str(path)])[0], 4, again, skip_bad=True, max_bytes=MAX_BYTES) is skipped
     with pytest.raises(CorruptInput):
-        inspect_file(find_files([str(path)])[0], 4, again, skip_bad=False, max_bytes=LONGEST)
+        inspect_file(find_files([str(path)])[0], 4, again, skip_bad=False, max_bytes=MAX_BYTES)
 
 
 def test_a_truncated_gzip_is_corrupt(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"text": "a"}\n' * 10_000)[:-20])
     with pytest.raises(CorruptInput, match=r"a\.jsonl\.gz cannot be read"):
-        described(path)
+        inspected(path)
 
 
-def test_json_that_is_no_lines_is_refused(tmp_path: Path) -> None:
+def test_json_without_an_object_per_line_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"text": "a"}, {"text": "b"}], indent=1))
     with pytest.raises(
         CorruptInput, match=r"a\.json cannot be read \(none of its first 8 lines is a JSON object"
     ):
-        described(path)
+        inspected(path)
 
 
-def test_lines_of_long_documents_are_lines(tmp_path: Path) -> None:
+def test_lines_of_long_documents_are_read(tmp_path: Path) -> None:
     path = tmp_path / "books.jsonl"
     path.write_text(json.dumps({"doc_id": "a", "text": "x" * (3 << 20)}) + "\n")
-    assert described(path).schema == pa.schema([("doc_id", pa.string()), ("text", pa.string())])
+    assert inspected(path).schema == pa.schema([("doc_id", pa.string()), ("text", pa.string())])
 
 
-def test_a_file_is_known_by_its_bytes_and_not_opened_again_while_its_stat_is_the_same(
+def test_a_file_is_identified_by_its_bytes_and_not_opened_again_if_its_stat_is_the_same(
     write_corpus: Callable[..., Path],
 ) -> None:
     path = write_corpus(["a", "b"]) / "000.parquet"
-    first = described(path)
+    first = inspected(path)
     assert first.schema is not None and (first.file.rows, first.schema.names) == (
         2,
         ["doc_id", "text", "number"],
     )
-    assert described(path, before=first) is first
+    assert inspected(path, before=first) is first
     path.touch()
-    touched = described(path, before=first)
+    touched = inspected(path, before=first)
     assert touched.file.stamp != first.file.stamp and touched.file.same_content(first.file)
     pq.write_table(pq.read_table(path).slice(1), path)
-    assert not described(path, before=touched).file.same_content(first.file)
+    assert not inspected(path, before=touched).file.same_content(first.file)
 
 
 @pytest.mark.parametrize(
-    ("columns", "says"),
+    ("columns", "message"),
     [
         (("body", "doc_id", []), "no column 'body'; it has doc_id, text, number, year.*--text-column"),
         (("text", "id", []), "no column 'id'.*--id-column None"),
@@ -99,16 +99,16 @@ def test_a_file_is_known_by_its_bytes_and_not_opened_again_while_its_stat_is_the
     ],
 )
 def test_missing_and_mistyped_columns_are_named(
-    columns: tuple[str, str, list[str]], says: str | None
+    columns: tuple[str, str, list[str]], message: str | None
 ) -> None:
     schema = pa.schema({"doc_id": pa.string(), "text": pa.string(), "number": pa.int64()})
     extra = {"ratio": pa.float64(), "blob": pa.large_binary(), "word": pa.dictionary(pa.int32(), pa.string())}
     for name in {*columns[:2]} & extra.keys():
         schema = schema.append(pa.field(name, extra[name]))
-    if says is None:
+    if message is None:
         check_columns("/in/year=2024/file", schema, *columns)
         return
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=message):
         check_columns("/in/year=2024/file", schema, *columns)
 
 
@@ -117,7 +117,7 @@ def test_a_column_of_the_file_and_of_its_path_is_refused() -> None:
         check_columns("/in/text=2/file", pa.schema({"text": pa.string()}), "text", None, [])
 
 
-def test_a_column_of_two_types_is_named_with_both_files() -> None:
+def test_a_column_with_two_types_is_named_with_both_files() -> None:
     schemas = {
         "a": pa.schema({"n": pa.int64(), "m": pa.string()}),
         "b": pa.schema({"n": pa.int32(), "m": pa.string()}),
@@ -132,7 +132,7 @@ def test_any_range_of_rows_reads_back_across_row_groups(
     start: int, stop: int, write_corpus: Callable[..., Path]
 ) -> None:
     path = write_corpus([f"text {i}" for i in range(23)]) / "000.parquet"
-    rows = read_rows(str(path), Split(start, stop), "text", ["text", "text", "doc_id"], LONGEST)
+    rows = read_rows(str(path), Split(start, stop), "text", ["text", "text", "doc_id"], MAX_BYTES)
     assert rows.table.to_pydict() == {
         "text": [f"text {i}" for i in range(start, stop)],
         "doc_id": [f"d{i}" for i in range(start, stop)],
@@ -140,7 +140,7 @@ def test_any_range_of_rows_reads_back_across_row_groups(
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "ndjson", "json", "jsonl.gz", "jsonl.zst"])
-def test_json_lines_are_cut_by_lines_and_read_back(ending: str, tmp_path: Path) -> None:
+def test_json_lines_are_split_by_lines_and_read_back(ending: str, tmp_path: Path) -> None:
     lines = [json.dumps({"text": f"é {i}", "doc_id": i, "tags": ["a", i], "none": None}) for i in range(11)]
     lines.insert(3, "   ")  # no document
     path = tmp_path / "year=2024" / f"a.{ending}"
@@ -149,16 +149,20 @@ def test_json_lines_are_cut_by_lines_and_read_back(ending: str, tmp_path: Path) 
         str(path), compression={"gz": "gzip", "zst": "zstd"}.get(ending.split(".")[-1])
     ) as out:
         out.write("\r\n".join(lines).encode())
-    found = described(path)
-    assert found.file.rows == 11 and [(c.start, c.stop) for c in found.splits] == [(0, 4), (4, 8), (8, 11)]
-    assert found.schema == pa.schema(
+    planned = inspected(path)
+    assert planned.file.rows == 11 and [(c.start, c.stop) for c in planned.splits] == [
+        (0, 4),
+        (4, 8),
+        (8, 11),
+    ]
+    assert planned.schema == pa.schema(
         {"text": pa.string(), "doc_id": pa.string(), "tags": pa.string(), "none": pa.string()}
     )
     columns = ["text", "doc_id", "tags", "none", "year", "absent"]
     got = [
         row
-        for split in found.splits
-        for row in read_rows(str(path), split, "text", columns, LONGEST).table.to_pylist()
+        for split in planned.splits
+        for row in read_rows(str(path), split, "text", columns, MAX_BYTES).table.to_pylist()
     ]
     assert got == [
         {
@@ -173,7 +177,7 @@ def test_json_lines_are_cut_by_lines_and_read_back(ending: str, tmp_path: Path) 
     ]
 
 
-def test_lines_that_are_no_documents_have_a_reason_and_keep_their_place(tmp_path: Path) -> None:
+def test_invalid_lines_have_a_reason_and_keep_their_row_number(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     lines = [
         b'{"text": "a"}',
@@ -189,7 +193,7 @@ def test_lines_that_are_no_documents_have_a_reason_and_keep_their_place(tmp_path
         b'{"text": NaN}',
     ]
     path.write_bytes(b"\n".join(lines))
-    [split] = described(path, 100).splits
+    [split] = inspected(path, 100).splits
     rows = read_rows(str(path), split, "text", ["text"], 100)
     assert {i: reason.split("(")[0].strip() for i, reason in rows.reasons.items()} == {
         1: "the line is not JSON",
@@ -210,18 +214,18 @@ def test_a_json_lines_file_that_lost_lines_is_corrupt(tmp_path: Path) -> None:
     with pytest.raises(
         CorruptInput, match=r"rows 0 to 4 of .*a\.jsonl cannot be read \(it ends after 3 lines"
     ):
-        read_rows(str(path), Split(0, 4), "text", ["text"], LONGEST)
+        read_rows(str(path), Split(0, 4), "text", ["text"], MAX_BYTES)
 
 
 def test_a_folder_of_texts_is_one_input_with_a_document_per_file(tmp_path: Path) -> None:
     for i in range(5):
         (tmp_path / "t" / f"lang={i % 2}").mkdir(parents=True, exist_ok=True)
         (tmp_path / "t" / f"lang={i % 2}" / f"{i}.txt").write_bytes(f"text {i}".encode() if i else b"\xff")
-    found = described(tmp_path / "t", 2)
-    assert (found.file.path, found.file.rows, len(found.splits)) == (f"{tmp_path / 't'}/", 5, 3)
-    check_columns(found.file.path, found.schema, "text", "doc_id", [("--passthrough", "lang")])
+    planned = inspected(tmp_path / "t", 2)
+    assert (planned.file.path, planned.file.rows, len(planned.splits)) == (f"{tmp_path / 't'}/", 5, 3)
+    check_columns(planned.file.path, planned.schema, "text", "doc_id", [("--passthrough", "lang")])
     rows = read_rows(
-        found.file.path, found.splits[0], "text", ["text", "doc_id", "lang"], 3
+        planned.file.path, planned.splits[0], "text", ["text", "doc_id", "lang"], 3
     ).table.to_pydict()
     assert rows == {
         "text": [b"\xff", b"text"],
@@ -229,17 +233,17 @@ def test_a_folder_of_texts_is_one_input_with_a_document_per_file(tmp_path: Path)
         "lang": ["0", "0"],
     }
     (tmp_path / "t" / "lang=0" / "0.txt").touch()
-    assert described(tmp_path / "t", 2).file.same_content(found.file)
+    assert inspected(tmp_path / "t", 2).file.same_content(planned.file)
     (tmp_path / "t" / "lang=0" / "0.txt").write_text("x")
-    assert not described(tmp_path / "t", 2).file.same_content(found.file)
+    assert not inspected(tmp_path / "t", 2).file.same_content(planned.file)
     (tmp_path / "t" / "lang=1" / "3.txt").unlink()
     with pytest.raises(Unreachable, match=r"rows 4 to 5 of .* cannot be reached \(FileNotFoundError"):
-        read_rows(found.file.path, found.splits[2], "text", ["text", "doc_id"], LONGEST)
+        read_rows(planned.file.path, planned.splits[2], "text", ["text", "doc_id"], MAX_BYTES)
 
 
 def test_a_file_that_changed_its_rows_since_it_was_planned_is_corrupt(
     write_corpus: Callable[..., Path],
 ) -> None:
     path = write_corpus(["a", "b"]) / "000.parquet"
-    with pytest.raises(CorruptInput, match="2 rows are there, 3 were planned"):
-        read_rows(str(path), replace(Split(0, 2), stop=3), "text", ["text"], LONGEST)
+    with pytest.raises(CorruptInput, match="it has 2 rows; 3 were planned"):
+        read_rows(str(path), replace(Split(0, 2), stop=3), "text", ["text"], MAX_BYTES)

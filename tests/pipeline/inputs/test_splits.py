@@ -1,11 +1,10 @@
-"""Every row in exactly one range, and no range that holds a part of a group beside rows of another."""
+"""Every row is in exactly one split. No split has part of a row group and rows of another."""
 
 from __future__ import annotations
 
 from itertools import accumulate
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pipeline.inputs.splits import Split, split_row_groups, split_rows
 
@@ -22,7 +21,7 @@ def test_groups_are_whole_or_alone(groups: list[int], documents: int) -> None:
         assert len(touched) == 1 or all(split.start <= b and e <= split.stop for b, e in touched)
 
 
-def test_small_groups_come_together_and_large_ones_are_cut() -> None:
+def test_small_groups_share_a_split_and_large_ones_are_split() -> None:
     assert split_row_groups([2, 2, 2, 9, 1], 4) == (
         Split(0, 4),
         Split(4, 6),

@@ -1,4 +1,4 @@
-"""How many documents may fail."""
+"""The number of documents that may fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pipeline.monitor.limits import allowed_failures, check_failures
     ("max_failed", "documents", "allowed"),
     [(None, 9, None), (0, 9, 0), (3, 9, 3), (1, 9, 1), (0.05, 200, 10), (0.05, 10, 0)],
 )
-def test_a_number_or_a_share(max_failed: float | None, documents: int, allowed: int | None) -> None:
+def test_a_limit_is_a_number_or_a_share(
+    max_failed: float | None, documents: int, allowed: int | None
+) -> None:
     assert allowed_failures(max_failed, documents) == allowed
     check_failures(allowed or 0, max_failed, documents, {})
     if allowed is not None:
@@ -23,16 +25,27 @@ def test_a_number_or_a_share(max_failed: float | None, documents: int, allowed: 
         assert raised.value.exit_code == 3
 
 
-def test_the_most_frequent_reasons_are_named() -> None:
+def test_the_most_frequent_reasons_are_listed() -> None:
     reasons = {
         "read: the text is null": 2,
         "read: the text is empty": 1200,
         "predict: it broke": 1,
         "predict: it burst": 7,
     }
-    with pytest.raises(TooManyFailures, match="What rows say that are not ok, most often: ") as raised:
+    with pytest.raises(TooManyFailures, match="Most frequent reasons: ") as raised:
         check_failures(1210, 0.1, 9000, reasons)
-    named = (
-        "read: the text is empty (1,200 rows); predict: it burst (7 rows); read: the text is null (2 rows)."
+    listed = (
+        "read: the text is empty (1,200 rows), predict: it burst (7 rows), read: the text is null (2 rows)."
     )
-    assert named in str(raised.value)
+    assert listed in str(raised.value)
+
+
+@pytest.mark.parametrize(("advice", "end"), [("", ""), ("Raise it.", " Raise it.")])
+def test_advice_ends_the_message_and_fewer_failures_are_allowed(advice: str, end: str) -> None:
+    for failed in range(5):
+        check_failures(failed, 4, 10, {"read: a": failed}, advice)
+    with pytest.raises(TooManyFailures) as raised:
+        check_failures(5, 4, 10, {"read: a": 5}, advice)
+    assert str(raised.value) == (
+        f"5 of 10 documents failed; --max-failed is 4. Most frequent reasons: read: a (5 rows).{end}"
+    )

@@ -1,18 +1,17 @@
-"""The line: what it says, and how often."""
+"""The progress line: its content, and how often it appears."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tests.pipeline.shards_metadata import shard_metadata
-
 from pipeline.monitor.progress import Progress, clock, describe_progress
 from pipeline.monitor.stats import RunStats
 from pipeline.settings import SummarizeSettings
+from tests.pipeline.shard_metadata import shard_metadata
 
 
-def settings(**given: Any) -> SummarizeSettings:
-    return SummarizeSettings(input=("i",), output="o", model="m", **given)
+def settings(**changes: Any) -> SummarizeSettings:
+    return SummarizeSettings(input=("i",), output="o", model="m", **changes)
 
 
 def halfway() -> RunStats:
@@ -33,21 +32,22 @@ def halfway() -> RunStats:
     return stats
 
 
-def test_all_that_it_says() -> None:
+def test_the_line_has_all_figures() -> None:
     line = describe_progress(halfway(), 50.0, settings(price_per_hour=36.0))
     assert line.startswith(
-        "40/80 documents, 4/8 shards, 50 s, 0.8 documents/s, 50 tokens/s per actor, batches 75% full, 2 failed"
+        "40/80 documents, 4/8 shards, 50 s, 0.8 documents/s, 50 tokens/s per replica, slot utilization 75%, "
+        "2 failed"
     )
     assert " left (" in line and line.endswith("cost 1.00")
 
 
-def test_what_is_not_known_is_not_said() -> None:
+def test_unknown_figures_are_left_out() -> None:
     assert (
         describe_progress(RunStats(80, 8, 2), 3.0, settings()) == "0/80 documents, 0/8 shards, 3 s, 0 failed"
     )
 
 
-def test_lines_come_at_most_so_often_and_the_last_one_stays() -> None:
+def test_lines_appear_at_intervals_and_the_last_one_always() -> None:
     lines: list[str] = []
     with Progress(settings(), 30.0, lines.append) as progress:
         for seconds in (0.5, 10.0, 31.0, 40.0, 62.0, 70.0):

@@ -1,4 +1,4 @@
-"""What Prometheus is told adds up to what receipts count."""
+"""The metrics add up to the counts of the committed shards."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections import Counter
 from typing import Any, ClassVar
 
 import pytest
-from tests.pipeline.shards_metadata import shard_metadata
 
-from pipeline.monitor import prometheus as metrics
+from pipeline.monitor import prometheus
 from pipeline.monitor.prometheus import PrometheusMetrics
 from pipeline.monitor.stats import RunStats
 from pipeline.settings import AnswerSettings
+from tests.pipeline.shard_metadata import shard_metadata
 
 
 class FakeCounter:
-    told: ClassVar[Counter[tuple[str, ...]]] = Counter()
+    totals: ClassVar[Counter[tuple[str, ...]]] = Counter()
 
     def __init__(self, name: str, *_: Any) -> None:
         self.info = {"name": name}
 
     def inc(self, more: float, labels: dict[str, str]) -> None:
-        self.told[self.info["name"], *labels.values()] += more  # type: ignore[assignment]
+        self.totals[self.info["name"], *labels.values()] += more  # type: ignore[assignment]
 
 
 class FakeGauge:
@@ -33,20 +33,20 @@ class FakeGauge:
 
 
 def test_documents_are_ok_failed_or_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "Counter", FakeCounter)
-    monkeypatch.setattr(metrics, "Gauge", FakeGauge)
-    told, stats = FakeCounter.told, RunStats(100, 4, 1)
-    tell = PrometheusMetrics(
-        AnswerSettings(input=("i",), output="o", model="m", question=("a?", "b?", "c?")), "night"
-    )
-    tell(stats, 1.0)
-    assert not told
-    # Three questions: of ten documents one failed at a question, one at all; a shard of ten was skipped.
+    monkeypatch.setattr(prometheus, "Counter", FakeCounter)
+    monkeypatch.setattr(prometheus, "Gauge", FakeGauge)
+    totals, stats = FakeCounter.totals, RunStats(100, 4, 1)
+    settings = AnswerSettings(input=("i",), output="o", model="m", question=("a?", "b?", "c?"))
+    observe = PrometheusMetrics(settings, "nightly")
+    observe(stats, 1.0)
+    assert not totals
+    # Of ten documents with three questions, one failed at one question and one at all three. A shard of ten
+    # documents was skipped.
     stats.add(shard_metadata("a", documents=10, rows=30, ok=26, failed=4, failed_documents=2), 1.0)
     stats.add(shard_metadata("b", documents=10, rows=10, skipped=10), 2.0)
     for _ in range(2):
-        tell(stats, 2.0)
-    assert {key[2]: n for key, n in told.items() if key[0] == "led_documents"} == {
+        observe(stats, 2.0)
+    assert {key[2]: n for key, n in totals.items() if key[0] == "led_documents"} == {
         "ok": 8,
         "failed": 2,
         "skipped": 10,

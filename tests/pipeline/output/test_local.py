@@ -1,4 +1,4 @@
-"""Folders that the system refuses are named."""
+"""Errors of output folders name the folder."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def refused(*_: Any, **__: Any) -> Any:
 def test_a_folder_under_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = LocalStore(tmp_path / "file" / "out")
-    for ask in (store.names, lambda: store.read("a")):
+    for call in (store.names, lambda: store.read("a")):
         with pytest.raises(
             UsageError,
-            match=r"the output folder .*/file/out cannot be used \(Not a directory\); name another",
+            match=r"the output folder .*/file/out cannot be used \(Not a directory\); give another",
         ):
-            ask()
+            call()
 
 
 @pytest.mark.parametrize(("module", "name"), [(os, "scandir"), (builtins, "open"), (Path, "is_file")])
@@ -35,7 +35,7 @@ def test_a_folder_that_is_forbidden_is_named(
     LocalStore(tmp_path).create("a", b"x")
     with (
         monkeypatch.context() as patch,
-        pytest.raises(UsageError, match=r"cannot be used \(Permission denied\); name another"),
+        pytest.raises(UsageError, match=r"cannot be used \(Permission denied\); give another"),
     ):
         patch.setattr(module, name, refused)
         store = LocalStore(tmp_path)

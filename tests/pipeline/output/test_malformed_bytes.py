@@ -1,5 +1,4 @@
-"""Whatever bytes are an input or stand in an output: rows, or an error that names the file; never a crash,
-never other rows."""
+"""Any bytes in an input or output give the right rows, or an error that names the file. Nothing crashes."""
 
 from __future__ import annotations
 
@@ -11,16 +10,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from tests.pipeline.test_verify import RUN, committed
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from pipeline.errors import CorruptInput, CorruptOutput, PipelineError, UsageError
 from pipeline.inputs.files import find_files
-from pipeline.inputs.read import InputFile, check_columns, describe, read_rows
+from pipeline.inputs.read import InputFile, check_columns, inspect_file, read_rows
 from pipeline.output.verify import verify
 from pipeline.planning.plan import MANIFEST, SUCCESS, Plan, make_plan
 from pipeline.workers.reader import read_texts
+from tests.pipeline.output.test_verify import RUN, committed
 
 TEXTS = [f"text {i} " * 20 for i in range(30)]
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -46,7 +44,7 @@ def zipped(codec: str) -> bytes:
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
-    """`whole` with some bytes changed, cut out, repeated or put in, or cut off at the end."""
+    """`whole` with some bytes changed, removed, repeated or inserted, or truncated at the end."""
     data = bytearray(whole)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
@@ -66,15 +64,15 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
 
 
 def everything(path: Path) -> list[Any]:
-    """All rows of a file as the reader gets them."""
-    described = describe(find_files([str(path)])[0], 4, {}, skip_bad=False, max_bytes=16 << 20)
-    check_columns(str(path), described.schema, "text", "doc_id", [])
+    """All texts of a file, as the reader receives them."""
+    inspected = inspect_file(find_files([str(path)])[0], 4, {}, skip_bad=False, max_bytes=16 << 20)
+    check_columns(str(path), inspected.schema, "text", "doc_id", [])
     rows = []
-    for split in described.splits:
-        found = read_rows(str(path), split, "text", ["text", "doc_id"], 1 << 16)
-        texts = [text.text for text in read_texts(found.table["text"], 1 << 16)]
-        rows += [None if i in found.reasons else text for i, text in enumerate(texts)]
-    assert len(rows) == described.file.rows
+    for split in inspected.splits:
+        read = read_rows(str(path), split, "text", ["text", "doc_id"], 1 << 16)
+        texts = [text.text for text in read_texts(read.table["text"], 1 << 16)]
+        rows += [None if i in read.reasons else text for i, text in enumerate(texts)]
+    assert len(rows) == inspected.file.rows
     return rows
 
 
@@ -87,7 +85,7 @@ def everything(path: Path) -> list[Any]:
         ("a.jsonl.zst", zipped("zstd")),
     ],
 )
-def test_damaged_files_are_rows_or_errors_that_name_them(name: str, whole: bytes, tmp_path: Path) -> None:
+def test_a_damaged_file_gives_rows_or_an_error_that_names_it(name: str, whole: bytes, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(whole)
     assert everything(path) == TEXTS
@@ -105,7 +103,7 @@ def test_damaged_files_are_rows_or_errors_that_name_them(name: str, whole: bytes
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
-def test_any_bytes_are_rows_or_errors(name: str, tmp_path: Path) -> None:
+def test_any_bytes_give_rows_or_an_error(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
 
     @MANY
@@ -133,7 +131,7 @@ PLAN = make_plan(
 
 @MANY
 @given(damaged(PLAN.to_json()))
-def test_a_plan_that_was_changed_is_refused_or_is_the_same(data: bytes) -> None:
+def test_a_changed_plan_is_refused_or_is_the_same(data: bytes) -> None:
     try:
         assert Plan.from_json(data) == PLAN
     except CorruptOutput as error:
@@ -141,7 +139,7 @@ def test_a_plan_that_was_changed_is_refused_or_is_the_same(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", [MANIFEST, SUCCESS, RUN.shards[1].part])
-def test_whatever_is_damaged_in_an_output_is_found_or_changes_nothing(name: str, tmp_path: Path) -> None:
+def test_damage_in_an_output_is_found_or_changes_no_row(name: str, tmp_path: Path) -> None:
     store = committed(tmp_path)
     whole = (tmp_path / name).read_bytes()
     rows = pq.read_table(io.BytesIO(whole)) if name.endswith(".parquet") else None
@@ -162,7 +160,7 @@ def test_whatever_is_damaged_in_an_output_is_found_or_changes_nothing(name: str,
     st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda v: st.lists(v, max_size=3)),
     st.data(),
 )
-def test_a_plan_of_other_values_is_refused(value: Any, data: st.DataObject) -> None:
+def test_a_plan_with_other_values_is_refused(value: Any, data: st.DataObject) -> None:
     values = json.loads(PLAN.to_json())
     place = data.draw(st.sampled_from(sorted(values)))
     if values[place] == value:

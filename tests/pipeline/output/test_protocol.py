@@ -1,8 +1,8 @@
-"""The protocol as a state machine over a store that does what stores do: writers die, replies are lost,
-requests land late.
+"""The commit protocol as a state machine over a store where writers die, replies are lost and requests are
+late.
 
-Several writers of one plan, and one of another, take their steps in any order. Whatever the order, what
-stands never changes, belongs to the plan, and in the end one quiet run has every document once.
+Several writers of one plan, and one of another, take their steps in any order. In every order, written files
+never change and belong to the plan. In the end, one undisturbed run has every document once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from tests.pipeline.test_commit import block
 
 from pipeline.errors import CorruptOutput, PlanMismatch
 from pipeline.inputs.read import InputFile
@@ -35,6 +34,7 @@ from pipeline.output.store import Outcome
 from pipeline.output.verify import verify
 from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, Plan, make_plan, remaining
 from pipeline.prepare import freeze_plan
+from tests.pipeline.output.test_commit import block
 
 INPUT = [InputFile("/in", 1, 7, "h", "1")]
 RUN = make_plan(INPUT, {"weights_sha256": "w"}, 3)
@@ -44,13 +44,12 @@ FAULTS = st.sampled_from(["none", "none", "dies before", "dies after", "reply lo
 
 
 class Died(BaseException):
-    """The writer is gone in the middle of a request."""
+    """The writer died during a request."""
 
 
 @dataclass
 class FakeStore:
-    """Names in a dictionary, each written once; `faults` of the next creates; `late` requests that are still
-    on their way."""
+    """A store in a dictionary. `faults` are those of the next writes. `late` requests arrive later."""
 
     url: str = "fake://out"
     written: dict[str, bytes] = field(default_factory=dict)
@@ -67,15 +66,15 @@ class FakeStore:
         if fault == "dies, lands late":
             self.late.append((name, data))
             raise Died
-        made = self._put(name, data)
+        created = self._put(name, data)
         if fault == "dies after":
             raise Died
-        if fault == "reply lost":  # asked again, the store refuses; what stands says whose it is
+        if fault == "reply lost":  # the write is repeated and refused, and the data shows whose file it is
             return Outcome.CREATED if self.written[name] == data else Outcome.EXISTS
-        return Outcome.CREATED if made else Outcome.EXISTS
+        return Outcome.CREATED if created else Outcome.EXISTS
 
     def land(self, number: int) -> None:
-        """A request of a dead writer is carried out after all."""
+        """A request of a dead writer arrives late."""
         self._put(*self.late.pop(number))
 
     def _put(self, name: str, data: bytes) -> bool:
@@ -93,19 +92,19 @@ class FakeStore:
         return io.BytesIO(self.read(name))
 
     def replace(self, name: str, data: bytes) -> None:
-        raise AssertionError("the protocol replaces nothing")
+        raise AssertionError("the protocol never replaces a file")
 
 
 @dataclass(frozen=True)
 class Writer:
-    """A run that has frozen its plan; `number` makes its rows its own, so that a mixture would show."""
+    """A run that has frozen its plan. Its `number` is in its rows, so that mixed files are detected."""
 
     number: int
     plan: Plan
 
 
 class Protocol(RuleBasedStateMachine):
-    """Writers begin, commit and finish in any order, each step with a fault."""
+    """Writers start, commit and finish in any order, with a fault in any step."""
 
     writers = Bundle("writers")
 
@@ -116,7 +115,7 @@ class Protocol(RuleBasedStateMachine):
         self.count = 0
 
     def _survives(self, faults: list[str], step: Callable[[], object]) -> bool:
-        """Does the writer live through its step?"""
+        """True if the writer survives the step."""
         self.store.faults = faults
         try:
             step()
@@ -128,15 +127,15 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(target=writers, fault=FAULTS, plan=st.sampled_from([RUN, RUN, RUN, OTHER]))
     def begin(self, fault: str, plan: Plan) -> object:
-        standing = self.store.written.get(PLAN)
+        before = self.store.written.get(PLAN)
         try:
-            lives = self._survives([fault], lambda: freeze_plan(self.store, plan))
+            survives = self._survives([fault], lambda: freeze_plan(self.store, plan))
         except PlanMismatch:
-            assert standing is not None and standing != plan.to_json()
+            assert before is not None and before != plan.to_json()
             return multiple()
-        assert standing in (None, plan.to_json()) or not lives
+        assert before in (None, plan.to_json()) or not survives
         self.count += 1
-        return Writer(self.count, plan) if lives else multiple()
+        return Writer(self.count, plan) if survives else multiple()
 
     @rule(target=writers, writer=consumes(writers), which=st.integers(0, 2), fault=FAULTS)
     def commit(self, writer: Writer, which: int, fault: str) -> object:
@@ -148,7 +147,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(target=writers, writer=consumes(writers), fault=FAULTS, second=FAULTS)
     def finish(self, writer: Writer, fault: str, second: str) -> object:
-        """A writer that sees every shard ends the run: the manifest, then the mark."""
+        """A writer that finds every shard writes the manifest, then the success marker."""
         if remaining(writer.plan, self.store.names()):
             return writer
 
@@ -163,13 +162,13 @@ class Protocol(RuleBasedStateMachine):
         self.store.land(data.draw(st.integers(0, len(self.store.late) - 1)))
 
     @invariant()
-    def nothing_that_stands_ever_changes(self) -> None:
+    def written_files_never_change(self) -> None:
         for name, content in self.seen.items():
             assert self.store.written.get(name) == content
         self.seen = dict(self.store.written)
 
     @invariant()
-    def what_stands_is_of_the_plan_and_whole(self) -> None:
+    def written_files_belong_to_the_plan_and_are_complete(self) -> None:
         if not self.store.written:
             return
         plan = Plan.from_json(self.store.read(PLAN))
@@ -198,7 +197,7 @@ class Protocol(RuleBasedStateMachine):
             for row in pq.read_table(self.store.open(shard.part))["doc_id"].to_pylist()
         ]
         assert ids == [f"d{i}" for i in range(7)] and verify(self.store).problems == []
-        self.nothing_that_stands_ever_changes()
+        self.written_files_never_change()
 
     def commit_quietly(self, writer: Writer, which: int) -> None:
         shard = writer.plan.shards[which]

@@ -1,4 +1,4 @@
-"""On S3 as on a disk: the first write stands, whatever answer comes back and whatever is in between."""
+"""On S3 as on a disk, the first write is kept, whatever reply or fault follows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 
 from pipeline import retry
 from pipeline.errors import CorruptOutput, PipelineError, UsageError
-from pipeline.output import s3 as object_store
+from pipeline.output import s3
+from pipeline.output.open_store import open_store
 from pipeline.output.s3 import ATTEMPTS, ObjectStore
-from pipeline.output.store import PROBE, Outcome, open_store, probe
+from pipeline.output.store import PROBE, Outcome, probe
 from tests.pipeline.s3 import KEYS, NO_RADOSGW, Proxy, moto_server, radosgw_server
 
 
@@ -44,7 +45,7 @@ def proxied(server: str) -> Iterator[Proxy]:
 
 @pytest.fixture
 def proxy(proxied: Proxy, monkeypatch: pytest.MonkeyPatch) -> Proxy:
-    """The proxy, at rest; S3 is reached through it by the ordinary variables."""
+    """The proxy without faults. The environment variables direct S3 requests to it."""
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": proxied.url}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.01)
@@ -61,7 +62,7 @@ def store(proxy: Proxy) -> ObjectStore:
     return ObjectStore(f"s3://{bucket}/some/folder/")
 
 
-def test_the_first_write_stands(store: ObjectStore) -> None:
+def test_the_first_write_is_kept(store: ObjectStore) -> None:
     assert store.names() == set()
     assert store.create("a", b"first") is Outcome.CREATED
     assert store.create("a", b"second") is Outcome.EXISTS
@@ -81,7 +82,7 @@ def test_a_write_is_one_request_however_large(store: ObjectStore, proxy: Proxy) 
     assert store.read("large") == data
 
 
-def test_of_rivals_exactly_one_wins_each_name(store: ObjectStore) -> None:
+def test_of_parallel_writers_exactly_one_succeeds(store: ObjectStore) -> None:
     for name in ("a", "b", "c", "d"):
         with ThreadPoolExecutor(16) as pool:
             outcomes = list(pool.map(lambda n, name=name: store.create(name, b"%d" % n), range(16)))
@@ -90,7 +91,7 @@ def test_of_rivals_exactly_one_wins_each_name(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("fault", ["before", "lost", "body", "503", "409", "412 after", "slow"])
-def test_a_write_is_this_writers_whatever_happens_to_its_request(
+def test_a_write_succeeds_after_any_fault_of_its_request(
     fault: str, store: ObjectStore, proxy: Proxy
 ) -> None:
     proxy.reset(lambda n: fault if n == 0 else "")
@@ -99,22 +100,21 @@ def test_a_write_is_this_writers_whatever_happens_to_its_request(
 
 
 @pytest.mark.parametrize("fault", ["before", "lost", "503", "409", "412 after"])
-def test_another_writers_name_stays_its_own_whatever_happens(
-    fault: str, store: ObjectStore, proxy: Proxy
-) -> None:
+def test_a_file_of_another_writer_stays_after_any_fault(fault: str, store: ObjectStore, proxy: Proxy) -> None:
     store.create("a", b"theirs")
     proxy.reset(lambda n: fault if n == 0 else "")
     assert store.create("a", b"mine") is Outcome.EXISTS
     assert store.read("a") == b"theirs"
 
 
-def test_a_burst_of_refusals_is_survived_and_an_outage_named(store: ObjectStore, proxy: Proxy) -> None:
+def test_a_short_outage_is_retried_and_a_long_one_reported(store: ObjectStore, proxy: Proxy) -> None:
     proxy.reset(lambda n: "503" if n < ATTEMPTS - 1 else "")
     assert store.create("a", b"mine") is Outcome.CREATED
     proxy.reset(lambda n: "503")
     with pytest.raises(
         PipelineError,
-        match=rf"to write {store.url}/b failed after up to {ATTEMPTS} attempts .*goes on from here",
+        match=rf"the request to write {store.url}/b failed after up to {ATTEMPTS} attempts .*"
+        "rerun the same command to resume",
     ):
         store.create("b", b"mine")
     assert len(proxy.mutations) == ATTEMPTS  # no retries of the libraries below
@@ -135,28 +135,24 @@ def test_more_names_than_a_listing_holds(store: ObjectStore) -> None:
     assert store.names() == {f"part-{i}" for i in range(1100)}
 
 
-def test_what_is_wrong_is_named_and_no_secret_with_it(
-    store: ObjectStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_are_reported(store: ObjectStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="bucket does not exist"):
         open_store("s3://no-such-bucket/out").create("a", b"x")
-    monkeypatch.setattr(object_store, "LARGEST", 10)
+    monkeypatch.setattr(s3, "LARGEST", 10)
     with pytest.raises(PipelineError, match="--shard-documents"):
         store.create("large", b"x" * 11)
     with pytest.raises(ValueError, match="plain file name"):
         store.create("../a", b"")
 
 
-def test_a_store_that_writes_over_names_is_not_taken(
-    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ordinary: Callable[..., Any] = type(store._fs).pipe_file
-    monkeypatch.setattr(store._fs, "pipe_file", lambda path, data, **_: ordinary(store._fs, path, data))
-    with pytest.raises(UsageError, match=r"writes over what exists .*--accept-unsafe-store"):
+def test_a_store_that_replaces_files_is_refused(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe_file: Callable[..., Any] = type(store._fs).pipe_file
+    monkeypatch.setattr(store._fs, "pipe_file", lambda path, data, **_: pipe_file(store._fs, path, data))
+    with pytest.raises(UsageError, match=r"replaces existing files .*--accept-unsafe-store"):
         probe(store)
 
 
-def test_no_credentials_is_said_at_once(
+def test_missing_credentials_are_reported_at_once(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in KEYS:

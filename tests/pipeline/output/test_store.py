@@ -1,4 +1,4 @@
-"""A name is written once, whole, and never changes."""
+"""A file is written once, completely, and never changes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 
 from pipeline.errors import CorruptOutput, PipelineError, UsageError
 from pipeline.output.local import LocalStore
-from pipeline.output.store import PROBE, Outcome, open_store, probe
+from pipeline.output.open_store import open_store
+from pipeline.output.store import PROBE, Outcome, probe
 
 
-def test_the_first_write_stands(tmp_path: Path) -> None:
+def test_the_first_write_is_kept(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "new" / "folder")
     assert store.create("a", b"first") is Outcome.CREATED
     assert store.create("a", b"second") is Outcome.EXISTS
@@ -21,17 +22,17 @@ def test_the_first_write_stands(tmp_path: Path) -> None:
     assert store.names() == {"a"} and os.listdir(store.folder) == ["a"]
 
 
-def _rival(folder: str, number: int, rounds: int, results: multiprocessing.Queue[list[bool]]) -> None:
+def _write_all(folder: str, number: int, rounds: int, results: multiprocessing.Queue[list[bool]]) -> None:
     store = LocalStore(folder)
     results.put([store.create(f"name-{i}", bytes([number]) * 1000) is Outcome.CREATED for i in range(rounds)])
 
 
-def test_of_rivals_exactly_one_wins_each_name(tmp_path: Path) -> None:
-    rivals, rounds = 4, 60
+def test_of_parallel_writers_exactly_one_succeeds(tmp_path: Path) -> None:
+    writers, rounds = 4, 60
     results: multiprocessing.Queue[list[bool]] = multiprocessing.Queue()
     processes = [
-        multiprocessing.Process(target=_rival, args=(str(tmp_path), n, rounds, results))
-        for n in range(rivals)
+        multiprocessing.Process(target=_write_all, args=(str(tmp_path), n, rounds, results))
+        for n in range(writers)
     ]
     for process in processes:
         process.start()
@@ -44,7 +45,7 @@ def test_of_rivals_exactly_one_wins_each_name(tmp_path: Path) -> None:
         assert len(content) == 1000 and len(set(content)) == 1
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LocalStore(tmp_path)
 
     def full(_: int) -> None:
@@ -73,13 +74,16 @@ def test_reports_may_be_replaced_and_absent_names_are_an_error(tmp_path: Path) -
 
 def test_addresses_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for url, says in [
-        ("nowhere://bucket/out", "take one of s3://"),
+    for url, message in [
+        (
+            "nowhere://bucket/out",
+            "is on nowhere://, which does not support create-only writes; use one of s3://",
+        ),
         ("gs://bucket/out", "gs:// cannot be used"),
         ("s3://bucket", "whole bucket"),
         (str(tmp_path / "file"), "is a file"),
     ]:
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             open_store(url)
     assert open_store(f"file://{tmp_path}/out").url == f"{tmp_path}/out"
 
@@ -96,12 +100,12 @@ def test_a_disk_without_hard_links_is_named(tmp_path: Path, monkeypatch: pytest.
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(os, "link", refused)
-    with pytest.raises(UsageError, match="takes no hard links"):
+    with pytest.raises(UsageError, match="does not support hard links"):
         LocalStore(tmp_path).create("a", b"x")
     assert os.listdir(tmp_path) == []
 
 
-def test_a_disk_that_is_full_when_a_name_is_linked_may_do_later(
+def test_a_disk_that_is_full_when_a_file_is_linked_is_no_usage_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> None:
@@ -109,7 +113,8 @@ def test_a_disk_that_is_full_when_a_name_is_linked_may_do_later(
 
     monkeypatch.setattr(os, "link", refused)
     with pytest.raises(
-        PipelineError, match=r"cannot be written \(No space left on device\).* the same command goes on"
+        PipelineError,
+        match=r"cannot be written \(No space left on device\); make room, then rerun the same command",
     ) as raised:
         LocalStore(tmp_path).create("a", b"x")
     assert raised.value.exit_code == 1 and os.listdir(tmp_path) == []

@@ -26,8 +26,8 @@ from pipeline.checkpoint import find_checkpoint
 from pipeline.errors import PlanMismatch
 from pipeline.monitor.stats import Totals
 from pipeline.output.commit import commit, new_rows, parse_manifest, read_shard_metadata, rows_recomputed
+from pipeline.output.open_store import open_store
 from pipeline.output.previous_runs import describe_previous_runs, load_previous_runs
-from pipeline.output.store import open_store
 from pipeline.output.verify import read_plan, status, verify
 from pipeline.planning.plan import FORECAST, MANIFEST, PLAN, REPORT, SUCCESS, Plan, Shard
 from pipeline.prepare import build_plan
@@ -44,7 +44,10 @@ ROOT = Path(__file__).parents[3]
 FIXTURES = ROOT / "tests" / "fixtures" / "run-0.1.0"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((FIXTURES / "expected.json").read_text("utf-8"))
 FINISHED = [name for name, run in EXPECTED.items() if run["manifest"]]
-OLD_NAMES = {"windows": "chunks", "origin": "reused_from"}
+# old names
+ORIGIN = "origin"
+OLD_NAMES = {"windows": "chunks", ORIGIN: "reused_from"}
+# end of old names
 QUESTIONS = ("what failed?", "where was the pump?")
 # The document whose text is null. It has no hash, so its row is never reused.
 NULL = "d4"
@@ -109,10 +112,10 @@ def other_counts(folder: Path) -> None:
 
 def other_origin(folder: Path) -> None:
     """A row of an earlier run no longer states where it comes from. The footer stays."""
-    part = next(p for p in sorted(folder.glob("part-*")) if any(pq.read_table(p)["origin"].to_pylist()))
+    part = next(p for p in sorted(folder.glob("part-*")) if any(pq.read_table(p)[ORIGIN].to_pylist()))
     table = pq.read_table(part)
-    place = table.column_names.index("origin")
-    pq.write_table(table.set_column(place, "origin", pa.nulls(len(table), pa.string())), part)
+    place = table.column_names.index(ORIGIN)
+    pq.write_table(table.set_column(place, ORIGIN, pa.nulls(len(table), pa.string())), part)
 
 
 def lost_part(folder: Path) -> None:
@@ -281,7 +284,6 @@ def summarize(output: Path, corpus: str = "corpus", **settings: Any) -> Summariz
     given: dict[str, Any] = {
         "passthrough": ("source", "reference"),
         "attention": True,
-        "on_changed_settings": "keep",
     }
     given |= {"input": inputs(corpus), "model": str(FIXTURES / "checkpoint")}
     return Summarize(SummarizeSettings(output=str(output), shard_documents=3, **{**given, **settings}))
@@ -289,7 +291,6 @@ def summarize(output: Path, corpus: str = "corpus", **settings: Any) -> Summariz
 
 def answer(output: Path, **settings: Any) -> Answer:
     given: dict[str, Any] = {"question": QUESTIONS, "n_best": 2, "chunk_tokens": 28, "chunk_overlap": 6}
-    given |= {"on_changed_settings": "keep"}
     given |= {
         "input": inputs("corpus"),
         "model": str(FIXTURES / "checkpoint-answers"),
@@ -300,7 +301,6 @@ def answer(output: Path, **settings: Any) -> Answer:
 
 def classify(output: Path, **settings: Any) -> Classify:
     given: dict[str, Any] = {"chunk_tokens": 28, "on_bad_shard": "skip", "passthrough": ("source",)}
-    given |= {"on_changed_settings": "keep"}
     given |= {
         "input": (*inputs("corpus"), str(FIXTURES / "damaged")),
         "model": str(FIXTURES / "checkpoint-labels"),
@@ -339,7 +339,7 @@ def test_rows_of_an_old_run_are_found_by_id_and_text(name: str, tmp_path: Path) 
             continue
         assert again is not None
         plan, part = again.pop("reused_from").split("/")
-        first = EXPECTED[name]["origin"].get(row["doc_id"])
+        first = EXPECTED[name][ORIGIN].get(row["doc_id"])
         assert f"{plan}/{part}" == first or (
             plan == EXPECTED[name]["plan"] and (FIXTURES / name / part).exists()
         )
@@ -370,7 +370,7 @@ def test_reused_rows_state_the_run_that_computed_them(
     task = summarize(tmp_path / "new", "corpus-2", since=(str(FIXTURES / "summaries-2"),))
     manifest, rows = run(task, monkeypatch)
     assert manifest["reused"] == 8
-    plan, origin = EXPECTED["summaries-2"]["plan"], EXPECTED["summaries-2"]["origin"]
+    plan, origin = EXPECTED["summaries-2"]["plan"], EXPECTED["summaries-2"][ORIGIN]
     for row in rows:
         if row["doc_id"] in ("d1", "d8"):
             assert row["reused_from"].startswith(f"{plan}/part-")
@@ -428,12 +428,10 @@ def test_a_new_run_reuses_the_labels(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("make", "name"), [(summarize, "summaries"), (answer, "answers"), (classify, "labels")]
 )
 def test_a_renamed_setting_is_no_changed_setting(make: Any, name: str, tmp_path: Path) -> None:
-    """Without `keep`, renamed settings must not prevent reuse. Only another version of the code may."""
+    """Renamed settings must not prevent reuse, even without `keep`."""
     task = make(tmp_path / "new", since=(str(FIXTURES / name),), on_changed_settings="redo")
     [previous] = build_plan(task, find_checkpoint(task.settings), None).config["since"]
-    assert [
-        reason for reason in previous["recomputed_because"] if not reason.startswith("code_version: ")
-    ] == []
+    assert previous["recomputed_because"] == []
 
 
 def test_an_old_run_is_not_resumed_with_another_plan(copy_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,12 +453,11 @@ def moved_input(folder: Path) -> None:
 
 
 def test_an_old_run_resumes_with_the_same_settings(copy_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but the version of the code differs. The folder then has files of both versions."""
+    """The folder then has files of both versions."""
     folder = copy_of("unfinished")
     moved_input(folder)
     before = digests(folder)
     monkeypatch.setattr(composition, "_execute", without_ray)
-    monkeypatch.setattr("pipeline.prepare.__version__", "0.1.0")
     result = composition.run(summarize(folder))
     store = open_store(str(folder))
     assert (result.shards_done, verify(store).problems) == (1, [])

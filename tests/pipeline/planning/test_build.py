@@ -1,4 +1,4 @@
-"""From inputs to a plan, and to the same plan again without opening what is as it was."""
+"""From inputs to a plan, and to the same plan again without opening unchanged files."""
 
 from __future__ import annotations
 
@@ -32,22 +32,20 @@ def corpus(write_corpus: Callable[..., Path]) -> Path:
     return write_corpus(["x"] * 9, ["y"] * 3)
 
 
-def test_a_run_that_goes_on_opens_no_file_that_is_as_it_was(
-    corpus: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_opens_no_unchanged_file(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = corpus / "c.jsonl"
     lines.write_text("".join(json.dumps({"doc_id": f"j{n}", "text": "z"}) + "\n" for n in range(5)))
     given = settings(corpus / "000.parquet", corpus / "001.parquet", lines, passthrough=())
     frozen = Plan.from_json(planned(given).to_json())
     assert frozen.documents == 17 and {s.offset for s in frozen.shards if s.path.endswith("jsonl")} > {0}
     for kind in (Parquet, JsonLines):
-        monkeypatch.setattr(kind, "measure", lambda *_: pytest.fail("opened"))
+        monkeypatch.setattr(kind, "inspect", lambda *_: pytest.fail("opened"))
         monkeypatch.setattr(kind, "stream", lambda *_: pytest.fail("opened"))
     again = planned(given, frozen)
     assert again == frozen and plan_differences(frozen, again) == []
 
 
-def test_types_carried_over_are_kept_in_the_plan(corpus: Path) -> None:
+def test_passthrough_types_are_kept_in_the_plan(corpus: Path) -> None:
     frozen = planned(settings(corpus))
     assert frozen.passthrough == pa.schema({"number": pa.int64()})
     assert planned(settings(corpus), frozen).passthrough == frozen.passthrough
@@ -78,14 +76,14 @@ def test_an_input_without_a_document_is_refused(corpus: Path) -> None:
 
 def test_ids_are_compared_when_a_run_is_planned_first(corpus: Path) -> None:
     (corpus / "002.parquet").write_bytes((corpus / "001.parquet").read_bytes())
-    with pytest.raises(UsageError, match="3 doc_ids stand for more than one document, such as d10, d11, d9"):
+    with pytest.raises(UsageError, match="3 document IDs occur more than once, such as d10, d11, d9"):
         planned(settings(corpus))
     kept = planned(settings(corpus, on_duplicate_id="keep"))
     assert kept.documents == 15
     assert planned(settings(corpus), kept) == kept
 
 
-def test_settings_that_say_how_to_fail_do_not_bind_a_run(corpus: Path) -> None:
+def test_settings_of_failure_handling_do_not_change_the_fingerprint(corpus: Path) -> None:
     given = settings(corpus)
     changed = replace(given, on_bad_shard="skip", on_duplicate_id="keep", max_failed=3.0)
     assert changed.fingerprinted_settings() == given.fingerprinted_settings()

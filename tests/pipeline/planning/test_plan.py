@@ -1,16 +1,28 @@
-"""The plan: every row in exactly one shard, names from content, and a plain word on what changed."""
+"""The plan: every row is in exactly one shard, IDs depend on content, and differences are listed."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pipeline.errors import CorruptOutput
 from pipeline.inputs.read import InputFile
-from pipeline.planning.plan import Plan, make_plan, plan_differences, remaining
+from pipeline.inputs.splits import Split
+from pipeline.planning.plan import (
+    PLAN_VERSION,
+    Plan,
+    Shard,
+    config_differences,
+    make_plan,
+    plan_differences,
+    remaining,
+)
+from pipeline.settings import fingerprint
 
 
 def files(*rows: int) -> list[InputFile]:
@@ -28,14 +40,14 @@ def test_every_row_is_in_exactly_one_shard(rows: list[int], shard_documents: int
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.data())
-def test_what_remains_is_what_has_no_result(rows: list[int], data: st.DataObject) -> None:
+def test_shards_without_a_result_remain(rows: list[int], data: st.DataObject) -> None:
     plan = make_plan(files(*rows), {}, 4)
     done = data.draw(st.sets(st.sampled_from(plan.shards)))
-    left = remaining(plan, {s.part for s in done} | {"_plan.json", "part-of-another-run.parquet"})
-    assert left == [s for s in plan.shards if s not in done]
+    todo = remaining(plan, {s.part for s in done} | {"_plan.json", "part-of-another-run.parquet"})
+    assert todo == [s for s in plan.shards if s not in done]
 
 
-def test_a_shard_is_named_by_bytes_range_settings_and_model() -> None:
+def test_a_shard_id_depends_on_bytes_range_settings_and_model() -> None:
     plan = make_plan(files(10), {"weights_sha256": "a"}, 5)
     others = [
         make_plan(files(10), {"weights_sha256": "b"}, 5),
@@ -48,7 +60,7 @@ def test_a_shard_is_named_by_bytes_range_settings_and_model() -> None:
     assert touched.shards == plan.shards
 
 
-def test_differences_name_what_was_and_what_is() -> None:
+def test_differences_have_the_old_and_the_new_value() -> None:
     before = make_plan(
         files(3, 4), {"settings": {"num_beams": 2, "dtype": "float32"}, "code_version": "1"}, 2
     )
@@ -74,8 +86,61 @@ def test_differences_name_what_was_and_what_is() -> None:
         b"{}",
         b'{"version": 1}',
         b'{"version": 2, "sha256": "", "facts": {}, "inputs": [1], "shards": []}',
+        b'{"version": 3, "sha256": "", "config": {}, "inputs": [1], "shards": []}',
     ],
 )
-def test_a_plan_that_is_none_is_refused(data: bytes) -> None:
+def test_other_json_is_not_a_plan(data: bytes) -> None:
     with pytest.raises(CorruptOutput, match="is not a plan of this system"):
         Plan.from_json(data)
+
+
+def test_names_of_a_shard() -> None:
+    shard = Shard("id", "/in/a.parquet", 2, 5, content="hash")
+    assert shard.source == f"a.parquet-{hashlib.sha256(b'hash').hexdigest()[:12]}"
+    assert (shard.part, shard.documents, shard.split) == ("part-id.parquet", 3, Split(2, 5, 0, ()))
+
+
+def test_counts_of_a_plan() -> None:
+    bad = replace(files(1)[0], rows=0, skipped="it is empty")
+    plan = make_plan([*files(3, 4), bad], {"a": 1}, 2)
+    assert (plan.documents, plan.skipped, plan.fingerprint) == (7, [bad], fingerprint({"a": 1}))
+
+
+def signed(values: dict[str, Any]) -> bytes:
+    """A plan file of these values, with the hash that belongs to them."""
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return json.dumps(values | {"sha256": digest}).encode()
+
+
+def test_a_changed_plan_and_one_of_another_version_are_refused() -> None:
+    plan = make_plan(files(3), {"b": 1, "a": 1}, 2)
+    values = json.loads(plan.to_json())
+    assert values["version"] == PLAN_VERSION == 3
+    for other in ("0" * 64, "f" * 64):
+        with pytest.raises(CorruptOutput, match="it was changed after it was written"):
+            Plan.from_json(json.dumps(values | {"sha256": other}).encode())
+    del values["sha256"]
+    assert Plan.from_json(signed(values)) == plan
+    assert Plan.from_json(signed(dict(reversed(values.items())))) == plan
+    for version in (1, 4):
+        with pytest.raises(CorruptOutput, match=f"version {version}"):
+            Plan.from_json(signed(values | {"version": version}))
+
+
+def test_every_kind_of_difference_of_a_config_is_listed() -> None:
+    before = {"settings": {"a": 2, "b": 1}, "n": 2, "m": 1, "old": {"x": 1}, "same": [0]}
+    now = {"settings": {"a": 1, "b": 2}, "n": 1, "m": 2, "old": None, "same": [0]}
+    assert config_differences(before, now) == [
+        "m: was 1, is 2",
+        "n: was 2, is 1",
+        "old: was {'x': 1}, is None",
+        "settings.a: was 2, is 1",
+        "settings.b: was 1, is 2",
+    ]
+
+
+def test_a_skipped_file_that_became_readable_is_a_difference() -> None:
+    [file] = files(3)
+    skipped, readable = (make_plan([f], {}, 2) for f in (replace(file, skipped="it is torn"), file))
+    assert plan_differences(skipped, readable) == ["input skipped before, readable now: /in/0"]
+    assert plan_differences(skipped, skipped) == plan_differences(readable, skipped) == []

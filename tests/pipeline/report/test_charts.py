@@ -1,4 +1,4 @@
-"""Plots: every value is counted, marks stand where they belong, nothing breaks on nothing."""
+"""Charts: every value is counted, marks are in the right place, empty input is no error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.report.charts import curve, escaped, histogram, lengths_picture, shares, short, strip
+from pipeline.report.charts import curve, histogram, lengths_picture, shares, short, strip
 
 
 def test_a_histogram_counts_every_value() -> None:
@@ -30,14 +30,14 @@ def test_a_histogram_counts_every_value() -> None:
         lengths_picture([100, 2000, 5000], 4096),
     ],
 )
-def test_plots_are_whole_svg_within_their_frame(svg: str) -> None:
+def test_charts_are_valid_svg_within_their_frame(svg: str) -> None:
     root = ElementTree.fromstring(svg)
     box = [float(v) for v in root.attrib["viewBox"].split()]
     for x, width in re.findall(r'<rect[^>]* x="([-.\d]+)"[^>]* width="([-.\d]+)"', svg):
         assert float(x) >= -1 and float(x) + float(width) <= box[2] + 2
 
 
-def test_curves_of_nothing_and_numbers_in_few_characters() -> None:
+def test_an_empty_curve_and_short_numbers() -> None:
     assert curve([], "/s") == "<p>none</p>"
     assert [short(x) for x in (0.123, 7.0, 1234.0, 12_345.0, 2.5e6)] == [
         "0.12",
@@ -46,4 +46,8 @@ def test_curves_of_nothing_and_numbers_in_few_characters() -> None:
         "12.3k",
         "2.5M",
     ]
-    assert escaped("<a>") == "&lt;a&gt;"
+
+
+def test_texts_are_escaped() -> None:
+    for svg in (shares({"<a>": 0.5}), histogram({7: 1}, marks={"<a>": 7}), curve([(0, 1.0)], "<a>")):
+        assert "&lt;a&gt;" in svg and "<a>" not in svg

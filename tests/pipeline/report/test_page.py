@@ -1,7 +1,9 @@
-"""The report stands alone, escapes what documents say, shows what failed, and is right in a browser."""
+"""The report: self-contained, escaped, complete, and with the right rows and figures."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections import Counter
 from dataclasses import asdict, replace
@@ -11,37 +13,35 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.pipeline.shards_metadata import shard_metadata
 
 from pipeline.errors import UsageError
 from pipeline.inputs.read import InputFile
 from pipeline.output.commit import make_manifest
 from pipeline.output.local import LocalStore
 from pipeline.planning.plan import FORECAST, REPORT, Plan, make_plan
-from pipeline.report.page import (
+from pipeline.report.page import check_reference, render, try_report, write_report
+from pipeline.report.rows import (
     BEST,
-    LOOKED_AT,
+    COUNTED_COLUMNS,
     RANDOM,
     WORST,
     Findings,
-    Place,
-    check_reference,
+    Position,
     findings_of,
-    render,
     share_beyond,
-    try_report,
-    write_report,
 )
+from tests.pipeline.shard_metadata import shard_metadata
 
-FACTS = {
+ROOT = Path(__file__).parents[3]
+CONFIG = {
     "task": "summarize",
     "weights_sha256": "w" * 64,
     "settings": {},
     "input_limits": {"max_input_tokens": 4096},
 }
-PLAN = make_plan([InputFile("/in", 1, 6, "h", "1")], FACTS, 3)
+PLAN = make_plan([InputFile("/in", 1, 6, "h", "1")], CONFIG, 3)
 MEASURED = {"document_steps": 3, "slot_steps": 4, "peak_bytes": 2**30}
-HOSTILE = (
+MALICIOUS = (
     '<script>document.title="broken"</script><img src=x onerror="document.title=1"><b>bold</b> & "quoted"'
 )
 
@@ -85,23 +85,25 @@ def page(
         "flags": dict(flags),
         "shards": shards,
     }
-    findings = found_in("part-0", list(rows), most_drawn=500)
-    findings.texts = {Place("part-0", i): row for i, row in enumerate(rows)}
+    findings = findings_in("part-0", list(rows), max_sampled=500)
+    findings.rows = {Position("part-0", i): row for i, row in enumerate(rows)}
     return render(plan, manifest, findings, **given)
 
 
-def found_in(part: str, rows: list[dict[str, Any]], seed: str = "seed", most_drawn: int = RANDOM) -> Findings:
-    """What the report says of rows."""
-    counted = [name.partition(".")[0] for name in LOOKED_AT]
+def findings_in(
+    part: str, rows: list[dict[str, Any]], seed: str = "seed", max_sampled: int = RANDOM
+) -> Findings:
+    """The findings of these rows as those of one file."""
+    counted = [name.partition(".")[0] for name in COUNTED_COLUMNS]
     table = pa.Table.from_pylist(
         [{name: r.get(name) for name in counted if any(name in r for r in rows)} for r in rows]
     )
-    findings = Findings(most_drawn)
+    findings = Findings(max_sampled)
     findings.add(findings_of(part, table, seed))
     return findings
 
 
-def test_documents_cannot_write_html() -> None:
+def test_texts_of_documents_are_escaped() -> None:
     html = page(row(doc_id="<b>", summary="<script>alert(1)</script> & more", flags=["names"]))
     assert (
         "<script" not in html
@@ -111,7 +113,7 @@ def test_documents_cannot_write_html() -> None:
     assert "http" not in html and "src=" not in html
 
 
-def test_failures_are_counted_by_reason_and_all_may_fail() -> None:
+def test_failures_are_counted_by_reason_and_all_rows_may_fail() -> None:
     bad = row(
         status="failed",
         stage="read",
@@ -125,25 +127,25 @@ def test_failures_are_counted_by_reason_and_all_may_fail() -> None:
     assert "ROUGE" not in page(bad, reference_column="right")
 
 
-def test_every_row_has_the_same_chance_to_be_drawn_whatever_comes_first() -> None:
-    chosen: Counter[Place] = Counter()
+def test_every_row_is_sampled_with_equal_probability_in_any_order_of_files() -> None:
+    chosen: Counter[Position] = Counter()
     for seed in range(400):
-        parts = [found_in(f"part-{n}", [row()] * (10 * n), str(seed)) for n in (3, 1, 2)]
+        parts = [findings_in(f"part-{n}", [row()] * (10 * n), str(seed)) for n in (3, 1, 2)]
         one, other = Findings(), Findings()
         for part in parts:
             one.add(part)
         for part in reversed(parts):
             other.add(part)
-        assert one.drawn == other.drawn and len(one.drawn) == RANDOM
-        chosen.update(place for _, place in one.drawn)
+        assert one.sampled == other.sampled and len(one.sampled) == RANDOM
+        chosen.update(position for _, position in one.sampled)
     assert len(chosen) == 60 and all(abs(n - 400 * RANDOM / 60) < 55 for n in chosen.values())
 
 
 def names(ranked: list[Any], rows: list[dict[str, Any]]) -> list[str]:
-    return [rows[place.row]["doc_id"] for _, place in ranked]
+    return [rows[position.row]["doc_id"] for _, position in ranked]
 
 
-def test_the_worst_have_most_flags_then_the_least_likely_tokens() -> None:
+def test_the_worst_rows_have_most_flags_then_the_least_likely_tokens() -> None:
     rows = [
         *(row(doc_id=f"d{n}", quality={"mean_log_probability": -n / 10}, score=-1.0) for n in range(60)),
         *(
@@ -152,26 +154,26 @@ def test_the_worst_have_most_flags_then_the_least_likely_tokens() -> None:
         ),
         row(doc_id="failed", status="failed", quality=None, score=None, input_tokens=None),
     ]
-    findings = found_in("part", rows)
+    findings = findings_in("part", rows)
     assert (
         names(findings.worst, rows)[:5] == ["f3", "f2", "f1", "d59", "d58"] and len(findings.worst) == WORST
     )
     assert names(findings.best, rows)[:2] == ["d0", "d1"]
 
 
-def test_a_long_summary_is_not_the_worse_for_its_length() -> None:
+def test_a_long_summary_does_not_rank_lower_for_its_length() -> None:
     """The score of a greedy summary is the sum over its tokens."""
     rows = [
         row(doc_id=name, output_tokens=n, score=n * mean, quality={"mean_log_probability": mean})
-        for name, n, mean in (("long", 200, -0.1), ("short", 4, -2.0), ("middle", 50, -0.5))
+        for name, n, mean in (("long", 200, -0.1), ("short", 4, -2.0), ("medium", 50, -0.5))
     ]
-    assert names(found_in("part", rows).worst, rows) == ["short", "middle", "long"]
+    assert names(findings_in("part", rows).worst, rows) == ["short", "medium", "long"]
 
 
-def test_rows_without_the_measure_are_ranked_by_their_score() -> None:
+def test_rows_without_quality_measures_are_ranked_by_their_score() -> None:
     for name in ("score", "label_score", "answer_score"):
         rows = [row(doc_id=f"d{n}", score=None) | {name: -float(n)} for n in range(3)]
-        assert names(found_in("part", rows).worst, rows) == ["d2", "d1", "d0"]
+        assert names(findings_in("part", rows).worst, rows) == ["d2", "d1", "d0"]
 
 
 class CountingStore(LocalStore):
@@ -192,7 +194,7 @@ class CountingStore(LocalStore):
 def committed(folder: Path, parts: int, rows: int, **reused: Any) -> tuple[Plan, dict[str, Any]]:
     """A finished run's files, and its plan and manifest."""
     types = pa.schema({name: pa.array(values[:1]).type for name, values in reused.items()})
-    plan = make_plan([InputFile("/in", 1, parts * rows, "h", "1")], FACTS, rows, passthrough=types)
+    plan = make_plan([InputFile("/in", 1, parts * rows, "h", "1")], CONFIG, rows, passthrough=types)
     for n, shard in enumerate(plan.shards):
         given = [{name: values[i] for name, values in reused.items()} for i in range(rows)]
         here = [row(doc_id=f"d{n}-{i}", reused_from=None, chunks=1, **given[i]) for i in range(rows)]
@@ -203,7 +205,7 @@ def committed(folder: Path, parts: int, rows: int, **reused: Any) -> tuple[Plan,
     )
 
 
-def test_files_are_read_together_and_once_but_for_those_whose_rows_are_shown(tmp_path: Path) -> None:
+def test_files_are_read_in_parallel_and_once_unless_their_rows_are_shown(tmp_path: Path) -> None:
     plan, manifest = committed(tmp_path, 200, 3)
     store = CountingStore(tmp_path, 8)
     write_report(store, plan, manifest)
@@ -213,31 +215,32 @@ def test_files_are_read_together_and_once_but_for_those_whose_rows_are_shown(tmp
     assert page.count("<article>") == WORST + BEST + RANDOM
 
 
-def test_a_column_carried_over_is_not_taken_for_one_that_is_counted(tmp_path: Path) -> None:
+def test_a_passthrough_column_is_not_counted(tmp_path: Path) -> None:
     plan, manifest = committed(tmp_path, 1, 3, label_score=["high", "low", "low"], attention=["a", "b", "c"])
     write_report(LocalStore(tmp_path), plan, manifest)
-    assert "Where the summaries looked" not in (tmp_path / REPORT).read_text()
+    assert "Cross-attention profile" not in (tmp_path / REPORT).read_text()
 
 
-def test_hours_and_cost_are_of_the_gpus_that_are_named(tmp_path: Path) -> None:
+def test_device_hours_and_cost_follow_the_gpus_of_a_replica(tmp_path: Path) -> None:
     plan, manifest = committed(tmp_path, 4, 3)
     for gpus, hours, cost in ((0.0, "2.0", "5.0"), (0.5, "1.0", "2.5"), (1.0, "2.0", "5.0")):
         write_report(LocalStore(tmp_path), plan, manifest, price_per_hour=2.5, gpus=gpus)
         page = (tmp_path / REPORT).read_text()
-        assert f'device-hours at work</td><td class="n">{hours}<' in page
-        assert f'cost of these hours</td><td class="n">{cost}<' in page
+        assert f'device-hours of prediction</td><td class="n">{hours}<' in page
+        assert f'cost of prediction</td><td class="n">{cost}<' in page
 
 
 @pytest.mark.parametrize("right", [[1, 2, 3], [["a"], [], None]])
-def test_a_reference_that_is_no_text_is_refused_and_ends_no_finished_run(
+def test_a_reference_without_texts_is_refused_and_does_not_fail_a_finished_run(
     right: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan, manifest = committed(tmp_path, 1, 3, right=right, text=["a", "b", None])
     with pytest.raises(
-        UsageError, match=r"--reference-column right: the column holds .*; it must hold the right summaries"
+        UsageError,
+        match=r"--reference-column right: the column holds .*; it must hold the reference summaries",
     ):
         check_reference(plan, "right")
-    with pytest.raises(UsageError, match=r"no such column; carry it over by --passthrough"):
+    with pytest.raises(UsageError, match=r"no such column; copy it with --passthrough"):
         check_reference(plan, "wrong")
     check_reference(plan, "text")
     assert not try_report(LocalStore(tmp_path), plan, manifest, reference_column="right")
@@ -249,7 +252,9 @@ def test_a_reference_that_is_no_text_is_refused_and_ends_no_finished_run(
     assert "ROUGE against text" in (tmp_path / REPORT).read_text()
 
 
-@pytest.mark.parametrize("forecast", [b"{}", b'{"rows": 3, "startup_seconds": 1}', b"no JSON", b"[]"])
+@pytest.mark.parametrize(
+    "forecast", [b"{}", b'{"rows": 3, "startup_seconds": 1}', b"no JSON", b"[]", b'{"version": 3}']
+)
 def test_a_forecast_of_another_version_is_left_out_with_a_note(forecast: bytes, tmp_path: Path) -> None:
     plan, manifest = committed(tmp_path, 1, 3)
     (tmp_path / FORECAST).write_bytes(forecast)
@@ -260,17 +265,17 @@ def test_a_forecast_of_another_version_is_left_out_with_a_note(forecast: bytes, 
     )
 
 
-def test_the_share_beyond_a_reach_splits_the_part_it_falls_into() -> None:
+def test_the_share_beyond_a_reach_splits_the_part_at_the_border() -> None:
     assert share_beyond([0.25] * 4, 4096, 1024) == pytest.approx(0.75)
     assert share_beyond([0.25] * 4, 4096, 1536) == pytest.approx(0.625)
     assert share_beyond([0.25] * 4, 1000, 1024) == 0.0 and share_beyond([0, 0, 0, 1.0], 4096, 1024) == 1.0
 
 
-def guess(middle: float) -> dict[str, float]:
-    return {"middle": middle, "low": middle - 1, "high": middle + 1}
+def estimate(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 1, "high": value + 1}
 
 
-def whole_page() -> str:
+def full_page() -> str:
     rows = [
         row(
             doc_id=f"d{n}",
@@ -281,30 +286,32 @@ def whole_page() -> str:
             truncated_tokens=n % 3,
             quality={"names": ["Boris"] * (n % 2)},
             attention=[(i + n) % 7 / 9 for i in range(64)],
-            summary=HOSTILE,
+            summary=MALICIOUS,
             right="fine",
         )
         for n in range(60)
     ]
     bad = row(
-        status="failed", stage="read", reason=HOSTILE, summary=None, input_tokens=None, output_tokens=None
+        status="failed", stage="read", reason=MALICIOUS, summary=None, input_tokens=None, output_tokens=None
     )
     forecast = {
         **{
-            name: guess(9.0)
+            name: estimate(9.0)
             for name in ("rows", "input_tokens", "output_tokens", "truncated", "failed", "seconds")
         },
         "startup_seconds": 2.0,
     }
-    before = {
+    previous = {
         **dict.fromkeys(("documents", "rows", "ok", "input_tokens", "output_tokens"), 5),
         **dict.fromkeys(("failed", "skipped", "truncated"), 0),
         "flags": {"names": 1},
     }
-    return page(*rows, bad, forecast=forecast, before=before, reference_column="right", price_per_hour=2.0)
+    return page(
+        *rows, bad, forecast=forecast, previous=previous, reference_column="right", price_per_hour=2.0
+    )
 
 
-def test_runs_before_are_named_with_why_rows_were_made_again() -> None:
+def test_earlier_runs_are_listed_with_the_reasons_for_recomputed_rows() -> None:
     since = [
         {"output": "s3://b/one", "finished": True, "recomputed_because": []},
         {
@@ -316,24 +323,34 @@ def test_runs_before_are_named_with_why_rows_were_made_again() -> None:
     plan = replace(PLAN, config={**PLAN.config, "since": since})
     html = page(*[row()] * 5, plan=plan, measured={"new_rows": 0.5, **MEASURED})
     assert (
-        "<h2>Runs before</h2>" in html
+        "<h2>Earlier runs</h2>" in html
         and "s3://b/one</td><td>yes" in html
         and "no</td><td>settings.num_beams" in html
     )
-    assert 'new documents&#x27; rows</td><td class="n">3<' in html
-    assert 'rows done again: changed, or failed before</td><td class="n">2<' in html
-    assert "Runs before" not in page(row()) and "done again" not in page(row())
+    assert 'rows of new documents</td><td class="n">3<' in html
+    assert 'recomputed rows (changed, or failed before)</td><td class="n">2<' in html
+    assert "Earlier runs" not in page(row()) and "recomputed" not in page(row())
 
 
-def test_all_sections_are_there() -> None:
-    html = whole_page()
-    sections = """What ran, Forecast and actual, Change against the run before, Over time, Lengths, Failed and skipped,
-        ROUGE against right, Flags, Where the summaries looked, To look at, The best, At random"""
+def test_the_report_and_the_watcher_need_no_torch() -> None:
+    """The driver, readers and committers import them."""
+    modules = (
+        "pipeline.report.page, pipeline.monitor.watcher, pipeline.monitor.limits, pipeline.monitor.progress"
+    )
+    code = f"import sys, {modules}, pipeline.monitor.prometheus; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_page_has_all_sections() -> None:
+    html = full_page()
+    sections = """Configuration, Forecast and actual, Change since the previous run, Throughput, Lengths,
+        Failed and skipped rows, ROUGE against right, Quality flags, Cross-attention profile, Rows to read,
+        Best rows, Random rows"""
     for title in map(str.strip, sections.split(",")):
         assert f"<h2>{title}</h2>" in html, title
     assert (
         html.count("<article>") == 50
         and "limit 4,096" in html
         and "ROUGE-L" in html
-        and "cost of these hours" in html
+        and "cost of prediction" in html
     )

@@ -44,12 +44,12 @@ def test_perfect_failed_and_reordered_summaries(tmp_path: Path) -> None:
     failed = evaluate_summaries(output(tmp_path, [None]), "reference", "facts")
     assert (failed["ROUGE-1"], failed["facts found"]) == (0, 0)
     reordered = evaluate_summaries(output(tmp_path, ["It was replaced. A pump failed."]), "reference", None)
-    assert reordered["ROUGE-Lsum"] > reordered["ROUGE-L"]  # the sum reads sentence by sentence
+    assert reordered["ROUGE-Lsum"] > reordered["ROUGE-L"]  # ROUGE-Lsum compares sentence by sentence
     assert "facts found" not in reordered
 
 
 def of_json_lines(folder: Path, path: str = "/in/a.jsonl", **columns: Any) -> LocalStore:
-    """A finished run that carried the columns `right` and `facts` over from a file."""
+    """A finished run that copied the columns `right` and `facts` from a file."""
     store, table = LocalStore(folder), pa.table(columns)
     plan = make_plan(
         [InputFile(path, 1, len(table), "h", "1")],
@@ -64,15 +64,15 @@ def of_json_lines(folder: Path, path: str = "/in/a.jsonl", **columns: Any) -> Lo
 
 
 def test_facts_and_answers_of_json_lines_are_lists(tmp_path: Path) -> None:
-    config = ['["pump", "was replaced"]', "[]", None, "[1] pump"]
+    facts = ['["pump", "was replaced"]', "[]", None, "[1] pump"]
     store = of_json_lines(
         tmp_path,
         summary=["The pump was replaced."] * 4,
         right=["[1] The pump", "[2]", None, "x"],
-        config=config,
+        facts=facts,
     )
-    found = evaluate_summaries(store, "right", "facts")
-    assert (found["facts"], found["facts found"]) == (3, pytest.approx(2 / 3))
+    scores = evaluate_summaries(store, "right", "facts")
+    assert (scores["facts"], scores["facts found"]) == (3, pytest.approx(2 / 3))
     (tmp_path / "answers").mkdir()
     right = ['["x", "y"]', '["x", "y"]', '[{"question": "?", "answer": "z"}]', "[a] z"]
     store = of_json_lines(
@@ -85,36 +85,34 @@ def test_facts_and_answers_of_json_lines_are_lists(tmp_path: Path) -> None:
     assert evaluate_answers(store, "right")["exact match"] == 1
 
 
-def test_a_text_of_parquet_that_looks_like_a_list_is_a_text(tmp_path: Path) -> None:
+def test_a_parquet_text_that_looks_like_a_list_stays_a_text(tmp_path: Path) -> None:
     store = of_json_lines(
         tmp_path, "/in/a.parquet", answer=["[x]"], question_number=[0], right=['["x"]'], status=["ok"]
     )
     assert evaluate_answers(store, "right")["exact match"] == 1
     store = of_json_lines(
-        tmp_path, "/in/a.parquet", summary=['["x", "y"]'], right=["a"], config=['["x", "y"]']
+        tmp_path, "/in/a.parquet", summary=['["x", "y"]'], right=["a"], facts=['["x", "y"]']
     )
-    found = evaluate_summaries(store, "right", "facts")
-    assert (found["facts"], found["facts found"]) == (1, 1)
+    scores = evaluate_summaries(store, "right", "facts")
+    assert (scores["facts"], scores["facts found"]) == (1, 1)
 
 
-def test_columns_that_hold_something_else_than_texts_are_named(tmp_path: Path) -> None:
+def test_a_column_without_texts_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="column 'right' holds something else than texts"):
         evaluate_summaries(finished(tmp_path, summary=["a"], right=[3]), "right", None)
     with pytest.raises(UsageError, match="column 'right' holds something else than texts"):
         evaluate_summaries(finished(tmp_path, summary=["a"], right=[["a"]]), "right", None)
-    for config in ([3], [[3]]):
+    for facts in ([3], [[3]]):
         with pytest.raises(UsageError, match=r"column 'facts' holds (int|list); it must hold lists of texts"):
-            evaluate_summaries(
-                finished(tmp_path, summary=["a"], right=["a"], config=config), "right", "facts"
-            )
+            evaluate_summaries(finished(tmp_path, summary=["a"], right=["a"], facts=facts), "right", "facts")
 
 
-def test_files_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    together, whole = threading.Barrier(4), LocalStore.open
+def test_files_are_read_in_parallel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    barrier, original = threading.Barrier(4), LocalStore.open
 
     def opened(self: LocalStore, name: str) -> BinaryIO:
-        together.wait(timeout=10)
-        return whole(self, name)
+        barrier.wait(timeout=10)
+        return original(self, name)
 
     store = finished(tmp_path, label=["a"], labels=[["a"]], right=["a"])
     for n in range(3):
@@ -139,7 +137,7 @@ def finished(folder: Path, **columns: object) -> LocalStore:
     return LocalStore(folder)
 
 
-def test_what_could_not_be_read_or_done_is_wrong_whatever_was_right(tmp_path: Path) -> None:
+def test_failed_and_skipped_rows_count_as_wrong(tmp_path: Path) -> None:
     status = ["ok", "failed", "skipped"]
     store = finished(
         tmp_path, answer=[None] * 3, question_number=[0] * 3, right=["", "", None], status=status
@@ -159,7 +157,7 @@ def test_what_could_not_be_read_or_done_is_wrong_whatever_was_right(tmp_path: Pa
     assert evaluate_labels(store, "right") == {"documents": 2, "accuracy": 1 / 2, "macro-F1": 1}
 
 
-def test_labels_are_counted_by_document_and_by_label(tmp_path: Path) -> None:
+def test_accuracy_and_macro_f1_of_labels(tmp_path: Path) -> None:
     written, wanted = ["a", "a", "b", None, "c"], ["a", "b", "b", "b", "d"]
     store = finished(tmp_path, label=written, labels=[[x] if x else None for x in written], right=wanted)
     scores = evaluate_labels(store, "right")
@@ -171,13 +169,13 @@ def test_labels_are_counted_by_document_and_by_label(tmp_path: Path) -> None:
     }
 
 
-def test_a_regression_has_no_labels_to_count(tmp_path: Path) -> None:
+def test_a_regression_has_no_labels(tmp_path: Path) -> None:
     store = finished(
         tmp_path, label=pa.nulls(2, pa.string()), labels=pa.nulls(2, pa.list_(pa.string())), right=["a", "b"]
     )
     with pytest.raises(UsageError, match="has no labels"):
         evaluate_labels(store, "right")
-    with pytest.raises(UsageError, match="it must name the right one"):
+    with pytest.raises(UsageError, match="it must hold the right label"):
         evaluate_labels(finished(tmp_path, label=["a"], labels=[["a"]], right=[3]), "right")
 
 
@@ -186,13 +184,12 @@ def test_answers_are_compared_without_case_articles_and_punctuation(tmp_path: Pa
     references = [["a pump failed."], ["the pump"], ["lost"], [""]]
     store = finished(tmp_path, answer=written, question_number=[0, 0, 0, 0], right=references)
     scores = evaluate_answers(store, "right")
-    assert (
-        scores["questions"] == 4 and scores["exact match"] == 0.5
-    )  # the last has no answer, and none was given
+    # The last question has no answer, and none was written.
+    assert scores["questions"] == 4 and scores["exact match"] == 0.5
     assert scores["token F1"] == pytest.approx((1 + 2 / 3 + 0 + 1) / 4)
 
 
-def test_answers_are_found_in_texts_lists_and_records(tmp_path: Path) -> None:
+def test_reference_answers_are_texts_lists_or_records(tmp_path: Path) -> None:
     numbers = [0, 1]
     for right in (["x", "x"], [["x", "x"]] * 2, [[{"question": "?", "answer": "x"}] * 2] * 2):
         store = finished(tmp_path, answer=["x", "y"], question_number=numbers, right=right)

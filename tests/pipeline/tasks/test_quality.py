@@ -1,4 +1,4 @@
-"""Flags against cases worked out by hand, and against the demo's reference summaries, which have no fault."""
+"""Quality flags of cases computed by hand, and of the demo's reference summaries, which have no faults."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DOCUMENT = (
 def flags(
     summary: str, document: str = DOCUMENT, score: float | None = None, *, finished: bool = True
 ) -> list[str]:
-    found: list[str] = quality_columns(summary, document, score, finished=finished)["flags"]
-    return found
+    names: list[str] = quality_columns(summary, document, score, finished=finished)["flags"]
+    return names
 
 
 def test_words_and_numbers() -> None:
@@ -34,7 +34,7 @@ def test_words_and_numbers() -> None:
     ]
 
 
-def test_fragments_are_the_longest_from_the_left() -> None:
+def test_fragments_are_matched_longest_first_from_the_left() -> None:
     source = ["a", "b", "c", "d", "e", "f", "a", "b", "x"]
     assert fragments(["a", "b", "c", "q", "f", "a", "z"], source) == [3, 2]
     assert fragments([], source) == [] and fragments(["q"], source) == []
@@ -65,22 +65,22 @@ def test_flags_of_summaries(summary: str, expected: list[str]) -> None:
     assert flags(summary) == expected
 
 
-def test_lead_copies_are_those_of_long_documents() -> None:
+def test_copies_of_the_beginning_are_flagged_only_in_long_documents() -> None:
     summary = "The pump at Fenwick failed on 3 May."
     assert "lead" in flags(summary, DOCUMENT + " and so on" * 100) and "lead" not in flags(summary)
 
 
-def test_unfinished_and_unlikely_ones() -> None:
+def test_unfinished_and_unlikely_summaries() -> None:
     summary = "The pump at Fenwick failed on 3 May."
     assert flags(summary, finished=False) == ["unfinished"] and flags(summary, score=-2.0) == ["unlikely"]
     assert flags_of(measure("", ""), 0, None, finished=True) == ["empty"]
 
 
-def test_the_measure_behind_unlikely_is_kept_and_the_page_names_every_measure() -> None:
+def test_the_log_probability_is_written_and_the_page_has_every_measure() -> None:
     columns = quality_columns("The pump at Fenwick failed on 3 May.", DOCUMENT, -2.0, finished=True)
     assert columns["quality"]["mean_log_probability"] == -2.0
     assert set(columns["quality"]) == {field.name for field in QUALITY}
-    page = Path("docs/flags.md").read_text("utf-8")
+    page = Path("docs/reference/quality-flags.md").read_text("utf-8")
     assert all(f"`{field.name}`" in page for field in QUALITY)
 
 
@@ -89,7 +89,7 @@ def test_references_have_no_flags_and_planted_faults_are_found() -> None:
         Path("demo/corpus/reports-00.parquet"), columns=["text", "reference_summary"]
     ).to_pylist()
     assert [flags(row["reference_summary"], row["text"]) for row in rows] == [[]] * len(rows)
-    found = measure_planted(0)
+    planted = measure_planted(0)
     assert all(
-        row["recall"] >= 0.9 and row["precision"] >= 0.9 for name, row in found.items() if "recall" in row
+        row["recall"] >= 0.9 and row["precision"] >= 0.9 for name, row in planted.items() if "recall" in row
     )

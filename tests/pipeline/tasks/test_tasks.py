@@ -1,5 +1,4 @@
-"""Labels and answers: what the model says of the whole document, whatever its length, and plain reasons for
-what cannot be."""
+"""Labels and answers are those of the model for the whole document, at any length. Errors have reasons."""
 
 from __future__ import annotations
 
@@ -25,15 +24,15 @@ from pipeline.settings import AnswerSettings, ClassifySettings
 from pipeline.tasks import Answer, Classify
 from pipeline.workers.reader import ShardReader
 from tests.conftest import words
-from tests.pipeline.readers import Corpus, expand_rows, make_reader
+from tests.pipeline.readers import Corpus, make_reader, rows_of
 
 MULTI_BYTE = "été à Ōsaka 日本 🎈 "
 
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three labels, a window of 64 tokens."""
-    names = {0: "low", 1: "middle", 2: "high"}
+    """Three labels, with an input limit of 64 tokens."""
+    names = {0: "low", 1: "medium", 2: "high"}
     return make_reader(
         tmp_path_factory.mktemp("classifier"),
         "label",
@@ -73,9 +72,9 @@ def with_problem(model: Path, folder: Path, **changes: Any) -> Path:
 # ---- classification
 
 
-def test_a_label_is_what_the_reference_forward_gives(classifier: Path, write_corpus: Corpus) -> None:
+def test_labels_are_those_of_the_forward_pass(classifier: Path, write_corpus: Corpus) -> None:
     texts = [words(n, n) for n in (1, 7, 20, 3)]
-    rows = expand_rows(classify(classifier, Path("c")), classifier, write_corpus(texts) / "000.parquet")
+    rows = rows_of(classify(classifier, Path("c")), classifier, write_corpus(texts) / "000.parquet")
     model, tokenizer = (
         LEDForSequenceClassification.from_pretrained(classifier).eval(),
         LEDTokenizer.from_pretrained(classifier),
@@ -87,18 +86,18 @@ def test_a_label_is_what_the_reference_forward_gives(classifier: Path, write_cor
         with torch.no_grad():
             expected = model(ids, global_attention_mask=is_global).logits.softmax(-1)[0]
         assert [score["score"] for score in row["scores"]] == pytest.approx(expected.tolist(), abs=1e-5)
-        assert [score["label"] for score in row["scores"]] == ["low", "middle", "high"]
-        assert row["label"] == row["labels"][0] == ["low", "middle", "high"][int(expected.argmax())]
+        assert [score["label"] for score in row["scores"]] == ["low", "medium", "high"]
+        assert row["label"] == row["labels"][0] == ["low", "medium", "high"][int(expected.argmax())]
         assert (row["label_score"], row["chunks"]) == (pytest.approx(float(expected.max()), abs=1e-5), 1)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
-def test_windows_are_pooled_before_they_become_probabilities(
+def test_logits_of_chunks_are_pooled_before_the_softmax(
     pooling: str, classifier: Path, write_corpus: Corpus
 ) -> None:
     text = words(90, 1)
     task = classify(classifier, Path("c"), pooling=pooling, chunk_tokens=32, chunk_overlap=10)
-    [row] = expand_rows(task, classifier, write_corpus([text]) / "000.parquet")
+    [row] = rows_of(task, classifier, write_corpus([text]) / "000.parquet")
     model, tokenizer = (
         LEDForSequenceClassification.from_pretrained(classifier).eval(),
         LEDTokenizer.from_pretrained(classifier),
@@ -106,48 +105,46 @@ def test_windows_are_pooled_before_they_become_probabilities(
     ids = tokenizer.encode(text)[1:-1]
     logits, start = [], 0
     while start == 0 or start + 10 < len(ids):
-        window = torch.tensor([[0, *ids[start : start + 30], 2]])
+        chunk = torch.tensor([[0, *ids[start : start + 30], 2]])
         with torch.no_grad():
-            logits.append(model(window, global_attention_mask=(window == 0).long()).logits[0])
+            logits.append(model(chunk, global_attention_mask=(chunk == 0).long()).logits[0])
         start += 20
-    stacked = torch.stack(logits)
-    pool_logits = stacked.mean(0) if pooling == "mean" else stacked.amax(0)
+    by_chunk = torch.stack(logits)
+    pooled = by_chunk.mean(0) if pooling == "mean" else by_chunk.amax(0)
     assert (
         row["chunks"] == len(logits) and row["input_tokens"] == len(ids) + 2 and row["truncated_tokens"] == 0
     )
-    assert [score["score"] for score in row["scores"]] == pytest.approx(
-        pool_logits.softmax(-1).tolist(), abs=1e-5
-    )
+    assert [score["score"] for score in row["scores"]] == pytest.approx(pooled.softmax(-1).tolist(), abs=1e-5)
 
 
-def test_several_labels_hold_by_their_thresholds(
+def test_several_labels_are_assigned_by_their_thresholds(
     classifier: Path, write_corpus: Corpus, tmp_path: Path
 ) -> None:
     model = with_problem(classifier, tmp_path / "several", problem_type="multi_label_classification")
     file = write_corpus([words(20, 3)]) / "000.parquet"
-    [row] = expand_rows(classify(model, Path("c"), threshold=0.0), model, file)
-    assert sorted(row["labels"]) == ["high", "low", "middle"] and row["label"] == row["labels"][0]
+    [row] = rows_of(classify(model, Path("c"), threshold=0.0), model, file)
+    assert sorted(row["labels"]) == ["high", "low", "medium"] and row["label"] == row["labels"][0]
     scores = {score["label"]: score["score"] for score in row["scores"]}
     assert row["label_score"] == max(scores.values()) == scores[row["label"]] and sum(
         scores.values()
     ) != pytest.approx(1)
-    others = tuple(f"{name}=1" for name in ("low", "middle"))
-    [row] = expand_rows(classify(model, Path("c"), threshold=0.0, label_thresholds=others), model, file)
+    others = tuple(f"{name}=1" for name in ("low", "medium"))
+    [row] = rows_of(classify(model, Path("c"), threshold=0.0, label_thresholds=others), model, file)
     assert row["labels"] == ["high"] == [row["label"]]
-    [row] = expand_rows(classify(model, Path("c"), threshold=1.0, labels_only=True), model, file)
+    [row] = rows_of(classify(model, Path("c"), threshold=1.0, labels_only=True), model, file)
     assert (row["labels"], row["label"]) == ([], None) and "scores" not in row
 
 
-def test_one_label_may_be_held_back_by_a_threshold(classifier: Path, write_corpus: Corpus) -> None:
-    [row] = expand_rows(
+def test_a_threshold_can_exclude_the_best_label(classifier: Path, write_corpus: Corpus) -> None:
+    [row] = rows_of(
         classify(classifier, Path("c"), threshold=1.0), classifier, write_corpus(["a pump"]) / "000.parquet"
     )
     assert row["label"] is None and row["labels"] == [] and 0 < row["label_score"] < 1
 
 
-def test_a_regression_gives_the_value(tmp_path: Path, write_corpus: Corpus) -> None:
+def test_a_regression_writes_the_value(tmp_path: Path, write_corpus: Corpus) -> None:
     model = make_reader(tmp_path / "value", "label", num_labels=1)
-    [row] = expand_rows(classify(model, Path("c")), model, write_corpus(["a pump"]) / "000.parquet")
+    [row] = rows_of(classify(model, Path("c")), model, write_corpus(["a pump"]) / "000.parquet")
     loaded, tokenizer = (
         LEDForSequenceClassification.from_pretrained(model).eval(),
         LEDTokenizer.from_pretrained(model),
@@ -161,33 +158,35 @@ def test_a_regression_gives_the_value(tmp_path: Path, write_corpus: Corpus) -> N
         and row["label_score"] == pytest.approx(expected, abs=1e-5)
     )
     with pytest.raises(UsageError, match="--threshold is for labels; this checkpoint gives values"):
-        classify(model, Path("c"), threshold=0.5).config(model)
+        classify(model, Path("c"), threshold=0.5).run_config(model)
 
 
-def test_what_does_not_fit_the_checkpoint_is_said_before_the_run(
+def test_settings_that_do_not_fit_the_checkpoint_are_refused_before_the_run(
     classifier: Path, answerer: Path, tmp_path: Path, model_folder: Path
 ) -> None:
-    with pytest.raises(UsageError, match="no label 'hight'; it has low, middle, high"):
-        classify(classifier, Path("c"), label_thresholds=("hight=0.5",)).config(classifier)
+    with pytest.raises(UsageError, match="no label 'hight'; it has low, medium, high"):
+        classify(classifier, Path("c"), label_thresholds=("hight=0.5",)).run_config(classifier)
     with pytest.raises(UsageError, match="two classes one name"):
         model = with_problem(classifier, tmp_path / "same", id2label={"0": "a", "1": "a", "2": "b"})
-        classify(model, Path("c")).config(model)
+        classify(model, Path("c")).run_config(model)
     with pytest.raises(UsageError, match="--chunk-tokens is 65; this model reads at most 64 tokens at once"):
         classify(classifier, Path("c"), chunk_tokens=65).input_limits(classifier)
-    with pytest.raises(UsageError, match="--chunk-overlap is 30; a window of 32 tokens then has nothing new"):
+    with pytest.raises(
+        UsageError, match="--chunk-overlap is 30; a chunk of 32 tokens would have no new tokens"
+    ):
         classify(classifier, Path("c"), chunk_tokens=32, chunk_overlap=30).input_limits(classifier)
     for wrong in (model_folder, answerer):
         with pytest.raises(ValueError, match="classification_head"):
-            classify(wrong, Path("c")).config(wrong)
+            classify(wrong, Path("c")).run_config(wrong)
     with pytest.raises(UsageError, match=r"write name=0\.7"):
         classify(classifier, Path("c"), label_thresholds=("high",))
 
 
-def test_labels_missing_from_the_config_have_the_references_names(
+def test_labels_missing_from_the_config_have_the_names_of_the_reference(
     classifier: Path, tmp_path: Path, write_corpus: Corpus
 ) -> None:
     model = with_problem(classifier, tmp_path / "unnamed", id2label=None, num_labels=3)
-    [row] = expand_rows(classify(model, Path("c")), model, write_corpus(["a pump"]) / "000.parquet")
+    [row] = rows_of(classify(model, Path("c")), model, write_corpus(["a pump"]) / "000.parquet")
     assert [score["label"] for score in row["scores"]] == ["LABEL_0", "LABEL_1", "LABEL_2"]
 
 
@@ -208,7 +207,7 @@ WAYS = {
 
 
 def text_of(tokenizer: LEDTokenizer, tokens: int) -> str:
-    """A text of so many tokens, special ones not counted."""
+    """A text of this many tokens, without special tokens."""
     text = ("a!" * tokens)[:tokens]
     assert len(tokenizer.encode(text)) == tokens + 2
     return text
@@ -225,14 +224,13 @@ def test_documents_of_every_length(kind: str, way: str, tmp_path: Path, write_co
     assert limit == (1024 if way == "chunks" else 16384)
     tokenizer = LEDTokenizer.from_pretrained(model)
     before = len(tokenizer.encode("station?")) + 1 if kind == "answer" else 1
-    # So many tokens in all, special ones and the question included; the shortest has one of its own.
-    lengths = (
-        LENGTHS[:6] if way == "whole" else LENGTHS
-    )  # a decoder as long as its document takes time by the square of it
+    # Lengths include special tokens and the question. The shortest text has one token of its own.
+    # The time of a decoder as long as its document grows with the square of the length.
+    lengths = LENGTHS[:6] if way == "whole" else LENGTHS
     texts = [text_of(tokenizer, max(1, n - before - 1)) for n in lengths]
     file = write_corpus(texts) / "000.parquet"
     task = classify(model, Path("c")) if kind == "label" else ask(model, Path("c"))
-    rows = expand_rows(task, model, file)
+    rows = rows_of(task, model, file)
     assert [row["status"] for row in rows] == ["ok"] * len(lengths) and {
         row["truncated_tokens"] for row in rows
     } == {0}
@@ -245,7 +243,7 @@ def test_documents_of_every_length(kind: str, way: str, tmp_path: Path, write_co
             assert text[row["answer_start"] : row["answer_end"]] == row["answer"] != ""
         else:
             assert row["label"] in ("LABEL_0", "LABEL_1")
-    [short] = expand_rows(
+    [short] = rows_of(
         classify(model, Path("c"), max_input_tokens=40)
         if kind == "label"
         else ask(model, Path("c"), max_input_tokens=40),
@@ -256,19 +254,19 @@ def test_documents_of_every_length(kind: str, way: str, tmp_path: Path, write_co
 
 
 @pytest.mark.parametrize("kind", ["label", "answer"])
-def test_whole_and_windowed_agree_on_what_fits_one_window(
+def test_whole_documents_and_chunks_agree_if_one_chunk_is_enough(
     kind: str, tmp_path: Path, write_corpus: Corpus
 ) -> None:
     positions = {"max_encoder_position_embeddings": 512, "max_decoder_position_embeddings": 512}
     model = make_reader(tmp_path / "m", kind, **positions)
     file = write_corpus([words(n, n) for n in (1, 5, 17, 25, 60)]) / "000.parquet"
     make = classify if kind == "label" else ask
-    whole = expand_rows(make(model, Path("c")), model, file)
-    windowed = expand_rows(make(model, Path("c"), chunk_tokens=64), model, file)
-    assert [row["chunks"] for row in whole] == [1] * 5 and [row["chunks"] for row in windowed][:3] == [1] * 3
-    assert windowed[4]["chunks"] > 1
+    whole = rows_of(make(model, Path("c")), model, file)
+    chunked = rows_of(make(model, Path("c"), chunk_tokens=64), model, file)
+    assert [row["chunks"] for row in whole] == [1] * 5 and [row["chunks"] for row in chunked][:3] == [1] * 3
+    assert chunked[4]["chunks"] > 1
     score = "label_score" if kind == "label" else "answer_score"
-    for a, b in zip(whole, windowed, strict=True):
+    for a, b in zip(whole, chunked, strict=True):
         if b["chunks"] == 1:
             assert a[score] == pytest.approx(b[score], abs=1e-5)
             assert {k: v for k, v in a.items() if "score" not in k and k not in ("_measured", "answers")} == {
@@ -279,11 +277,9 @@ def test_whole_and_windowed_agree_on_what_fits_one_window(
 # ---- answers
 
 
-def test_answers_are_pieces_of_the_text_with_characters_of_several_bytes(
-    answerer: Path, write_corpus: Corpus
-) -> None:
+def test_answers_are_spans_of_texts_with_multibyte_characters(answerer: Path, write_corpus: Corpus) -> None:
     texts = [MULTI_BYTE * n + words(n, n) + " " + MULTI_BYTE for n in (1, 2, 5, 9, 14)]
-    rows = expand_rows(
+    rows = rows_of(
         ask(answerer, Path("c"), question=("日本?", "pump"), n_best=4),
         answerer,
         write_corpus(texts) / "000.parquet",
@@ -302,7 +298,7 @@ def test_answers_are_pieces_of_the_text_with_characters_of_several_bytes(
 
 def test_answers_are_those_of_the_pipeline(answerer: Path, write_corpus: Corpus) -> None:
     texts = [words(n, n) for n in (4, 30, 90)]
-    rows = expand_rows(
+    rows = rows_of(
         ask(answerer, Path("c"), max_answer_tokens=15, chunk_overlap=8),
         answerer,
         write_corpus(texts) / "000.parquet",
@@ -318,11 +314,11 @@ def test_answers_are_those_of_the_pipeline(answerer: Path, write_corpus: Corpus)
         assert row["answer_score"] == pytest.approx(expected["score"], abs=1e-5)
 
 
-def test_no_answer_is_given_where_none_is_likelier(answerer: Path, write_corpus: Corpus) -> None:
+def test_no_answer_is_written_if_it_is_more_likely(answerer: Path, write_corpus: Corpus) -> None:
     file = write_corpus([words(9, n) for n in range(6)]) / "000.parquet"
-    always = expand_rows(ask(answerer, Path("c")), answerer, file)
-    never = expand_rows(ask(answerer, Path("c"), no_answer_threshold=-1.0), answerer, file)
-    even = expand_rows(ask(answerer, Path("c"), no_answer_threshold=0.0), answerer, file)
+    always = rows_of(ask(answerer, Path("c")), answerer, file)
+    never = rows_of(ask(answerer, Path("c"), no_answer_threshold=-1.0), answerer, file)
+    even = rows_of(ask(answerer, Path("c"), no_answer_threshold=0.0), answerer, file)
     assert all(row["answer"] is not None for row in always) and all(row["answer"] is None for row in never)
     assert all(row["answer_start"] is None and row["answers"] for row in never)
     assert [row["answer"] is None for row in even] == [
@@ -340,7 +336,7 @@ def corpus_with(folder: Path, texts: list[str | None], questions: pa.Array) -> P
     return folder / "0.parquet"
 
 
-def test_a_column_may_hold_a_question_or_several(answerer: Path, tmp_path: Path) -> None:
+def test_a_column_may_hold_one_or_several_questions(answerer: Path, tmp_path: Path) -> None:
     texts: list[str | None] = ["a pump", None, "the gallery", "a pump", "the pump", "a bearing"]
     lists = pa.array([["pump?", "when?"], ["pump?", "why?"], [], None, ["pump?", " ", None], ["pump?"]])
     long = "pump " * 80
@@ -349,7 +345,7 @@ def test_a_column_may_hold_a_question_or_several(answerer: Path, tmp_path: Path)
     )
     for name, column in (("lists", lists), ("records", records)):
         file = corpus_with(tmp_path / name, texts, column)
-        rows = expand_rows(ask(answerer, file, question_column="asked", passthrough=("n",)), answerer, file)
+        rows = rows_of(ask(answerer, file, question_column="asked", passthrough=("n",)), answerer, file)
         assert [(row["doc_id"], row["question_number"], row["n"]) for row in rows] == [
             ("d0", 0, 0),
             ("d0", 1, 0),
@@ -376,17 +372,17 @@ def test_a_column_may_hold_a_question_or_several(answerer: Path, tmp_path: Path)
         ]
         assert len({row["text_hash"] for row in rows if row["status"] == "ok"}) == 4
     file = corpus_with(tmp_path / "single", texts[:1] * 3, pa.array(["pump?", None, long]))
-    rows = expand_rows(ask(answerer, file, question_column="asked"), answerer, file)
+    rows = rows_of(ask(answerer, file, question_column="asked"), answerer, file)
     assert [row["status"] for row in rows] == ["ok", "failed", "failed"]
-    assert "leave no room for the document in a window of 64; shorten the question" in rows[2]["reason"]
+    assert "leave no room for the document in a chunk of 64; shorten the question" in rows[2]["reason"]
     file = corpus_with(tmp_path / "numbers", texts[:1], pa.array([7]))
     with pytest.raises(
         UsageError, match="--question-column asked holds int; it must hold texts, lists of texts"
     ):
-        expand_rows(ask(answerer, file, question_column="asked"), answerer, file)
+        rows_of(ask(answerer, file, question_column="asked"), answerer, file)
 
 
-def test_a_column_of_json_lines_may_hold_a_question_or_several(answerer: Path, tmp_path: Path) -> None:
+def test_a_column_of_json_lines_may_hold_one_or_several_questions(answerer: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     asked = [["pump?", "when?"], [], "[a] pump?", [{"question": "pump?"}], [{"answer": "x"}]]
     path.write_text(
@@ -411,33 +407,34 @@ def test_a_column_of_json_lines_may_hold_a_question_or_several(answerer: Path, t
     assert table["asked"].to_pylist()[:3] == ['["pump?", "when?"]'] * 2 + ["[]"]
 
 
-def test_questions_that_cannot_be_asked_are_said_before_the_run(answerer: Path, tmp_path: Path) -> None:
+def test_invalid_questions_are_refused_before_the_run(answerer: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give the questions in one way"):
         AnswerSettings(input=("a",), output="b", model="c")
     with pytest.raises(UsageError, match="give the questions in one way"):
         AnswerSettings(input=("a",), output="b", model="c", question=("x",), question_column="y")
-    with pytest.raises(UsageError, match="--question is empty; ask something"):
+    with pytest.raises(UsageError, match="--question is empty; write a question"):
         ask(answerer, Path("c"), question=("pump?", "  "))
     with pytest.raises(
-        UsageError, match=r"tokens with the special ones; the model reads 64 at once, document included"
+        UsageError,
+        match=r"tokens with the special tokens; a chunk has 64, document included. Shorten the question",
     ):
-        ask(answerer, Path("c"), question=("pump " * 80,)).config(answerer)
+        ask(answerer, Path("c"), question=("pump " * 80,)).run_config(answerer)
     with pytest.raises(UsageError, match=r"--questions-file .* cannot be read"):
         ask(answerer, Path("c"), questions_file=str(tmp_path / "none.txt"))
     (tmp_path / "empty.txt").write_text("\n\n")
-    with pytest.raises(UsageError, match="has no questions; write one a line"):
+    with pytest.raises(UsageError, match="has no questions; write one per line"):
         ask(answerer, Path("c"), questions_file=str(tmp_path / "empty.txt"))
     (tmp_path / "two.txt").write_text("where?\n\n when? \n")
     assert ask(answerer, Path("c"), questions_file=str(tmp_path / "two.txt")).questions == ("where?", "when?")
 
 
-def test_spans_lie_in_the_document_and_in_one_window(answerer: Path, write_corpus: Corpus) -> None:
-    """Against every span of every window, scored by the plain forward pass."""
+def test_spans_lie_in_the_document_and_in_one_chunk(answerer: Path, write_corpus: Corpus) -> None:
+    """Compared with every span of every chunk, scored by the forward pass of the model."""
     text = words(70, 4)
     task = ask(
         answerer, Path("c"), chunk_tokens=32, chunk_overlap=6, align_to_words=False, max_answer_tokens=5
     )
-    [row] = expand_rows(task, answerer, write_corpus([text]) / "000.parquet")
+    [row] = rows_of(task, answerer, write_corpus([text]) / "000.parquet")
     model, tokenizer = (
         LEDForQuestionAnswering.from_pretrained(answerer).eval(),
         LEDTokenizer.from_pretrained(answerer),
@@ -447,11 +444,11 @@ def test_spans_lie_in_the_document_and_in_one_window(answerer: Path, write_corpu
     best, start = (float("-inf"), 0, 0), 0
     while start == 0 or start + 6 < len(ids):
         part = ids[start : start + room]
-        window = torch.tensor([[*before, *part, 2]])
-        is_global = torch.zeros_like(window)
+        chunk = torch.tensor([[*before, *part, 2]])
+        is_global = torch.zeros_like(chunk)
         is_global[:, : len(before)] = 1
         with torch.no_grad():
-            out = model(window, global_attention_mask=is_global)
+            out = model(chunk, global_attention_mask=is_global)
         a, b = (x[0, len(before) : len(before) + len(part)] for x in (out.start_logits, out.end_logits))
         for i in range(len(part)):
             for j in range(i, min(i + 5, len(part))):
@@ -468,13 +465,13 @@ def test_processes_that_read_or_commit_load_no_torch(classifier: Path, write_cor
     path = write_corpus(["a pump", "a valve"]) / "000.parquet"
     code = f"""
 import sys
-import pipeline.actor, pipeline.sink, pipeline.source
-from pipeline.config import ClassifySettings
-from pipeline.reader import ShardReader
-from pipeline.shards import Shard
+import pipeline.cluster.actor, pipeline.cluster.sink, pipeline.cluster.source
+from pipeline.planning.plan import Shard
+from pipeline.settings import ClassifySettings
 from pipeline.tasks import Classify
+from pipeline.workers.reader import ShardReader
 task = Classify(ClassifySettings(input=("i",), output="o", model={str(classifier)!r}))
-reader = ShardReader(task, {str(classifier)!r}, None, task.reading({str(classifier)!r}))
+reader = ShardReader(task, {str(classifier)!r}, None, task.input_limits({str(classifier)!r}))
 assert reader(Shard("s", {str(path)!r}, 0, 2))["status"].to_pylist() == ["ok", "ok"]
 assert "torch" not in sys.modules
 """

@@ -1,17 +1,17 @@
-"""What fails is found and stands alone; what does not is as if nothing had happened."""
+"""Failing items are found one by one. All other items have their results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from pipeline.workers.bisect_failures import Failed, bisect_failures
+from hypothesis import given, strategies as st
+
+from pipeline.workers.bisect import Failed, bisect_failures
 
 
 @given(st.lists(st.booleans(), max_size=40), st.booleans())
-def test_only_the_bad_fail_and_the_others_are_undisturbed(bad: list[bool], some_first: bool) -> None:
+def test_only_bad_items_fail(bad: list[bool], some_first: bool) -> None:
     items = list(enumerate(bad))
     calls = 0
 
@@ -30,7 +30,7 @@ def test_only_the_bad_fail_and_the_others_are_undisturbed(bad: list[bool], some_
     assert calls <= 1 + 2 * sum(bad) * (1 + max(1, len(bad)).bit_length())
 
 
-def test_what_is_too_much_together_is_done_in_parts() -> None:
+def test_a_batch_that_exceeds_the_memory_is_halved() -> None:
     sizes = []
     before_retry = []
 
@@ -50,7 +50,7 @@ def test_what_is_too_much_together_is_done_in_parts() -> None:
     assert sizes == [5, 3, 2, 1, 1] and len(before_retry) == 2
 
 
-def test_after_a_fatal_error_nothing_is_tried() -> None:
+def test_there_is_no_retry_after_a_fatal_error() -> None:
     calls = []
 
     def work(group: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -62,6 +62,6 @@ def test_after_a_fatal_error_nothing_is_tried() -> None:
     assert len(calls) == 1
 
 
-def test_a_silent_task_is_our_own_mistake() -> None:
+def test_missing_results_are_an_internal_error() -> None:
     with pytest.raises(AssertionError, match="1 of 2 items"):
         bisect_failures([1, 2], lambda group: [(0, group[0])])

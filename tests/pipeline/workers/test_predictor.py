@@ -1,5 +1,4 @@
-"""Reader and predictor without a cluster: rows in input order, the model's own answers, failures alone and
-with a reason."""
+"""Reader and predictor without a cluster: rows in input order, with the model's results or a reason."""
 
 from __future__ import annotations
 
@@ -70,7 +69,7 @@ def test_null_empty_and_blank_texts_are_failed_rows(
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(None, 128), (40, 40), (3, 3)])
-def test_what_is_beyond_the_limit_is_cut_and_counted(
+def test_tokens_beyond_the_limit_are_truncated_and_counted(
     limit: int | None, kept: int, model_folder: Path, write_corpus: Callable[..., Path]
 ) -> None:
     text = words(200, 1)
@@ -79,7 +78,7 @@ def test_what_is_beyond_the_limit_is_cut_and_counted(
     assert (row["input_tokens"], row["truncated_tokens"]) == (kept, whole - kept)
 
 
-def test_a_document_that_breaks_inference_fails_alone(
+def test_a_document_that_fails_in_the_model_fails_alone(
     model_folder: Path, write_corpus: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison = words(30, 99)
@@ -100,14 +99,16 @@ def test_a_document_that_breaks_inference_fails_alone(
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_fewer_bits_give_rows_too(dtype: str, model_folder: Path, write_corpus: Callable[..., Path]) -> None:
+def test_other_dtypes_give_rows_too(
+    dtype: str, model_folder: Path, write_corpus: Callable[..., Path]
+) -> None:
     rows = predict(
         model_folder, write_corpus([words(n, n) for n in (3, 60, 9)]) / "000.parquet", 3, dtype=dtype
     )
     assert all(row["status"] == "ok" and row["summary"] is not None for row in rows)
 
 
-def test_samples_depend_on_the_seed_and_not_on_the_neighbours(
+def test_samples_depend_on_the_seed_and_not_on_the_batch(
     model_folder: Path, write_corpus: Callable[..., Path]
 ) -> None:
     path = write_corpus([words(n, n) for n in (3, 60, 9, 30)]) / "000.parquet"
@@ -119,7 +120,7 @@ def test_samples_depend_on_the_seed_and_not_on_the_neighbours(
     assert [row["summary"] for row in first] != [row["summary"] for row in other]
 
 
-def test_without_an_id_column_names_come_from_file_and_row(
+def test_without_an_id_column_ids_are_made_from_file_and_row(
     model_folder: Path, write_corpus: Callable[..., Path]
 ) -> None:
     rows = predict(
@@ -157,7 +158,7 @@ def test_texts_are_read_from_every_type_that_holds_them(kind: pa.DataType) -> No
     assert [text.text_hash is None for text in texts] == [False, True, False, False]
 
 
-def test_bytes_that_are_not_utf_8_fail_alone_even_where_the_file_promises_text() -> None:
+def test_bytes_that_are_not_utf_8_fail_alone_even_in_a_text_column() -> None:
     raw = pa.array([b"good", b"ab\xff", b"\xc3"], pa.binary())
     promised = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
     for column in (raw, promised):
@@ -171,7 +172,7 @@ def test_bytes_that_are_not_utf_8_fail_alone_even_where_the_file_promises_text()
     assert read_texts(pa.chunked_array([pa.nulls(1)]), 9) == [(None, "the text is null", None)]
 
 
-def test_the_document_itself_can_be_carried_over(model_folder: Path, tmp_path: Path) -> None:
+def test_the_document_itself_can_be_a_passthrough_column(model_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"doc_id": "a", "text": "a pump", "n": 1}\n{"doc_id": "b", "text": ""}\n')
     given = SummarizeSettings(

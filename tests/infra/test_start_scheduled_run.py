@@ -1,5 +1,4 @@
-"""A night begins on KubeRay with the right command, once; and what a job exits with reaches KubeRay as it
-should."""
+"""A scheduled run starts once, with the right command, and KubeRay gets the exit code of the job."""
 
 from __future__ import annotations
 
@@ -18,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from infra import night
-from infra.night import LABEL, RayJobs, run_of, start
+from infra import start_scheduled_run
+from infra.start_scheduled_run import LABEL, RayJobs, scheduled_run, start
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = {
@@ -78,9 +77,9 @@ class Api:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.client = RayJobs(f"http://127.0.0.1:{self.server.server_port}", "led", "secret", None)
 
-    def add(self, night: str, status: str | None) -> None:
-        self.jobs[f"led-{night}"] = {
-            "metadata": {"name": f"led-{night}", "labels": {LABEL: night}, "creationTimestamp": night},
+    def add(self, name: str, status: str | None) -> None:
+        self.jobs[f"led-{name}"] = {
+            "metadata": {"name": f"led-{name}", "labels": {LABEL: name}, "creationTimestamp": name},
             **({"status": {"jobDeploymentStatus": status}} if status else {}),
         }
 
@@ -93,32 +92,33 @@ def api() -> Iterator[Api]:
     api.server.server_close()
 
 
-def test_a_night_is_a_copy_of_the_suspended_run(api: Api) -> None:
+def test_a_scheduled_run_is_a_copy_of_the_suspended_rayjob(api: Api) -> None:
     words = ["--output", "n/2026-11-24", "--since", "n/2026-11-23", "n/2026-11-22", "--num-beams", "2"]
     assert start(api.client, "led-run", "2026-11-24", words, keep=14) == 0
     made = api.jobs["led-2026-11-24-x"]
     assert made["spec"] == {
         "suspend": False,
         "backoffLimit": 2,
-        "entrypoint": "bash run.sh --config c --output n/2026-11-24 --since n/2026-11-23 n/2026-11-22 --num-beams 2",
+        "entrypoint": "bash run.sh --config c --output n/2026-11-24 --since n/2026-11-23 n/2026-11-22 "
+        "--num-beams 2",
     }
     assert made["metadata"]["labels"] == {"a": "b", LABEL: "2026-11-24"} and "status" not in made
     assert "fieldValidation=Strict" in next(asked for asked in api.asked if asked.startswith("POST"))
 
 
-def test_no_night_begins_beside_another_and_none_twice(
+def test_no_run_starts_while_another_is_active(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.add("2026-11-23", "Running")
     assert start(api.client, "led-run", "2026-11-24", [], keep=14) == 1
-    assert "led-2026-11-23 is still at work; 2026-11-24 is not begun." in capsys.readouterr().out
+    assert "led-2026-11-23 is still active; 2026-11-24 was not started." in capsys.readouterr().out
     assert start(api.client, "led-run", "2026-11-23", [], keep=14) == 0
-    api.add("2026-11-23", None)  # not looked at by KubeRay yet
+    api.add("2026-11-23", None)  # KubeRay has not seen it yet
     assert start(api.client, "led-run", "2026-11-24", [], keep=14) == 1
     assert not any(asked.startswith(("POST", "DELETE")) for asked in api.asked)
 
 
-def test_the_oldest_ended_go(api: Api, tmp_path: Path) -> None:
+def test_the_oldest_ended_rayjobs_are_deleted(api: Api, tmp_path: Path) -> None:
     for day in range(10, 16):
         api.add(f"2026-11-{day}", ["Complete", "Failed", "ValidationFailed"][day % 3])
     assert start(api.client, "led-run", "2026-11-24", [], keep=4) == 0
@@ -129,40 +129,42 @@ def test_the_whole_command_on_a_cluster(api: Api, tmp_path: Path, monkeypatch: p
     """As the CronJob's pod calls it; an hour to stop at gets its date."""
     (tmp_path / "namespace").write_text("led")
     (tmp_path / "token").write_text("secret")
-    (tmp_path / "run.yaml").write_text(f"output: {tmp_path}/nights/\nstop_at: '06:00'\n", "utf-8")
-    monkeypatch.setattr(night, "ACCOUNT", tmp_path)
-    monkeypatch.setattr(night, "RayJobs", lambda *given: api.client)
+    (tmp_path / "run.yaml").write_text(f"output: {tmp_path}/runs/\nstop_at: '06:00'\n", "utf-8")
+    monkeypatch.setattr(start_scheduled_run, "ACCOUNT", tmp_path)
+    monkeypatch.setattr(start_scheduled_run, "RayJobs", lambda *given: api.client)
     monkeypatch.setattr(
-        sys, "argv", ["night.py", "--config", str(tmp_path / "run.yaml"), "--template", "led-run"]
+        sys,
+        "argv",
+        ["start_scheduled_run.py", "--config", str(tmp_path / "run.yaml"), "--template", "led-run"],
     )
-    monkeypatch.setenv("NIGHT", "2026-11-24")
-    assert night.main() == 0
+    monkeypatch.setenv("NAME", "2026-11-24")
+    assert start_scheduled_run.main() == 0
     words = api.jobs["led-2026-11-24-x"]["spec"]["entrypoint"].split()
-    assert words[4:6] == ["--output", f"{tmp_path}/nights/2026-11-24"] and words[6] == "--stop-at"
+    assert words[4:6] == ["--output", f"{tmp_path}/runs/2026-11-24"] and words[6] == "--stop-at"
     assert (
         timedelta(0) < datetime.fromisoformat(words[7]) - datetime.now() <= timedelta(days=1)
         and words[7][-5:] == "06:00"
     )
     monkeypatch.setattr(
-        sys, "argv", ["night.py", "--config", str(tmp_path / "run.yaml"), "--template", "none"]
+        sys, "argv", ["start_scheduled_run.py", "--config", str(tmp_path / "run.yaml"), "--template", "none"]
     )
     api.jobs.clear()
-    assert night.main() == 1
+    assert start_scheduled_run.main() == 1
 
 
 @pytest.mark.parametrize(
     "name, words", [("tonight", []), ("2026-11-24; rm", []), ("2026-11-24", ["--output", "a;b"])]
 )
-def test_what_a_shell_would_read_otherwise_is_refused(name: str, words: list[str]) -> None:
-    with pytest.raises(ValueError, match="without blanks or quotes"):
-        run_of(TEMPLATE, name, words)
+def test_arguments_that_need_quotes_are_refused(name: str, words: list[str]) -> None:
+    with pytest.raises(ValueError, match="without spaces or quotes"):
+        scheduled_run(TEMPLATE, name, words)
 
 
-def test_a_night_whose_run_kuberay_would_not_take_is_refused() -> None:
-    longest = run_of(TEMPLATE, "2026-11-24-retry-after-the-store-was-", [])["metadata"]["generateName"]
+def test_a_name_too_long_for_kuberay_is_refused() -> None:
+    longest = scheduled_run(TEMPLATE, "2026-11-24-retry-after-the-store-was-", [])["metadata"]["generateName"]
     assert len(longest) + 5 == 47
-    with pytest.raises(ValueError, match="has 38 characters; KubeRay takes 37: name it shorter"):
-        run_of(TEMPLATE, "2026-11-24-retry-after-the-store-was-d", [])
+    with pytest.raises(ValueError, match=r"has 38 characters; KubeRay allows 37\. Use a shorter name"):
+        scheduled_run(TEMPLATE, "2026-11-24-retry-after-the-store-was-d", [])
 
 
 def job_that(folder: Path, text: str) -> list[str]:
@@ -174,7 +176,7 @@ ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ
 
 
 @pytest.mark.parametrize("code, told", [(0, 0), (1, 1), (2, 2), (3, 3), (130, 0)])
-def test_an_end_that_was_asked_for_is_no_failure(tmp_path: Path, code: int, told: int) -> None:
+def test_a_graceful_stop_is_not_a_failure(tmp_path: Path, code: int, told: int) -> None:
     done = subprocess.run(
         [*job_that(tmp_path, "import sys; sys.exit(int(sys.argv[1]))"), str(code)],
         env=ENVIRONMENT,
@@ -183,21 +185,20 @@ def test_an_end_that_was_asked_for_is_no_failure(tmp_path: Path, code: int, told
     assert done.returncode == told
 
 
-def test_a_signal_waits_for_the_jobs_own_end(tmp_path: Path) -> None:
-    """Ray stops a job by SIGTERM to its process group; the shell must not be gone before the job has
-    ended."""
+def test_the_shell_waits_for_the_job_after_a_signal(tmp_path: Path) -> None:
+    """Ray stops a job by SIGTERM to its process group. The shell must outlive the job."""
     text = """import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), pathlib.Path(sys.argv[1]).touch(), sys.exit(130)))
 print("ready", flush=True)
 time.sleep(60)
 """
-    run = subprocess.Popen(
+    with subprocess.Popen(
         [*job_that(tmp_path, text), str(tmp_path / "ended")],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         start_new_session=True,
-    )
-    assert run.stdout is not None and run.stdout.readline() == b"ready\n"
-    begun = time.monotonic()
-    os.killpg(run.pid, signal.SIGTERM)
-    assert run.wait(30) == 0 and (tmp_path / "ended").exists() and time.monotonic() - begun < 20
+    ) as run:
+        assert run.stdout is not None and run.stdout.readline() == b"ready\n"
+        begun = time.monotonic()
+        os.killpg(run.pid, signal.SIGTERM)
+        assert run.wait(30) == 0 and (tmp_path / "ended").exists() and time.monotonic() - begun < 20
