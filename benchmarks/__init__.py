@@ -1,1 +1,1 @@
-"""What is measured by hand; results are checked in beside the scripts with hardware, commit and command."""
+"""Benchmarks to run by hand. Their results are in this folder, with hardware, commit and command."""

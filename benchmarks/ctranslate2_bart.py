@@ -1,8 +1,8 @@
-"""Steps of decoding against CTranslate2, the fastest of this family on CPUs: its BART, since it has no LED.
+"""Compares decoding steps with CTranslate2, which is very fast on CPUs. It has no LED, so its BART is used.
 
-The same shape (BART-base is led-base but for the encoder's window), random weights, documents of 1,024
-tokens, four beams, 8 bits, one thread each, taking turns. A step is the difference between writing some
-tokens and three times as many, by the number of steps and documents; encoding cancels out.
+BART-base has the shape of led-base except for the encoder's window. Weights are random, documents have 1,024
+tokens, and both libraries use four beams, int8 and one thread. They run alternately. The time of a step is
+the difference between generating n and 3 n tokens, divided by steps and documents. Encoding cancels out.
 
     pip install ctranslate2==4.8.5
     python -m benchmarks.ctranslate2_bart --documents 8
@@ -25,17 +25,17 @@ from led.testing import TINY, spread_weights
 
 
 def bart(folder: Path, shape: dict[str, Any], int8: bool) -> Any:
-    """CTranslate2's translator of a BART of this shape with random weights."""
+    """CTranslate2's translator for a BART of this shape with random weights, and its vocabulary."""
     import ctranslate2
     import transformers
 
-    plain = {
+    shared = {
         name: value
         for name, value in shape.items()
         if "attention_window" not in name and "encoder_position" not in name
     }
-    config = transformers.BartConfig(**{**plain, "max_position_embeddings": 1024})
-    # Fields of transformers 4 that the converter asks for.
+    config = transformers.BartConfig(**{**shared, "max_position_embeddings": 1024})
+    # Fields of transformers 4 that the converter reads.
     for name, value in (
         ("normalize_before", False),
         ("add_final_layer_norm", False),
@@ -59,7 +59,7 @@ def bart(folder: Path, shape: dict[str, Any], int8: bool) -> Any:
 
 
 class _Words:
-    """As much of a tokenizer as the converter reads."""
+    """The part of a tokenizer that the converter uses."""
 
     bos_token, eos_token, pad_token, unk_token = "<s>", "</s>", "<pad>", "<unk>"
     unk_token_id = 3
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--documents", type=int, default=8)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--float32", action="store_true", help="no 8 bits")
+    parser.add_argument("--float32", action="store_true", help="use float32 instead of int8")
     parser.add_argument("--tiny", action="store_true", help="tiny models")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -97,19 +97,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         translator, words = bart(Path(name), shape, not args.float32)
         texts = [[words[token] for token in row.tolist()] for row in rows]
 
-        def led(new: int) -> Callable[[], Any]:
-            return lambda: ours.generate(**padded(rows), num_beams=4, max_new_tokens=new, min_new_tokens=new)
+        def led(new_tokens: int) -> Callable[[], Any]:
+            return lambda: ours.generate(
+                **padded(rows), num_beams=4, max_new_tokens=new_tokens, min_new_tokens=new_tokens
+            )
 
-        def ctranslate2(new: int) -> Callable[[], Any]:
+        def ctranslate2(new_tokens: int) -> Callable[[], Any]:
             return lambda: [
                 len(result.hypotheses[0])
                 for result in translator.translate_batch(
-                    texts, beam_size=4, max_decoding_length=new, min_decoding_length=new
+                    texts, beam_size=4, max_decoding_length=new_tokens, min_decoding_length=new_tokens
                 )
             ]
 
         few, many = args.steps, 3 * args.steps
-        seconds, found = interleaved(
+        seconds, results = interleaved(
             {
                 f"{f.__name__} {n}": torch.inference_mode()(f(n))
                 for n in (few, many)
@@ -117,25 +119,25 @@ def main(argv: Sequence[str] | None = None) -> None:
             },
             args.rounds,
         )
-    assert found[f"ctranslate2 {many}"] == [many] * args.documents, (
-        "CTranslate2 wrote another number of tokens"
+    assert results[f"ctranslate2 {many}"] == [many] * args.documents, (
+        "CTranslate2 generated another number of tokens"
     )
     step = {
         name: (seconds[f"{name} {many}"] - seconds[f"{name} {few}"]) / (many - few) / args.documents * 1e3
         for name in ("led", "ctranslate2")
     }
     whole = {name: seconds[f"{name} {few}"] / args.documents for name in step}
-    kind = "float32" if args.float32 else "int8"
+    dtype = "float32" if args.float32 else "int8"
     print(
-        f"{kind}, {args.documents} x {args.tokens} tokens, 4 beams: led {step['led']:.1f} ms per step and document, "
-        f"CTranslate2's BART {step['ctranslate2']:.1f}; whole documents of {few} tokens written {whole['led']:.2f} s and "
-        f"{whole['ctranslate2']:.2f} s"
+        f"{dtype}, {args.documents} x {args.tokens} tokens, 4 beams: led {step['led']:.1f} ms per step and "
+        f"document, CTranslate2's BART {step['ctranslate2']:.1f}; whole documents with {few} new tokens "
+        f"{whole['led']:.2f} s and {whole['ctranslate2']:.2f} s"
     )
     print(
         json.dumps(
             {
                 "machine": machine(),
-                "dtype": kind,
+                "dtype": dtype,
                 "documents": args.documents,
                 "ms per step": step,
                 "whole": whole,

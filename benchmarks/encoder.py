@@ -1,6 +1,8 @@
-"""The encoder against transformers', one document at a time, and against what the processor could do.
+"""Compares the encoder with that of transformers, and with the limit of the processor.
 
-python -m benchmarks.encoder --tokens 4096 --dtype float32
+One document is encoded at a time.
+
+    python -m benchmarks.encoder --tokens 4096 --dtype float32
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch
 from benchmarks.rival import documents, in_both_environments, interleaved, machine, matrix_rate, padded, pair
 from led import pack_documents
 
-# Operations per token and layer of led-base: the products with weights, and a window of 1,025 keys.
+# Operations per token and layer of led-base, for the products with weights and a window of 1,025 keys.
 PER_TOKEN = 2 * (4 * 768**2 + 2 * 768 * 3072) + 4 * 768 * 1025
 LAYERS = 6
 
@@ -49,24 +51,24 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "int8"])
     parser.add_argument(
-        "--rival", default="float32", choices=["float32", "bfloat16"], help="the reference's type"
+        "--rival", default="float32", choices=["float32", "bfloat16"], help="dtype of the reference"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--here", action="store_true", help="in this process and environment")
+    parser.add_argument("--here", action="store_true", help="measure in this process and environment")
     args = parser.parse_args()
     if args.here:
         print(json.dumps(measure(args.tokens, args.dtype, args.rounds, args.rival)))
         return
     names = ("tokens", "dtype", "rival", "rounds")
-    options = [word for name in names for word in (f"--{name}", str(getattr(args, name)))]
-    found = in_both_environments("benchmarks.encoder", options)
-    for name, row in found.items():
+    options = [text for name in names for text in (f"--{name}", str(getattr(args, name)))]
+    results = in_both_environments("benchmarks.encoder", options)
+    for name, row in results.items():
         print(
-            f"encoder {args.dtype} {args.tokens} tokens, {name}: led {row['led']:.2f} s, transformers {args.rival} "
-            f"{row['transformers']:.2f} s, {row['ratio']:.2f} x; {row['share_of_limit']:.2f} of the limit at "
-            f"{row['matrix_rate'] / 1e9:.0f} GF/s; largest difference {row['difference']:.1e}"
+            f"encoder {args.dtype} {args.tokens} tokens, {name}: led {row['led']:.2f} s, transformers "
+            f"{args.rival} {row['transformers']:.2f} s, {row['ratio']:.2f} x; {row['share_of_limit']:.2f} of "
+            f"the limit at {row['matrix_rate'] / 1e9:.0f} GF/s; largest difference {row['difference']:.1e}"
         )
-    print(json.dumps({"machine": machine(), **{name: getattr(args, name) for name in names}, **found}))
+    print(json.dumps({"machine": machine(), **{name: getattr(args, name) for name in names}, **results}))
 
 
 if __name__ == "__main__":

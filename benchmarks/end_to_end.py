@@ -1,10 +1,11 @@
-"""Parquet to Parquet: the job's own reader, predictor and commit against the script a careful user of
-transformers writes.
+"""Compares the whole way from Parquet to Parquet with a careful script that uses transformers.
 
-Both read the same texts, cut them at the same number of tokens, write as many with four beams, and put the
-summaries into a Parquet file, in one process and thread, taking turns. The reference computes in float32, in
-batches of documents of one length, so without padding; it cannot lose to its own padding here. Model loading
-and Ray are left out of both sides (`benchmarks.pipeline` has what Ray costs).
+This library's side consists of the job's reader, predictor and commit. Both sides read the same texts,
+truncate them at the same length, and generate the same number of tokens with four beams. They write the
+summaries to a Parquet file, and run alternately in one process with one thread.
+
+The reference computes in float32. Its batches have documents of the same length, so it does not compute
+padding. Model loading and Ray are not included. `benchmarks.pipeline` measures the cost of Ray.
 
     python -m benchmarks.end_to_end --tokens 4096 --new-tokens 128 --documents 4
 """
@@ -28,7 +29,7 @@ from led import LEDConfig, LEDForConditionalGeneration, LEDTokenizer
 from led.testing import TINY, spread_weights
 from pipeline.checkpoint import find_checkpoint
 from pipeline.output.commit import commit
-from pipeline.output.store import open_store
+from pipeline.output.open_store import open_store
 from pipeline.prepare import build_plan
 from pipeline.settings import SummarizeSettings
 from pipeline.tasks import Summarize
@@ -40,7 +41,7 @@ DEMO_MODEL = Path("demo/checkpoints/led-reports-summary")
 
 
 def make_checkpoint(folder: Path, tiny: bool) -> None:
-    """Random, spread-out weights of led-base's shape with the demo's tokenizer."""
+    """Write a checkpoint of led-base's shape with random weights and the demo's tokenizer."""
     shape = {**TINY, "vocab_size": 50265, "max_encoder_position_embeddings": 16384} if tiny else LED_BASE
     model = LEDForConditionalGeneration(LEDConfig(**shape)).eval()
     spread_weights(model, seed=0, scale=2)
@@ -51,7 +52,7 @@ def make_checkpoint(folder: Path, tiny: bool) -> None:
 
 
 def make_corpus(path: Path, tokenizer: LEDTokenizer, count: int, tokens: int) -> None:
-    """`count` texts of a few more than `tokens` tokens, out of the demo's reports."""
+    """Write `count` texts of slightly more than `tokens` tokens, composed of the demo's reports."""
     reports = iter(pq.read_table("demo/corpus", columns=["text"])["text"].to_pylist() * 100)
     texts = []
     for _ in range(count):
@@ -63,9 +64,9 @@ def make_corpus(path: Path, tokenizer: LEDTokenizer, count: int, tokens: int) ->
 
 
 def our_job(
-    corpus: Path, model: Path, output: Path, dtype: str, tokens: int, new: int
+    corpus: Path, model: Path, output: Path, dtype: str, tokens: int, new_tokens: int
 ) -> Callable[[], list[str]]:
-    """Reads, predicts and commits every shard; the summaries."""
+    """A function that reads, predicts and commits every shard, and returns the summaries."""
     settings = SummarizeSettings(
         input=(str(corpus),),
         output=str(output),
@@ -73,8 +74,8 @@ def our_job(
         dtype=dtype,  # type: ignore[arg-type]
         max_input_tokens=tokens,
         num_beams=4,
-        max_new_tokens=new,
-        min_new_tokens=new,
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
     )
     task = Summarize(settings)
     plan = build_plan(task, find_checkpoint(settings), None)
@@ -85,16 +86,16 @@ def our_job(
         shutil.rmtree(output, ignore_errors=True)
         store = open_store(str(output))
         for shard in plan.shards:
-            commit(store, predictor(reader(shard)), plan.facts)
+            commit(store, predictor(reader(shard)), plan.config)
         return pq.read_table(output)["summary"].to_pylist()
 
     return run
 
 
 def their_script(
-    corpus: Path, model: Path, output: Path, tokens: int, new: int, batch: int
+    corpus: Path, model: Path, output: Path, tokens: int, new_tokens: int, batch_size: int
 ) -> Callable[[], list[str]]:
-    """The same with transformers; the summaries."""
+    """A function that does the same with transformers."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -104,15 +105,16 @@ def their_script(
     def run() -> list[str]:
         table = pq.read_table(corpus)
         texts, summaries = table["text"].to_pylist(), []
-        for i in range(0, len(texts), batch):
-            inputs = tokenizer(
-                texts[i : i + batch], truncation=True, max_length=tokens, padding=True, return_tensors="pt"
-            )
+        for i in range(0, len(texts), batch_size):
+            batch = texts[i : i + batch_size]
+            inputs = tokenizer(batch, truncation=True, max_length=tokens, padding=True, return_tensors="pt")
             inputs["global_attention_mask"] = torch.zeros_like(inputs["input_ids"])
             inputs["global_attention_mask"][:, 0] = 1
             with torch.inference_mode():
-                written = reference.generate(**inputs, num_beams=4, max_new_tokens=new, min_new_tokens=new)
-            summaries += tokenizer.batch_decode(written, skip_special_tokens=True)
+                generated = reference.generate(
+                    **inputs, num_beams=4, max_new_tokens=new_tokens, min_new_tokens=new_tokens
+                )
+            summaries += tokenizer.batch_decode(generated, skip_special_tokens=True)
         pq.write_table(table.append_column("summary", pa.array(summaries)), output)
         return [summary.strip() for summary in summaries]
 
@@ -120,8 +122,7 @@ def their_script(
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """CPU seconds per document of the reference and of each of our kinds, and how many summaries are the
-    same."""
+    """CPU seconds per document of the reference and of each dtype, and the number of equal summaries."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -152,8 +153,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--reference-batch", type=int, default=4)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16", "int8"])
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--tiny", action="store_true", help="a tiny model")
-    parser.add_argument("--here", action="store_true", help="in this process and environment")
+    parser.add_argument("--tiny", action="store_true", help="use a tiny model")
+    parser.add_argument("--here", action="store_true", help="measure in this process and environment")
     args = parser.parse_args(argv)
     if args.here:
         print(json.dumps(measure(args)))
@@ -161,22 +162,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = ["--dtypes", *args.dtypes, *(["--tiny"] if args.tiny else [])]
     for name in ("tokens", "new_tokens", "documents", "reference_batch", "rounds"):
         options += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    found = in_both_environments("benchmarks.end_to_end", options)
-    for environment, row in found.items():
+    results = in_both_environments("benchmarks.end_to_end", options)
+    for environment, row in results.items():
         theirs = row["seconds"]["transformers"]
         for dtype in args.dtypes:
-            mine = row["seconds"][dtype]
+            ours = row["seconds"][dtype]
             print(
-                f"Parquet to Parquet, {args.tokens} in, {args.new_tokens} out, 4 beams, {dtype}, {environment}: led "
-                f"{mine:.1f} s per document, transformers {theirs:.1f}, {theirs / mine:.1f} x; {row['same'][dtype]} of "
-                f"{args.documents} summaries the same"
+                f"Parquet to Parquet, {args.tokens} in, {args.new_tokens} out, 4 beams, {dtype}, "
+                f"{environment}: led {ours:.1f} s per document, transformers {theirs:.1f}, "
+                f"{theirs / ours:.1f} x; {row['same'][dtype]} of {args.documents} summaries are equal"
             )
     print(
         json.dumps(
             {
                 "machine": machine(),
                 **{n: getattr(args, n) for n in ("tokens", "new_tokens", "documents")},
-                **found,
+                **results,
             }
         )
     )

@@ -1,7 +1,7 @@
-"""Do the quality flags find faults that were planted? Precision and recall, and what measuring costs.
+"""Measures precision, recall and cost of the quality flags on planted faults.
 
-The corpus is the demo's: its reference summaries, four in five with one fault. A fault is found where a flag
-that stands for it is up; a flag that stands for no fault of that summary is a false alarm.
+The summaries are the reference summaries of the demo's corpus. Four of five get one fault. The fault is found
+if one of its flags is set. Flags of other faults are false alarms.
 
     python -m benchmarks.flags
 """
@@ -36,7 +36,7 @@ NAMES = (
 
 
 def repeated(summary: str, document: str, rng: random.Random) -> str:
-    """A piece of three to seven words that is written three times."""
+    """Repeat three to seven words three more times."""
     words = summary.split()
     length = rng.randint(3, 7)
     start = rng.randrange(max(1, len(words) - length))
@@ -46,18 +46,17 @@ def repeated(summary: str, document: str, rng: random.Random) -> str:
 
 
 def other_number(summary: str, document: str, rng: random.Random) -> str:
-    """A number with other digits, which the document has nowhere."""
-    places = list(re.finditer(r"\d+", summary))
-    place = rng.choice(places)
+    """Replace a number with one that does not occur in the document."""
+    match = rng.choice(list(re.finditer(r"\d+", summary)))
     while (number := str(rng.randint(10, 99999))) in document:
         pass
-    return summary[: place.start()] + number + summary[place.end() :]
+    return summary[: match.start()] + number + summary[match.end() :]
 
 
 def swapped_numbers(summary: str, document: str, rng: random.Random) -> str:
-    """Two different numbers of the summary in one another's place."""
-    places = list(re.finditer(r"\d+", summary))
-    pairs = [(a, b) for i, a in enumerate(places) for b in places[i + 1 :] if a.group() != b.group()]
+    """Swap two different numbers of the summary."""
+    matches = list(re.finditer(r"\d+", summary))
+    pairs = [(a, b) for i, a in enumerate(matches) for b in matches[i + 1 :] if a.group() != b.group()]
     if not pairs:
         return other_number(summary, document, rng)
     a, b = rng.choice(pairs)
@@ -65,14 +64,13 @@ def swapped_numbers(summary: str, document: str, rng: random.Random) -> str:
 
 
 def foreign_name(summary: str, document: str, rng: random.Random) -> str:
-    """A name that is not the document's, in the place of a word within a sentence."""
-    places = [m for m in re.finditer(r"(?<=[a-z] )[A-Z][a-z]+", summary)] or list(
-        re.finditer(r"(?<=[a-z] )[a-z]+", summary)
-    )
-    place = rng.choice(places)
-    return summary[: place.start()] + rng.choice(NAMES) + summary[place.end() :]
+    """Replace a word within a sentence with a name that does not occur in the document."""
+    matches = list(re.finditer(r"(?<=[a-z] )[A-Z][a-z]+", summary))
+    match = rng.choice(matches or list(re.finditer(r"(?<=[a-z] )[a-z]+", summary)))
+    return summary[: match.start()] + rng.choice(NAMES) + summary[match.end() :]
 
 
+# By name: the function that plants the fault, and the flags that indicate it.
 FAULTS: dict[str, tuple[Callable[[str, str, random.Random], str], set[str]]] = {
     "repeated n-gram": (repeated, {"repetition"}),
     "other number": (other_number, {"numbers"}),
@@ -82,11 +80,13 @@ FAULTS: dict[str, tuple[Callable[[str, str, random.Random], str], set[str]]] = {
 
 
 def measure(seed: int) -> dict[str, dict[str, float]]:
-    """Precision and recall by fault, and of summaries without one the share that is flagged; milliseconds a
-    summary."""
+    """Precision and recall by fault, the share of flagged summaries without a fault, and the cost.
+
+    The cost is in milliseconds per summary.
+    """
     rng = random.Random(seed)
-    planted, found, alarms, false = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
-    flagged, clean, begun, count = 0, 0, time.perf_counter(), 0
+    planted, found, alarms, false_alarms = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    flagged, clean, start, count = 0, 0, time.perf_counter(), 0
     for path in sorted(CORPUS.glob("*.parquet")):
         for row in pq.read_table(path, columns=["text", "reference_summary"]).to_pylist():
             fault = rng.choice([None, *FAULTS])
@@ -101,24 +101,22 @@ def measure(seed: int) -> dict[str, dict[str, float]]:
             else:
                 planted[fault] += 1
                 found[fault] += bool(flags & FAULTS[fault][1])
-            for name, (_, stand_for) in FAULTS.items():
-                alarms[name] += bool(flags & stand_for)
-                false[name] += bool(flags & stand_for) and not (
-                    fault and flags & stand_for & FAULTS[fault][1]
-                )
-    each = {
+            for name, (_, indicators) in FAULTS.items():
+                alarms[name] += bool(flags & indicators)
+                is_found = fault is not None and bool(flags & indicators & FAULTS[fault][1])
+                false_alarms[name] += bool(flags & indicators) and not is_found
+    by_fault = {
         name: {
             "planted": planted[name],
             "recall": found[name] / planted[name],
-            "precision": 1 - false[name] / alarms[name] if alarms[name] else 1.0,
+            "precision": 1 - false_alarms[name] / alarms[name] if alarms[name] else 1.0,
         }
         for name in FAULTS
     }
-    rest = {"summaries": clean, "flagged": flagged / clean}
     return {
-        **each,
-        "without a fault": rest,
-        "cost": {"milliseconds": (time.perf_counter() - begun) / count * 1e3},
+        **by_fault,
+        "without a fault": {"summaries": clean, "flagged": flagged / clean},
+        "cost": {"milliseconds": (time.perf_counter() - start) / count * 1e3},
     }
 
 
@@ -128,10 +126,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    found = measure(args.seed)
-    for name, row in found.items():
-        print(f"{name}: " + ", ".join(f"{what} {value:.3g}" for what, value in row.items()))
-    print(json.dumps({"machine": machine(), **found}))
+    results = measure(args.seed)
+    for name, row in results.items():
+        print(f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
+    print(json.dumps({"machine": machine(), **results}))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Forecast against actual: `plan`, then the run, on three corpora of different lengths; what `plan` said and
-what came.
+"""Compares the forecast of `plan` with the actual run, on three corpora of different lengths.
 
 python -m benchmarks.forecast --documents 240
 """
@@ -26,15 +25,15 @@ from demo.reports import generate_report
 
 MODEL = "demo/checkpoints/led-reports-summary"
 
-# Words of the reports, from and to, drawn evenly on a logarithmic scale; and how many of them are as long as
-# the longest.
+# By name: the smallest and the largest number of words in a report, and the share of reports with `LONGEST`
+# words. The other lengths are distributed evenly on a logarithmic scale.
 MIXES = {"short": (60, 500, 0.0), "mixed": (100, 4600, 0.0), "mostly short, some long": (80, 300, 0.15)}
 
 LONGEST = 4600  # words
 
 
 def write_corpus(folder: Path, mix: tuple[int, int, float], documents: int) -> None:
-    """Reports of these lengths in files of an eighth of them each."""
+    """Write reports of these lengths to eight files."""
     low, high, long = mix
     rng = random.Random(f"{mix}")
     folder.mkdir(parents=True)
@@ -44,36 +43,39 @@ def write_corpus(folder: Path, mix: tuple[int, int, float], documents: int) -> N
             LONGEST if rng.random() < long else round(math.exp(rng.uniform(math.log(low), math.log(high))))
         )
         texts.append(generate_report(2**40 + n, words).text)
-    each = -(-documents // 8)
-    for start in range(0, documents, each):
-        rows = texts[start : start + each]
+    size = -(-documents // 8)
+    for start in range(0, documents, size):
+        rows = texts[start : start + size]
         table = pa.table({"doc_id": [f"d{start + i}" for i in range(len(rows))], "text": rows})
         pq.write_table(table, folder / f"{start:05}.parquet")
 
 
 def measure(mix: tuple[int, int, float], documents: int, seconds: float, sampled: int) -> dict[str, Any]:
-    """What was forecast, and what was: seconds of the command until its end, tokens read and written."""
+    """The forecast and the actual seconds of the command, input tokens and output tokens."""
     with tempfile.TemporaryDirectory() as folder:
         corpus, out = Path(folder) / "corpus", Path(folder) / "out"
         write_corpus(corpus, mix, documents)
         job = [sys.executable, "jobs/summarize_corpus.py"]
-        given = ["--input", str(corpus), "--output", str(out), "--model", MODEL]
+        settings = ["--input", str(corpus), "--output", str(out), "--model", MODEL]
         sizes = ["--sample-documents", str(sampled), "--calibration-seconds", str(seconds)]
         subprocess.run(
-            [*job, "plan", *given, *sizes], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*job, "plan", *settings, *sizes],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         forecast = json.loads((out / "_forecast.json").read_text())
-        begun = time.monotonic()
-        subprocess.run([*job, *given], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        took = time.monotonic() - begun
+        start = time.monotonic()
+        subprocess.run([*job, *settings], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        elapsed = time.monotonic() - start
         manifest = json.loads((out / "_manifest.json").read_text())
     actual = {
-        "seconds": took,
+        "seconds": elapsed,
         "input_tokens": manifest["input_tokens"],
         "output_tokens": manifest["output_tokens"],
     }
     return {
-        name: {**forecast[name], "actual": value, "off": value / forecast[name]["middle"] - 1}
+        name: {**forecast[name], "actual": value, "error": value / forecast[name]["value"] - 1}
         for name, value in actual.items()
     }
 
@@ -83,16 +85,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--documents", type=int, default=480)
-    parser.add_argument("--sampled", type=int, default=300, help="documents whose lengths are looked at")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of rehearsal")
+    parser.add_argument("--sampled", type=int, default=300, help="documents whose lengths are measured")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds of calibration")
     args = parser.parse_args(argv)
     rows = {}
     for name, mix in MIXES.items():
         rows[name] = measure(mix, args.documents, args.seconds, args.sampled)
-        for what, row in rows[name].items():
+        for quantity, row in rows[name].items():
             print(
-                f"{name}, {what}: forecast {row['middle']:,.0f} ({row['low']:,.0f} to {row['high']:,.0f}), "
-                f"actual {row['actual']:,.0f}, {row['off']:+.1%}",
+                f"{name}, {quantity}: forecast {row['value']:,.0f} ({row['low']:,.0f} to "
+                f"{row['high']:,.0f}), actual {row['actual']:,.0f}, {row['error']:+.1%}",
                 flush=True,
             )
     print(json.dumps({"machine": machine(), "documents": args.documents, **rows}))

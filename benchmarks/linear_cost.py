@@ -1,5 +1,6 @@
-"""Whether the encoder's cost grows with the length alone: time per token of documents of 2k to 16k tokens,
-taking turns.
+"""Measures whether the encoder's cost is linear in the length of a document.
+
+It times the encoder for documents of 2k to 16k tokens and compares the time per token.
 
 python -m benchmarks.linear_cost --rounds 3
 """
@@ -31,10 +32,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     batches = {str(n): pack_documents([documents([n])[0].tolist()], [[0]]) for n in args.tokens}
     with torch.inference_mode():
         seconds, _ = interleaved({n: lambda b=b: encoder.encode(b) for n, b in batches.items()}, args.rounds)
-    each = {n: took / int(n) * 1e6 for n, took in seconds.items()}
-    spread = max(each.values()) / min(each.values()) - 1
-    print(", ".join(f"{n} tokens {us:.0f} us each" for n, us in each.items()) + f"; within {spread:.0%}")
-    print(json.dumps({"machine": machine(), "microseconds per token": each, "spread": spread}))
+    per_token = {n: s / int(n) * 1e6 for n, s in seconds.items()}
+    spread = max(per_token.values()) / min(per_token.values()) - 1
+    print(
+        ", ".join(f"{n} tokens: {us:.0f} us each" for n, us in per_token.items()) + f"; spread {spread:.0%}"
+    )
+    print(json.dumps({"machine": machine(), "microseconds per token": per_token, "spread": spread}))
 
 
 if __name__ == "__main__":

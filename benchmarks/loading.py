@@ -1,9 +1,8 @@
-"""What loading a checkpoint of led-large's size costs: peak memory over the weights, and time against
-transformers.
+"""Compares loading a checkpoint of led-large's size with transformers: peak memory and time.
 
-Memory is measured in a process of its own for each case, as the highest resident set (file pages included)
-above what stood before loading; time in one process, the two libraries taking turns, with every page of the
-weights touched once after loading, since mapped weights are read when they are first used.
+Each memory measurement has its own process. It is the increase of the peak resident set during loading,
+including file pages. Times are measured in one process, with both libraries alternately. Every page of the
+weights is read once after loading, because mapped weights are read from disk on first use.
 
     python -m benchmarks.loading --folder /tmp/led-large
 """
@@ -24,18 +23,18 @@ import torch
 
 from led import LEDConfig, LEDForConditionalGeneration
 
-# (library, dtype) in the order of the table.
+# The cases (library, dtype), in the order of the table.
 CASES = [("led", "float32"), ("transformers", "float32"), ("led", "bfloat16"), ("transformers", "bfloat16")]
 
 
 def load(library: str, folder: Path, dtype: str) -> Any:
-    """The model, every page of its weights read."""
-    cls: Any = LEDForConditionalGeneration
+    """Load the model and read every page of its weights."""
+    model_class: Any = LEDForConditionalGeneration
     if library == "transformers":
         import transformers
 
-        cls = transformers.LEDForConditionalGeneration
-    model = cls.from_pretrained(str(folder), dtype=getattr(torch, dtype))
+        model_class = transformers.LEDForConditionalGeneration
+    model = model_class.from_pretrained(str(folder), dtype=getattr(torch, dtype))
     with torch.no_grad():
         for p in model.parameters():
             p.view(-1)[:: 4096 // p.element_size()].sum()
@@ -43,13 +42,16 @@ def load(library: str, folder: Path, dtype: str) -> Any:
 
 
 def resident(name: str) -> int:
-    """Bytes of a line of /proc/self/status."""
+    """The bytes in the line `name` of /proc/self/status."""
     [line] = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name)]
     return int(line.split()[1]) * 1024
 
 
 def measure_memory(library: str, folder: Path, dtype: str) -> None:
-    """Print the peak above the start over the bytes of the loaded weights. Runs in a process of its own."""
+    """Print the increase of the peak during loading, as a multiple of the weights' size.
+
+    This must run in a new process.
+    """
     torch.zeros(1).sum()
     if library == "transformers":
         import transformers
@@ -66,7 +68,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True, help="made where it is not there")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="folder of the checkpoint, created if it does not exist"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory-of", nargs=2, metavar=("LIBRARY", "DTYPE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -88,17 +92,16 @@ def main() -> None:
             library,
             dtype,
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        rows[f"{library} {dtype}"] = {"peak over weights": float(done.stdout.split()[-1])}
+        process = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows[f"{library} {dtype}"] = {"peak over weights": float(process.stdout.split()[-1])}
     times: dict[str, list[float]] = {name: [] for name in rows}
     for _ in range(args.rounds + 1):
         for library, dtype in CASES:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             load(library, args.folder, dtype)
-            times[f"{library} {dtype}"].append(time.perf_counter() - begun)
-    print(
-        f"{size / 1e9:.2f} GB of weights; {platform.processor() or platform.machine()}; torch {torch.__version__}"
-    )
+            times[f"{library} {dtype}"].append(time.perf_counter() - start)
+    processor = platform.processor() or platform.machine()
+    print(f"{size / 1e9:.2f} GB of weights; {processor}; torch {torch.__version__}")
     for name, row in rows.items():
         row["seconds"] = statistics.median(times[name][1:])
         print(f"{name:24s} peak {row['peak over weights']:.2f} x the weights, {row['seconds']:.2f} s")

@@ -1,7 +1,8 @@
-"""Peak memory beyond the weights while one long document is summarised with four beams, each library in a
-process of its own.
+"""Compares the peak memory, beyond the weights, of summarizing a long document with four beams.
 
-python -m benchmarks.memory --tokens 16384
+Each library is measured in its own process.
+
+    python -m benchmarks.memory --tokens 16384
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from benchmarks.rival import documents, machine, padded, pair
 
 
 def measure(library: str, tokens: int) -> float:
-    """Gigabytes of the highest resident set above what stood when the model was loaded."""
+    """The increase of the peak resident set after the model was loaded, in gigabytes."""
     ours, reference = pair("float32")
     model = {"led": ours, "transformers": reference}[library]
     del ours, reference
@@ -37,12 +38,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tokens", type=int, default=16384)
-    parser.add_argument("--only", choices=["led", "transformers"], help="in this process")
+    parser.add_argument(
+        "--only", choices=["led", "transformers"], help="measure this library in this process"
+    )
     args = parser.parse_args()
     if args.only:
         print(measure(args.only, args.tokens))
         return
-    found = {}
+    results = {}
     for library in ("led", "transformers"):
         command = [
             sys.executable,
@@ -55,14 +58,13 @@ def main() -> None:
             "--only",
             library,
         ]
-        found[library] = float(
-            subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
-        )
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        results[library] = float(process.stdout.split()[-1])
     print(
-        f"{args.tokens} tokens, 4 beams, float32: led {found['led']:.2f} GB beyond the weights, transformers "
-        f"{found['transformers']:.2f} GB, {found['led'] / found['transformers']:.2f} of it"
+        f"{args.tokens} tokens, 4 beams, float32: led {results['led']:.2f} GB beyond the weights, "
+        f"transformers {results['transformers']:.2f} GB, ratio {results['led'] / results['transformers']:.2f}"
     )
-    print(json.dumps({"machine": machine(), "tokens": args.tokens, "gigabytes": found}))
+    print(json.dumps({"machine": machine(), "tokens": args.tokens, "gigabytes": results}))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""What Ray and Parquet cost: the job's documents per second against bare predictors on the same documents and
-cores.
+"""Measures the cost of Ray and Parquet: the job's throughput compared with that of bare predictors.
 
-The bare predictors are processes, one per core, that have read their shards beforehand and are called on them
-one after the other. The job's rate is that between its first commit and its last; its start-up is given
-apart.
+Both process the same documents on the same cores. The bare predictors are processes, one per core. They read
+their shards in advance and then predict one after another. The job's throughput is measured between its first
+and its last commit. The time before the first commit is reported separately.
 
     python -m benchmarks.pipeline --documents 960
 """
@@ -38,18 +37,17 @@ SHARD = 64  # the default
 
 
 def predict(task: Summarize, tables: list[Any], ready: Any, times: Any) -> None:
-    """Load a predictor, wait for the others, and put the start and end of predicting `tables` into
-    `times`."""
+    """Load a predictor, wait for the others, and predict `tables`. Put start and end times into `times`."""
     predictor = Predictor(task, task.settings.model, None)
     ready.wait()
-    begun = time.time()
+    start = time.time()
     for table in tables:
         predictor(table)
-    times.put((begun, time.time()))
+    times.put((start, time.time()))
 
 
 def bare(task: Summarize, cores: int) -> tuple[int, float]:
-    """(documents, documents per second) of bare predictors, one per core, shards dealt out in turn."""
+    """Documents, and documents per second, of bare predictors. Each core gets every n-th shard."""
     checkpoint = find_checkpoint(task.settings)
     plan = build_plan(task, checkpoint, None)
     reader = ShardReader(task, task.settings.model, None, task.input_limits(checkpoint.folder))
@@ -69,8 +67,7 @@ def bare(task: Summarize, cores: int) -> tuple[int, float]:
 
 
 def job(settings: SummarizeSettings) -> dict[str, float]:
-    """Documents per second between the first commit and the last, seconds before the first, and seconds in
-    all."""
+    """Documents per second between the first and the last commit, and the seconds of each phase."""
     command = [
         sys.executable,
         "jobs/summarize_corpus.py",
@@ -83,9 +80,9 @@ def job(settings: SummarizeSettings) -> dict[str, float]:
         "--shard-documents",
         str(SHARD),
     ]
-    begun = time.time()
+    start = time.time()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    ended = time.time()
+    end = time.time()
     parts = sorted(
         (p.stat().st_mtime, pq.read_metadata(p).num_rows)
         for p in Path(settings.output).glob("part-*.parquet")
@@ -93,9 +90,9 @@ def job(settings: SummarizeSettings) -> dict[str, float]:
     first, last = parts[0][0], parts[-1][0]
     return {
         "documents_per_s": sum(rows for _, rows in parts[1:]) / (last - first),
-        "start_s": first - begun,
-        "end_s": ended - last,
-        "all_s": ended - begun,
+        "start_s": first - start,
+        "end_s": end - last,
+        "all_s": end - start,
     }
 
 
@@ -117,15 +114,15 @@ def main() -> None:
         settings = SummarizeSettings(
             input=(f"{folder}/corpus.parquet",), output=f"{folder}/out", model=MODEL, shard_documents=SHARD
         )
-        whole = job(settings)
+        result = job(settings)
         shutil.rmtree(settings.output)
         documents, rate = bare(Summarize(settings), cores)
-    share = whole["documents_per_s"] / rate
+    share = result["documents_per_s"] / rate
     print(
         f"{documents} documents, {cores} cores: bare predictors {rate:.2f} documents per s, the job "
-        f"{whole['documents_per_s']:.2f} ({share:.0%}); {whole['start_s']:.0f} s before its first commit"
+        f"{result['documents_per_s']:.2f} ({share:.0%}); {result['start_s']:.0f} s before its first commit"
     )
-    print(json.dumps({"machine": machine(), "bare": rate, "job": whole, "share": share}))
+    print(json.dumps({"machine": machine(), "bare": rate, "job": result, "share": share}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""A thousand real documents and a led-base with random weights, to see that nothing in real text stops a run.
+"""Write a corpus of a thousand real documents, and a led-base with random weights to run over it.
 
-The documents are what a Debian machine with Python has on its disk: changelogs, copyright files, manual
-pages and Python sources. The summaries mean nothing; what counts is that every document is a row.
+The run checks that no real text makes it fail, and that each document gets a row. The summaries themselves
+are meaningless. The documents are files of a Debian machine with Python: changelogs, copyright files, manual
+pages and Python sources.
 
     python -m benchmarks.real_documents --out /tmp/real
     python jobs/summarize_corpus.py --input /tmp/real/corpus --output /tmp/real/out --model /tmp/real/model \\
@@ -45,21 +46,21 @@ LED_BASE = LEDConfig(
 
 
 def read_text(path: Path) -> str:
-    """The file's text, decompressed; what is not UTF-8 is replaced."""
+    """The text of a file, decompressed. Invalid UTF-8 is replaced."""
     data = path.read_bytes()
     return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", errors="replace")
 
 
 def collect(documents: int, seed: int) -> list[tuple[str, str]]:
-    """(path, text) of `documents` files, the same number from each place as far as it goes."""
+    """(path, text) of `documents` files, if possible the same number from each of `PLACES`."""
     rng = random.Random(seed)
-    found: list[tuple[str, str]] = []
+    corpus: list[tuple[str, str]] = []
     for i, (root, pattern) in enumerate(PLACES):
         paths = sorted(p for p in Path(root).rglob(pattern) if p.is_file() and not p.is_symlink())
         rng.shuffle(paths)
-        wanted = (documents - len(found)) // (len(PLACES) - i)
-        found += [(str(p), read_text(p)) for p in paths[:wanted]]
-    return found
+        count = (documents - len(corpus)) // (len(PLACES) - i)
+        corpus += [(str(p), read_text(p)) for p in paths[:count]]
+    return corpus
 
 
 def main() -> None:
@@ -86,7 +87,8 @@ def main() -> None:
     model.save_pretrained(args.out / "model")
     lengths = sorted(len(e.ids) for e in tokenizer.encode_batch([text for _, text in corpus]))
     print(
-        f"{len(corpus)} documents, {sum(lengths)} tokens; median {lengths[len(lengths) // 2]}, longest {lengths[-1]}"
+        f"{len(corpus)} documents, {sum(lengths)} tokens; median {lengths[len(lengths) // 2]}, longest "
+        f"{lengths[-1]}"
     )
     print(f"vocabulary {len(tokenizer)}; weights in {args.out / 'model'}")
 

@@ -1,11 +1,11 @@
-"""What the comparisons with transformers' LED share: two models with the same weights, taking turns, in two
-environments.
+"""The parts that all comparisons with transformers' LED share.
 
-"Stock" is the reference in the default environment; "tuned" the same code under an allocator that keeps its
-memory, without which it spends a third of its time on page faults. Both libraries run in the same process,
-one thread each, and take turns; figures are medians of process CPU seconds, since these machines are shared.
+Both libraries have models with the same weights. They run alternately in one process with one thread, in two
+environments. `stock` is the environment with the default allocator. In `tuned`, the allocator keeps freed
+memory. Without this, the reference spends a third of its time on page faults.
 
-Random weights are spread out so that attention and logits are far from flat and tokens are well determined.
+Times are medians of the CPU seconds of the process, since the machines are shared. Attention and logits of
+the random weights are far from uniform, so that rounding rarely changes a token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,10 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {"stock": {}, "tuned": {"GLIBC_TUNABLE
 def pair(
     dtype: str, shape: dict[str, Any] = LED_BASE, rival: str = "float32"
 ) -> tuple[LEDForConditionalGeneration, Any]:
-    """(this library's model packed for inference in `dtype`, the reference in `rival`), with the same
-    weights, one thread."""
+    """This library's model, prepacked for inference in `dtype`, and the reference in the dtype `rival`.
+
+    Both have the same weights and use one thread.
+    """
     import transformers
 
     torch.set_num_threads(1)
@@ -62,7 +64,7 @@ def pair(
 
 
 def documents(lengths: Sequence[int], seed: int = 0) -> list[torch.Tensor]:
-    """Random documents of these lengths in tokens, special tokens included."""
+    """Random documents of these lengths, in tokens including special tokens."""
     generator = torch.Generator().manual_seed(seed)
     return [
         torch.cat(
@@ -73,7 +75,7 @@ def documents(lengths: Sequence[int], seed: int = 0) -> list[torch.Tensor]:
 
 
 def padded(rows: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Documents as a padded batch with its masks, `<s>` global."""
+    """A padded batch of documents with its masks. `<s>` is global."""
     ids = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=1)
     mask = (ids != 1).long()
     global_positions = torch.zeros_like(mask)
@@ -82,14 +84,16 @@ def padded(rows: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def cpu_seconds(call: Callable[[], Any]) -> tuple[float, Any]:
-    """The CPU seconds of this process that `call` takes, and what it returns."""
-    begun = time.process_time()
+    """The CPU seconds of this process for `call`, and its result."""
+    start = time.process_time()
     result = call()
-    return time.process_time() - begun, result
+    return time.process_time() - start, result
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Median CPU seconds of each call, taking turns, and what each returned last."""
+def interleaved(
+    calls: Mapping[str, Callable[[], Any]], rounds: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The median CPU seconds and the last result of each call. The calls run alternately."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     results: dict[str, Any] = {}
     for _ in range(rounds):
@@ -100,21 +104,25 @@ def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[
 
 
 def matrix_rate(dtype: str) -> float:
-    """Operations per second of the better of two products for the encoder's shapes, the median of eight, one
-    thread."""
-    kind = getattr(torch, "float32" if dtype == "int8" else dtype)
-    x, weight = torch.randn(2048, 768).to(kind), torch.randn(3072, 768).to(kind)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+    """Operations per second of the faster of two matrix products, for the encoder's shapes and one thread.
+
+    The median of eight measurements.
+    """
+    torch_dtype = getattr(torch, "float32" if dtype == "int8" else dtype)
+    x, weight = torch.randn(2048, 768).to(torch_dtype), torch.randn(3072, 768).to(torch_dtype)
+    prepacked = torch.ops.mkldnn._reorder_linear_weight(weight)
     products: list[Callable[[], Any]] = [
         lambda: [torch.nn.functional.linear(x, weight) for _ in range(4)],
-        lambda: [torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "none") for _ in range(4)],
+        lambda: [
+            torch.ops.mkldnn._linear_pointwise(x, prepacked, None, "none", [], "none") for _ in range(4)
+        ],
     ]
     seconds = (statistics.median(cpu_seconds(product)[0] / 4 for _ in range(8)) for product in products)
     return 2 * 2048 * weight.numel() / min(seconds)
 
 
 def machine() -> dict[str, Any]:
-    """Where and what was measured."""
+    """The machine, torch and commit of a measurement."""
     model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
@@ -129,13 +137,13 @@ def machine() -> dict[str, Any]:
 
 
 def in_both_environments(module: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """The last line of `python -m module …` as JSON, for each environment, each in a process of its own."""
-    found = {}
+    """Run `python -m module …` in each environment. Returns the last lines of the outputs, parsed as JSON."""
+    results = {}
     for name, settings in ENVIRONMENTS.items():
         inherited = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
         command = [sys.executable, "-W", "ignore", "-m", module, "--here", *arguments]
-        done = subprocess.run(
+        process = subprocess.run(
             command, stdout=subprocess.PIPE, text=True, check=True, env={**inherited, **settings}
         )
-        found[name] = json.loads(done.stdout.splitlines()[-1])
-    return found
+        results[name] = json.loads(process.stdout.splitlines()[-1])
+    return results

@@ -1,12 +1,15 @@
-"""The pipeline at scale, with a model that sleeps: how busy actors are, what the driver and the object store
-hold, and what a shard costs to schedule.
+"""Measures the pipeline at scale with a model that only sleeps (`benchmarks.stand_in`).
 
-A cluster of raylets that say they have as many CPUs as there are actors; reading, tokenizing, sending,
-committing and all else are real, and share this machine's cores. Busy is the share of their time that actors
-spent in their model, from when each had its first shard to when the first found none.
+It measures the busy share of the replicas, the memory of the driver and the object stores, and the cost of
+scheduling a shard. The cluster consists of raylets that announce one CPU per replica. Reading, tokenizing,
+sending and committing are real and share this machine's cores.
 
-    python -m benchmarks.scale --documents 100000 --replicas 8 python -m benchmarks.scale --documents 100000
-    --replicas 64 --shard-documents 1 --seconds 1 --stop-after 600
+The busy share is the share of their time that replicas spend in their model. Warm-up and the last shards are
+excluded.
+
+    python -m benchmarks.scale --documents 100000 --replicas 8
+    python -m benchmarks.scale --documents 100000 --replicas 64 --shard-documents 1 --seconds 1 \\
+        --stop-after 600
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from benchmarks.stand_in import StandIn
 from pipeline.cluster.session import KEEP_WORKERS
 from pipeline.errors import Stopped
 from pipeline.output.commit import ShardMetadata, read_all_shard_metadata
-from pipeline.output.store import open_store
+from pipeline.output.open_store import open_store
 from pipeline.planning.plan import Plan
 from pipeline.run import run
 from pipeline.settings import SummarizeSettings
@@ -42,16 +45,18 @@ MODEL = "demo/checkpoints/led-reports-summary"
 FILES = 50
 
 
-class Watched:
-    """This process and the object stores, looked at every `every` seconds: (seconds, bytes, bytes of the
-    object stores, seconds of CPU)."""
+class Sampler:
+    """Samples the memory and CPU time of this process, and the object stores, every `interval_s` seconds.
 
-    def __init__(self, every: float = 2.0) -> None:
-        self.seen: list[tuple[float, int, int, float]] = []
-        self._every, self._begun, self._end = every, time.time(), threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+    `samples` are (seconds since the start, bytes of this process, bytes of the object stores, CPU seconds).
+    """
 
-    def __enter__(self) -> Watched:
+    def __init__(self, interval_s: float = 2.0) -> None:
+        self.samples: list[tuple[float, int, int, float]] = []
+        self._interval_s, self._start, self._end = interval_s, time.time(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Sampler:
         self._thread.start()
         return self
 
@@ -59,26 +64,26 @@ class Watched:
         self._end.set()
         self._thread.join()
 
-    def _look(self) -> None:
-        held = 0
-        while not self._end.wait(self._every):
-            with suppress(RpcError):  # a raylet that is busy answers late; what it held before stands
-                held = sum(_held_by(node) for node in ray.nodes() if node["Alive"])
-            self.seen.append((time.time() - self._begun, _own_bytes(), held, time.process_time()))
+    def _run(self) -> None:
+        stored = 0
+        while not self._end.wait(self._interval_s):
+            with suppress(RpcError):  # a busy raylet may not answer in time; then its last value is kept
+                stored = sum(_stored_bytes(node) for node in ray.nodes() if node["Alive"])
+            self.samples.append((time.time() - self._start, _own_bytes(), stored, time.process_time()))
 
     def mean(self, column: int, first: float, last: float) -> float:
-        """The mean of a column between two parts of the time, in MiB."""
-        rows = self.seen[int(len(self.seen) * first) : max(1, int(len(self.seen) * last))]
+        """The mean of a column between two fractions of the time, in MiB."""
+        rows = self.samples[int(len(self.samples) * first) : max(1, int(len(self.samples) * last))]
         return sum(row[column] for row in rows) / max(1, len(rows)) / 2**20
 
     def cpu_seconds(self, first: float, last: float) -> float:
-        """Seconds of CPU between two moments, as `time.time()` gives them."""
-        rows = [row for row in self.seen if first <= self._begun + row[0] <= last]
+        """CPU seconds between two times of `time.time()`."""
+        rows = [row for row in self.samples if first <= self._start + row[0] <= last]
         return rows[-1][3] - rows[0][3] if rows else 0.0
 
 
-def _held_by(node: dict[str, Any]) -> int:
-    """Bytes in a machine's object store."""
+def _stored_bytes(node: dict[str, Any]) -> int:
+    """Bytes in the object store of a node."""
     stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], False)
     return int(stats.store_stats.object_store_bytes_used)
 
@@ -88,21 +93,20 @@ def _own_bytes() -> int:
 
 
 def corpus(folder: Path, documents: int, words: int) -> None:
-    """Short documents in some files, in row groups of 64."""
+    """Write short documents to `FILES` files, in row groups of 64."""
     text = " ".join(["the pump at station seven was stopped"] * (words // 7))
-    each = -(-documents // FILES)
+    size = -(-documents // FILES)
     folder.mkdir()
     for number in range(FILES):
-        ids = [f"d{i}" for i in range(number * each, min(documents, (number + 1) * each))]
+        ids = [f"d{i}" for i in range(number * size, min(documents, (number + 1) * size))]
         if ids:
             table = pa.table({"doc_id": ids, "text": [f"{name} {text}" for name in ids]})
             pq.write_table(table, folder / f"{number:03d}.parquet", row_group_size=64)
 
 
-def busy_share(shards_metadata: Sequence[ShardMetadata], replicas: int) -> tuple[float, float]:
-    """(share of their time that actors were in their model, seconds of that time), warm-up and last shards
-    left out."""
-    spans = sorted((r.finished_at - r.seconds, r.finished_at) for r in shards_metadata)
+def busy_share(shards: Sequence[ShardMetadata], replicas: int) -> tuple[float, float]:
+    """The busy share of the replicas, and the seconds of the measured period."""
+    spans = sorted((shard.finished_at - shard.seconds, shard.finished_at) for shard in shards)
     begin = spans[min(replicas, len(spans) - 1)][0]
     end = sorted(stop for _, stop in spans)[-min(replicas, len(spans))]
     work = sum(max(0.0, min(stop, end) - max(start, begin)) for start, stop in spans)
@@ -110,7 +114,7 @@ def busy_share(shards_metadata: Sequence[ShardMetadata], replicas: int) -> tuple
 
 
 def measure(args: argparse.Namespace, replicas: int, documents: int, folder: Path) -> dict[str, Any]:
-    """A run of so many actors on a cluster of its own."""
+    """Measure a run with this number of replicas on a new cluster."""
     corpus(folder / "corpus", documents, args.words)
     settings = SummarizeSettings(
         input=(str(folder / "corpus"),),
@@ -124,7 +128,7 @@ def measure(args: argparse.Namespace, replicas: int, documents: int, folder: Pat
         if args.stop_after
         else None,
     )
-    usable_cpus = -(-replicas // args.machines)
+    cpus = -(-replicas // args.machines)
     head = {
         "num_cpus": 0,
         "include_dashboard": False,
@@ -133,10 +137,10 @@ def measure(args: argparse.Namespace, replicas: int, documents: int, folder: Pat
     }
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(args.machines):
-        cluster.add_node(num_cpus=usable_cpus, object_store_memory=300 << 20)
+        cluster.add_node(num_cpus=cpus, object_store_memory=300 << 20)
     ray.init(address=cluster.address, log_to_driver=False)
-    begun = time.time()
-    with Watched() as watched:
+    start = time.time()
+    with Sampler() as sampler:
         try:
             run(StandIn(settings, args.seconds))
         except Stopped as stopped:
@@ -145,28 +149,25 @@ def measure(args: argparse.Namespace, replicas: int, documents: int, folder: Pat
     cluster.shutdown()
     store = open_store(settings.output)
     plan, names = Plan.from_json(store.read("_plan.json")), store.names()
-    shards_metadata = list(
-        read_all_shard_metadata(store, [shard for shard in plan.shards if shard.part in names]).values()
-    )
-    share, span = busy_share(shards_metadata, replicas)
-    first, last = (
-        min(r.finished_at - r.seconds for r in shards_metadata),
-        max(r.finished_at for r in shards_metadata),
-    )
+    committed = [shard for shard in plan.shards if shard.part in names]
+    shards = list(read_all_shard_metadata(store, committed).values())
+    share, seconds = busy_share(shards, replicas)
+    first = min(shard.finished_at - shard.seconds for shard in shards)
+    last = max(shard.finished_at for shard in shards)
     return {
         "replicas": replicas,
         "shards": len(plan.shards),
-        "shards_done": len(shards_metadata),
+        "shards_done": len(shards),
         "busy": share,
-        "documents_per_s": sum(r.documents for r in shards_metadata) / (last - first),
-        "idle_ms_per_shard": (1 - share) * span * replicas / len(shards_metadata) * 1e3,
-        "driver_cpu_ms_per_shard": watched.cpu_seconds(first, last) / len(shards_metadata) * 1e3,
-        "wall_s": time.time() - begun,
-        "driver_mib": [watched.mean(1, 0.4, 0.5), watched.mean(1, 0.9, 1.0)],
-        "object_store_mib": [watched.mean(2, 0.4, 0.5), watched.mean(2, 0.9, 1.0)],
+        "documents_per_s": sum(shard.documents for shard in shards) / (last - first),
+        "idle_ms_per_shard": (1 - share) * seconds * replicas / len(shards) * 1e3,
+        "driver_cpu_ms_per_shard": sampler.cpu_seconds(first, last) / len(shards) * 1e3,
+        "wall_s": time.time() - start,
+        "driver_mib": [sampler.mean(1, 0.4, 0.5), sampler.mean(1, 0.9, 1.0)],
+        "object_store_mib": [sampler.mean(2, 0.4, 0.5), sampler.mean(2, 0.9, 1.0)],
         "seen": [
-            [round(s, 1), rss >> 20, held >> 20]
-            for s, rss, held, _ in watched.seen[:: max(1, len(watched.seen) // 60)]
+            [round(s, 1), rss >> 20, stored >> 20]
+            for s, rss, stored, _ in sampler.samples[:: max(1, len(sampler.samples) // 60)]
         ],
     }
 
@@ -177,13 +178,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--documents", type=int, default=100_000)
     parser.add_argument(
-        "--replicas", type=int, nargs="+", default=[8], help="a run for each, of documents in proportion"
+        "--replicas",
+        type=int,
+        nargs="+",
+        default=[8],
+        help="number of replicas of each run; documents are in proportion",
     )
     parser.add_argument("--machines", type=int, default=2)
     parser.add_argument("--shard-documents", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=0.03, help="of the model, for each document")
+    parser.add_argument("--seconds", type=float, default=0.03, help="seconds of the model for each document")
     parser.add_argument("--words", type=int, default=70)
-    parser.add_argument("--stop-after", type=float, help="seconds after which the run is asked to end")
+    parser.add_argument("--stop-after", type=float, help="seconds after which the run stops")
     args = parser.parse_args(argv)
     rows = []
     for replicas in args.replicas:
@@ -191,18 +196,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             row = measure(args, replicas, args.documents * replicas // max(args.replicas), Path(folder))
         rows.append(row)
         print(
-            f"{replicas} actors, {row['shards_done']:,} of {row['shards']:,} shards: busy {row['busy']:.1%}, "
-            f"{row['documents_per_s']:.1f} documents/s, idle {row['idle_ms_per_shard']:.0f} ms a shard, driver "
-            f"{row['driver_cpu_ms_per_shard']:.1f} ms of CPU a shard; driver {row['driver_mib'][0]:.0f} then "
-            f"{row['driver_mib'][1]:.0f} MiB, object stores {row['object_store_mib'][0]:.1f} then "
-            f"{row['object_store_mib'][1]:.1f} MiB",
+            f"{replicas} replicas, {row['shards_done']:,} of {row['shards']:,} shards: busy "
+            f"{row['busy']:.1%}, {row['documents_per_s']:.1f} documents/s, idle "
+            f"{row['idle_ms_per_shard']:.0f} ms per shard, driver {row['driver_cpu_ms_per_shard']:.1f} ms of "
+            f"CPU per shard; driver {row['driver_mib'][0]:.0f}, at the end {row['driver_mib'][1]:.0f} MiB; "
+            f"object stores {row['object_store_mib'][0]:.1f}, at the end {row['object_store_mib'][1]:.1f} "
+            "MiB",
             flush=True,
         )
     for row in rows[1:]:
         linear = rows[0]["documents_per_s"] * row["replicas"] / rows[0]["replicas"]
-        print(
-            f"{rows[0]['replicas']} to {row['replicas']} actors: {row['documents_per_s'] / linear:.3f} of linear"
-        )
+        share = row["documents_per_s"] / linear
+        print(f"{rows[0]['replicas']} to {row['replicas']} replicas: {share:.3f} of linear scaling")
     settings = {
         name: getattr(args, name) for name in ("documents", "machines", "shard_documents", "seconds", "words")
     }

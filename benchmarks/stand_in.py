@@ -1,13 +1,14 @@
-"""A task whose model sleeps, as a process does that waits for its GPU: the pipeline at scales that no model
-allows here."""
+"""A task with a model that only sleeps, to measure the pipeline with more replicas than the machine allows.
+
+A process that waits for its GPU uses as little of the CPU.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 from pipeline.tasks import Summarize
 from pipeline.tasks.base import LoadedTask, ModelInput, Row
@@ -15,20 +16,20 @@ from pipeline.tasks.base import LoadedTask, ModelInput, Row
 
 @dataclass(frozen=True)
 class StandIn(Summarize):
-    """Summaries of nothing, `seconds` for each document."""
+    """Writes empty summaries and takes `seconds` for each document."""
 
     seconds: float = 0.03
 
-    def load(self, folder: Path) -> LoadedTask:
-        """No weights."""
-        return _Asleep(self.seconds)
+    def load(self, folder: Path) -> LoadedTask:  # type: ignore[override]
+        """The stand-in. It has no weights."""
+        return _SleepingModel(self.seconds)
 
 
 @dataclass
-class _Asleep:
+class _SleepingModel:
     seconds: float
-    measured: ClassVar[dict[str, float]] = {}
-    fatal: ClassVar[tuple[type[Exception], ...]] = ()
+    measured: dict[str, float] = field(default_factory=dict)
+    fatal: tuple[type[Exception], ...] = ()
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
         time.sleep(self.seconds * len(documents))

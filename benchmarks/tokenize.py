@@ -1,4 +1,4 @@
-"""Tokenizing as the reader does it against the `tokenizers` library on its own, all cores, taking turns.
+"""Compares tokenizing in the reader with the bare `tokenizers` library. Both use all cores, alternately.
 
 python -m benchmarks.tokenize
 """
@@ -40,9 +40,9 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(args.rounds):
         for name, call in calls.items():
-            begun = time.perf_counter()
+            start = time.perf_counter()
             call()
-            times[name].append(time.perf_counter() - begun)
+            times[name].append(time.perf_counter() - start)
     rates = {name: size / statistics.median(seconds) / 1e6 for name, seconds in times.items()}
     for name, rate in rates.items():
         print(f"{name:10s} {rate:6.2f} MB/s, {rate / rates['tokenizers']:.0%} of the library's")

@@ -1,8 +1,7 @@
-"""What the three ways of reading a long document cost: windows, a decoder as long as the document, a decoder
-prompt.
+"""Compares three ways to classify a long document: in chunks, whole, and with a decoder prompt.
 
-A classifier of led-base's shape reads one document; CPU seconds of one thread, and the most that the process
-holds beyond the weights.
+A whole document needs as many decoder positions as tokens. Measures CPU seconds of one thread and the peak
+memory beyond the weights, for a classifier of led-base's shape and one document.
 
     python -m benchmarks.ways --tokens 4096 16384
 """
@@ -24,6 +23,7 @@ from led.pipelines.chunk_reader import read_chunks
 from led.pipelines.chunking import split
 from led.testing import TINY
 
+# Decoder positions of each way.
 POSITIONS = {"chunks": 1024, "whole": 16384, "prompt": 1024}
 
 
@@ -38,12 +38,12 @@ def measure(way: str, tokens: int, tiny: bool) -> dict[str, float]:
     model = LEDForSequenceClassification(LEDConfig(**shape)).eval().pack()
     limit = model.config.max_input_tokens
     ids = (documents([tokens])[0] % (model.config.vocab_size - 5) + 5).tolist()
-    windows = split(ids[1:-1], [0], [2], limit, limit // 8)
+    chunks = split(ids[1:-1], [0], [2], limit, limit // 8)
     read_chunks(model, split(ids[1:9], [0], [2], limit, 0), 16384)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds, _ = cpu_seconds(lambda: read_chunks(model, windows, 16384))
+    seconds, _ = cpu_seconds(lambda: read_chunks(model, chunks, 16384))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"chunks": len(windows), "seconds": seconds, "peak_gb": peak * 1024 / 1e9}
+    return {"chunks": len(chunks), "seconds": seconds, "peak_gb": peak * 1024 / 1e9}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,17 +51,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096, 16384])
-    parser.add_argument("--tiny", action="store_true", help="tiny models")
+    parser.add_argument("--tiny", action="store_true", help="use tiny models")
     args = parser.parse_args(argv)
     rows = []
     for tokens in args.tokens:
         for way in POSITIONS:
-            # In a process of its own: a peak is the largest ever.
-            with multiprocessing.get_context("spawn").Capacity(1) as pool:
+            # In a new process, since the peak of a process never decreases.
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
                 row = {"tokens": tokens, "way": way, **pool.apply(measure, (way, tokens, args.tiny))}
             rows.append(row)
-            what = f"{tokens} tokens, {way}: {row['seconds']:.2f} s, {row['chunks']} windows"
-            print(f"{what}, {row['peak_gb']:.2f} GB beyond the weights", flush=True)
+            print(
+                f"{tokens} tokens, {way}: {row['seconds']:.2f} s, {row['chunks']} chunks, "
+                f"{row['peak_gb']:.2f} GB beyond the weights",
+                flush=True,
+            )
     print(json.dumps({"machine": machine(), "rows": rows}))
 
 
