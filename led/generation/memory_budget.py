@@ -1,5 +1,7 @@
 """Memory: what a document's KV cache takes, and what a device has free. Also how many CPUs a process may use.
 
+The scheduler and the runners decide with these figures how many documents are decoded together.
+
 Units: bytes. Container limits are those of cgroup v2, as the process sees its own.
 """
 

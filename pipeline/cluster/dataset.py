@@ -91,8 +91,8 @@ class Workers:
             concurrency=min(capacity.readers, len(shards)),
         )
         weights = {"weights_sha256": plan.config["weights_sha256"]}
-        # Ray Data restarts a dead replica and repeats its shard, without limit. `workers/crashes.py` counts
-        # the crashes and quarantines the document.
+        # Ray Data restarts a dead replica and repeats its shard, without limit. `Predictor._predict` breaks
+        # the loop, with the crash counts of `workers/crashes.py`.
         return documents.map_batches(
             PredictorActor,
             fn_constructor_args=(self.control, task, model, revision, self._run, weights),
