@@ -11,7 +11,7 @@ import argparse
 import difflib
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +22,7 @@ import yaml
 from jobs.aliases import current_flags, current_keys, current_subcommand
 from jobs.options import (
     INTERRUPTED,
+    TASKS,
     EvaluateOptions,
     EvaluateSummariesOptions,
     OutputOptions,
@@ -38,12 +39,6 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings", bound=RunSettings)
 Options = TypeVar("Options")
-
-TASKS: dict[str, tuple[type[RunSettings], str]] = {
-    "summarize": (SummarizeSettings, "summarize every document of a corpus"),
-    "classify": (ClassifySettings, "label every document of a corpus"),
-    "answer": (AnswerSettings, "answer questions over every document of a corpus, one row per question"),
-}
 
 # Subcommands of a task.
 ACTIONS = {
@@ -64,6 +59,10 @@ COMMANDS = {
     "evaluate": "compare results with references: evaluate summaries|labels|answers",
     "nightly": "run a task as a scheduled run, into a folder of its own",
 }
+
+_EVALUATE_HELP = """Compare the results of a finished run with references.
+
+`led-corpus evaluate KIND --help` lists the options of one kind."""
 
 EVALUATIONS: dict[str, type[EvaluateOptions] | type[EvaluateSummariesOptions]] = {
     "summaries": EvaluateSummariesOptions,
@@ -183,6 +182,9 @@ def inspect_output(action: str, arguments: Sequence[str], command: str) -> None:
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Compare the results of a finished run with references."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"Usage: led-corpus evaluate {'|'.join(EVALUATIONS)} [options]\n\n{_EVALUATE_HELP}")
+        return
     kind = arguments[0] if arguments and not arguments[0].startswith("-") else ""
     if not kind:
         raise UsageError(
@@ -222,9 +224,13 @@ def choose(name: str, known: Mapping[str, object], kind: str) -> None:
         UsageError: it is not. The message has the most similar name.
     """
     if name not in known:
-        similar = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {similar[0]}?" if similar else f"there are {', '.join(known)}."
-        raise UsageError(f"{name!r} is not a known {kind}; {hint}")
+        raise UsageError(f"{name!r} is not a known {kind}; {_hint(name, known, 'there are')}")
+
+
+def _hint(name: object, known: Iterable[str], otherwise: str) -> str:
+    """The most similar known name as a question, or all known names after the word `otherwise`."""
+    similar = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {similar[0]}?" if similar else f"{otherwise} {', '.join(known)}."
 
 
 def parse(
@@ -292,8 +298,7 @@ def _read_yaml(path: Path, settings_class: type[RunSettings]) -> dict[str, Any]:
     settings = {}
     for key, value in current_keys(values).items():
         if key not in known:
-            similar = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {similar[0]}?" if similar else f"known: {', '.join(known)}."
+            hint = _hint(key, known, "known:")
             raise UsageError(f"--config {path} has the key {key!r}, which is not a setting; {hint}")
         settings[key] = _as_setting(settings_class, key, value)
         check_setting(settings_class, key, settings[key])

@@ -1,4 +1,4 @@
-"""Options of single subcommands, besides the settings of a run.
+"""The tasks, and the options of single subcommands besides the settings of a run.
 
 The text under a field is its help text.
 """
@@ -8,10 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import date
 
+from pipeline.settings import AnswerSettings, ClassifySettings, RunSettings, SummarizeSettings
+
 # Exit code after an interruption or a graceful shutdown.
 INTERRUPTED = 130
 
-TASKS = ("summarize", "classify", "answer")
+TASKS: dict[str, tuple[type[RunSettings], str]] = {
+    "summarize": (SummarizeSettings, "summarize every document of a corpus"),
+    "classify": (ClassifySettings, "label every document of a corpus"),
+    "answer": (AnswerSettings, "answer questions over every document of a corpus, one row per question"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,3 +160,8 @@ def test_a_report_gets_the_devices_and_their_price(monkeypatch: pytest.MonkeyPat
     for words in (["report"], ["summarize", "report"]):
         assert main([*words, "--output", "o", "--price-per-hour", "2.5", "--gpus", "0.5"]) == 0
     assert received == [ReportOptions(output="o", price_per_hour=2.5, gpus=0.5)] * 2
+
+
+def test_evaluate_help_lists_the_kinds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--help"]) == 0
+    assert "summaries|labels|answers" in capsys.readouterr().out
