@@ -28,7 +28,7 @@ from pipeline.errors import PipelineError
 from pipeline.forecast.model import CalibrationShard, Length, forecast_seconds, total
 from pipeline.inputs.read import read_rows
 from pipeline.monitor.stats import Estimate, device_hours
-from pipeline.planning.plan import Plan, Shard
+from pipeline.planning.plan import FORECAST_VERSION, Plan, Shard
 from pipeline.prepare import build_plan
 from pipeline.schema import INTERNAL, MEASURED, NUMBER
 from pipeline.settings import RunSettings
@@ -36,9 +36,6 @@ from pipeline.tasks import Task
 from pipeline.tasks.base import InputLimits
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader, read_texts
-
-# The version of `_forecast.json`. The report reads it.
-FORECAST_VERSION = 2
 
 # Rows per piece when lengths are sampled. Small pieces spread the sample over the corpus.
 _LENGTH_PIECE_ROWS = 32

@@ -21,6 +21,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -281,7 +282,7 @@ def _draw_output(tokens: int, known: Sequence[tuple[int, int]], rng: random.Rand
     """The output length of a random row among the known rows nearest in input length. `known` is sorted."""
     if not known:
         return 0
-    position = int(np.searchsorted([n for n, _ in known], tokens))
+    position = bisect_left(known, (tokens,))
     low = max(0, min(position - _NEIGHBOURS // 2, len(known) - _NEIGHBOURS))
     return rng.choice(known[low : low + _NEIGHBOURS])[1]
 

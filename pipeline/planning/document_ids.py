@@ -44,9 +44,8 @@ def check_duplicate_ids(plan: Plan, settings: RunSettings) -> None:
     count, examples = duplicate_ids([partial(_ids, of_file, settings) for of_file in shards.values()])
     if count:
         raise UsageError(
-            f"{count} document IDs occur more than once, such as {', '.join(examples)}; name a column "
-            "with unique IDs by "
-            "--id-column, or keep the duplicates by --on-duplicate-id keep."
+            f"{count} document IDs occur more than once, such as {', '.join(examples)}; name a column with "
+            "unique IDs by --id-column, or keep the duplicates by --on-duplicate-id keep."
         )
 
 

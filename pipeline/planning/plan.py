@@ -36,6 +36,9 @@ PLAN, MANIFEST, SUCCESS, REPORT, FORECAST = (
 
 PLAN_VERSION = 3
 
+# The version of `_forecast.json`. `forecast/calibrate.py` writes it, and `report/page.py` reads it.
+FORECAST_VERSION = 2
+
 
 @dataclass(frozen=True)
 class Shard:

@@ -18,14 +18,11 @@ from pipeline.logs import event
 from pipeline.output.commit import parse_json_object, parse_manifest
 from pipeline.output.open_store import open_store
 from pipeline.output.store import Store
-from pipeline.planning.plan import FORECAST, MANIFEST, REPORT, Plan
+from pipeline.planning.plan import FORECAST, FORECAST_VERSION, MANIFEST, REPORT, Plan
 from pipeline.report.charts import STYLE
 from pipeline.report.content import page_content
 from pipeline.report.rows import Findings, collect_findings
 from pipeline.versions import upgrade_forecast
-
-# The version of `_forecast.json` that the report reads. `pipeline.forecast` writes it.
-FORECAST_VERSION = 2
 
 
 def write_report(
@@ -95,8 +92,8 @@ def check_reference(plan: Plan, column: str | None) -> None:
     text_types = (types.is_null, types.is_string, types.is_large_string, types.is_string_view)
     if not any(is_type(value_type) for is_type in text_types):
         raise UsageError(
-            f"--reference-column {column}: the column holds {kind}; it must hold the reference summaries, "
-            "as texts."
+            f"--reference-column {column}: the column holds {kind}; it must hold the reference summaries, as "
+            "texts."
         )
 
 
