@@ -87,8 +87,8 @@ def _check(folder: Path, name: str, sha256: str, config: Mapping[str, Any]) -> N
     if sha256 != config[name]:
         raise PlanMismatch(
             f"the checkpoint {folder} on {socket.gethostname()} differs from the plan ({name} is "
-            f"{sha256[:12]}, was {str(config[name])[:12]}); every machine must have the same files "
-            "until the run ends."
+            f"{sha256[:12]}, was {str(config[name])[:12]}); every machine must have the same files until the "
+            "run ends."
         )
 
 

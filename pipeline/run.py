@@ -78,9 +78,8 @@ def _run(task: Task, run_id: str, progress_interval_s: float) -> RunResult:
     store = open_store(settings.output)
     if _UPLOADED in store.url:
         raise UsageError(
-            f"--output {settings.output} is inside the cluster's copy of the job's working directory, "
-            "which the cluster "
-            "deletes; give an absolute path or s3://bucket/folder."
+            f"--output {settings.output} is inside the cluster's copy of the job's working directory, which "
+            "the cluster deletes; give an absolute path or s3://bucket/folder."
         )
     checkpoint = find_checkpoint(settings)
     previous = existing_plan(store)
@@ -175,7 +174,7 @@ def _execute(
     run_id: str,
     progress_interval_s: float,
 ) -> None:
-    """Run Ray Data over the shards, a chunk of shards at a time, while a watcher reports progress and checks
+    """Run Ray Data over the shards, a group of shards at a time, while a watcher reports progress and checks
     limits."""
     settings = task.settings
     workers = Workers(task, checkpoint, len(todo), run_id)

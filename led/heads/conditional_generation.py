@@ -122,8 +122,8 @@ class LEDForConditionalGeneration(LEDPreTrainedModel):
         """
         if self.is_packed:
             raise ValueError(
-                "this model was packed for inference and keeps its vocabulary; load the checkpoint "
-                "again to resize it."
+                "this model was packed for inference and keeps its vocabulary; load the checkpoint again to "
+                "resize it."
             )
         kept = min(vocab_size, self.config.vocab_size)
         self.config = replace(self.config, vocab_size=vocab_size)

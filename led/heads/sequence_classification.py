@@ -89,16 +89,15 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
             raise ValueError(
                 f"documents of this batch have {' or '.join(map(str, counts))} end tokens (id "
                 f"{self.config.eos_token_id}); all must have the same number, at least one: do not mix "
-                "single texts and "
-                "pairs, and keep </s> when truncating."
+                "single texts and pairs, and keep </s> when truncating."
             )
         out = self.led(input_ids, **inputs, return_dict=True)
         states_BTE = out.last_hidden_state
         if states_BTE.shape[1] != input_ids.shape[1]:
             raise ValueError(
-                f"the decoder input has {states_BTE.shape[1]} positions for {input_ids.shape[1]} "
-                "tokens; classification "
-                "uses the decoder's state at the last </s> of input_ids, so both must have the same length."
+                f"the decoder input has {states_BTE.shape[1]} positions for {input_ids.shape[1]} tokens; "
+                "classification uses the decoder's state at the last </s> of input_ids, so both must have "
+                "the same length."
             )
         columns = torch.arange(input_ids.shape[1], device=ends.device)
         last = (ends * columns).amax(1)

@@ -71,8 +71,8 @@ def pack_model(model: nn.Module, dtype: torch.dtype, device: torch.device, int8:
     is_packed = any(isinstance(module, kind) or getattr(module, "qkv", None) for module in model.modules())
     if int8 and not is_packed:
         raise ValueError(
-            f"int8 needs float32 weights on a CPU, and a torch with 8-bit products; these are {dtype} "
-            f"on {device}."
+            f"int8 needs float32 weights on a CPU, and a torch with 8-bit products; these are {dtype} on "
+            f"{device}."
         )
     return is_packed
 

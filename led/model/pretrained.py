@@ -109,8 +109,8 @@ class LEDPreTrainedModel(nn.Module):
         """
         if self.is_packed:
             raise ValueError(
-                "this model was packed for inference and cannot be saved; load the checkpoint again to "
-                "save it."
+                "this model was packed for inference and cannot be saved; load the checkpoint again to save "
+                "it."
             )
         extra = {name: value for name, value in self.config.extra.items() if name != "torch_dtype"}
         extra |= {"architectures": [type(self).__name__], "dtype": str(self.dtype).removeprefix("torch.")}
@@ -151,8 +151,8 @@ class LEDPreTrainedModel(nn.Module):
         if self.is_packed:
             if int8 and not any(isinstance(module, QuantizedLinear) for module in self.modules()):
                 raise ValueError(
-                    "this model was packed without int8 and no longer has its weights; load the "
-                    "checkpoint again."
+                    "this model was packed without int8 and no longer has its weights; load the checkpoint "
+                    "again."
                 )
             return self
         self.is_packed = pack_model(self, self.dtype, self.device, int8)

@@ -62,8 +62,8 @@ def _triton_runs() -> bool:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         warnings.warn(
-            f"Triton does not run here ({reason}), so slower kernels are used. Triton needs a C "
-            "compiler: install gcc.",
+            f"Triton does not run here ({reason}), so slower kernels are used. Triton needs a C compiler: "
+            "install gcc.",
             stacklevel=2,
         )
         return False

@@ -365,8 +365,8 @@ def pipeline(
     if isinstance(model, LEDPreTrainedModel):
         if not isinstance(model, cls) or tokenizer is None:
             raise ValueError(
-                f"{task} takes a {cls.__name__} and its tokenizer; a {type(model).__name__} was given"
-                f"{' without a tokenizer' if tokenizer is None else ''}."
+                f"{task} takes a {cls.__name__} and its tokenizer; a {type(model).__name__} was "
+                f"given{' without a tokenizer' if tokenizer is None else ''}."
             )
         loaded: LEDPreTrainedModel = model
     else:

@@ -20,8 +20,8 @@ IO_CPUS = 0.01
 # The real CPU use of such a task. It mostly waits for disks.
 _TASK_CPUS = 0.2
 
-# CPUs of a node that replicas leave free. Ray Data 2.60 gives a run only whole CPUs of what is left. Without
-# a whole one, reading ahead may take it all, and finished shards wait to be committed.
+# CPUs of a node that replicas leave free. Ray Data 2.60 gives a run only the whole CPUs among them. If
+# there is none, reading ahead may use the rest, and finished shards wait to be committed.
 _FREE_CPUS = 1.2
 
 # The least CPUs that Ray reserves for a replica, and the least that replicas leave of a node.
@@ -93,11 +93,9 @@ def plan_capacity(
     if not most or (replicas > most and max_replicas is None):
         problem = f"--replicas is {replicas}" if replicas else "there is no room for a replica"
         raise UsageError(
-            f"{problem}: each takes {threads} CPUs (--threads) and {gpus:g} GPUs (--gpus) of one "
-            "machine, and the cluster has "
-            f"{_describe_nodes(nodes)}, room for {most}. Use fewer or add machines. On an autoscaling "
-            "cluster, set "
-            "--max-replicas."
+            f"{problem}: each takes {threads} CPUs (--threads) and {gpus:g} GPUs (--gpus) of one machine, "
+            f"and the cluster has {_describe_nodes(nodes)}, room for {most}. Use fewer or add machines. On "
+            "an autoscaling cluster, set --max-replicas."
         )
     start = min(replicas or fit or 1, most, shards)
     cpus = _cpus_per_replica(nodes, threads, gpus)

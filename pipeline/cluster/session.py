@@ -56,8 +56,7 @@ def join_cluster(settings: RunSettings) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         raise PipelineError(
             f"the cluster {address or 'of this machine'} cannot be joined: {one_line(error)} Check "
-            "--ray-address, and that "
-            "the cluster runs the same versions of Ray and Python."
+            "--ray-address, and that the cluster runs the same versions of Ray and Python."
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)

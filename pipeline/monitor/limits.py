@@ -98,8 +98,7 @@ def check_failures(
         listed = ", ".join(f"{reason} ({count:,} rows)" for reason, count in most)
         raise TooManyFailures(
             f"{failed} of {documents} documents failed; --max-failed is {max_failed:g}. Most frequent "
-            f"reasons: {listed}."
-            f"{advice and ' '}{advice}"
+            f"reasons: {listed}.{advice and ' '}{advice}"
         )
 
 

@@ -87,8 +87,8 @@ def commit(store: Store, block: pa.Table, config: Mapping[str, Any]) -> ShardMet
     expected = block["_rows"][0].as_py()
     if len(shard_ids) != 1 or len(block) != expected:
         raise PipelineError(
-            f"the commit received a block of {len(block)} rows of shards {shard_ids}; it must be one "
-            "whole shard."
+            f"the commit received a block of {len(block)} rows of shards {shard_ids}; it must be one whole "
+            "shard."
         )
     measured = {name: round(value, 3) for name, value in json.loads(block[MEASURED.name][0].as_py()).items()}
     shard_metadata = ShardMetadata(
@@ -194,9 +194,8 @@ def finish(store: Store, plan: Plan) -> dict[str, Any]:
     missing = remaining(plan, store.names())
     if missing:
         raise PipelineError(
-            f"{len(missing)} of {len(plan.shards)} shards are not in {store.url}, though all were "
-            "processed: the folder is not "
-            "the same on all machines. Use a folder that all machines mount, or s3://."
+            f"{len(missing)} of {len(plan.shards)} shards are not in {store.url}, though all were processed: "
+            "the folder is not the same on all machines. Use a folder that all machines mount, or s3://."
         )
     shards_metadata = read_all_shard_metadata(store, plan.shards)
     wrong = [

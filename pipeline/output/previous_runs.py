@@ -165,8 +165,7 @@ def _unchanged_parts(run: Mapping[str, Any], columns: pa.Schema) -> list[str]:
     if _digest(parts) != run["parts_sha256"]:
         raise UsageError(
             f"--since {run['output']} has {len(parts)} shards; it had {run['parts']} when this run was "
-            "planned. Let no other "
-            "run write there, and choose another --output."
+            "planned. Let no other run write there, and choose another --output."
         )
     wanted = [*PROVENANCE.names, *columns.names]
     for name in parts[:1]:
@@ -176,8 +175,7 @@ def _unchanged_parts(run: Mapping[str, Any], columns: pa.Schema) -> list[str]:
         if missing:
             raise UsageError(
                 f"the rows of --since {run['output']} have no column {', '.join(missing)}; they are of "
-                "another task or "
-                "version: leave --since out."
+                "another task or version: leave --since out."
             )
     return parts
 

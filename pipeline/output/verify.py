@@ -70,9 +70,8 @@ class Status:
     def __str__(self) -> str:
         state = "finished" if self.finished else "unfinished: rerun the same command to resume"
         return (
-            f"{self.documents_committed}/{self.documents} documents, "
-            f"{self.shards_committed}/{self.shards} shards "
-            f"committed; {state}"
+            f"{self.documents_committed}/{self.documents} documents, {self.shards_committed}/{self.shards} "
+            f"shards committed; {state}"
         )
 
 

@@ -47,8 +47,8 @@ def read_rows(store: Store, columns: Sequence[str], lists: str | None = None) ->
             missing = [column for column in columns if column not in file.schema_arrow.names]
             if missing:
                 raise UsageError(
-                    f"{store.url} has no column {', '.join(missing)}; run the job with --passthrough "
-                    "to copy it."
+                    f"{store.url} has no column {', '.join(missing)}; run the job with --passthrough to copy "
+                    "it."
                 )
             table = file.read(columns=list(columns))
         rows: list[Row] = table.to_pylist()

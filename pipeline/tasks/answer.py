@@ -88,9 +88,8 @@ class Answer:
             length = len(tokenizer.encode(question)) + 2
             if length >= limit:
                 raise UsageError(
-                    f"--question {question[:60]!r}… has {length} tokens with the special tokens; a "
-                    f"chunk has {limit}, "
-                    "document included. Shorten the question."
+                    f"--question {question[:60]!r}… has {length} tokens with the special tokens; a chunk has "
+                    f"{limit}, document included. Shorten the question."
                 )
         return {
             "task": "answer",
@@ -158,9 +157,8 @@ def _questions_in(value: Any, column: str) -> list[str | None]:
         question = item["question"] if isinstance(item, dict) else item
         if question is not None and not isinstance(question, str):
             raise UsageError(
-                f"--question-column {column} holds {type(question).__name__}; it must hold texts, "
-                "lists of texts, or lists "
-                "of records with a field `question`."
+                f"--question-column {column} holds {type(question).__name__}; it must hold texts, lists of "
+                "texts, or lists of records with a field `question`."
             )
         questions.append(question)
     return questions

@@ -130,8 +130,8 @@ def chunked_input_limits(settings: ChunkedSettings, folder: Path) -> InputLimits
     overlap = chunk // 8 if settings.chunk_overlap is None else settings.chunk_overlap
     if overlap > chunk - 3:
         raise UsageError(
-            f"--chunk-overlap is {overlap}; a chunk of {chunk} tokens would have no new tokens. Make "
-            "it smaller."
+            f"--chunk-overlap is {overlap}; a chunk of {chunk} tokens would have no new tokens. Make it "
+            "smaller."
         )
     return InputLimits(settings.max_input_tokens or _UNLIMITED, chunk, overlap)
 

@@ -21,8 +21,8 @@ ONE_BY_ONE_AFTER = 2  # crashes in a shard; a single one may have any cause
 QUARANTINE_AFTER = 2  # crashes at a document that was processed alone
 
 QUARANTINE_REASON = (
-    f"the process died {QUARANTINE_AFTER} times at this document alone: it needs more "
-    "memory than there is, or crashes the model"
+    f"the process died {QUARANTINE_AFTER} times at this document alone: it needs more memory than there is, "
+    "or crashes the model"
 )
 
 
