@@ -29,6 +29,7 @@ class StandIn(Summarize):
 class _SleepingModel:
     seconds: float
     measured: dict[str, float] = field(default_factory=dict)
+    hardware: dict[str, str] = field(default_factory=dict)
     fatal: tuple[type[Exception], ...] = ()
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from jobs.aliases import current_flags, current_keys, current_subcommand
 from jobs.options import (
     INTERRUPTED,
     TASKS,
+    DoctorOptions,
     EvaluateOptions,
     EvaluateSummariesOptions,
     OutputOptions,
@@ -57,6 +59,7 @@ COMMANDS = {
     "verify": ACTIONS["verify"],
     "report": ACTIONS["report"],
     "evaluate": "compare results with references: evaluate summaries|labels|answers",
+    "doctor": "examine this machine: processor, dtypes, GPU, memory, disks, credentials, Ray",
     "nightly": "run a task as a scheduled run, into a folder of its own",
 }
 
@@ -100,6 +103,8 @@ def main(arguments: Sequence[str]) -> int:
         from jobs import scheduled
 
         return scheduled.main(rest)
+    if name == "doctor":
+        return doctor(rest)
     if name == "evaluate":
         evaluate(rest)
     elif name in COMMANDS:
@@ -178,6 +183,16 @@ def inspect_output(action: str, arguments: Sequence[str], command: str) -> None:
         commands.status(options.output)
     else:
         commands.verify(options.output)
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    """Examine this machine. Returns 1 if something is missing without which no run succeeds."""
+    description = f"{COMMANDS['doctor'].capitalize()}."
+    options = tyro.cli(DoctorOptions, args=list(arguments), prog="led-corpus doctor", description=description)
+
+    from jobs import commands
+
+    return commands.doctor(options)
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -321,6 +336,9 @@ def exit_code(job: Callable[[], int | None]) -> int:
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # the reader of the output, such as head, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("interrupted; rerun the same command to resume.", file=sys.stderr)
         return INTERRUPTED

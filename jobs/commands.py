@@ -13,12 +13,13 @@ from rich.text import Text
 from pipeline.errors import PipelineError, UsageError
 from pipeline.monitor.progress import clock
 from pipeline.monitor.stats import Estimate
-from pipeline.output.commit import new_rows, parse_manifest, rows_recomputed
+from pipeline.output.commit import ShardMetadata, hardware_of, new_rows, parse_manifest, rows_recomputed
 from pipeline.output.open_store import open_store
 from pipeline.planning.plan import FORECAST, MANIFEST, REPORT, SUCCESS
 
 if TYPE_CHECKING:
     from jobs.options import (
+        DoctorOptions,
         EvaluateOptions,
         EvaluateSummariesOptions,
         PlanOptions,
@@ -53,6 +54,10 @@ def run(task: Task) -> None:
             print(f"nothing reused from {previous['output']}: {', '.join(previous['recomputed_because'])}")
     for file in result.files_skipped:
         print(f"skipped: {file.skipped}")
+    shards = (ShardMetadata(**values) for values in manifest["shards"].values())
+    for (processor, dtype), count in hardware_of(shards).items():
+        if dtype != task.settings.precision:
+            print(f"{count} shards computed in {_dtype_on(processor, dtype, task.settings.precision)}")
     print(f"rows: {result.output}/part-*.parquet\nreport: {result.report}")
 
 
@@ -63,13 +68,19 @@ def plan(task: Task, options: PlanOptions) -> None:
 
     result = forecast(task, options.sample_documents, options.calibration_seconds)
     open_store(task.settings.output).replace(FORECAST, result.to_json())
-    print("\n".join(_forecast_lines(result)))
+    print("\n".join(_forecast_lines(result, task.settings.precision)))
     if options.picture:
         Path(options.picture).write_text(lengths_picture(result.lengths, result.limit), "utf-8")
         print(f"picture: {options.picture}")
 
 
-def _forecast_lines(forecast: Forecast) -> list[str]:
+def _dtype_on(processor: str, dtype: str, requested: str) -> str:
+    """The dtype in force and the processor, and why it is not the dtype that was requested."""
+    reason = "" if dtype == requested else f", which has no products in {requested}"
+    return f"{dtype} on {processor}{reason}"
+
+
+def _forecast_lines(forecast: Forecast, requested: str) -> list[str]:
     def about(estimate: Estimate) -> str:
         if estimate.high - estimate.low < 0.5:
             return f"{estimate.value:,.0f}"
@@ -95,6 +106,8 @@ def _forecast_lines(forecast: Forecast) -> list[str]:
         lines.append(
             f"slots          {forecast.slot_utilization:.0%} utilized in decoding, no padding in encoding"
         )
+    for processor, dtype in forecast.hardware:
+        lines.append(f"computed in    {_dtype_on(processor, dtype, requested)}")
     lines += [
         f"memory         {forecast.memory_bytes / 2**30:.2f} GiB per replica, as measured",
         f"output         {forecast.output_bytes.value / 2**20:,.1f} MiB",
@@ -141,6 +154,18 @@ def preview(task: Task, options: PreviewOptions) -> None:
             Panel(side, title="output", width=width),
         ]
         console.print(Columns(panels))
+
+
+def doctor(options: DoctorOptions) -> int:
+    """Print what is found on this machine. Returns 1 if there is an error."""
+    from pipeline.doctor import examine
+
+    errors = 0
+    for finding in examine(options.gpus, options.ray_address, options.start_ray):
+        print(f"{finding.state:<9}{finding.subject:<15}{finding.text}", flush=True)
+        errors += finding.state == "error"
+    print(f"{errors} errors" if errors != 1 else "1 error")
+    return int(errors > 0)
 
 
 def status(output: str) -> None:

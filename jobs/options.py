@@ -83,6 +83,18 @@ class EvaluateSummariesOptions(OutputOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """What a run would use."""
+
+    gpus: float = 0.0
+    """GPUs that each replica would use. With more than 0, a missing GPU is an error."""
+    ray_address: str | None = None
+    """Address of the cluster to join. Default: RAY_ADDRESS, otherwise a new local cluster."""
+    start_ray: bool = True
+    """Start or join a Ray cluster, as a run does."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NightlyOptions:
     """The folder of scheduled runs, and how to handle failures."""
 

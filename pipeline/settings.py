@@ -54,9 +54,10 @@ class RunSettings:
     """A model folder, or the name of a published checkpoint such as allenai/led-large-16384-arxiv."""
     revision: str | None = operational(None)
     """Branch, tag or commit of a published checkpoint."""
-    dtype: Literal["float32", "float16", "bfloat16", "int8"] | None = None
+    dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] | None = None
     """Arithmetic of the model. Default: float32, which gives the reference's answers, or float16 on GPUs.
-    int8 (CPU only) is faster and less exact."""
+    auto is the fastest type that gives the reference's answers: float32 on every device. bfloat16 becomes
+    float32 on CPUs without bfloat16 products. int8 (CPU only) is faster and less exact."""
     text_column: str = "text"
     """Column that holds the document, as text or as UTF-8 bytes."""
     id_column: str | None = "doc_id"
@@ -123,6 +124,8 @@ class RunSettings:
     ray_address: str | None = operational(None)
     """Address of the cluster to join. Default: the job's own cluster or RAY_ADDRESS, otherwise a new local
     cluster."""
+    ray_start_seconds: Annotated[float, Gt(0)] = operational(300.0)
+    """How long to try to start a local cluster. A busy machine may need several attempts."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -180,7 +183,9 @@ class RunSettings:
 
     @property
     def precision(self) -> str:
-        """The arithmetic in force."""
+        """The arithmetic that the run asks for."""
+        if self.dtype == "auto":
+            return "float32"
         return self.dtype or ("float16" if self.gpus else "float32")
 
 

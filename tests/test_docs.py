@@ -27,6 +27,7 @@ from pipeline import errors, schema
 from pipeline.monitor import prometheus
 from pipeline.settings import AnswerSettings, ClassifySettings, SummarizeSettings
 from pipeline.tasks import Answer, Classify, Summarize
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -98,7 +99,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("page", TUTORIALS, ids=name)
 def test_python_blocks_of_the_tutorials_run(page: Path, folder: Path) -> None:
     script = "import torch\ntorch.set_num_threads(1)\n" + "\n".join(blocks(page, "python"))
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=HANG_S)
     assert result.returncode == 0, result.stderr
     if page.name == "python.md":
         saved = {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json"}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from docs.make_settings import SECTIONS
 from pipeline.settings import RunSettings
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -17,7 +18,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 def test_the_python_snippet_runs() -> None:
     [snippet] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout) > 50
 

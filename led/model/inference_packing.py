@@ -1,8 +1,8 @@
 """Prepare a model for inference, in place: prepack and quantize linear layers on CPUs, fuse projections on
 GPUs.
 
-What is replaced depends on the device, the dtype and the processor's flags, never on a measurement at run
-time.
+What is replaced depends on the device, the dtype and the processor (`led/ops/cpu_capabilities.py`), never on
+a measurement at run time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from led.ops.cpu_capabilities import bfloat16_is_fast, is_intel
+from led.ops.cpu_capabilities import cpu
 from led.ops.prepacked_linear import PrepackedLinear, QuantizedLinear, can_quantize, has_kernels
 
 # The weights of these layers are absorbed into queries, so they stay as they are.
@@ -45,8 +45,17 @@ class EncodesInFloat32(Protocol):
         """Keep the cross-attention KV cache of decoding steps in bfloat16. The rest keeps its dtype."""
 
 
+def inference_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype that inference computes in: `dtype`, or float32 instead of bfloat16 on a CPU without bfloat16
+    products, which emulates them tens of times slower."""
+    if dtype == torch.bfloat16 and device.type == "cpu" and not has_kernels(torch.bfloat16):
+        return torch.float32
+    return dtype
+
+
 def pack_model(model: nn.Module, dtype: torch.dtype, device: torch.device, int8: bool) -> bool:
-    """Pack the layers of `model`. Returns whether any layer was packed or fused.
+    """Pack the layers of `model`, whose dtype is an `inference_dtype`. Returns whether any layer was packed
+    or fused.
 
     On a processor without fast bfloat16, a bfloat16 model reads documents in float32 and decodes in bfloat16.
     With `int8`, the cross-attention KV cache is in bfloat16 if that is fast.
@@ -57,7 +66,7 @@ def pack_model(model: nn.Module, dtype: torch.dtype, device: torch.device, int8:
     in_float32 = dtype == torch.float32
     stacks = [module for module in model.modules() if isinstance(module, EncodesInFloat32)]
     if device.type == "cpu" and has_kernels(torch.float32) and (int8 or dtype == torch.bfloat16):
-        bfloat16 = bfloat16_is_fast() and has_kernels(torch.bfloat16)
+        bfloat16 = cpu().has_fast_bfloat16 and has_kernels(torch.bfloat16)
         if int8 and bfloat16:
             for stack in stacks:
                 stack.cross_attention_in_bfloat16()
@@ -65,14 +74,14 @@ def pack_model(model: nn.Module, dtype: torch.dtype, device: torch.device, int8:
             in_float32 = True
             for stack in stacks:
                 stack.encode_in_float32()
-    unpacked = _ABSORBED + _OVER_ALL_TOKENS if in_float32 and not int8 and is_intel() else _ABSORBED
+    unpacked = _ABSORBED + _OVER_ALL_TOKENS if in_float32 and not int8 and cpu().is_intel else _ABSORBED
     prepack_linears(model, unpacked, int8)
     kind = QuantizedLinear if int8 else PrepackedLinear
     is_packed = any(isinstance(module, kind) or getattr(module, "qkv", None) for module in model.modules())
     if int8 and not is_packed:
         raise ValueError(
-            f"int8 needs float32 weights on a CPU, and a torch with 8-bit products; these are {dtype} on "
-            f"{device}."
+            f"int8 needs float32 weights on a CPU, and a torch whose 8-bit products are right on this "
+            f"processor ({cpu().describe()}); these weights are {dtype} on {device}. Use float32."
         )
     return is_packed
 

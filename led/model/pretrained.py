@@ -6,6 +6,7 @@ How weights are stored in files is in `checkpoint/weights.py`, how a name become
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,8 +18,9 @@ from torch.overrides import TorchFunctionMode
 from led.checkpoint.hub import resolve
 from led.checkpoint.weights import load_weights, match_weights, save_weights
 from led.config import LEDConfig
-from led.model.inference_packing import pack_model
+from led.model.inference_packing import inference_dtype, pack_model
 from led.model.layers import LEDStack
+from led.ops.cpu_capabilities import cpu
 from led.ops.prepacked_linear import QuantizedLinear
 
 
@@ -141,8 +143,9 @@ class LEDPreTrainedModel(nn.Module):
         Results change by rounding only. A language-model head costs a copy of the token embedding. On the CPU
         nothing happens for dtypes without prepacked kernels. On a GPU, products of the same rows are fused.
         On a processor without fast bfloat16, a bfloat16 model reads documents in float32 and decodes in
-        bfloat16. With `int8`, linear layers compute in 8 bits, which makes a whole run 1.3 to 1.5 times as
-        fast as in float32, and less exact (docs/benchmarks.md).
+        bfloat16. On one without bfloat16 products it is converted to float32, with a warning. With `int8`,
+        linear layers compute in 8 bits, which makes a whole run 1.3 to 1.5 times as fast as in float32, and
+        less exact (docs/benchmarks.md).
 
         Raises:
             ValueError: `int8` is not supported by this torch, device or dtype, or the model was packed
@@ -155,7 +158,15 @@ class LEDPreTrainedModel(nn.Module):
                     "again."
                 )
             return self
-        self.is_packed = pack_model(self, self.dtype, self.device, int8)
+        dtype = inference_dtype(self.dtype, self.device)
+        if dtype != self.dtype:
+            warnings.warn(
+                f"this processor ({cpu().describe()}) has no products in {self.dtype}; the model computes in "
+                f"{dtype} instead.",
+                stacklevel=2,
+            )
+            self.to(dtype)
+        self.is_packed = pack_model(self, dtype, self.device, int8)
         return self.requires_grad_(False)
 
     def gradient_checkpointing_enable(self) -> None:

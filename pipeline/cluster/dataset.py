@@ -45,7 +45,7 @@ class Workers:
         self._task, self._checkpoint, self._run = task, checkpoint, run
         settings = task.settings
         with translate_ray_errors():
-            join_cluster(settings)
+            join_cluster(settings.ray_address, settings.metrics_port, settings.ray_start_seconds)
             self.capacity: Capacity = plan_capacity(
                 cluster_nodes(),
                 shards,

@@ -8,8 +8,10 @@ import re
 import signal
 import socket
 import threading
+import time
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,27 +20,33 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline.cluster.capacity import Node
 from pipeline.errors import PipelineError, one_line
-from pipeline.settings import RunSettings
+from pipeline.logs import event
 
 # Ray stops a worker process after one idle second if a node has more processes than CPUs. Every shard would
 # then wait for a new process to import everything. Other clusters set
 # RAY_idle_worker_killing_time_threshold_ms.
 KEEP_WORKERS = {"idle_worker_killing_time_threshold_ms": 3_600_000}
 
+# Ray's own limits for the start of its processes are 20 seconds and more.
+TIMED_OUT_AFTER_S = 15.0
+
 # Ray Data appends to an error how often it tried and how to let it try more often.
 _RETRY_NOTE = re.compile(r"(^|\n|\\n|: ')Failed to .* after \d+/\d+ attempts.*", re.DOTALL)
 
 
-def join_cluster(settings: RunSettings) -> None:
-    """Join the cluster of --ray-address, or of the job, or start one on this machine. Signal handlers stay as
-    they are.
+def join_cluster(
+    address: str | None = None, metrics_port: int | None = None, start_seconds: float = 300.0
+) -> None:
+    """Join the cluster at `address`, or of the job, or start one on this machine within `start_seconds`.
+
+    A cluster that is started here serves its metrics on `metrics_port`. Signal handlers stay as they are.
 
     Raises:
-        PipelineError: the cluster cannot be joined.
+        PipelineError: the cluster cannot be joined or started.
     """
     if ray.is_initialized():
         return
-    address = settings.ray_address or os.environ.get("RAY_ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS")
     if not address:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     handler = signal.getsignal(signal.SIGTERM)
@@ -46,23 +54,70 @@ def join_cluster(settings: RunSettings) -> None:
     if not address:
         local = {
             "include_dashboard": False,
-            "_metrics_export_port": settings.metrics_port,
+            "_metrics_export_port": metrics_port,
             "_system_config": KEEP_WORKERS,
         }
-    try:
-        _check_reachable(address)
+
+    def init() -> None:
         # Without an address, Ray would join the cluster that was last started on this machine.
         ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise PipelineError(
-            f"the cluster {address or 'of this machine'} cannot be joined: {one_line(error)} Check "
-            "--ray-address, and that the cluster runs the same versions of Ray and Python."
-        ) from error
+
+    if address:
+        try:
+            _check_reachable(address)
+            init()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise PipelineError(
+                f"the cluster {address} cannot be joined: {one_line(error)} Check --ray-address, and that "
+                "the cluster runs the same versions of Ray and Python."
+            ) from error
+    else:
+        start_cluster(init, start_seconds)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # During a graceful shutdown, fewer tasks are left than could run.
     warnings.filterwarnings("ignore", "The maximum number of concurrent tasks")
+
+
+def start_cluster(init: Callable[[], None], seconds: float) -> None:
+    """Start a local cluster by `init`, which may wait for Ray's processes in vain on a busy machine.
+
+    An attempt that fails after `TIMED_OUT_AFTER_S` has timed out, and is repeated until `seconds` have
+    passed. One that fails earlier has another cause and is not repeated.
+
+    Raises:
+        PipelineError: the cluster did not start.
+    """
+    start, attempts = time.monotonic(), 0
+    while True:
+        attempts, attempt_start = attempts + 1, time.monotonic()
+        try:
+            return init()
+        except Exception as error:  # a start that times out raises a plain Exception
+            _kill_processes(error)
+            ray.shutdown()
+            now = time.monotonic()
+            if now - attempt_start < TIMED_OUT_AFTER_S:
+                raise PipelineError(
+                    f"Ray cannot start on this machine: {one_line(error)} `led-corpus doctor` shows what is "
+                    "missing."
+                ) from error
+            if now - start >= seconds:
+                raise PipelineError(
+                    f"Ray did not start on this machine within {now - start:.0f} seconds, in {attempts} "
+                    f"attempts: {one_line(error)} The machine is too busy or short of memory. Rerun the same "
+                    "command later, or raise --ray-start-seconds."
+                ) from error
+            event("ray start repeated", attempt=attempts, reason=one_line(error))
+
+
+def _kill_processes(error: Exception) -> None:
+    """Kill what a failed attempt has started. Ray itself would do that only when this process ends."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        kill = getattr(frame.f_locals.get("self"), "kill_all_processes", None)
+        if kill is not None:
+            kill(check_alive=False, allow_graceful=False)
 
 
 def _check_reachable(address: str | None) -> None:

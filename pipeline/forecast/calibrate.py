@@ -52,7 +52,8 @@ class Forecast:
     Counts are sums over the whole corpus. `seconds` is wall-clock time from the command's start to its end.
     `startup_seconds` of them pass before the first shard starts. `sampled` and `calibration_rows` are the
     rows that the forecast is based on. `limit` is the input limit in tokens, and `lengths` are the sampled
-    document lengths, sorted.
+    document lengths, sorted. `hardware` has the names of the processor or GPU and of the dtype in force of
+    each kind of replica.
     """
 
     documents: int
@@ -74,6 +75,7 @@ class Forecast:
     calibration_rows: int
     limit: int
     lengths: tuple[int, ...]
+    hardware: tuple[tuple[str, str], ...]
 
     def to_json(self) -> bytes:
         """The content of `_forecast.json`. It leaves out the lengths."""
@@ -218,6 +220,7 @@ def _forecast(
     failed = [float(status != "ok") for status in sample["status"].to_pylist()]
     tokens = [value or 0 for value in sample["input_tokens"].to_pylist()]
     truncated = [float((value or 0) > 0) for value in sample["truncated_tokens"].to_pylist()]
+    hardware = [_measured(table).get("hardware", {}) for table in calibration]
     documents_complete = len(rows_of_documents) >= plan.documents
     return Forecast(
         documents=plan.documents,
@@ -238,6 +241,7 @@ def _forecast(
         sampled=len(sample),
         calibration_rows=len(calibrated),
         limit=limit,
+        hardware=tuple(sorted({(found["processor"], found["dtype"]) for found in hardware if found})),
         lengths=tuple(sorted(length.input_tokens + length.truncated_tokens for length in lengths)),
     )
 

@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -53,7 +53,8 @@ class ShardMetadata:
     A document with several questions has several rows. It counts in `failed_documents` if one of them failed.
     `reused` rows come from an earlier run and are part of the other counts. `failures` are counts by stage
     and reason, with `#` for numbers. `flags` are counts by quality flag. `seconds` is the time of prediction.
-    `measured` holds further measurements by name.
+    `measured` holds further measurements by name. `hardware` names the processor or GPU and the dtype in
+    force. It is empty in shards of versions that did not record it.
     """
 
     shard_id: str
@@ -73,6 +74,13 @@ class ShardMetadata:
     finished_at: float
     seconds: float
     measured: dict[str, float]
+    hardware: dict[str, str] = field(default_factory=dict)
+
+
+def hardware_of(shards: Iterable[ShardMetadata]) -> dict[tuple[str, str], int]:
+    """The number of shards by (processor, dtype in force), most shards first."""
+    found = (shard.hardware for shard in shards if shard.hardware)
+    return dict(Counter((each["processor"], each["dtype"]) for each in found).most_common())
 
 
 def commit(store: Store, block: pa.Table, config: Mapping[str, Any]) -> ShardMetadata:
@@ -90,13 +98,16 @@ def commit(store: Store, block: pa.Table, config: Mapping[str, Any]) -> ShardMet
             f"the commit received a block of {len(block)} rows of shards {shard_ids}; it must be one whole "
             "shard."
         )
-    measured = {name: round(value, 3) for name, value in json.loads(block[MEASURED.name][0].as_py()).items()}
+    measured = json.loads(block[MEASURED.name][0].as_py())
+    hardware = measured.pop("hardware", {})
+    measured = {name: round(value, 3) for name, value in measured.items()}
     shard_metadata = ShardMetadata(
         shard_id=shard_ids[0],
         attempt=uuid.uuid4().hex,
         finished_at=measured.pop("finished_at", round(time.time(), 3)),
         seconds=measured.pop("predict_seconds", 0.0),
         measured=measured,
+        hardware=hardware,
         **counts_of(block),
     )
     table = block.drop_columns(INTERNAL)

@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.monitor.stats import Totals, device_hours, throughput
-from pipeline.output.commit import ShardMetadata, new_rows, rows_recomputed
+from pipeline.output.commit import ShardMetadata, hardware_of, new_rows, rows_recomputed
 from pipeline.planning.plan import FORECAST, Plan
 from pipeline.report.charts import curve, histogram, shares, strip
 from pipeline.report.rows import RANDOM, Findings, Row
@@ -159,6 +159,10 @@ def _key_figures(
         figures.append(("slot utilization", f"{totals.slot_utilization:.0%}"))
     if peak := totals.measured.get("peak_bytes"):
         figures.append(("peak memory of a replica, GiB", round(peak / 2**30, 2)))
+    figures += [
+        (f"shards in {dtype} on {processor}", count)
+        for (processor, dtype), count in hardware_of(computed).items()
+    ]
     if computed:
         last = time.localtime(max(shard.finished_at for shard in computed))
         figures.append(("last shard finished", time.strftime("%Y-%m-%d %H:%M", last)))

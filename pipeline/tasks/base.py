@@ -62,11 +62,13 @@ class ModelInput:
 
 class LoadedTask(Protocol):
     """A task with its model in memory. `measured` adds up numbers by name, such as seconds of encoding.
+    `hardware` has the names of the processor or GPU and of the dtype that it computes in.
 
     After an error of a `fatal` type the process is unusable, so the error is not attributed to a document.
     """
 
     measured: dict[str, float]
+    hardware: dict[str, str]
     fatal: tuple[type[Exception], ...]
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:

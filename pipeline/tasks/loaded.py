@@ -13,7 +13,9 @@ from led.generation.memory_budget import usable_cpus
 from led.generation.scheduler import SchedulerLimits
 from led.heads.question_answering import LEDForQuestionAnswering
 from led.heads.sequence_classification import LEDForSequenceClassification
+from led.model.inference_packing import inference_dtype
 from led.model.pretrained import LEDPreTrainedModel
+from led.ops.cpu_capabilities import cpu
 from led.pipelines.chunk_reader import read_chunks
 from led.pipelines.chunking import Chunk
 from pipeline.batching import by_token_budget
@@ -35,9 +37,14 @@ class LoadedModel(Generic[M]):
         torch.set_num_threads(settings.threads)
         self.measured: dict[str, float] = {}
         int8 = settings.precision == "int8"
-        dtype, device = "float32" if int8 else settings.precision, "cuda" if settings.gpus else "cpu"
+        device = torch.device("cuda" if settings.gpus else "cpu")
+        dtype = torch.float32 if int8 else inference_dtype(getattr(torch, settings.precision), device)
         model = self.model_class.from_pretrained(folder, dtype=dtype, device=device)
         self.model: M = model.pack(int8=int8)  # type: ignore[assignment]
+        self.hardware = {
+            "processor": torch.cuda.get_device_name(device) if settings.gpus else cpu().describe(),
+            "dtype": "int8" if int8 else str(dtype).removeprefix("torch."),
+        }
 
     @classmethod
     def check(cls, folder: Path) -> None:

@@ -76,6 +76,7 @@ class Predictor:
         }
         measured["predict_seconds"] = time.monotonic() - start
         measured["finished_at"] = time.time()
+        measured["hardware"] = self.loaded.hardware
         measured["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         column = pa.array([json.dumps(measured)] * len(out), MEASURED.type)
         return out.set_column(out.schema.get_field_index(MEASURED.name), MEASURED, column)

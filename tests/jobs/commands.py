@@ -13,6 +13,7 @@ from pathlib import Path
 import ray
 
 from jobs.cli import exit_code, main
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +26,7 @@ def command(job: str, *arguments: object) -> list[str]:
 def led_corpus(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the console command to its end."""
     words = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=300, cwd=ROOT)
+    return subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=HANG_S, cwd=ROOT)
 
 
 def environment() -> dict[str, str]:
@@ -36,7 +37,7 @@ def environment() -> dict[str, str]:
 def call(job: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a script to its end."""
     return subprocess.run(
-        command(job, *arguments), capture_output=True, text=True, env=environment(), timeout=300
+        command(job, *arguments), capture_output=True, text=True, env=environment(), timeout=HANG_S
     )
 
 

@@ -6,7 +6,6 @@ import json
 import random
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from tests.conftest import read_output, words
 from tests.jobs.commands import command, environment, led_corpus
 from tests.pipeline.s3 import KEYS, moto_server
+from tests.waiting import HANG_S, wait_until
 
 
 def test_kill_9_of_the_driver_loses_nothing_repeats_nothing_and_recomputes_nothing(
@@ -47,9 +47,8 @@ def test_kill_9_of_the_driver_loses_nothing_repeats_nothing_and_recomputes_nothi
         )
         seen = len(committed)
         wait = rng.uniform(0.0, 3.0)
-        patience = time.monotonic() + 120
-        while driver.poll() is None and len(list(out.glob("part-*"))) == seen and time.monotonic() < patience:
-            time.sleep(0.05)  # until this attempt has committed something
+        # Until this attempt has committed something.
+        wait_until(lambda seen=seen: len(list(out.glob("part-*"))) > seen, driver)
         try:
             driver.wait(wait)
         except subprocess.TimeoutExpired:
@@ -65,7 +64,7 @@ def test_kill_9_of_the_driver_loses_nothing_repeats_nothing_and_recomputes_nothi
         assert len(committed) > seen
         if (out / "_SUCCESS").exists() or kills == 3:
             break
-    final = subprocess.run(run, env=environment(), capture_output=True, text=True, timeout=300)
+    final = subprocess.run(run, env=environment(), capture_output=True, text=True, timeout=HANG_S)
     assert final.returncode == 0, final.stderr
     assert kills >= 1, "the job ended before it could be killed; give it more documents"
     for name, (inode, data) in committed.items():
@@ -99,12 +98,11 @@ def test_interrupting_ends_with_130_and_can_be_resumed(
         60,
     )
     driver = subprocess.Popen(run, env=environment(), stderr=subprocess.PIPE, text=True)
-    while not list(out.glob("part-*")) and driver.poll() is None:
-        time.sleep(0.05)
+    wait_until(lambda: list(out.glob("part-*")), driver)
     driver.send_signal(signal.SIGTERM)
-    _, stderr = driver.communicate(timeout=60)
+    _, stderr = driver.communicate(timeout=HANG_S)
     assert driver.returncode == 130 and "rerun the same command to resume" in stderr
-    assert subprocess.run(run, env=environment(), timeout=300).returncode == 0
+    assert subprocess.run(run, env=environment(), timeout=HANG_S).returncode == 0
     assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(100))
 
 
@@ -139,11 +137,10 @@ def test_from_s3_to_s3_and_killed_in_the_middle(
         driver = subprocess.Popen(
             run, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        while driver.poll() is None and not s3.glob("nightly/out/part-*"):
-            time.sleep(0.1)
+        wait_until(lambda: s3.glob("nightly/out/part-*"), driver)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-        final = subprocess.run(run, env=environment(), capture_output=True, text=True, timeout=300)
+        final = subprocess.run(run, env=environment(), capture_output=True, text=True, timeout=HANG_S)
         assert final.returncode == 0, final.stderr
         assert (
             "60 documents = 60 ok" in final.stdout and "rows: s3://nightly/out/part-*.parquet" in final.stdout

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.jobs.commands import command, environment
+from tests.waiting import HANG_S
 
 NIGHTLY = command("nightly", "--pause-seconds", 0)
 ENVIRONMENT = environment()
@@ -162,20 +162,20 @@ def test_an_interrupted_run_ends_for_every_exit_code_of_its_job(code: int, ends:
     (tmp_path / "job.py").write_text(f"""import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(3600)
 """)
     command = [*NIGHTLY, "--runs", str(tmp_path / "out"), "--", str(tmp_path / "job.py")]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE) as run:
         assert run.stdout is not None and run.stdout.readline() == b"ready\n"
         run.send_signal(signal.SIGTERM)
-        assert run.wait(30) == ends
+        assert run.wait(HANG_S) == ends
 
 
 def test_a_signal_ends_the_job_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text("""import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), pathlib.Path(sys.argv[1]).touch(), sys.exit(130)))
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(3600)
 """)
     command = [
         *NIGHTLY,
@@ -187,6 +187,5 @@ time.sleep(60)
     ]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE) as run:
         assert run.stdout is not None and run.stdout.readline() == b"ready\n"
-        begun = time.monotonic()
         run.send_signal(signal.SIGTERM)
-        assert run.wait(30) == 0 and (tmp_path / "ended").exists() and time.monotonic() - begun < 20
+        assert run.wait(HANG_S) == 0 and (tmp_path / "ended").exists()

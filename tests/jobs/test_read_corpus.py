@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +15,7 @@ import pytest
 from tests.conftest import read_output, words
 from tests.jobs.commands import call, call_here, command, environment, led_corpus
 from tests.pipeline.readers import Corpus, make_reader
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +138,7 @@ def test_answers_survive_kill_9_of_the_driver(models: dict[str, Path], tmp_path:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("part-*"))) < 3 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
+    wait_until(lambda: len(list(out.glob("part-*"))) >= 3, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert list(out.glob("part-*")) and not (out / "_SUCCESS").exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from tests.conftest import words
 from tests.jobs.commands import call, command, environment, led_corpus
+from tests.waiting import HANG_S, wait_until
 
 summarize = partial(call, "summarize_corpus")
 
@@ -86,11 +86,9 @@ def test_ctrl_c_stops_a_run_at_a_shard_boundary_and_the_same_command_resumes_it(
         start_new_session=True,
         preexec_fn=handle_ctrl_c,
     )
-    deadline = time.monotonic() + 300
-    while len(list(out.glob("part-*"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: len(list(out.glob("part-*"))) >= 3, process)
     process.send_signal(signal.SIGINT)
-    _, printed = process.communicate(timeout=300)
+    _, printed = process.communicate(timeout=HANG_S)
     done = len(list(out.glob("part-*")))
     assert process.returncode == 130, printed
     assert f"stopped by SIGINT. {done} of 40 documents are committed" in printed, printed

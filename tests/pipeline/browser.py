@@ -7,13 +7,14 @@ import base64
 import itertools
 import shutil
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from tests.waiting import wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -64,20 +65,19 @@ def look_at(path: Path, profile: Path, widths: Sequence[int], schemes: Sequence[
     )
     try:
         return asyncio.run(
-            _look_at(path, _port(profile / "DevToolsActivePort"), list(itertools.product(widths, schemes)))
+            _look_at(
+                path, _port(profile / "DevToolsActivePort", browser), list(itertools.product(widths, schemes))
+            )
         )
     finally:
         browser.kill()
         browser.wait()
 
 
-def _port(file: Path, longest_s: float = 60.0) -> int:
-    begun = time.monotonic()
-    while time.monotonic() - begun < longest_s:
-        if file.exists() and (lines := file.read_text().splitlines()):
-            return int(lines[0])
-        time.sleep(0.1)
-    raise TimeoutError("Chromium does not come up")
+def _port(file: Path, browser: subprocess.Popen[bytes]) -> int:
+    wait_until(lambda: file.exists() and file.read_text().splitlines(), browser)
+    assert browser.poll() is None, "Chromium did not start"
+    return int(file.read_text().splitlines()[0])
 
 
 async def _look_at(path: Path, port: int, ways: Sequence[tuple[int, str]]) -> list[Look]:

@@ -44,6 +44,7 @@ from pipeline.tasks import (
 )
 from pipeline.tasks.base import InputLimits
 from pipeline.workers.reader import ShardReader
+from tests.waiting import HANG_S
 
 
 def task_of(corpus: Path, model: Path, output: str, changes: dict[str, Any]) -> Summarize:
@@ -183,9 +184,9 @@ class Machine:
         return process
 
     def run(self, output: str, death: str = "", **changes: Any) -> int | None:
-        """The exit code of a run, negative after a signal. None if it does not end within a minute."""
+        """The exit code of a run, negative after a signal. None if it hangs."""
         process = self.start(output, death, **changes)
-        process.join(60)
+        process.join(HANG_S)
         self._running.remove(process)
         return process.exitcode  # type: ignore[no-any-return]
 

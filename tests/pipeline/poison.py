@@ -33,6 +33,7 @@ class BrittleSummarize(Summarize):
 
 class _Brittle:
     measured: ClassVar[dict[str, float]] = {}
+    hardware: ClassVar[dict[str, str]] = {}
 
     def __init__(self, loaded: LoadedSummarizer) -> None:
         self.loaded, self.fatal, self.release_memory = loaded, loaded.fatal, loaded.release_memory
@@ -62,6 +63,7 @@ class UnwellSummarize(Summarize):
 
 class _Unwell:
     fatal: ClassVar[tuple[type[Exception], ...]] = ()
+    hardware: ClassVar[dict[str, str]] = {}
 
     @property
     def measured(self) -> dict[str, float]:

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import fsspec
 import pytest
 
+from tests.waiting import HANG_S
+
 ROOT = Path(__file__).parents[2]
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "SK", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -193,7 +195,7 @@ class Proxy:
         upstream.close()
 
     def _forward(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        upstream = http.client.HTTPConnection(self.upstream, timeout=60)
+        upstream = http.client.HTTPConnection(self.upstream, timeout=HANG_S)
         headers = {
             k: v
             for k, v in request.headers.items()

@@ -18,7 +18,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +33,7 @@ from led.checkpoint.files import WEIGHT_FILES
 from led.checkpoint.hub import resolve
 from led.config import LEDConfig
 from led.tokenizer.tokenizer import LEDTokenizer
+from tests.waiting import HANG_S, wait_until
 
 FIRST, SECOND = "1f" * 20, "2e" * 20
 TOKEN = "hf_SecretSecretSecretSecretSecretSec"
@@ -163,7 +163,7 @@ class Handler(BaseHTTPRequestHandler):
             if path.startswith(prefix) and (status := next(statuses, None)):
                 return self.send(status, b"{}", self.hub.headers)
         if self.hub.silent:
-            self.hub.release.wait(60)
+            self.hub.release.wait(HANG_S)
         match path.strip("/").split("/"):
             case ["api", "models", "owner", "model", *rest]:
                 self.describe(rest)
@@ -215,7 +215,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data[start : start + truncate.after] if truncate else data[start:])
         if truncate and truncate.hold:
             self.hub.held.set()
-            self.hub.release.wait(60)
+            self.hub.release.wait(HANG_S)
         if truncate and truncate.reset:
             # A socket that lingers for no time says RST instead of FIN when it is closed.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -280,7 +280,7 @@ def ask(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., Answer]:
 
     def ask(model: str = "owner/model", environment: dict[str, str] | None = None, **options: Any) -> Answer:
         process = start(model, environment, **options)
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=HANG_S)
         assert process.returncode == 0, stderr
         said = json.loads(stdout.splitlines()[-1])
         return Answer(**{**said, "folder": Path(said.get("folder", ""))}, stderr=stderr)
@@ -345,7 +345,7 @@ assert GenerationConfig.from_pretrained(name).num_beams == 2 and len(LEDTokenize
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         env={**os.environ, **settings},
     )
     assert done.returncode == 0 and done.stdout == "True\n", done.stderr
@@ -545,12 +545,8 @@ def test_a_killed_download_is_completed_by_the_next_process(
     hub.publish(SECOND, {**SMALL, "model.safetensors": large})
     hub.splits = iter([Split(PIECE + 2**20, hold=True)])
     with start() as process:
-        assert hub.held.wait(60)
-        until = time.monotonic() + 60
-        while (
-            sum(p.stat().st_size for p in tmp_path.rglob("*.incomplete")) < PIECE and time.monotonic() < until
-        ):
-            time.sleep(0.02)
+        assert hub.held.wait(HANG_S)
+        wait_until(lambda: sum(p.stat().st_size for p in tmp_path.rglob("*.incomplete")) >= PIECE, process)
         process.send_signal(signal.SIGKILL)
     hub.release.set()
     assert max(p.stat().st_size for p in tmp_path.rglob("*.incomplete")) == PIECE

@@ -9,16 +9,12 @@ from led.batch.packed_batch import pack_documents
 from led.generation.scheduler import Scheduler, SchedulerLimits
 from led.kv_cache import cross_attention
 from led.kv_cache.cross_attention import PREPACK_FROM, KeysValues, PrepackedKeysValues, decode_layout
-from led.ops.prepacked_linear import has_kernels
 from led.testing import tiny_model
-
-needs_kernels = pytest.mark.skipif(
-    not has_kernels(torch.float32), reason="this torch has no packed products for the CPU"
-)
+from tests.led.kernels import needs_bfloat16_kernels, needs_kernels
 
 
 @needs_kernels
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16_kernels)])
 @pytest.mark.parametrize("n", [1, 2, 63, 1536, 4099])
 @pytest.mark.parametrize("queries", [1, 4, 7])
 @torch.inference_mode()
@@ -43,7 +39,7 @@ def test_prepacked_keys_and_values_give_the_output_of_plain_ones(
             torch.testing.assert_close(attended.float(), expected, atol=tolerance, rtol=0)
 
 
-@needs_kernels
+@needs_bfloat16_kernels
 @torch.inference_mode()
 def test_bfloat16_keys_take_float32_queries() -> None:
     q, k, v = (torch.randn(2, n, 8, generator=torch.Generator().manual_seed(n)) for n in (4, 30, 31))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import platform
 from pathlib import Path
 
 import pytest
 
 from led.ops import cpu_capabilities
-from led.ops.cpu_capabilities import bfloat16_is_fast, cpu_flags, is_intel, parse_field
+from led.ops.cpu_capabilities import allowed_flags, cpu, detect, parse_field
 
 SAPPHIRE_RAPIDS = """\
 processor\t: 0
@@ -48,26 +48,6 @@ CPU implementer\t: 0x41
 """
 
 
-@pytest.fixture
-def use_cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Makes a text the machine's /proc/cpuinfo."""
-    path = tmp_path / "cpuinfo"
-    monkeypatch.setattr(cpu_capabilities, "_CPUINFO", path)
-
-    def use(text: str) -> None:
-        path.write_text(text)
-        forget()
-
-    forget()
-    yield use
-    forget()
-
-
-def forget() -> None:
-    cpu_flags.cache_clear()
-    is_intel.cache_clear()
-
-
 @pytest.mark.parametrize(
     ("cpuinfo", "name", "value"),
     [
@@ -88,40 +68,81 @@ def test_a_field_is_that_of_the_first_processor(cpuinfo: str, name: str, value: 
 
 
 @pytest.mark.parametrize(
-    ("cpuinfo", "bfloat16", "intel"),
+    ("cpuinfo", "architecture", "name", "fast_bfloat16", "bfloat16", "saturates", "intel"),
     [
-        (SAPPHIRE_RAPIDS, True, True),
-        (GENOA, True, False),
-        (MILAN, False, False),
-        (SKYLAKE, False, True),
-        (GRAVITON, False, True),
-        ("", False, True),
+        (SAPPHIRE_RAPIDS, "x86_64", "AMX", True, False, True, True),
+        (GENOA, "x86_64", "AVX-512 with bfloat16", True, False, False, False),
+        (MILAN, "x86_64", "AVX2", False, False, True, False),
+        (SKYLAKE, "x86_64", "AVX2", False, False, True, True),
+        (GRAVITON, "aarch64", "NEON with bfloat16", False, False, False, False),
+        ("", "aarch64", "NEON", False, False, False, False),
+        ("", "x86_64", "baseline", False, False, True, True),
     ],
-    ids=["amx_bf16", "avx512_bf16", "neither", "avx512 without bf16", "no flags", "empty"],
+    ids=["sapphire rapids", "genoa", "milan", "no avx512bw", "graviton", "unknown arm", "unknown x86"],
 )
 def test_flags_and_vendor_decide(
-    cpuinfo: str, bfloat16: bool, intel: bool, use_cpuinfo: Callable[[str], None]
+    cpuinfo: str,
+    architecture: str,
+    name: str,
+    fast_bfloat16: bool,
+    bfloat16: bool,
+    saturates: bool,
+    intel: bool,
 ) -> None:
-    use_cpuinfo(cpuinfo)
-    assert bfloat16_is_fast() == bfloat16
-    assert is_intel() == intel
+    found = detect({}, cpuinfo, architecture, {})
+    assert found.instruction_set == name
+    assert found.has_fast_bfloat16 == fast_bfloat16 and found.has_bfloat16_kernels == bfloat16
+    assert found.int8_pairs_saturate == saturates and found.is_intel == intel
 
 
-def test_either_flag_is_enough() -> None:
-    assert bfloat16_is_fast(frozenset({"amx_bf16", "avx2"}))
-    assert bfloat16_is_fast(frozenset({"avx512_bf16"}))
-    assert not bfloat16_is_fast(frozenset({"avx512f", "amx_int8", "bf16"}))
-    assert not bfloat16_is_fast(frozenset())
+def test_flags_of_torch_are_preferred_and_take_linux_names() -> None:
+    reported = {
+        "cpu_name": "AMD EPYC 9654",
+        "avx2": True,
+        "avx512_f": True,
+        "avx512_bw": True,
+        "avx512_dq": True,
+        "avx512_vl": True,
+        "avx512_vnni": True,
+        "avx512_bf16": False,
+        "l2_cache_size": 1 << 20,
+    }
+    found = detect(reported, MILAN, "x86_64", {})
+    assert found.flags == {"avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
+    assert found.has_bfloat16_kernels and not found.has_fast_bfloat16 and not found.int8_pairs_saturate
+    assert found.l2_cache_bytes == 1 << 20 and not found.is_intel
+    assert found.describe() == "AMD EPYC 9654, AVX-512 with VNNI"
 
 
-def test_without_cpuinfo_no_flag_is_known(use_cpuinfo: Callable[[str], None]) -> None:
-    """Then bfloat16 counts as slow, and the vendor as Intel."""
-    assert cpu_flags() == frozenset() and not bfloat16_is_fast() and is_intel()
+@pytest.mark.parametrize(
+    ("environment", "name", "saturates"),
+    [
+        ({}, "AMX", False),
+        ({"ONEDNN_MAX_CPU_ISA": "DEFAULT"}, "AMX", False),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}, "AVX-512 with bfloat16", False),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}, "AVX-512 with VNNI", False),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, "AVX-512", True),
+        ({"ONEDNN_MAX_CPU_ISA": "avx2_vnni"}, "AVX2 with VNNI", True),
+        ({"DNNL_MAX_CPU_ISA": "AVX2"}, "AVX2", True),
+        ({"ONEDNN_MAX_CPU_ISA": "SSE41"}, "baseline", True),
+        ({"FBGEMM_ENABLE_INSTRUCTIONS": "avx2"}, "AMX", True),
+        ({"FBGEMM_ENABLE_INSTRUCTIONS": "avx512_vnni"}, "AMX", False),
+    ],
+)
+def test_the_environment_limits_what_may_be_used(
+    environment: dict[str, str], name: str, saturates: bool
+) -> None:
+    flags = "avx avx2 avx_vnni avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_bf16 amx_bf16 amx_int8"
+    found = detect({}, f"flags\t: {flags}\nvendor_id\t: GenuineIntel\n", "x86_64", environment)
+    assert found.instruction_set == name and found.int8_pairs_saturate == saturates
+    assert allowed_flags(frozenset(), environment) == frozenset()
 
 
-def test_cpuinfo_is_read_once(use_cpuinfo: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    use_cpuinfo(GENOA)
-    reads, read = [], cpu_capabilities._read
-    monkeypatch.setattr(cpu_capabilities, "_read", lambda: reads.append(1) or read())
-    assert all(bfloat16_is_fast() and not is_intel() for _ in range(3))
-    assert len(reads) == 2  # once for the flags, once for the vendor
+def test_the_machine_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cpu_capabilities, "_CPUINFO", tmp_path / "missing")
+    cpu.cache_clear()
+    try:
+        found = cpu()
+        assert found is cpu() and found.architecture == platform.machine()
+    finally:
+        cpu.cache_clear()

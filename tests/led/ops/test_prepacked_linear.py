@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,18 +20,15 @@ from led.heads.sequence_classification import LEDForSequenceClassification
 from led.kv_cache import cross_attention
 from led.model import decoder, encoder, inference_packing
 from led.model.outputs import LEDEncoderBaseModelOutput
-from led.ops import prepacked_linear
-from led.ops.prepacked_linear import PrepackedLinear, QuantizedLinear
+from led.ops.prepacked_linear import PrepackedLinear, QuantizedLinear, int8_steps
 from led.testing import spread_weights, tiny_config, tiny_model
+from tests.led.kernels import needs_bfloat16_kernels, needs_int8, needs_kernels, processor
 
-needs_kernels = pytest.mark.skipif(
-    not prepacked_linear.has_kernels(torch.float32),
-    reason="this torch has no prepacked linear layers for the CPU",
-)
+AVX512 = ("avx512bw", "avx512vl", "avx512dq")
 
 
 @needs_kernels
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16_kernels)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_packed_layer_is_the_plain_one(dtype: torch.dtype, bias: bool) -> None:
     torch.manual_seed(0)
@@ -67,12 +67,13 @@ def test_a_packed_model_answers_as_before(cls: type, activation: str) -> None:
             )
 
 
-@needs_kernels
+@needs_bfloat16_kernels
 @pytest.mark.parametrize("slower", [True, False])
 def test_a_bfloat16_model_encodes_in_float32_where_bfloat16_is_not_fast(
     slower: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference_packing, "bfloat16_is_fast", lambda: not slower)
+    found = processor(*AVX512) if slower else processor(*AVX512, "avx512_bf16")
+    monkeypatch.setattr(inference_packing, "cpu", lambda: found)
     rounded = tiny_model(seed=3, scale=8).bfloat16()
     exact, packed = copy.deepcopy(rounded).float(), copy.deepcopy(rounded).pack()
     ids = torch.randint(5, 99, (3, 60), generator=torch.Generator().manual_seed(0))
@@ -96,27 +97,35 @@ def test_a_bfloat16_model_encodes_in_float32_where_bfloat16_is_not_fast(
 
 
 @needs_kernels
-@pytest.mark.parametrize("int8", [True, False])
-def test_a_processor_without_kernels_for_bfloat16_does_without(
+@pytest.mark.parametrize("int8", [pytest.param(True, marks=needs_int8), False])
+def test_without_bfloat16_products_nothing_computes_in_bfloat16(
     int8: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (prepacked_linear, inference_packing, cross_attention):
+    for module in (inference_packing, cross_attention):
         monkeypatch.setattr(module, "has_kernels", lambda dtype: dtype == torch.float32)
-    monkeypatch.setattr(inference_packing, "bfloat16_is_fast", lambda: True)  # by its flags
+    monkeypatch.setattr(inference_packing, "cpu", lambda: processor("avx512_bf16"))  # by its flags
     monkeypatch.setattr(cross_attention, "PREPACK_FROM", 0)
-    plain = tiny_model(seed=3, scale=8)
-    packed = copy.deepcopy(plain).pack(int8=True) if int8 else copy.deepcopy(plain).bfloat16().pack()
-    stack = packed.led.decoder
-    assert stack.projects_in_float32 == (not int8) and stack.cross_attention_dtype is None
     ids = torch.randint(5, 99, (2, 60), generator=torch.Generator().manual_seed(0))
+    if int8:
+        packed = tiny_model(seed=3, scale=8).pack(int8=True)
+    else:
+        rounded = tiny_model(seed=3, scale=8).bfloat16()
+        expected = copy.deepcopy(rounded).float().pack().generate(ids, num_beams=3, max_new_tokens=9)
+        with pytest.warns(
+            UserWarning, match="no products in torch.bfloat16; the model computes in torch.float32"
+        ):
+            packed = rounded.pack()
+        assert packed.dtype == torch.float32
+        assert packed.generate(ids, num_beams=3, max_new_tokens=9).tolist() == expected.tolist()
+    assert packed.led.decoder.cross_attention_dtype is None
     assert packed.generate(ids, num_beams=3, max_new_tokens=9).shape[0] == 2
 
 
-@needs_kernels
+@needs_bfloat16_kernels
 def test_answers_from_a_prompt_are_of_one_type_where_documents_are_read_in_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(inference_packing, "bfloat16_is_fast", lambda: False)
+    monkeypatch.setattr(inference_packing, "cpu", lambda: processor(*AVX512))
     exact = LEDForQuestionAnswering(tiny_config(decoder_prompt=(2, 0))).eval()
     spread_weights(exact, seed=3)
     packed = copy.deepcopy(exact).bfloat16().pack()
@@ -164,6 +173,7 @@ def test_what_a_packed_model_cannot_do_is_said(tmp_path: Path) -> None:
     assert not any(p.requires_grad for p in packed.parameters())
 
 
+@needs_int8
 def test_in_eight_bits_answers_are_near_and_the_type_must_fit() -> None:
     linear = nn.Linear(64, 32)
     x = torch.randn(9, 64)
@@ -177,9 +187,63 @@ def test_in_eight_bits_answers_are_near_and_the_type_must_fit() -> None:
     assert (mine - other).abs().mean() < 0.1 * other.abs().mean()
     assert quick.generate(ids, num_beams=3, max_new_tokens=9).shape[1] <= 10
     with pytest.raises(
-        ValueError, match=r"int8 needs float32 weights on a CPU.* these are torch.bfloat16 on cpu"
+        ValueError, match=r"int8 needs float32 weights on a CPU.* these weights are torch.bfloat16 on cpu"
     ):
         tiny_model().to(torch.bfloat16).pack(int8=True)
+
+
+def test_eight_bit_sums_of_two_products_never_overflow() -> None:
+    weight = torch.randn(40, 131, generator=torch.Generator().manual_seed(0))
+    weight[0], weight[1], weight[2] = 1.0, -1.0, 0.0
+    weight[3, ::2] = -weight[3, 1::2].mean()
+    steps = int8_steps(weight, pairs_saturate=True)
+    units = (weight / steps[:, None]).round()
+    pairs = nn.functional.pad(units, (0, 1)).unflatten(1, (-1, 2)).sum(2)
+    assert units.abs().max() <= 127 and (255 * pairs).max() < 2**15 and (255 * pairs).min() >= -(2**15)
+    plain = int8_steps(weight, pairs_saturate=False)
+    torch.testing.assert_close(plain[3:] * 127, weight.abs().amax(1)[3:])
+    assert (steps >= plain).all() and steps[0] == 2 * plain[0] and (steps < 1.9 * plain)[3:].all()
+
+
+# Computes 8-bit products as a processor without VNNI does: with steps that overflow, then with right ones.
+_WITHOUT_VNNI = """
+import torch
+from torch import nn
+from led.ops import prepacked_linear
+from led.ops.cpu_capabilities import cpu
+assert cpu().int8_pairs_saturate
+steps = prepacked_linear.int8_steps
+prepacked_linear.int8_steps = lambda weight, pairs_saturate: steps(weight, False)
+print("overflows", not prepacked_linear.can_quantize())
+prepacked_linear.int8_steps = steps
+prepacked_linear.can_quantize.cache_clear()
+print("right", prepacked_linear.can_quantize())
+torch.manual_seed(0)
+linear, x = nn.Linear(768, 768), torch.randn(256, 768)
+with torch.no_grad():
+    exact = linear(x)
+    off = prepacked_linear.QuantizedLinear(linear)(x) - exact
+print("accurate", bool(off.square().mean().sqrt() < 0.015 * exact.square().mean().sqrt()))
+"""
+
+
+@needs_int8
+def test_without_vnni_products_are_right_and_a_wrong_kernel_is_noticed() -> None:
+    limits = {"FBGEMM_ENABLE_INSTRUCTIONS": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _WITHOUT_VNNI],
+        env=os.environ | limits,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["overflows", "True", "right", "True", "accurate", "True"], done.stderr
+
+
+def test_a_processor_that_computes_eight_bits_wrongly_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference_packing, "can_quantize", lambda: False)
+    with pytest.raises(ValueError, match=r"8-bit products are right on this processor \(.+\).*Use float32"):
+        tiny_model().pack(int8=True)
 
 
 def test_without_the_kernels_packing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

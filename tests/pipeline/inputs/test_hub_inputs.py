@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.waiting import HANG_S
+
 ROOT = Path(__file__).parents[3]
 COMMIT = "1f" * 20
 
@@ -156,7 +158,12 @@ def read(tmp_path: Path) -> Iterator[Callable[..., list[Any]]]:
     def read(*inputs: str) -> list[Any]:
         command = [sys.executable, "-W", "ignore", "-c", SCRIPT, json.dumps(inputs)]
         done = subprocess.run(
-            command, env={**inherited, **settings}, capture_output=True, text=True, timeout=120, check=False
+            command,
+            env={**inherited, **settings},
+            capture_output=True,
+            text=True,
+            timeout=HANG_S,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         replies: list[Any] = json.loads(done.stdout.splitlines()[-1])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from pipeline.output.commit import ShardMetadata, read_shard_metadata
 from pipeline.output.local import LocalStore
 from pipeline.planning.plan import make_plan
 from tests.pipeline.shard_metadata import shard_metadata
+from tests.waiting import wait_until
 
 PLAN = make_plan([InputFile("/in", 1, 40, "h", "1")], {}, 10)
 
@@ -39,9 +41,9 @@ def test_shards_are_added_once_and_observers_are_called_at_the_end(
         0.02,
     ):
         store.create(PLAN.shards[0].part, b"")  # committed by an earlier run
-        for shard in PLAN.shards[1:3]:
+        for number, shard in enumerate(PLAN.shards[1:3], 1):
             store.create(shard.part, b"")
-            time.sleep(0.1)
+            wait_until(lambda number=number: counts and counts[-1] == 10 * number)
         store.create(PLAN.shards[3].part, b"")
     assert counts == sorted(counts) and counts[-1] == 30 and 10 in counts
 
@@ -64,13 +66,15 @@ def test_shards_are_added_in_the_order_in_which_they_finished(
 
     for name in names:
         store.create(name, b"")
-    watch(store, [], Stats(40, 4, 1), 0.0)
+    watch(store, [], Stats(40, 4, 1))
     assert finished == sorted(m.finished_at for m in metadata.values())
 
 
-def watch(store: LocalStore, observers: Sequence[Observer], stats: RunStats, seconds: float = 0.15) -> None:
+def watch(
+    store: LocalStore, observers: Sequence[Observer], stats: RunStats, until: Callable[[], Any] = lambda: True
+) -> None:
     with ProgressWatcher(store, PLAN.shards, stats, observers, 0.02):
-        time.sleep(seconds)
+        wait_until(until)
 
 
 def test_a_failing_observer_is_logged_once_and_the_others_are_called(
@@ -81,7 +85,8 @@ def test_a_failing_observer_is_logged_once_and_the_others_are_called(
 
     calls: list[float] = []
     with caplog.at_level(logging.WARNING):
-        watch(LocalStore(tmp_path), [fail, lambda stats, seconds: calls.append(seconds)], RunStats(40, 4, 1))
+        observers = [fail, lambda stats, seconds: calls.append(seconds)]
+        watch(LocalStore(tmp_path), observers, RunStats(40, 4, 1), lambda: len(calls) > 3)
     assert len(calls) > 3 and len(caplog.records) == 1 and "Traceback" in caplog.text
     assert "the progress could not be updated" in caplog.text
     assert "OSError: no disk); the run continues" in caplog.text
@@ -98,7 +103,8 @@ def test_observers_are_called_while_the_folder_cannot_be_listed(
     monkeypatch.setattr(LocalStore, "names", names)
     calls: list[float] = []
     with caplog.at_level(logging.WARNING):
-        watch(LocalStore(tmp_path), [lambda stats, seconds: calls.append(seconds)], RunStats(40, 4, 1))
+        observers = [lambda stats, seconds: calls.append(seconds)]
+        watch(LocalStore(tmp_path), observers, RunStats(40, 4, 1), lambda: len(calls) > 3)
     assert (
         len(calls) > 3
         and calls == sorted(calls)
@@ -125,6 +131,6 @@ def test_a_file_without_metadata_is_logged_once_and_hides_no_other(
     for name in (foreign, slow, good):
         store.create(name, b"PAR1 torn")
     with caplog.at_level(logging.WARNING):
-        watch(store, [], stats)
+        watch(store, [], stats, lambda: stats.own.counts["documents"] == 20)
     assert stats.own.counts["documents"] == 20 and (reads.count(foreign), reads.count(good)) == (1, 1)
     assert reads.count(slow) == 3 and len(caplog.records) == 2 and foreign in caplog.text

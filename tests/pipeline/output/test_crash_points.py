@@ -31,6 +31,7 @@ from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, Plan
 from tests.conftest import words
 from tests.pipeline.crash import Machine, rows_of
 from tests.pipeline.s3 import KEYS, Proxy, moto_server, proxied
+from tests.waiting import HANG_S
 
 PLAN_ERROR, RUN_ERROR, KILLED = 2, 1, -signal.SIGKILL
 
@@ -113,7 +114,7 @@ def test_two_drivers_plan_at_once(scene: Scene) -> None:
     """With different settings: one plan is written, the other driver fails, and the first one finishes."""
     drivers = [scene.machine.start(scene.store.url, max_input_tokens=limit) for limit in (50, 60)]
     for driver in drivers:
-        driver.join(60)
+        driver.join(HANG_S)
     assert sorted(driver.exitcode for driver in drivers) == [0, PLAN_ERROR]
     limit = 50 if drivers[0].exitcode == 0 else 60
     assert Plan.from_json(scene.store.read(PLAN)).config["input_limits"]["max_input_tokens"] == limit
@@ -182,7 +183,7 @@ def test_a_writer_that_pauses_before_its_link_finds_the_part_of_another(scene: S
     scene.resumes()
     before = {name: scene.store.read(name) for name in scene.store.names()}
     os.kill(paused.pid, signal.SIGCONT)
-    paused.join(60)
+    paused.join(HANG_S)
     assert paused.exitcode == 0
     assert {name: scene.store.read(name) for name in before if name != "_report.html"} == {
         name: content for name, content in before.items() if name != "_report.html"
@@ -273,7 +274,7 @@ def test_sigterm(scene: Scene) -> None:
     while driver.is_alive() and not parts(scene.store.names()):
         time.sleep(0.005)
     driver.terminate()
-    driver.join(60)
+    driver.join(HANG_S)
     assert driver.exitcode in (130, 0)
     scene.resumes()
 
@@ -282,7 +283,7 @@ def test_sigterm(scene: Scene) -> None:
 def test_two_runs_overlap(scene: Scene) -> None:
     drivers = [scene.machine.start(scene.store.url) for _ in range(3)]
     for driver in drivers:
-        driver.join(60)
+        driver.join(HANG_S)
     assert [driver.exitcode for driver in drivers] == [0, 0, 0]
     scene.resumes()
 

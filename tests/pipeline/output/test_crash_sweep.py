@@ -19,6 +19,7 @@ from pipeline.output.verify import status, verify
 from tests.conftest import words
 from tests.pipeline.crash import Machine, rows_of
 from tests.pipeline.s3 import KEYS, NO_RADOSGW, Proxy, moto_server, proxied, radosgw_server
+from tests.waiting import HANG_S
 
 WAYS = ("before", "lost", "after")
 
@@ -94,7 +95,7 @@ def test_two_drivers_at_once_and_one_dies(
             drivers[0].join(0.05 * n)
             drivers[0].kill()
         for driver in drivers:
-            driver.join(60)
+            driver.join(HANG_S)
         assert drivers[1].exitcode == 0
         assert verify(store).problems == [] and len(rows_of(store)) == 7
 

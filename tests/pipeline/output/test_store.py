@@ -12,6 +12,7 @@ from pipeline.errors import CorruptOutput, PipelineError, UsageError
 from pipeline.output.local import LocalStore
 from pipeline.output.open_store import open_store
 from pipeline.output.store import PROBE, Outcome, probe
+from tests.waiting import HANG_S
 
 
 def test_the_first_write_is_kept(tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_of_parallel_writers_exactly_one_succeeds(tmp_path: Path) -> None:
     ]
     for process in processes:
         process.start()
-    won = [results.get(timeout=60) for _ in processes]
+    won = [results.get(timeout=HANG_S) for _ in processes]
     for process in processes:
         process.join()
     assert [sum(row[i] for row in won) for i in range(rounds)] == [1] * rounds

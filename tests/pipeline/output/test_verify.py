@@ -21,6 +21,7 @@ from pipeline.output.verify import Verification, status, verify
 from pipeline.planning.document_ids import document_ids
 from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, make_plan
 from tests.pipeline.output.test_commit import block
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[3]
 RUN = make_plan([InputFile("/in", 1, 8, "h", 1)], {"weights_sha256": "w"}, 3)
@@ -274,7 +275,7 @@ def test_files_are_read_in_parallel_and_once(tmp_path: Path, monkeypatch: pytest
     def open_(self: LocalStore, name: str) -> BinaryIO:
         if name.startswith("part-"):
             opened.append(name)
-            together.wait(timeout=10)
+            together.wait(timeout=HANG_S)
         return whole(self, name)
 
     monkeypatch.setattr(LocalStore, "open", open_)

@@ -31,6 +31,7 @@ from pipeline.report.rows import (
     share_beyond,
 )
 from tests.pipeline.shard_metadata import shard_metadata
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[3]
 CONFIG = {
@@ -187,7 +188,7 @@ class CountingStore(LocalStore):
     def open(self, name: str) -> BinaryIO:
         self.opened[name] += 1
         if sum(self.opened.values()) <= self._together.parties:
-            self._together.wait(timeout=10)
+            self._together.wait(timeout=HANG_S)
         return super().open(name)
 
 

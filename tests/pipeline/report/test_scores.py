@@ -15,6 +15,7 @@ from pipeline.inputs.read import InputFile
 from pipeline.output.local import LocalStore
 from pipeline.planning.plan import PLAN, make_plan
 from pipeline.report.scores import evaluate_answers, evaluate_labels, evaluate_summaries
+from tests.waiting import HANG_S
 
 
 def output(folder: Path, summaries: list[str | None]) -> LocalStore:
@@ -111,7 +112,7 @@ def test_files_are_read_in_parallel(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     barrier, original = threading.Barrier(4), LocalStore.open
 
     def opened(self: LocalStore, name: str) -> BinaryIO:
-        barrier.wait(timeout=10)
+        barrier.wait(timeout=HANG_S)
         return original(self, name)
 
     store = finished(tmp_path, label=["a"], labels=[["a"]], right=["a"])
