@@ -16,7 +16,7 @@ CLASSIFY = $(LED) classify $(CORPUS) --model demo/checkpoints/led-reports-label 
 ANSWER = $(LED) answer $(CORPUS) --model demo/checkpoints/led-reports-answer --question-column questions \
 	--passthrough questions
 
-.PHONY: demo quality test test-parity storm cluster lint check coverage docs clean
+.PHONY: demo quality test test-isa test-parity storm cluster lint check coverage docs clean
 
 # Summarize, label and query the sample corpus, then score labels and answers for whole reports and for their first 512 tokens.
 demo: $(VENV)/.installed
@@ -45,6 +45,10 @@ quality: demo
 
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTERS) --maxprocesses 6 --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+# The short tests of led under each instruction set that this processor can imitate. Takes minutes.
+test-isa: $(VENV)/.installed-test
+	$(BIN)/python -m tests.isa_matrix
 
 # Kill random processes of a cluster of three raylets with SIGKILL, KILLS times. Takes minutes.
 storm: $(VENV)/.installed-test

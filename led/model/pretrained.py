@@ -158,7 +158,7 @@ class LEDPreTrainedModel(nn.Module):
                     "again."
                 )
             return self
-        dtype = inference_dtype(self.dtype, self.device)
+        dtype = self.dtype if int8 else inference_dtype(self.dtype, self.device)
         if dtype != self.dtype:
             warnings.warn(
                 f"this processor ({cpu().describe()}) has no products in {self.dtype}; the model computes in "

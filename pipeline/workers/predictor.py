@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +25,9 @@ from pipeline.workers.bisect import Failed, bisect_failures
 from pipeline.workers.crashes import ONE_BY_ONE_AFTER, QUARANTINE_REASON, CrashCounts
 
 logger = logging.getLogger(__name__)
+
+# Bytes in a unit of getrusage: macOS counts bytes, Linux kibibytes.
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class Predictor:
@@ -77,7 +81,7 @@ class Predictor:
         measured["predict_seconds"] = time.monotonic() - start
         measured["finished_at"] = time.time()
         measured["hardware"] = self.loaded.hardware
-        measured["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        measured["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
         column = pa.array([json.dumps(measured)] * len(out), MEASURED.type)
         return out.set_column(out.schema.get_field_index(MEASURED.name), MEASURED, column)
 

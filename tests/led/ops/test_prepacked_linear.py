@@ -202,7 +202,7 @@ def test_eight_bit_sums_of_two_products_never_overflow() -> None:
     assert units.abs().max() <= 127 and (255 * pairs).max() < 2**15 and (255 * pairs).min() >= -(2**15)
     plain = int8_steps(weight, pairs_saturate=False)
     torch.testing.assert_close(plain[3:] * 127, weight.abs().amax(1)[3:])
-    assert (steps >= plain).all() and steps[0] == 2 * plain[0] and (steps < 1.9 * plain)[3:].all()
+    assert (steps >= plain).all() and steps[0] == 2 * plain[0] and (steps / plain)[4:].median() < 1.5
 
 
 # Computes 8-bit products as a processor without VNNI does: with steps that overflow, then with right ones.
