@@ -47,6 +47,7 @@ GROUPS = {
         "metrics_port",
         "ray_progress",
         "ray_address",
+        "ray_start_seconds",
         "accept_unsafe_store",
     ),
 }

@@ -10,7 +10,7 @@ from pipeline.errors import UsageError
 from pipeline.settings import SummarizeSettings, fingerprint
 
 NOT_FINGERPRINTED = {
-    *("input", "output", "model", "revision", "ray_address", "accept_unsafe_store"),
+    *("input", "output", "model", "revision", "ray_address", "ray_start_seconds", "accept_unsafe_store"),
     *("replicas", "max_replicas", "threads", "gpus", "memory_gib", "max_num_seqs", "max_num_batched_tokens"),
     *("on_bad_shard", "on_duplicate_id", "max_failed", "stop_at", "price_per_hour", "max_cost"),
     *("since", "retry_failed", "on_changed_settings", "reference_column"),
@@ -52,6 +52,11 @@ def test_settings_that_change_rows_are_in_the_fingerprint(change: dict[str, obje
     assert fingerprint(replace(GOOD, **change).fingerprinted_settings()) != fingerprint(
         GOOD.fingerprinted_settings()
     )
+
+
+def test_auto_is_the_fastest_exact_dtype() -> None:
+    assert [replace(GOOD, dtype="auto", gpus=gpus).precision for gpus in (0, 1)] == ["float32", "float32"]
+    assert replace(GOOD, dtype="auto").fingerprinted_settings() == GOOD.fingerprinted_settings()
 
 
 def test_gpus_use_float16_by_default() -> None:

@@ -20,6 +20,7 @@ from led.heads.sequence_classification import LEDForSequenceClassification
 from led.kv_cache import cross_attention
 from led.model import decoder, encoder, inference_packing
 from led.model.outputs import LEDEncoderBaseModelOutput
+from led.ops.cpu_capabilities import cpu
 from led.ops.prepacked_linear import PrepackedLinear, QuantizedLinear, int8_steps
 from led.testing import spread_weights, tiny_config, tiny_model
 from tests.led.kernels import needs_bfloat16_kernels, needs_int8, needs_kernels, processor
@@ -228,6 +229,7 @@ print("accurate", bool(off.square().mean().sqrt() < 0.015 * exact.square().mean(
 
 
 @needs_int8
+@pytest.mark.skipif(not cpu().is_x86, reason="only kernels for x86 add two products in 16 bits")
 def test_without_vnni_products_are_right_and_a_wrong_kernel_is_noticed() -> None:
     limits = {"FBGEMM_ENABLE_INSTRUCTIONS": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
     done = subprocess.run(
