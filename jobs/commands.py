@@ -57,7 +57,8 @@ def run(task: Task) -> None:
     shards = (ShardMetadata(**values) for values in manifest["shards"].values())
     for (processor, dtype), count in hardware_of(shards).items():
         if dtype != task.settings.precision:
-            print(f"{count} shards computed in {_dtype_on(processor, dtype, task.settings.precision)}")
+            where = _dtype_on(processor, dtype, task.settings.precision)
+            print(f"{count} of {len(manifest['shards'])} shards computed in {where}")
     print(f"rows: {result.output}/part-*.parquet\nreport: {result.report}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from led.ops.cpu_capabilities import cpu
 from tests.conftest import words
 from tests.jobs.commands import call, command, environment, led_corpus
 from tests.waiting import HANG_S, wait_until
@@ -35,7 +37,8 @@ def test_a_preview_a_forecast_a_run_and_its_report(
     options = ("--calibration-seconds", 1, "--price-per-hour", 2, "--picture", picture)
     planned = summarize("plan", *given, *options)
     assert planned.returncode == 0, planned.stderr
-    for line in ("documents      12, in ", "will fail      1 rows", "cost  ", "<- the limit", "device-hours"):
+    lines = ("documents      12, in ", "will fail      1 rows", "cost  ", "<- the limit", "device-hours")
+    for line in (*lines, f"computed in    float32 on {cpu().describe()}\n"):
         assert line in planned.stdout, line
     assert "<svg" in picture.read_text()
     assert json.loads((out / "_forecast.json").read_text())["documents"] == 12
@@ -45,6 +48,7 @@ def test_a_preview_a_forecast_a_run_and_its_report(
     assert "12/12 documents, " in done.stderr and "1 failed" in done.stderr
     report = out / "_report.html"
     page = report.read_text()
+    assert f"shards in float32 on {cpu().describe()}" in page
     assert "Forecast and actual" in page and "attention" in page
     report.unlink()
     assert led_corpus("report", "--output", out).returncode == 0 and report.read_text() == page
@@ -55,6 +59,24 @@ def test_a_preview_a_forecast_a_run_and_its_report(
     assert unknown.returncode == 2 and "the output has no such column" in unknown.stderr
     again = summarize("retry-failed", *given)
     assert again.returncode == 2 and "retry-failed needs --since" in again.stderr
+
+
+def test_bfloat16_becomes_float32_where_the_processor_has_no_products(
+    model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    given = ("--input", write_corpus([words(20, n) for n in range(4)]), "--output", tmp_path / "out")
+    limited = {name: text for name, text in environment().items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        command("summarize_corpus", *given, "--model", model_folder, "--dtype", "bfloat16"),
+        env=limited | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"1 of 1 shards computed in float32 on .*, which has no products in bfloat16", done.stdout
+    )
 
 
 def handle_ctrl_c() -> None:

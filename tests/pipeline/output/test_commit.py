@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from pipeline.output.commit import (
     commit,
     counts_of,
     finish,
+    hardware_of,
     new_rows,
     parse_json_object,
     parse_manifest,
@@ -28,6 +30,10 @@ from pipeline.output.local import LocalStore
 from pipeline.planning.plan import MANIFEST, SUCCESS, make_plan
 
 PLAN = make_plan([InputFile("/in", 1, 5, "h", "1")], {"weights_sha256": "w"}, 3)
+
+
+HARDWARE = {"processor": "AMD EPYC 7763, AVX2", "dtype": "float32"}
+MEASURED = {"predict_seconds": 1.5, "read_seconds": 0.5, "hardware": HARDWARE}
 
 
 def block(shard_id: str, rows: int, expected: int, first: int = 0) -> pa.Table:
@@ -43,7 +49,7 @@ def block(shard_id: str, rows: int, expected: int, first: int = 0) -> pa.Table:
             "truncated_tokens": [None if i == 0 else i for i in range(rows)],
             "reused_from": pa.nulls(rows, pa.string()),
             "output_tokens": [None if i == 0 else 2 for i in range(rows)],
-            "_measured": ['{"predict_seconds": 1.5, "read_seconds": 0.5}'] * rows,
+            "_measured": [json.dumps(MEASURED)] * rows,
         }
     )
 
@@ -69,6 +75,9 @@ def test_a_second_commit_keeps_the_first_and_returns_its_metadata(tmp_path: Path
     assert table.column_names == ["doc_id", "status", "stage", "reason", *counted]
     assert first.failures == {"read: the text is not UTF-8 (byte # at #)": 1}
     assert (first.seconds, first.measured) == (1.5, {"read_seconds": 0.5})
+    assert first.hardware == HARDWARE
+    older = replace(first, hardware={})
+    assert hardware_of([first, older, first]) == {("AMD EPYC 7763, AVX2", "float32"): 2}
     assert json.loads(table.schema.metadata[b"led.run_config"]) == {"model": "m"}
 
 
