@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from led.checkpoint.hub import Checkpoint
+from led.config import LEDConfig
+from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline import RESULTS_VERSION
 from pipeline.checkpoint import checkpoint_hashes
 from pipeline.errors import PlanMismatch, UsageError
@@ -49,6 +51,8 @@ def build_plan(task: Task, checkpoint: Checkpoint, previous: Plan | None) -> Pla
             **checkpoint_hashes(checkpoint.folder),
             **task.run_config(checkpoint.folder),
         }
+        tokenizer = LEDTokenizer.from_pretrained(checkpoint.folder)
+        tokenizer.check_embedding(LEDConfig.from_pretrained(checkpoint.folder).vocab_size)
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(f"--model {settings.model}: {error}") from error
     config["since"] = describe_previous_runs(settings, config)

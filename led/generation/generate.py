@@ -41,15 +41,15 @@ def generate(
     """Generate a sequence for every document of a padded batch.
 
     `input_ids` (B, N) and the masks (B, N) are those of `LEDModel.forward`. Without `attention_mask`, padding
-    tokens are hidden. `decoder_input_ids` (1 or B, P) is a prompt, the same for all documents. A start token
-    is added if it has none. `settings` override fields of `generation_config`. The two functions are those of
-    `Scheduler`.
+    tokens are hidden, unless the padding token also ends a text, as in the reference. `decoder_input_ids` (1
+    or B, P) is a prompt, the same for all documents. A start token is added if it has none. `settings`
+    override fields of `generation_config`. The two functions are those of `Scheduler`.
 
     Raises:
         ValueError: a setting breaks a rule, or the output would exceed the decoder's positions.
     """
     config = (generation_config or GenerationConfig()).updated(**settings)
-    if attention_mask is None:
+    if attention_mask is None and config.pad_token_id not in config.eos_token_ids:
         attention_mask = (input_ids != config.pad_token_id).long()
     shape = (input_ids.shape[0], input_ids.shape[1])
     batch = pack(input_ids, attention_mask, global_attention_mask, shape, input_ids.device, trim=True)

@@ -182,10 +182,10 @@ class TextClassificationPipeline(Pipeline):
     def logits(self, texts: Sequence[str]) -> Tensor:
         """(B, C) the logits of B texts, pooled over their chunks."""
         config, tokenizer = self.model.config, self.tokenizer
-        before, after = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
         limit = config.max_input_tokens
         chunks = [
-            split(e.ids[1:-1], before, after, limit, limit // 8) for e in tokenizer.encode_batch(list(texts))
+            split(e.ids[1:-1], e.ids[:1], e.ids[-1:], limit, limit // 8)
+            for e in tokenizer.encode_batch(list(texts))
         ]
         flat = [chunk for parts in chunks for chunk in parts]
         rows = torch.stack(
@@ -257,9 +257,8 @@ class QuestionAnsweringPipeline(Pipeline):
             raise ValueError(f"max_seq_len is {limit}; this model reads at most {longest} tokens at once.")
         questions = self.tokenizer.encode_batch([q for q, _ in pairs])
         contexts = self.tokenizer.encode_batch([c for _, c in pairs])
-        end = self.tokenizer.eos_token_id
         chunks = [
-            split(c.ids[1:-1], [*q.ids, end], [end], limit, doc_stride)
+            split(c.ids[1:-1], [*q.ids, q.ids[-1]], c.ids[-1:], limit, doc_stride)
             for q, c in zip(questions, contexts, strict=True)
         ]
         flat = [chunk for parts in chunks for chunk in parts]
@@ -379,6 +378,7 @@ def pipeline(
         tokenizer = LEDTokenizer.from_pretrained(model, **source) if tokenizer is None else tokenizer
     if not isinstance(tokenizer, LEDTokenizer):
         tokenizer = LEDTokenizer.from_pretrained(tokenizer)
+    tokenizer.check_embedding(loaded.config.vocab_size)
     if isinstance(loaded, LEDForConditionalGeneration):
         name = "summary_text" if task == "summarization" else "generated_text"
         return Text2TextPipeline(loaded, tokenizer, name, limits, global_attention=global_attention)

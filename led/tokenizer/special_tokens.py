@@ -90,6 +90,20 @@ class Vocabulary:
         """The number of entries in the vocabulary, without added tokens."""
         return self.backend.get_vocab_size(with_added_tokens=False)
 
+    def check_embedding(self, rows: int) -> None:
+        """Check that an embedding of `rows` rows has one for every token.
+
+        Raises:
+            ValueError: it has fewer.
+        """
+        highest = max(self.backend.get_vocab().values(), default=-1)
+        if highest >= rows:
+            raise ValueError(
+                f"the tokenizer has the id {highest} ({self.backend.id_to_token(highest)!r}), but the "
+                f"model's embedding has {rows} rows (vocab_size in config.json). Use the checkpoint's "
+                "own tokenizer, or extend the model by resize_token_embeddings."
+            )
+
     def get_vocab(self) -> dict[str, int]:
         """The id of every token, including added tokens."""
         return self.backend.get_vocab()

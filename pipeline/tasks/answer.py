@@ -128,7 +128,8 @@ class Answer:
             question = known_columns["question"]
             if not (question or "").strip():
                 raise ValueError("the question is empty")
-            prefix = [*tokenizer.encode(question), tokenizer.eos_token_id]
+            asked = tokenizer.encode(question)
+            prefix = [*asked, asked[-1]]
             inputs.append(chunked_input([*prefix, *encodings[text].ids[1:]], len(prefix), limits, text))
         return inputs
 

@@ -268,3 +268,17 @@ def test_given_functions_are_called_as_by_the_reference(model_seed: int, do_samp
         results = dict(scheduler.run(packed.documents()))
         got = [row for d in sorted(results) for row in results[d].sequences]
         assert [[token for token in row if token != 1] for row in got] == expected, f"case {case}, {settings}"
+
+
+@pytest.mark.parametrize("eos", [2, [2, 3]])
+def test_no_mask_is_inferred_where_padding_ends_a_text(eos: int | list[int]) -> None:
+    """Some published checkpoints have one token for both, and their texts end with it."""
+    ours, reference = models(1)
+    ids = torch.tensor([[0, 5, 6, 2, 7, 8, 9, 2], [0, 9, 5, 2, 2, 2, 2, 2]])
+    for pad in (1, 2):
+        how = {"pad_token_id": pad, "eos_token_id": eos, "num_beams": 2, "max_new_tokens": 8}
+        expected = reference.generate(ids, return_dict_in_generate=True, output_scores=True, **how)
+        found = ours.generate(ids, return_dict_in_generate=True, **how)
+        torch.testing.assert_close(found.sequences_scores, expected.sequences_scores, atol=1e-4, rtol=0)
+        width = min(found.sequences.shape[1], expected.sequences.shape[1])
+        assert torch.equal(found.sequences[:, :width], expected.sequences[:, :width])

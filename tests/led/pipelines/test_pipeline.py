@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from led.batch.packed_batch import PackedBatch
 from led.generation.scheduler import SchedulerLimits
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.heads.question_answering import LEDForQuestionAnswering
@@ -253,3 +254,27 @@ def test_the_published_snippets_run_after_changing_the_import(model_folder: Path
         **input_ids, global_attention_mask=global_attention_mask, cache_implementation="static"
     )
     assert isinstance(tokenizer.decode(output[0], skip_special_tokens=True), str)
+
+
+def test_chunks_have_the_tokens_that_the_tokenizer_places(model_folder: Path) -> None:
+    """They may differ from those that begin and end a written text."""
+    tokenizer = LEDTokenizer.from_pretrained(model_folder)
+    tokenizer.cls_token, tokenizer.sep_token = "<mask>", "<unk>"
+    model, seen = model_of(LEDForQuestionAnswering, tokenizer), list[list[int]]()
+    read = model.forward_packed
+
+    def watch(batch: PackedBatch, *given: Any, **named: Any) -> Any:
+        seen.append(batch.input_ids.tolist())
+        return read(batch, *given, **named)
+
+    model.forward_packed = watch
+    pipeline("question-answering", model=model, tokenizer=tokenizer)(question="what", context="the pump")
+    assert seen == [tokenizer("what", "the pump")["input_ids"]]
+    assert seen[0][0] == tokenizer.cls_token_id and seen[0].count(tokenizer.sep_token_id) == 3
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(tokenizer: LEDTokenizer) -> None:
+    rows = len(tokenizer) - 1
+    model = LEDForConditionalGeneration(tiny_config(vocab_size=rows))
+    with pytest.raises(ValueError, match=rf"has the id {rows} .* embedding has {rows} rows"):
+        pipeline("summarization", model=model, tokenizer=tokenizer)
