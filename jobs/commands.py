@@ -107,6 +107,8 @@ def _forecast_lines(forecast: Forecast, requested: str) -> list[str]:
         lines.append(
             f"slots          {forecast.slot_utilization:.0%} utilized in decoding, no padding in encoding"
         )
+    if forecast.settings:
+        lines.append(f"settings       {forecast.settings}")
     for processor, dtype in forecast.hardware:
         lines.append(f"computed in    {_dtype_on(processor, dtype, requested)}")
     lines += [
@@ -136,8 +138,11 @@ def _length_lines(lengths: tuple[int, ...], limit: int) -> list[str]:
 
 def preview(task: Task, options: PreviewOptions) -> None:
     """Process a few documents and show each beside its result."""
+    from pipeline.checkpoint import find_checkpoint
     from pipeline.forecast.calibrate import preview
 
+    if in_force := task.describe_settings(find_checkpoint(task.settings).folder):
+        print(f"settings: {in_force}\n")
     console = Console(soft_wrap=False)
     width = max(30, (console.width - 2) // 2)
     for text, row in preview(task, options.documents, options.draw):

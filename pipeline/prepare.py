@@ -44,10 +44,13 @@ def build_plan(task: Task, checkpoint: Checkpoint, previous: Plan | None) -> Pla
         )
     inputs = inspect_inputs(settings, previous)
     try:
+        limits = asdict(task.input_limits(checkpoint.folder))
+        if not limits["prefix"]:  # as in plans of versions that knew no prefix
+            del limits["prefix"]
         config = {
             "code_version": RESULTS_VERSION,
             "settings": settings.fingerprinted_settings(),
-            "input_limits": asdict(task.input_limits(checkpoint.folder)),
+            "input_limits": limits,
             **checkpoint_hashes(checkpoint.folder),
             **task.run_config(checkpoint.folder),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -90,8 +91,11 @@ def _run(task: Task, run_id: str, progress_interval_s: float) -> RunResult:
     plan = freeze_plan(store, plan, previous)
     todo = remaining(plan, store.names())
     counts = {"documents": plan.documents, "shards": len(plan.shards), "remaining": len(todo)}
-    event("started", output=store.url, plan=plan.fingerprint, **counts)
+    in_force = task.describe_settings(checkpoint.folder)
+    event("started", output=store.url, plan=plan.fingerprint, settings=in_force, **counts)
     if todo:
+        if in_force:
+            print(f"settings: {in_force}", file=sys.stderr, flush=True)
         _process(task, checkpoint, plan, todo, store, run_id, progress_interval_s)
     manifest = finish(store, plan)
     report = try_report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ import torch
 from led.generation.config import GenerationConfig
 from led.testing import tiny_model
 from led.tokenizer.tokenizer import LEDTokenizer
+
+# Ray runs its workers with a lower priority than other processes. On a busy machine they would get no CPU.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 # Parts of paths of the tests that take longest: they wait for servers and processes.
 _LONGEST = (

@@ -26,6 +26,7 @@ from torch import Tensor
 from led.batch.packed_batch import pack_documents
 from led.generation.config import GenerationConfig
 from led.generation.scheduler import Scheduler, SchedulerLimits
+from led.generation.task_settings import TaskSettings, task_settings
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.heads.question_answering import LEDForQuestionAnswering
 from led.heads.sequence_classification import LEDForSequenceClassification
@@ -65,13 +66,14 @@ class Text2TextPipeline(Pipeline):
         self,
         model: LEDForConditionalGeneration,
         tokenizer: LEDTokenizer,
-        name: str,
+        task: str,
         limits: SchedulerLimits | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(tokenizer, **settings)
         self.model: LEDForConditionalGeneration = model
-        self.name, self.limits = name, limits
+        self.task, self.limits = task, limits
+        self.name = "summary_text" if task == "summarization" else "generated_text"
         self._scheduler: (
             tuple[tuple[GenerationConfig, LEDForConditionalGeneration, torch.device], Scheduler] | None
         ) = None
@@ -86,13 +88,16 @@ class Text2TextPipeline(Pipeline):
     ) -> list[Result]:
         """Generate a text for each input, in order. `settings` are generation settings, as `num_beams=4`.
 
-        Without settings in the call or the checkpoint, 4 beams write at most 256 tokens.
+        Settings of the call take precedence over the checkpoint's, and these over `task_specific_params` in
+        its config.json. Where nobody says anything, 4 beams write at most 256 tokens without repeating three
+        of them. A `prefix` in config.json is put before each text.
 
         Raises:
             ValueError: an input is not a string, or a setting is unknown or breaks a rule. Also if
                 `truncation` is False and a text has more tokens than the encoder has positions.
         """
-        documents = self.tokenizer.encode_batch(as_texts(texts))
+        in_force = self._settings(settings)
+        documents = self.tokenizer.encode_batch([in_force.prefix + text for text in as_texts(texts)])
         limit = self.model.config.max_encoder_position_embeddings
         inputs = [truncate(document.ids, limit) for document in documents]
         for i, (ids, over) in enumerate(inputs):
@@ -105,7 +110,7 @@ class Text2TextPipeline(Pipeline):
         order = [
             i for group in by_budget([len(ids) for ids, _ in inputs], MAX_NUM_BATCHED_TOKENS) for i in group
         ]
-        scheduler = self._scheduler_for(self._generation(settings))
+        scheduler = self._scheduler_for(in_force.generation)
         packed = (pack_documents([inputs[i][0]], [self.global_positions(1)]) for i in order)
         results: list[list[Result]] = [[] for _ in inputs]
         for i, hypotheses in scheduler.run(packed):
@@ -128,12 +133,8 @@ class Text2TextPipeline(Pipeline):
             self._scheduler = key, Scheduler(self.model, config, self.limits)
         return self._scheduler[1]
 
-    def _generation(self, settings: dict[str, Any]) -> GenerationConfig:
-        config = self.model.generation_config
-        if config.max_length is None and config.max_new_tokens is None and "max_length" not in settings:
-            positions = self.model.config.max_decoder_position_embeddings
-            settings = {"max_new_tokens": min(256, positions), **settings}
-        return config.updated(**{**({"num_beams": 4} if config.num_beams == 1 else {}), **settings})
+    def _settings(self, given: dict[str, Any]) -> TaskSettings:
+        return task_settings(self.model.config, self.model.generation_config, self.task, given)
 
 
 class TextClassificationPipeline(Pipeline):
@@ -380,8 +381,7 @@ def pipeline(
         tokenizer = LEDTokenizer.from_pretrained(tokenizer)
     tokenizer.check_embedding(loaded.config.vocab_size)
     if isinstance(loaded, LEDForConditionalGeneration):
-        name = "summary_text" if task == "summarization" else "generated_text"
-        return Text2TextPipeline(loaded, tokenizer, name, limits, global_attention=global_attention)
+        return Text2TextPipeline(loaded, tokenizer, task, limits, global_attention=global_attention)
     if isinstance(loaded, LEDForSequenceClassification):
         return TextClassificationPipeline(loaded, tokenizer, global_attention=global_attention)
     assert isinstance(loaded, LEDForQuestionAnswering)

@@ -53,7 +53,7 @@ class Forecast:
     `startup_seconds` of them pass before the first shard starts. `sampled` and `calibration_rows` are the
     rows that the forecast is based on. `limit` is the input limit in tokens, and `lengths` are the sampled
     document lengths, sorted. `hardware` has the names of the processor or GPU and of the dtype in force of
-    each kind of replica.
+    each kind of replica. `settings` are those that the checkpoint or a default decides.
     """
 
     documents: int
@@ -76,6 +76,7 @@ class Forecast:
     limit: int
     lengths: tuple[int, ...]
     hardware: tuple[tuple[str, str], ...]
+    settings: str
 
     def to_json(self) -> bytes:
         """The content of `_forecast.json`. It leaves out the lengths."""
@@ -179,6 +180,7 @@ def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int
         startup,
         workers.capacity.replicas,
         slots,
+        task.describe_settings(checkpoint.folder),
     )
 
 
@@ -204,6 +206,7 @@ def _forecast(
     startup: float,
     replicas: int,
     slots: int,
+    described: str,
 ) -> Forecast:
     settings, calibrated = task.settings, pa.concat_tables(calibration)
     # The number of rows of a document is known only from the calibration.
@@ -241,6 +244,7 @@ def _forecast(
         sampled=len(sample),
         calibration_rows=len(calibrated),
         limit=limit,
+        settings=described,
         hardware=tuple(sorted({(found["processor"], found["dtype"]) for found in hardware if found})),
         lengths=tuple(sorted(length.input_tokens + length.truncated_tokens for length in lengths)),
     )

@@ -122,6 +122,14 @@ def commit(store: Store, block: pa.Table, config: Mapping[str, Any]) -> ShardMet
     return read_shard_metadata(store, name)
 
 
+def _as_dict(shard: ShardMetadata) -> dict[str, Any]:
+    """The values of a shard. `hardware` is left out if its version did not record it."""
+    values = asdict(shard)
+    if not shard.hardware:
+        del values["hardware"]
+    return values
+
+
 def counts_of(rows: pa.Table) -> dict[str, Any]:
     """The counts of `ShardMetadata`, from the rows themselves."""
     return {
@@ -276,7 +284,7 @@ def make_manifest(plan: Plan, shards_metadata: Mapping[str, ShardMetadata]) -> d
         **{name: sum(getattr(each, name) for each in metadata) for name in counts},
         **{name: _sums(getattr(each, name) for each in metadata) for name in ("failures", "flags")},
         "since": plan.config.get("since"),
-        "shards": {shard.part: asdict(shards_metadata[shard.shard_id]) for shard in plan.shards},
+        "shards": {shard.part: _as_dict(shards_metadata[shard.shard_id]) for shard in plan.shards},
     }
 
 

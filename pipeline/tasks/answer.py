@@ -96,6 +96,10 @@ class Answer:
             QUESTIONS: {"of all": list(self.questions), "in column": self.settings.question_column},
         }
 
+    def describe_settings(self, folder: Path) -> str:
+        """Nothing: the checkpoint decides no setting of generation."""
+        return ""
+
     def input_limits(self, folder: Path) -> InputLimits:
         """Whole documents, in chunks."""
         return chunked_input_limits(self.settings, folder)

@@ -39,11 +39,12 @@ class Document(NamedTuple):
 @dataclass(frozen=True)
 class InputLimits:
     """At most `max_input_tokens` of a document are read, in chunks of `chunk_tokens` that share `overlap`
-    tokens."""
+    tokens. `prefix` is put before each document."""
 
     max_input_tokens: int
     chunk_tokens: int
     overlap: int = 0
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,10 @@ class Task(Protocol):
     def run_config(self, folder: Path) -> dict[str, Any]:
         """What the rows depend on besides settings and weights. Checks that task and checkpoint fit
         together."""
+
+    def describe_settings(self, folder: Path) -> str:
+        """What the task computes with, where the checkpoint or a default decides, and who decided. May be
+        empty."""
 
     def input_limits(self, folder: Path) -> InputLimits:
         """The limits for the checkpoint in `folder`. Checks the settings against the checkpoint."""

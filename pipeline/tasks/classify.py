@@ -102,6 +102,10 @@ class Classify:
             thresholds[name] = float(value)
         return thresholds
 
+    def describe_settings(self, folder: Path) -> str:
+        """Nothing: the checkpoint decides no setting of generation."""
+        return ""
+
     def input_limits(self, folder: Path) -> InputLimits:
         """Whole documents, in chunks."""
         return chunked_input_limits(self.settings, folder)

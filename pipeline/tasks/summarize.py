@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from led.config import LEDConfig
 from led.generation.config import GenerationConfig
+from led.generation.task_settings import TaskSettings, task_settings
 from led.pipelines.chunking import truncate
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.errors import UsageError
@@ -46,11 +47,12 @@ class Summarize:
             columns.append(pa.field("attention", pa.list_(pa.float32())))
         return pa.schema(columns)
 
-    def generation(self, folder: Path) -> GenerationConfig:
-        """The checkpoint's generation config, with the run's settings applied."""
-        settings = {name: getattr(self.settings, name) for name in DECODING}
-        changes = {name: value for name, value in settings.items() if value is not None}
-        return GenerationConfig.from_pretrained(folder).updated(**changes, num_return_sequences=1)
+    def in_force(self, folder: Path) -> TaskSettings:
+        """The generation settings in force for the checkpoint in `folder`, and where each comes from."""
+        given = {name: getattr(self.settings, name) for name in DECODING}
+        config, generation = LEDConfig.from_pretrained(folder), GenerationConfig.from_pretrained(folder)
+        generation = generation.updated(num_return_sequences=1)
+        return task_settings(config, generation, "summarization", given, defaults=False)
 
     def run_config(self, folder: Path) -> dict[str, Any]:
         """The task and the generation config in force.
@@ -61,9 +63,13 @@ class Summarize:
         from pipeline.tasks.summarizer import LoadedSummarizer
 
         LoadedSummarizer.check(folder)
-        generation = self.generation(folder)
-        generation.max_sequence_length(LEDConfig.from_pretrained(folder))
-        return {"task": "summarize", "generation": asdict(generation)}
+        in_force = self.in_force(folder)
+        in_force.generation.max_sequence_length(LEDConfig.from_pretrained(folder))
+        return {"task": "summarize", "generation": asdict(in_force.generation)}
+
+    def describe_settings(self, folder: Path) -> str:
+        """The generation settings in force."""
+        return self.in_force(folder).describe()
 
     def input_limits(self, folder: Path) -> InputLimits:
         """--max-input-tokens, by default the encoder's limit. A document is read in one chunk.
@@ -75,7 +81,7 @@ class Summarize:
         tokens = self.settings.max_input_tokens or limit
         if tokens > limit:
             raise UsageError(f"--max-input-tokens is {tokens}; this model reads at most {limit} tokens.")
-        return InputLimits(tokens, tokens)
+        return InputLimits(tokens, tokens, prefix=self.in_force(folder).prefix)
 
     def expand_rows(self, values: Mapping[str, Any]) -> list[Row]:
         """One row per document."""
@@ -86,7 +92,7 @@ class Summarize:
     ) -> list[ModelInput]:
         """`<s> text </s>`, truncated at the limit. `</s>` stays."""
         inputs = []
-        encodings = tokenizer.encode_batch([document.text for document in documents])
+        encodings = tokenizer.encode_batch([limits.prefix + document.text for document in documents])
         for document, encoding in zip(documents, encodings, strict=True):
             ids, dropped = truncate(encoding.ids, limits.max_input_tokens)
             inputs.append(ModelInput(ids, 1, dropped, text=document.text if self.settings.flags else None))
@@ -96,7 +102,7 @@ class Summarize:
         """The summarizer with its weights."""
         from pipeline.tasks.summarizer import LoadedSummarizer
 
-        return LoadedSummarizer(self.settings, self.generation(folder), folder)
+        return LoadedSummarizer(self.settings, self.in_force(folder).generation, folder)
 
     @staticmethod
     def describe(row: Row) -> tuple[str, str]:

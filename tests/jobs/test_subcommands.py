@@ -37,6 +37,8 @@ def test_a_preview_a_forecast_a_run_and_its_report(
     options = ("--calibration-seconds", 1, "--price-per-hour", 2, "--picture", picture)
     planned = summarize("plan", *given, *options)
     assert planned.returncode == 0, planned.stderr
+    settings = "max_length 12 (checkpoint), num_beams 2 (checkpoint)\n"
+    assert f"settings: {settings}" in shown.stdout and f"settings       {settings}" in planned.stdout
     lines = ("documents      12, in ", "will fail      1 rows", "cost  ", "<- the limit", "device-hours")
     for line in (*lines, f"computed in    float32 on {cpu().describe()}\n"):
         assert line in planned.stdout, line
@@ -45,7 +47,11 @@ def test_a_preview_a_forecast_a_run_and_its_report(
 
     done = summarize("run", *given, "--attention")
     assert done.returncode == 0 and "12 documents = 11 ok + 1 failed" in done.stdout, done.stderr
-    assert "12/12 documents, " in done.stderr and "1 failed" in done.stderr
+    assert (
+        f"settings: {settings}" in done.stderr
+        and "12/12 documents, " in done.stderr
+        and "1 failed" in done.stderr
+    )
     report = out / "_report.html"
     page = report.read_text()
     assert f"shards in float32 on {cpu().describe()}" in page
