@@ -92,7 +92,7 @@ def test_flags_win_and_unknown_keys_are_named(tmp_path: Path) -> None:
         ("num_beams: 0\n", "--num-beams is 0; it must be at least 1"),
         ("top_p: high\n", "--top-p is 'high'; it must be a number"),
         ("flags: maybe\n", "--flags is 'maybe'; it must be true or false"),
-        ("dtype: fp16\n", "--dtype is 'fp16'; it must be 'float32', 'float16', 'bfloat16' or 'int8'"),
+        ("dtype: fp16\n", "--dtype is 'fp16'; it must be 'auto', 'float32', 'float16', 'bfloat16' or 'int8'"),
         ("passthrough: [1]\n", "--passthrough is .1,.; it must be a text"),
         ("text_column: [a]\n", r"--text-column is \['a'\]; it must be a text"),
     ],
