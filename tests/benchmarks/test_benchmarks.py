@@ -16,6 +16,7 @@ def last_line(capsys: pytest.CaptureFixture[str], name: str, *arguments: str) ->
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+@pytest.mark.filterwarnings("ignore:this processor .* has no products")
 def test_identity_counts_documents_written_alike(capsys: pytest.CaptureFixture[str]) -> None:
     found = last_line(
         capsys, "identity", "--tiny", "--documents", "6", "--longest", "300", "--new-tokens", "6"

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import gpu
 
 
+@pytest.mark.filterwarnings("ignore:this processor .* has no products")
 def test_the_whole_comparison_runs_in_miniature(capsys: pytest.CaptureFixture[str]) -> None:
     gpu.main(["--tiny", "--device", "cpu", "--dtypes", "float32"])
     rows = {row["what"]: row for row in json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]}
