@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.instruction_sets import LEVELS
 from benchmarks.rival import documents, machine
 from led import LEDForConditionalGeneration, pack_documents
+from led.model import inference_packing
 from led.ops import prepacked_linear
 from led.ops.cpu_capabilities import cpu
 from led.ops.prepacked_linear import QuantizedLinear
-from tests.isa_matrix import LEVELS
 
 MODEL = Path(__file__).parent.parent / "demo/checkpoints/led-reports-summary"
 
@@ -41,9 +42,6 @@ def measure(usual_steps: bool) -> dict[str, float]:
     if usual_steps:
         steps = prepacked_linear.int8_steps
         prepacked_linear.int8_steps = lambda weight, pairs_saturate: steps(weight, False)
-        prepacked_linear.can_quantize = lambda: True
-        from led.model import inference_packing
-
         inference_packing.can_quantize = lambda: True
     torch.manual_seed(0)
     exact = LEDForConditionalGeneration.from_pretrained(MODEL)

@@ -46,8 +46,7 @@ run() {
 }
 if [[ $what != job ]]; then
     run python3.11 -m pytest -q -p no:cacheprovider -W ignore tests/led/ops tests/led/kv_cache tests/led/heads \
-        tests/led/test_config.py tests/led/checkpoint/test_weights.py tests/led/model \
-        --deselect tests/led/model/test_training.py
+        tests/led/test_config.py tests/led/checkpoint/test_weights.py tests/led/model
 fi
 if [[ $what != tests ]]; then
     rm -rf "$folder/x86" "$root/tmp/arm"

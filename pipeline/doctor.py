@@ -58,7 +58,8 @@ def examine(gpus: float = 0.0, ray_address: str | None = None, start_ray: bool =
     unless `start_ray` is false."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     yield Finding("ok", "versions", f"Python {platform.python_version()}, {versions}")
-    yield Finding("ok", "processor", f"{cpu().describe()}, {usable_cpus()} usable CPUs")
+    cache = f", {cpu().l2_cache_bytes / 2**20:.1f} MiB of second-level cache" if cpu().l2_cache_bytes else ""
+    yield Finding("ok", "processor", f"{cpu().describe()}, {usable_cpus()} usable CPUs{cache}")
     yield Finding(
         "ok", "speed", f"one thread: {_products():.0f} GF/s in float32, {_reads():.0f} GB/s of reads"
     )

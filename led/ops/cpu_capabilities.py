@@ -1,8 +1,7 @@
-"""Which operations this processor computes fast and correctly. The only place that decides kernels, dtypes
-and block sizes for CPUs.
+"""Which operations this processor computes fast and correctly. The only place that reads its flags.
 
-Decisions follow from instruction-set flags and cache sizes, which do not depend on what else runs on the
-machine. No decision is made by a stopwatch.
+Kernels and dtypes follow from instruction-set flags, which do not depend on what else runs on the machine. No
+decision is made by a stopwatch.
 
 Flags have Linux's names, as in /proc/cpuinfo. They leave out what the environment variables of oneDNN
 (`ONEDNN_MAX_CPU_ISA`) and FBGEMM (`FBGEMM_ENABLE_INSTRUCTIONS`) forbid, because these libraries compute the

@@ -52,6 +52,8 @@ class Summarize:
         given = {name: getattr(self.settings, name) for name in DECODING}
         config, generation = LEDConfig.from_pretrained(folder), GenerationConfig.from_pretrained(folder)
         generation = generation.updated(num_return_sequences=1)
+        # Defaults of the task would change the plan of every run with a checkpoint that states no lengths, so
+        # that it could neither resume nor be reused.
         return task_settings(config, generation, "summarization", given, defaults=False)
 
     def run_config(self, folder: Path) -> dict[str, Any]:
