@@ -38,6 +38,7 @@ SETTINGS = (
     "truncation_side",
     "clean_up_tokenization_spaces",
     "model_input_names",
+    "split_special_tokens",
 )
 BACKEND_FLAGS = ("add_prefix_space", "trim_offsets")
 KEYWORDS = (*ROLES, *EXTRA, *SETTINGS, *BACKEND_FLAGS, "errors")
@@ -115,6 +116,7 @@ def _checked_settings(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
         "model_max_length": (int, float),
         "clean_up_tokenization_spaces": bool,
         "model_input_names": (list, tuple),
+        "split_special_tokens": bool,
     }
     for name, value in settings.items():
         if not isinstance(value, types.get(name, str)) or (
@@ -345,9 +347,7 @@ def set_format(backend: Tokenizer, cls_token: str, sep_token: str) -> None:
     )
 
 
-def write_folder(
-    folder: Path, parts: TokenizerParts, *, filename_prefix: str | None, split_special_tokens: bool
-) -> list[Path]:
+def write_folder(folder: Path, parts: TokenizerParts, *, filename_prefix: str | None) -> list[Path]:
     """Write vocab.json, merges.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json.
 
     `added_tokens.json` is written, too, if there are tokens after the vocabulary. Returns the paths.
@@ -360,7 +360,7 @@ def write_folder(
     added = dict(sorted(parts.backend.get_added_tokens_decoder().items()))
     states = {token.content: _token_state(token) for token in added.values()}
     config: dict[str, Any] = {**parts.settings, **parts.roles, "tokenizer_class": "LEDTokenizer"}
-    config |= {"split_special_tokens": split_special_tokens, **_backend_flags(parts.backend)}
+    config |= _backend_flags(parts.backend)
     config["added_tokens_decoder"] = {
         str(number): {**states[token.content], "special": token.special} for number, token in added.items()
     }

@@ -118,11 +118,6 @@ class Vocabulary:
         return dict(sorted(self.backend.get_added_tokens_decoder().items()))
 
     @property
-    def split_special_tokens(self) -> bool:
-        """Whether special tokens that occur in a text are read as plain text."""
-        return self.backend.encode_special_tokens
-
-    @property
     def special_tokens_map(self) -> dict[str, Any]:
         """The token of each role, and the list of additional special tokens if there are any."""
         return {
@@ -139,6 +134,11 @@ class Vocabulary:
     def all_special_ids(self) -> list[int]:
         """The ids of `all_special_tokens`."""
         return self.convert_tokens_to_ids(self.all_special_tokens)
+
+    @property
+    def control_tokens(self) -> frozenset[str]:
+        """The tokens of the roles. Other special tokens are those that a checkpoint added."""
+        return frozenset(self._roles.values())
 
     @property
     def additional_special_tokens_ids(self) -> list[int]:

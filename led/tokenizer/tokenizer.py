@@ -5,8 +5,9 @@ the input text and exclude a token's leading space. Special tokens have the offs
 
 Calls, arguments and results are those of the reference's LEDTokenizer and LEDTokenizerFast, with two
 differences:
-  - if a document contains the characters `</s>` or `<mask>`, they are text and not special tokens, unless
-    `split_special_tokens=False` is passed
+  - if a document contains the characters of a control token, such as `</s>` or `<mask>`, they are text, unless
+    `split_special_tokens` is False. Special tokens that a checkpoint added, such as `<doc-sep>`, are tokens,
+    unless it is True
   - a pair with an empty second text is still a pair
 
 With `is_split_into_words`, each word gets a space before it. Truncation and padding are on the right unless
@@ -20,7 +21,7 @@ attributes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ from led.tokenizer.truncation import (
     read_limits,
     read_texts,
     room_for,
+    variant,
 )
 
 __all__ = ["SPECIAL_TOKENS", "BatchEncoding", "LEDTokenizer", "LEDTokenizerFast", "build_backend"]
@@ -75,6 +77,9 @@ class LEDTokenizer(Vocabulary):
     `model_max_length` is the checkpoint's limit in tokens, or unlimited. It is used only by truncation and
     by padding to "max_length". `roles` and `additional_special_tokens` are as in `Vocabulary`.
 
+    `split_special_tokens` says which special tokens are plain text if they occur in a text: all (True), none
+    (False), or by default (None) only those of a role, such as `</s>`.
+
     Raises:
         ValueError: the vocabulary lacks one of these tokens, or a side is not "right" or "left".
     """
@@ -87,7 +92,7 @@ class LEDTokenizer(Vocabulary):
         backend: Tokenizer,
         model_max_length: int | None = None,
         *,
-        split_special_tokens: bool = True,
+        split_special_tokens: bool | None = None,
         roles: Mapping[str, str] | None = None,
         additional_special_tokens: Sequence[str] = (),
         padding_side: str = "right",
@@ -100,7 +105,9 @@ class LEDTokenizer(Vocabulary):
         check_side(truncation_side, "truncation_side")
         backend.no_padding()
         backend.no_truncation()
-        backend.encode_special_tokens = split_special_tokens
+        backend.encode_special_tokens = split_special_tokens is not False
+        self.split_special_tokens = split_special_tokens
+        self._variants: dict[Hashable, Tokenizer] = {}
         self.model_max_length = int(model_max_length or UNLIMITED)
         self.padding_side, self.truncation_side = padding_side, truncation_side
         self.model_input_names = list(model_input_names)
@@ -113,15 +120,14 @@ class LEDTokenizer(Vocabulary):
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
-        split_special_tokens: bool = True,
         **overrides: Any,
     ) -> LEDTokenizer:
         """The tokenizer of a model folder or of a published checkpoint.
 
         `overrides` replace special tokens and settings of the files. Special tokens are given as text or
         AddedToken, for example `pad_token="<pad>"`. The settings are `model_max_length`, `padding_side`,
-        `truncation_side`, `add_prefix_space`, `trim_offsets`, `clean_up_tokenization_spaces` and
-        `model_input_names`.
+        `truncation_side`, `add_prefix_space`, `trim_offsets`, `clean_up_tokenization_spaces`,
+        `split_special_tokens` and `model_input_names`.
 
         Raises:
             FileNotFoundError: the checkpoint cannot be found or downloaded, or has no tokenizer.
@@ -134,7 +140,6 @@ class LEDTokenizer(Vocabulary):
         parts = read_folder(folder, overrides)
         return cls(
             parts.backend,
-            split_special_tokens=split_special_tokens,
             roles=parts.roles,
             additional_special_tokens=parts.extra,
             **parts.settings,
@@ -183,15 +188,12 @@ class LEDTokenizer(Vocabulary):
             "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
             "model_input_names": self.model_input_names,
         }
+        if self.split_special_tokens is not None:
+            settings["split_special_tokens"] = self.split_special_tokens
         if self.model_max_length < UNLIMITED:
             settings["model_max_length"] = self.model_max_length
         parts = TokenizerParts(self.backend, self._roles, self.additional_special_tokens, settings)
-        paths = write_folder(
-            Path(folder),
-            parts,
-            filename_prefix=filename_prefix,
-            split_special_tokens=self.split_special_tokens,
-        )
+        paths = write_folder(Path(folder), parts, filename_prefix=filename_prefix)
         return tuple(map(str, paths))
 
     def save_vocabulary(self, folder: str | Path, filename_prefix: str | None = None) -> tuple[str, str]:
@@ -211,7 +213,20 @@ class LEDTokenizer(Vocabulary):
 
     def encode_batch(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[Encoding]:
         """Encodings of texts or pairs, with special tokens and without truncation."""
-        return self.backend.encode_batch(list(texts))
+        return self._variant(self.split_special_tokens).encode_batch(list(texts))
+
+    def _variant(self, split_special_tokens: bool | None, is_split_into_words: bool = False) -> Tokenizer:
+        """The backend for texts with this setting. Copies are kept until the tokens change."""
+        control = self.control_tokens
+        key = split_special_tokens, is_split_into_words, control, len(self.backend.get_added_tokens_decoder())
+        if key not in self._variants:
+            self._variants[key] = variant(
+                self.backend,
+                split_special_tokens=split_special_tokens,
+                control_tokens=control,
+                is_split_into_words=is_split_into_words,
+            )
+        return self._variants[key]
 
     def __call__(
         self,
@@ -289,11 +304,10 @@ class LEDTokenizer(Vocabulary):
         def inputs(first: Any, second: Any) -> BatchEncoding:
             batch = read_texts(first, second, is_split_into_words)
             encodings = encode_items(
-                self.backend,
+                self._variant(split, is_split_into_words),
                 batch.items,
                 limits,
                 add_special_tokens=add_special_tokens,
-                split_special_tokens=split,
                 is_split_into_words=is_split_into_words,
             )
             return self._inputs(

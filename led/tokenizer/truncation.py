@@ -7,7 +7,7 @@ tokens. The tokenizer is not modified, so threads can share it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,24 +193,20 @@ def _brief(value: Any) -> str:
 
 
 def encode_items(
-    backend: Tokenizer,
+    tokenizer: Tokenizer,
     items: Sequence[Any],
     limits: Limits,
     *,
     add_special_tokens: bool,
-    split_special_tokens: bool,
     is_split_into_words: bool,
 ) -> list[Encoding]:
-    """One encoding per item, truncated to the limits.
+    """One encoding per item, truncated to the limits. `tokenizer` is a `variant` for this call.
 
     The truncated part is in the encoding's `overflowing`, with `stride` tokens repeated.
 
     Raises:
         ValueError: a text cannot be truncated to the limits, or is not valid Unicode.
     """
-    tokenizer = variant(
-        backend, split_special_tokens=split_special_tokens, is_split_into_words=is_split_into_words
-    )
     if limits.truncation is None:
         return _encode(tokenizer, items, add_special_tokens, is_split_into_words)
     without_format = copy_of(tokenizer)
@@ -321,31 +317,58 @@ def _share(first: int, second: int, room: int) -> tuple[int, int]:
     return (long, short) if first > second else (short, long)
 
 
-def variant(backend: Tokenizer, *, split_special_tokens: bool, is_split_into_words: bool) -> Tokenizer:
-    """`backend` itself if it has these two settings already, otherwise a copy that has them.
+def variant(
+    backend: Tokenizer,
+    *,
+    split_special_tokens: bool | None,
+    control_tokens: Collection[str],
+    is_split_into_words: bool,
+) -> Tokenizer:
+    """`backend` itself if it has these settings already, otherwise a copy that has them.
 
-    Each word gets a space before it, as in running text.
+    True splits every special token that occurs in a text, False splits none, and None splits
+    `control_tokens` alone. With `is_split_into_words`, each word gets a space before it, as in running text.
     """
-    if backend.encode_special_tokens == split_special_tokens and not is_split_into_words:
+    added = backend.get_added_tokens_decoder().values()
+    kept = {token.content for token in added if token.special and token.content not in control_tokens}
+    kept = kept if split_special_tokens is None else set()
+    split = split_special_tokens is not False
+    if backend.encode_special_tokens == split and not kept and not is_split_into_words:
         return backend
-    copy = copy_of(backend)
+    copy = copy_of(backend, kept)
     copy.post_processor = backend.post_processor
-    copy.encode_special_tokens = split_special_tokens
+    copy.encode_special_tokens = split
     if is_split_into_words:
         set_flags(copy, add_prefix_space=True)
     return copy
 
 
-def copy_of(backend: Tokenizer) -> Tokenizer:
-    """A copy of the tokenizer that adds no special tokens. Both share the vocabulary, so copying is cheap."""
+def copy_of(backend: Tokenizer, kept: Collection[str] = ()) -> Tokenizer:
+    """A copy of the tokenizer that adds no special tokens. Both share the vocabulary, so copying is cheap.
+
+    The special tokens in `kept` become ordinary added tokens, which are never split.
+    """
     copy = Tokenizer(backend.model)
     if backend.normalizer is not None:
         copy.normalizer = backend.normalizer
     copy.pre_tokenizer, copy.decoder = backend.pre_tokenizer, backend.decoder
     added: dict[int, AddedToken] = backend.get_added_tokens_decoder()
-    copy.add_tokens([added[number] for number in sorted(added)])
+    copy.add_tokens(
+        [_ordinary(token) if token.content in kept else token for _, token in sorted(added.items())]
+    )
     copy.encode_special_tokens = backend.encode_special_tokens
     return copy
+
+
+def _ordinary(token: AddedToken) -> AddedToken:
+    return AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=False,
+    )
 
 
 def set_flags(backend: Tokenizer, **flags: bool) -> None:

@@ -736,7 +736,8 @@ def test_threads_share_a_tokenizer(ours: LEDTokenizer) -> None:
 def test_a_folder_of_ours_is_read_by_the_reference(folder: Path, ours: LEDTokenizer) -> None:
     theirs = transformers.LEDTokenizerFast.from_pretrained(folder)
     assert theirs(PLAIN)["input_ids"] == ours(PLAIN)["input_ids"]
-    assert theirs(WITH_SPECIALS)["input_ids"] == ours(WITH_SPECIALS)["input_ids"]
+    split = theirs(WITH_SPECIALS, split_special_tokens=True)
+    assert split["input_ids"] == ours(WITH_SPECIALS)["input_ids"]
     assert theirs.model_max_length == ours.model_max_length == 128
     assert theirs.special_tokens_map == ours.special_tokens_map
 
@@ -777,10 +778,42 @@ def test_a_token_after_the_vocabulary_keeps_its_id(folder: Path, tmp_path: Path,
     tokenizer = LEDTokenizer.from_pretrained(tmp_path, split_special_tokens=False)
     assert tokenizer.encode("<doc-sep> a", add_special_tokens=False)[0] == 420
     assert tokenizer.all_special_ids[-1] == 420
-    assert 420 not in LEDTokenizer.from_pretrained(tmp_path).encode("<doc-sep> a")
+    assert LEDTokenizer.from_pretrained(tmp_path).encode("<doc-sep> a")[1] == 420
+    assert 420 not in LEDTokenizer.from_pretrained(tmp_path, split_special_tokens=True).encode("<doc-sep> a")
     (tmp_path / told).write_text(json.dumps(content).replace("420", "500"))
     with pytest.raises(ValueError, match="listed with id 500, but the vocabulary gives it 420"):
         LEDTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("split", [None, True, False])
+def test_which_special_tokens_of_a_text_are_tokens(folder: Path, tmp_path: Path, split: bool | None) -> None:
+    tokenizer = LEDTokenizer.from_pretrained(folder, additional_special_tokens=["<doc-sep>"])
+    tokenizer.split_special_tokens = split
+    tokenizer.save_pretrained(tmp_path)
+    states = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert states.get("split_special_tokens") is split
+    loaded = LEDTokenizer.from_pretrained(tmp_path)
+    assert loaded.split_special_tokens is split
+    added, text = loaded.additional_special_tokens_ids[0], "a<doc-sep>b</s> <mask> c"
+    for tokenizer_ in (tokenizer, loaded):
+        for ids in (tokenizer_(text)["input_ids"], tokenizer_.encode_batch([text])[0].ids):
+            assert (added in ids) == (split is not True)
+            assert (ids.count(loaded.eos_token_id) == 2) == (split is False)
+            assert (loaded.mask_token_id in ids) == (split is False)
+    assert loaded.decode(loaded.encode("a<doc-sep>b"), skip_special_tokens=True) == (
+        "a<doc-sep>b" if split else "ab"
+    )
+    theirs = transformers.LEDTokenizerFast.from_pretrained(tmp_path)
+    plain = "a report<doc-sep>the report <doc-sep> x"
+    assert loaded(plain)["input_ids"] == theirs(plain, split_special_tokens=bool(split))["input_ids"]
+
+
+def test_tokens_that_are_added_later_are_tokens(ours: LEDTokenizer) -> None:
+    tokenizer = copy.deepcopy(ours)
+    assert len(tokenizer.encode("a<new>b")) > 5
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<new>"]})
+    assert tokenizer.encode("a<new>b")[2] == tokenizer.convert_tokens_to_ids("<new>")
+    assert tokenizer(["a<new>"], is_split_into_words=False)["input_ids"][0][2] == len(tokenizer) - 1
 
 
 def test_flags_of_special_tokens_are_honoured(folder: Path, tmp_path: Path) -> None:
