@@ -16,6 +16,23 @@ from pipeline.errors import PipelineError, PlanMismatch, UsageError
 from pipeline.retry import is_transient
 from pipeline.settings import RunSettings
 
+# The tokenizer's setting split_special_tokens for each value of --special-tokens.
+_SPLIT = {"parse": False, "none": True, "additional": None}
+SPECIAL_TOKENS_MODES = {split: mode for mode, split in _SPLIT.items()}
+
+
+def load_tokenizer(folder: Path, special_tokens: str | None) -> LEDTokenizer:
+    """The tokenizer in `folder`, with --special-tokens in force.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: its files are malformed.
+    """
+    tokenizer = LEDTokenizer.from_pretrained(folder)
+    if special_tokens is not None:
+        tokenizer.split_special_tokens = _SPLIT[special_tokens]
+    return tokenizer
+
 
 def find_checkpoint(settings: RunSettings) -> Checkpoint:
     """Find or download the checkpoint of --model.
@@ -56,8 +73,12 @@ def worker_checkpoint(model: str, revision: str | None, config: Mapping[str, Any
 
 
 @lru_cache(maxsize=2)
-def worker_tokenizer(model: str, revision: str | None, sha256: str | None) -> LEDTokenizer:
-    """The tokenizer on a worker's machine, checked against `sha256` if that is given. No weights are loaded.
+def worker_tokenizer(
+    model: str, revision: str | None, sha256: str | None, special_tokens: str | None
+) -> LEDTokenizer:
+    """The tokenizer on a worker's machine, with --special-tokens in force. No weights are loaded.
+
+    It is checked against `sha256` if that is given.
 
     Raises:
         PipelineError: the tokenizer is missing on this machine.
@@ -65,7 +86,7 @@ def worker_tokenizer(model: str, revision: str | None, sha256: str | None) -> LE
     """
     folder = _on_this_machine(model, revision, weights=False).folder
     try:
-        tokenizer = LEDTokenizer.from_pretrained(folder)
+        tokenizer = load_tokenizer(folder, special_tokens)
     except (FileNotFoundError, ValueError) as error:
         raise PipelineError(f"--model {model} on {socket.gethostname()}: {error}") from error
     if sha256 is not None:

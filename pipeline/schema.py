@@ -14,7 +14,8 @@ INTERNAL = [*SHARD.names, MEASURED.name]
 INPUT = pa.schema(
     [
         pa.field("_input_ids", pa.list_(pa.int32())),
-        pa.field("_global_tokens", pa.int32()),
+        pa.field("_global_positions", pa.list_(pa.int32())),
+        pa.field("_leading", pa.int32()),
         pa.field("_text", pa.large_string()),
     ]
 )
@@ -34,6 +35,15 @@ FLAGS = pa.field("flags", pa.list_(pa.string()))
 
 # Columns of some tasks that the shard metadata counts.
 COUNTED = (NUMBER, FLAGS.name, "output_tokens")
+
+# Columns of runs that choose the global tokens, join several documents, or take a prefix from a column. Each
+# struct of `documents` is one document of the input.
+GLOBAL_TOKENS = pa.field("global_tokens", pa.int32())
+DOCUMENTS = pa.field(
+    "documents",
+    pa.list_(pa.struct([pa.field("input_tokens", pa.int32()), pa.field("truncated_tokens", pa.int32())])),
+)
+PREFIX = pa.field("prefix", pa.string())
 
 # The name of the questions in a run config.
 QUESTIONS = "questions"

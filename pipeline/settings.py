@@ -22,11 +22,19 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 from annotated_types import Ge, Gt, Interval, Le, MinLen
 from pydantic import TypeAdapter, ValidationError
 
+from led.pipelines.global_attention import GlobalAttention
+from led.pipelines.joining import Truncation
 from pipeline.errors import UsageError
 from pipeline.stop_time import parse_stop_time
 
 Probability = Annotated[float, Interval(ge=0, le=1)]
 Count = Annotated[int, Ge(1)]
+
+
+def omitted_by_default(default: Any) -> Any:
+    """A field that is left out of the fingerprint at its default, which is what runs without the setting
+    did."""
+    return field(default=default, metadata={"omit_default": True})
 
 
 def operational(default: Any = MISSING) -> Any:
@@ -71,6 +79,15 @@ class RunSettings:
     max_document_bytes: Count = 16 << 20
     """Longest text in UTF-8 bytes. A longer text is a failed row. Tokenizing 16 MiB takes 17 seconds and up
     to 3 GB."""
+    special_tokens: Literal["additional", "parse", "none"] | None = omitted_by_default(None)
+    """Special tokens that count as tokens where they occur in a text: only those that the checkpoint added
+    (additional), also control tokens such as </s> (parse), or none. Default: split_special_tokens in
+    tokenizer_config.json, or else additional. With parse, a document can end itself or hide parts from the
+    model, so use it only for texts of your own."""
+    global_attention: tuple[str, ...] = omitted_by_default(())
+    """Tokens with global attention: first (<s>), none, separator (between documents), question (tokens of a
+    question or prefix), prefix:N, every:N, tokens:A,B, or column:NAME (spans in characters). Several rules
+    may be given. Default: first, and for answers question."""
     on_bad_shard: Literal["fail", "skip"] = operational("fail")
     """What to do with a file or shard that cannot be read: fail the run, or write rows with status skipped
     and the reason."""
@@ -168,18 +185,41 @@ class RunSettings:
             "it needs --price-per-hour",
         )
         parse_stop_time(self.stop_at, 0.0)
+        try:
+            GlobalAttention.parse(self.global_attention)
+        except ValueError as error:
+            require(False, "global_attention", self.global_attention, str(error))
         once = len(set(self.passthrough)) == len(self.passthrough)
         require(once, "passthrough", self.passthrough, "it must name each column once")
 
     def fingerprinted_settings(self) -> dict[str, Any]:
         """The settings that can change a row."""
         values = asdict(self) | {"dtype": self.precision}
-        return {f.name: values[f.name] for f in fields(self) if f.metadata.get("affects_output", True)}
+        return {
+            f.name: values[f.name]
+            for f in fields(self)
+            if f.metadata.get("affects_output", True)
+            and not (f.metadata.get("omit_default") and values[f.name] == f.default)
+        }
 
     @property
     def extra_columns(self) -> list[tuple[str, str]]:
         """(flag, column) of the input columns that are read besides text and ID."""
-        return [("--passthrough", column) for column in self.passthrough]
+        spans = self.span_column
+        return [
+            *(("--passthrough", column) for column in self.passthrough),
+            *([("--global-attention", spans)] if spans else []),
+        ]
+
+    @property
+    def span_column(self) -> str | None:
+        """The column with the character spans of global tokens."""
+        return GlobalAttention.parse(self.global_attention).column
+
+    @property
+    def joins_documents(self) -> bool:
+        """Whether a list of texts is one input."""
+        return False
 
     @property
     def precision(self) -> str:
@@ -190,7 +230,55 @@ class RunSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodingSettings(RunSettings):
+class DocumentSettings(RunSettings):
+    """Settings of tasks that read a prefix, or several documents, as one input."""
+
+    multi_document: bool = omitted_by_default(False)
+    """The text column holds lists of texts: the documents of one input, joined by separators. Rows then say
+    how many tokens of each document were read and cut (column documents)."""
+    document_separator: str | None = omitted_by_default(None)
+    """Separator of the documents: a token of the vocabulary, or a text. Default: the checkpoint's own token,
+    such as <doc-sep>, or else its sep token."""
+    truncate: Truncation = omitted_by_default("equal")
+    """How documents are shortened that together exceed the limit: to equal shares, where short documents pass
+    on what they leave (equal), in proportion to their lengths (proportional), from the end (last), or by the
+    recipe of PRIMERA's authors (primera)."""
+    prefix: str | None = omitted_by_default(None)
+    """Text to put before every document, such as a query. Default: prefix in the checkpoint's config.json."""
+    prefix_column: str | None = omitted_by_default(None)
+    """Column with each document's own prefix, such as a facet marker. The rows repeat it (column prefix)."""
+
+    def check_rules(self) -> None:
+        super().check_rules()
+        rule = "it needs --multi-document"
+        separator, truncate = self.document_separator, self.truncate
+        require(self.multi_document or separator is None, "document_separator", separator, rule)
+        require(self.multi_document or truncate == "equal", "truncate", truncate, rule)
+        require(
+            self.prefix is None or self.prefix_column is None,
+            "prefix",
+            self.prefix,
+            "give either --prefix or --prefix-column",
+        )
+        require(
+            not (self.multi_document and self.span_column),
+            "global_attention",
+            self.global_attention,
+            "column: needs one text per document, so leave out --multi-document",
+        )
+
+    @property
+    def extra_columns(self) -> list[tuple[str, str]]:
+        column = self.prefix_column
+        return [*super().extra_columns, *([("--prefix-column", column)] if column else [])]
+
+    @property
+    def joins_documents(self) -> bool:
+        return self.multi_document
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingSettings(DocumentSettings):
     """Settings of text generation. An unset one keeps the checkpoint's own value."""
 
     num_beams: Count | None = None
@@ -228,6 +316,9 @@ DECODING = tuple(
 class SummarizeSettings(DecodingSettings):
     """Settings of a summarization run."""
 
+    generation_defaults: Literal["pipeline", "generate"] = operational("pipeline")
+    """What neither the checkpoint nor a flag states: 4 beams, 256 tokens and no repeated trigram (pipeline),
+    or 20 greedy tokens (generate), which version 0.1.0 wrote."""
     flags: bool = True
     """Measure every summary against its document and write quality flags (columns flags and quality)."""
     attention: bool = False
@@ -259,7 +350,7 @@ class ChunkedSettings(RunSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifySettings(ChunkedSettings):
+class ClassifySettings(ChunkedSettings, DocumentSettings):
     """Settings of a classification run. The checkpoint's problem_type determines the kind of labels."""
 
     pooling: Literal["mean", "max"] | None = None

@@ -29,6 +29,7 @@ class TaskSettings:
     generation: GenerationConfig
     sources: dict[str, str]
     prefix: str
+    prefix_source: str = "checkpoint"
 
     def describe(self) -> str:
         """The settings in force that matter most, and who stated them, as in `num_beams 4 (checkpoint)`."""
@@ -36,13 +37,10 @@ class TaskSettings:
         if not generation.do_sample:
             sources.pop("seed", None)
         values = {name: getattr(generation, name) for name in sources}
-        if generation.max_length is None and generation.max_new_tokens is None:
-            values["max_new_tokens"], sources["max_new_tokens"] = 20, "default"
-        if generation.num_beams == 1:
-            values["num_beams"] = 1
-            sources.setdefault("num_beams", "default")
         named = [f"{name} {values[name]} ({source})" for name, source in sorted(sources.items())]
-        return ", ".join([*named, f"prefix {self.prefix!r} (checkpoint)"] if self.prefix else named)
+        if self.prefix:
+            named.append(f"prefix {self.prefix!r} ({self.prefix_source})")
+        return ", ".join(named)
 
 
 def task_settings(

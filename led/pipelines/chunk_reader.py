@@ -27,18 +27,17 @@ def read_chunks(
     model: LEDForSequenceClassification | LEDForQuestionAnswering,
     chunks: Sequence[Chunk],
     max_num_batched_tokens: int,
-    *,
-    global_attention: bool = True,
 ) -> list[Any]:
     """The model's logits for each chunk, in order: (C,) class logits, or start and end logits (n,).
 
     They are float32 on the CPU. Chunks are packed together, longest first, up to `max_num_batched_tokens`
-    tokens. The tokens before the document (`<s>`, a question) are global, unless `global_attention` is False.
+    tokens.
     """
     outputs: dict[int, Any] = {}
     for group in by_budget([len(chunk.input_ids) for chunk in chunks], max_num_batched_tokens):
-        global_positions = [range(chunks[i].offset if global_attention else 0) for i in group]
-        batch = pack_documents([chunks[i].input_ids for i in group], global_positions, model.device)
+        batch = pack_documents(
+            [chunks[i].input_ids for i in group], [chunks[i].global_positions for i in group], model.device
+        )
         outputs |= zip(group, _on_cpu(model.forward_packed(batch)), strict=True)
     return [outputs[i] for i in range(len(chunks))]
 

@@ -5,6 +5,7 @@ Units: tokens. `stride` is the overlap of a chunk with the one before it, as in 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,13 +14,15 @@ from dataclasses import dataclass
 class Chunk:
     """A part of a document as model input: `input_ids` with special tokens and, if there is one, a question.
 
-    The document's tokens `start` to `end`, exclusive, begin at index `offset` of `input_ids`.
+    The document's tokens `start` to `end`, exclusive, begin at index `offset` of `input_ids`. Its tokens at
+    `global_positions` have global attention.
     """
 
     input_ids: list[int]
     start: int
     end: int
     offset: int
+    global_positions: list[int]
 
 
 def truncate(input_ids: Sequence[int], limit: int) -> tuple[list[int], int]:
@@ -48,24 +51,35 @@ def chunk_bounds(length: int, room: int, stride: int) -> list[tuple[int, int]]:
 
 
 def split(
-    document_ids: Sequence[int], before: Sequence[int], after: Sequence[int], limit: int, stride: int
+    input_ids: Sequence[int], leading: int, global_positions: Sequence[int], limit: int, stride: int
 ) -> list[Chunk]:
-    """The chunks of a document (ids without special tokens), each with `before` and `after` around it.
+    """The chunks of an input, each with the first `leading` tokens and the last token around it.
 
-    A chunk has at most `limit` tokens, `before` and `after` included. A stride that is too long is shortened.
+    A chunk has at most `limit` tokens. A stride that is too long is shortened. A token at one of the
+    `global_positions`, which are sorted, is global in every chunk that has it.
 
     Raises:
-        ValueError: `before` and `after` leave no room for the document, or the overlap is negative.
+        ValueError: the tokens around leave no room for the document, or the overlap is negative.
     """
-    room = limit - len(before) - len(after)
+    room = limit - leading - 1
     if room < 1:
         raise ValueError(
-            f"a question and special tokens of {len(before) + len(after)} tokens leave no room for the "
-            f"document in a chunk of {limit}; shorten the question."
+            f"a question or prefix and special tokens of {leading + 1} tokens leave no room for the "
+            f"document in a chunk of {limit}; shorten the question or prefix."
         )
-    ids = list(document_ids)
-    bounds = chunk_bounds(len(ids), room, min(stride, room - 1))
-    return [Chunk([*before, *ids[a:b], *after], a, b, len(before)) for a, b in bounds]
+    ids = list(input_ids)
+    before, document, after = ids[:leading], ids[leading:-1], ids[-1:]
+    of_before = [i for i in global_positions if i < leading]
+    of_document = [i - leading for i in global_positions if leading <= i < len(ids) - 1]
+    last_is_global = len(ids) - 1 in global_positions[-1:]
+    chunks = []
+    for start, end in chunk_bounds(len(document), room, min(stride, room - 1)):
+        inside = of_document[bisect_left(of_document, start) : bisect_left(of_document, end)]
+        positions = [*of_before, *(i - start + leading for i in inside)]
+        if last_is_global:
+            positions.append(leading + end - start)
+        chunks.append(Chunk([*before, *document[start:end], *after], start, end, leading, positions))
+    return chunks
 
 
 def by_budget(lengths: Sequence[int], tokens: int) -> list[list[int]]:

@@ -7,8 +7,9 @@
 
 Documents are packed without padding and decoded with continuous batching. A document that is too long for
 the model is truncated for a summary, with a warning. For labels and answers it is split into chunks. `<s>`
-and the question attend to the whole document (arXiv:2004.05150, section 3.1). `global_attention=False` turns
-that off, as in the reference's pipelines.
+and the question attend to the whole document (arXiv:2004.05150, section 3.1). `global_attention` chooses
+other tokens, by the rules of `led/pipelines/global_attention.py`. False turns it off, as in the reference's
+pipelines.
 
 For whole corpora use the batch system (`jobs/`).
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,26 +34,66 @@ from led.heads.sequence_classification import LEDForSequenceClassification
 from led.model.pretrained import LEDPreTrainedModel
 from led.pipelines.answer_spans import Answer, best_answers
 from led.pipelines.chunk_reader import pool_logits, read_chunks
-from led.pipelines.chunking import by_budget, default_pooling, split, truncate
+from led.pipelines.chunking import by_budget, default_pooling, split
+from led.pipelines.global_attention import GlobalAttention
+from led.pipelines.inputs import EncodedInput, InputRules, InputText, Span, encode_inputs
+from led.pipelines.joining import Truncation, separator_ids
 from led.tokenizer.tokenizer import LEDTokenizer
 
 Result = dict[str, Any]
 
+# A text, or the texts of several documents that make one input.
+Text = str | Sequence[str]
+
 # Tokens encoded in one packed batch. A longer document is encoded alone.
 MAX_NUM_BATCHED_TOKENS = 16384
 
+# The limit of an input that is split into chunks.
+_UNLIMITED = 2**31 - 1
+
 
 class Pipeline:
-    """A model with its tokenizer. A call takes one text or several and returns dicts."""
+    """A model with its tokenizer. A call takes one text or several and returns dicts.
+
+    `global_attention` is a rule or a list of rules. True stands for the task's own, False for none.
+    `document_separator` and `truncate_documents` say how the documents of one input are joined.
+    """
 
     model: LEDPreTrainedModel
+    own_rules: ClassVar[tuple[str, ...]] = ("first",)
 
-    def __init__(self, tokenizer: LEDTokenizer, *, global_attention: bool = True) -> None:
-        self.tokenizer, self.global_attention = tokenizer, global_attention
+    def __init__(
+        self,
+        tokenizer: LEDTokenizer,
+        *,
+        global_attention: bool | str | Sequence[str] = True,
+        document_separator: str | None = None,
+        truncate_documents: Truncation = "equal",
+    ) -> None:
+        self.tokenizer = tokenizer
+        if isinstance(global_attention, bool):
+            rules = self.own_rules if global_attention else ("none",)
+        else:
+            rules = (global_attention,) if isinstance(global_attention, str) else tuple(global_attention)
+        separator = separator_ids(tokenizer, document_separator)
+        try:
+            parsed = GlobalAttention.parse(rules)
+            if parsed.column is not None:
+                raise ValueError("column:NAME is for tables; pass global_spans in the call")
+            global_tokens = parsed.resolve(tokenizer, separator)
+        except ValueError as error:
+            raise ValueError(f"global_attention: {error}.") from error
+        self.rules = InputRules(global_tokens, separator, truncate_documents)
 
-    def global_positions(self, count: int) -> range:
-        """The positions of the global tokens: those of the first `count`, or none."""
-        return range(count if self.global_attention else 0)
+    def encode(
+        self, texts: Sequence[Text], limit: int, prefixes: Sequence[str], spans: Sequence[Sequence[Span]] = ()
+    ) -> list[EncodedInput]:
+        """The model inputs of these texts, each with its prefix and the spans of its global tokens."""
+        inputs = [
+            InputText(text if isinstance(text, str) else tuple(text), prefixes[i], spans[i] if spans else ())
+            for i, text in enumerate(texts)
+        ]
+        return encode_inputs(self.tokenizer, inputs, limit, self.rules)
 
 
 class Text2TextPipeline(Pipeline):
@@ -80,38 +121,49 @@ class Text2TextPipeline(Pipeline):
 
     def __call__(
         self,
-        texts: str | Sequence[str],
+        texts: str | Sequence[Text],
         *,
+        prefix: str | Sequence[str] | None = None,
+        global_spans: Sequence[Sequence[Span]] = (),
         truncation: bool = True,
         clean_up_tokenization_spaces: bool = False,
         **settings: Any,
     ) -> list[Result]:
         """Generate a text for each input, in order. `settings` are generation settings, as `num_beams=4`.
 
+        An input is a text, or a list of texts: documents that are joined by a separator. `prefix` is put
+        before each input, by default the `prefix` in the checkpoint's config.json. `global_spans` has for
+        each input the (start, end) in characters of further global tokens.
+
         Settings of the call take precedence over the checkpoint's, and these over `task_specific_params` in
         its config.json. Where nobody says anything, 4 beams write at most 256 tokens without repeating three
-        of them. A `prefix` in config.json is put before each text.
+        of them.
 
         Raises:
-            ValueError: an input is not a string, or a setting is unknown or breaks a rule. Also if
-                `truncation` is False and a text has more tokens than the encoder has positions.
+            ValueError: an input is not a text, or a setting is unknown or breaks a rule. Also if
+                `truncation` is False and an input has more tokens than the encoder has positions.
         """
-        in_force = self._settings(settings)
-        documents = self.tokenizer.encode_batch([in_force.prefix + text for text in as_texts(texts)])
+        in_force, several = self._settings(settings), as_inputs(texts)
+        shared = in_force.prefix if prefix is None else prefix
+        prefixes = [shared] * len(several) if isinstance(shared, str) else as_texts(shared)
+        if len(prefixes) != len(several) or (global_spans and len(global_spans) != len(several)):
+            raise ValueError(
+                f"{len(several)} inputs were given with {len(prefixes)} prefixes and {len(global_spans)} "
+                "lists of spans; give one for each input."
+            )
         limit = self.model.config.max_encoder_position_embeddings
-        inputs = [truncate(document.ids, limit) for document in documents]
-        for i, (ids, over) in enumerate(inputs):
+        inputs = self.encode(several, limit, prefixes, global_spans)
+        for i, item in enumerate(inputs):
+            over, count = item.truncated_tokens, len(item.input_ids) + item.truncated_tokens
             if over and not truncation:
-                raise ValueError(f"text {i} has {len(ids) + over} tokens; this model reads at most {limit}.")
+                raise ValueError(f"text {i} has {count} tokens; this model reads at most {limit}.")
             if over:
-                warnings.warn(
-                    f"text {i} has {len(ids) + over} tokens; the last {over} were cut.", stacklevel=2
-                )
-        order = [
-            i for group in by_budget([len(ids) for ids, _ in inputs], MAX_NUM_BATCHED_TOKENS) for i in group
-        ]
+                cut = f"{over} of its documents'" if item.documents else f"the last {over}"
+                warnings.warn(f"text {i} has {count} tokens; {cut} were cut.", stacklevel=2)
+        lengths = [len(item.input_ids) for item in inputs]
+        order = [i for group in by_budget(lengths, MAX_NUM_BATCHED_TOKENS) for i in group]
         scheduler = self._scheduler_for(in_force.generation)
-        packed = (pack_documents([inputs[i][0]], [self.global_positions(1)]) for i in order)
+        packed = (pack_documents([inputs[i].input_ids], [inputs[i].global_positions]) for i in order)
         results: list[list[Result]] = [[] for _ in inputs]
         for i, hypotheses in scheduler.run(packed):
             for tokens in hypotheses.sequences:
@@ -120,7 +172,7 @@ class Text2TextPipeline(Pipeline):
                     skip_special_tokens=True,
                     clean_up_tokenization_spaces=clean_up_tokenization_spaces,
                 )
-                over = inputs[order[i]][1]
+                over = inputs[order[i]].truncated_tokens
                 results[order[i]].append({self.name: text, **({"truncated_tokens": over} if over else {})})
         return [result for of_text in results for result in of_text]
 
@@ -149,21 +201,23 @@ class TextClassificationPipeline(Pipeline):
         super().__init__(tokenizer, **settings)
         self.model: LEDForSequenceClassification = model
 
-    def __call__(self, texts: str | Sequence[str], **how: Any) -> Any:
-        """The best label of each text, in order. With `top_k`, a list of that many labels for each text.
+    def __call__(self, texts: str | Sequence[Text], **how: Any) -> Any:
+        """The best label of each input, in order. With `top_k`, a list of that many labels for each input.
+
+        An input is a text, or a list of texts: documents that are joined by a separator.
 
         `top_k=None` returns all labels. `function_to_apply` turns logits into scores: "softmax" (the default
         for a single label), "sigmoid" (the default for several labels), or "none" (the default for values).
 
         Raises:
-            ValueError: an input is not a string, or an argument is unknown or breaks a rule.
+            ValueError: an input is not a text, or an argument is unknown or breaks a rule.
         """
         unknown = how.keys() - {"top_k", "function_to_apply", "truncation", "padding"}
         if unknown:
             raise ValueError(
                 f"{sorted(unknown)[0]} is not an argument of this pipeline; use top_k or function_to_apply."
             )
-        several = as_texts(texts)
+        several = as_inputs(texts)
         if not several:
             return []
         logits = self.logits(several)
@@ -180,18 +234,16 @@ class TextClassificationPipeline(Pipeline):
             return [labels[0] for labels in ranked]
         return ranked[0] if isinstance(texts, str) else ranked
 
-    def logits(self, texts: Sequence[str]) -> Tensor:
-        """(B, C) the logits of B texts, pooled over their chunks."""
-        config, tokenizer = self.model.config, self.tokenizer
+    def logits(self, texts: Sequence[Text]) -> Tensor:
+        """(B, C) the logits of B inputs, pooled over their chunks."""
+        config = self.model.config
         limit = config.max_input_tokens
         chunks = [
-            split(e.ids[1:-1], e.ids[:1], e.ids[-1:], limit, limit // 8)
-            for e in tokenizer.encode_batch(list(texts))
+            split(item.input_ids, item.leading, item.global_positions, limit, limit // 8)
+            for item in self.encode(texts, _UNLIMITED, [""] * len(texts))
         ]
         flat = [chunk for parts in chunks for chunk in parts]
-        rows = torch.stack(
-            read_chunks(self.model, flat, MAX_NUM_BATCHED_TOKENS, global_attention=self.global_attention)
-        )
+        rows = torch.stack(read_chunks(self.model, flat, MAX_NUM_BATCHED_TOKENS))
         pooling = default_pooling(config.problem_type)
         return torch.stack(
             [pool_logits(part, pooling) for part in rows.split([len(parts) for parts in chunks])]
@@ -216,6 +268,8 @@ class QuestionAnsweringPipeline(Pipeline):
     `start` and `end` count characters of the document, end exclusive: `answer == context[start:end]`. A
     document that is too long for the model is split into chunks, each with the question.
     """
+
+    own_rules = ("question",)
 
     def __init__(self, model: LEDForQuestionAnswering, tokenizer: LEDTokenizer, **settings: Any) -> None:
         super().__init__(tokenizer, **settings)
@@ -258,14 +312,14 @@ class QuestionAnsweringPipeline(Pipeline):
             raise ValueError(f"max_seq_len is {limit}; this model reads at most {longest} tokens at once.")
         questions = self.tokenizer.encode_batch([q for q, _ in pairs])
         contexts = self.tokenizer.encode_batch([c for _, c in pairs])
-        chunks = [
-            split(c.ids[1:-1], [*q.ids, q.ids[-1]], c.ids[-1:], limit, doc_stride)
-            for q, c in zip(questions, contexts, strict=True)
-        ]
+        chunks = []
+        for q, c in zip(questions, contexts, strict=True):
+            ids, leading = [*q.ids, q.ids[-1], *c.ids[1:]], len(q.ids) + 1
+            chunks.append(
+                split(ids, leading, self.rules.global_tokens.positions(ids, leading), limit, doc_stride)
+            )
         flat = [chunk for parts in chunks for chunk in parts]
-        scores = iter(
-            read_chunks(self.model, flat, MAX_NUM_BATCHED_TOKENS, global_attention=self.global_attention)
-        )
+        scores = iter(read_chunks(self.model, flat, MAX_NUM_BATCHED_TOKENS))
         answers = []
         for parts, encoding, (_, text) in zip(chunks, contexts, pairs, strict=True):
             parts_scores = [next(scores) for _ in parts]
@@ -280,6 +334,23 @@ class QuestionAnsweringPipeline(Pipeline):
             ]
             answers.append(found if top_k > 1 else found[0])
         return answers[0] if one else answers
+
+
+def as_inputs(texts: str | Sequence[Text]) -> list[Text]:
+    """One input or several as a list. An input is a text, or a list of texts.
+
+    Raises:
+        ValueError: an input is neither.
+    """
+    several: list[Text] = [texts] if isinstance(texts, str) else list(texts)
+    for i, item in enumerate(several):
+        parts = item if isinstance(item, list | tuple) and item else [item]
+        if not all(isinstance(part, str) for part in parts):
+            raise ValueError(
+                f"input {i} is {type(item).__name__}; it must be a text (str), or a list of texts with at "
+                "least one."
+            )
+    return several
 
 
 def as_texts(texts: str | Sequence[str]) -> list[str]:
@@ -343,7 +414,9 @@ def pipeline(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     limits: SchedulerLimits | None = None,
-    global_attention: bool = True,
+    global_attention: bool | str | Sequence[str] = True,
+    document_separator: str | None = None,
+    truncate_documents: Truncation = "equal",
 ) -> Text2TextPipeline | TextClassificationPipeline | QuestionAnsweringPipeline:
     """Create a pipeline for `task`.
 
@@ -353,6 +426,11 @@ def pipeline(
     `model` is a folder, a hub name or a loaded model. A loaded model needs a `tokenizer`. The other arguments
     are those of `from_pretrained`. A model that is loaded here is packed for inference. `limits` bounds the
     documents and tokens that summarization processes at once.
+
+    `global_attention` has the rules for global tokens, for example ["first", "separator"]. True means the
+    task's own: `<s>`, and for answers the question. `document_separator` joins the texts of an input that is
+    a list, by default the checkpoint's own token such as `<doc-sep>`, or else its sep token.
+    `truncate_documents` says how they are shortened: "equal", "proportional", "last" or "primera".
 
     Raises:
         ValueError: the task is unknown, or the model does not fit it.
@@ -380,9 +458,14 @@ def pipeline(
     if not isinstance(tokenizer, LEDTokenizer):
         tokenizer = LEDTokenizer.from_pretrained(tokenizer)
     tokenizer.check_embedding(loaded.config.vocab_size)
+    inputs: dict[str, Any] = {
+        "global_attention": global_attention,
+        "document_separator": document_separator,
+        "truncate_documents": truncate_documents,
+    }
     if isinstance(loaded, LEDForConditionalGeneration):
-        return Text2TextPipeline(loaded, tokenizer, task, limits, global_attention=global_attention)
+        return Text2TextPipeline(loaded, tokenizer, task, limits, **inputs)
     if isinstance(loaded, LEDForSequenceClassification):
-        return TextClassificationPipeline(loaded, tokenizer, global_attention=global_attention)
+        return TextClassificationPipeline(loaded, tokenizer, **inputs)
     assert isinstance(loaded, LEDForQuestionAnswering)
-    return QuestionAnsweringPipeline(loaded, tokenizer, global_attention=global_attention)
+    return QuestionAnsweringPipeline(loaded, tokenizer, **inputs)

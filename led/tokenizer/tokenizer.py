@@ -5,9 +5,9 @@ the input text and exclude a token's leading space. Special tokens have the offs
 
 Calls, arguments and results are those of the reference's LEDTokenizer and LEDTokenizerFast, with two
 differences:
-  - if a document contains the characters of a control token, such as `</s>` or `<mask>`, they are text, unless
-    `split_special_tokens` is False. Special tokens that a checkpoint added, such as `<doc-sep>`, are tokens,
-    unless it is True
+  - if a document contains the characters of a control token, such as `</s>` or `<mask>`, they are text,
+    unless `split_special_tokens` is False. Special tokens that a checkpoint added, such as `<doc-sep>`, are
+    tokens, unless it is True
   - a pair with an empty second text is still a pair
 
 With `is_split_into_words`, each word gets a space before it. Truncation and padding are on the right unless

@@ -27,6 +27,7 @@ from pipeline.cluster.dataset import Workers
 from pipeline.errors import PipelineError
 from pipeline.forecast.model import CalibrationShard, Length, forecast_seconds, total
 from pipeline.inputs.read import read_rows
+from pipeline.inputs.texts import read_texts
 from pipeline.monitor.stats import Estimate, device_hours
 from pipeline.planning.plan import FORECAST_VERSION, Plan, Shard
 from pipeline.prepare import build_plan
@@ -35,7 +36,7 @@ from pipeline.settings import RunSettings
 from pipeline.tasks import Task
 from pipeline.tasks.base import InputLimits
 from pipeline.workers.predictor import Predictor
-from pipeline.workers.reader import ShardReader, read_texts
+from pipeline.workers.reader import ShardReader
 
 # Rows per piece when lengths are sampled. Small pieces spread the sample over the corpus.
 _LENGTH_PIECE_ROWS = 32
@@ -299,8 +300,8 @@ def preview(task: Task, documents: int, seed: int = 0) -> Iterator[tuple[str | N
         if rows[0]["status"] == "skipped":
             yield from ((None, row) for row in rows)
             continue
-        column = read_rows(
-            piece.path, piece.split, settings.text_column, [settings.text_column], settings.max_document_bytes
-        )
-        [text] = read_texts(column.table[settings.text_column], settings.max_document_bytes)
-        yield from ((text.text, row) for row in rows)
+        name, most, lists = settings.text_column, settings.max_document_bytes, settings.joins_documents
+        column = read_rows(piece.path, piece.split, name, [name], most, lists=lists).table[name]
+        [text] = read_texts(column, most, lists=lists)
+        shown = text.text if isinstance(text.text, str | None) else "\n\n".join(text.text)
+        yield from ((shown, row) for row in rows)

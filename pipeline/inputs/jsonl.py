@@ -54,7 +54,7 @@ class JsonLines:
         return FileStats(rows, complete, pa.schema([pa.field(_utf8(key), pa.string()) for key in keys]))
 
     def stream(
-        self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int
+        self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int, lists: bool
     ) -> Iterator[Rows]:
         """Parses the lines of the split."""
         row = split.start if split.offset else 0
@@ -67,10 +67,10 @@ class JsonLines:
                     parsed.append(_parse(line))
                 row += 1
                 if len(parsed) == BATCH_ROWS:
-                    yield _json_rows(parsed, text, columns)
+                    yield _json_rows(parsed, text, columns, lists)
                     parsed = []
         if parsed:
-            yield _json_rows(parsed, text, columns)
+            yield _json_rows(parsed, text, columns, lists)
         if row < split.stop:
             raise EOFError(f"it ends after {row} lines; {split.stop} were planned")
 
@@ -125,16 +125,35 @@ def _parse(line: bytes | None) -> tuple[dict[str, Any], str | None]:
 
 
 def _json_rows(
-    parsed: Sequence[tuple[dict[str, Any], str | None]], text: str, columns: Sequence[str]
+    parsed: Sequence[tuple[dict[str, Any], str | None]], text: str, columns: Sequence[str], lists: bool
 ) -> Rows:
+    rows: list[dict[str, Any]] = []
     reasons = {}
     for i, (value, reason) in enumerate(parsed):
-        if reason is None and not isinstance(value.get(text), str | None):
-            reason = f"the text is {_kind(value[text])}, not a string"
+        row: dict[str, Any] = {name: _utf8(value.get(name)) for name in columns if name != text}
+        try:
+            row[text] = _text(value.get(text), lists)
+        except TypeError:
+            rule = "a string or an array of strings" if lists else "a string"
+            reason = f"the text is {_kind(value[text])}, not {rule}"
         if reason is not None:
             reasons[i] = reason
-    values = [{c: _utf8(value.get(c)) for c in columns} for value, _ in parsed]
-    return Rows(table_of(values, text, columns), reasons)
+        rows.append(row)
+    return Rows(table_of(rows, text, columns, lists=lists), reasons)
+
+
+def _text(value: Any, lists: bool) -> Any:
+    """The value of a text column. With `lists`, a list of texts, where a single text is a list of one.
+
+    Raises:
+        TypeError: it is not a text.
+    """
+    if value is None:
+        return None
+    texts = value if lists and isinstance(value, list) else [value]
+    if not all(isinstance(text, str | None) for text in texts):
+        raise TypeError
+    return [_utf8(text) for text in texts] if lists else _utf8(value)
 
 
 def _utf8(value: Any) -> str | None:

@@ -34,7 +34,7 @@ class Parquet:
             return FileStats(sum(groups), split_row_groups(groups, documents), file.schema_arrow)
 
     def stream(
-        self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int
+        self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int, lists: bool
     ) -> Iterator[Rows]:
         """Reads the row groups that hold rows of the split, from their start to the end of the split."""
         # With these options pyarrow fetches a column piece by piece, and nothing behind the split.

@@ -14,6 +14,7 @@ from pipeline.inputs.files import FileEntry, content_id, input_errors, partition
 from pipeline.inputs.formats import format_of
 from pipeline.inputs.rows import Rows
 from pipeline.inputs.splits import Split
+from pipeline.inputs.texts import is_list
 from pipeline.retry import retrying
 
 
@@ -73,15 +74,18 @@ def inspect_file(
     )
 
 
-def read_rows(path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int) -> Rows:
-    """The rows of a split, all at once. Transient faults are retried.
+def read_rows(
+    path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int, *, lists: bool = False
+) -> Rows:
+    """The rows of a split, all at once. With `lists`, the column `text` may hold lists of texts. Transient
+    faults are retried.
 
     Raises:
         CorruptInput: the rows cannot be read, or their number differs from the plan.
         Unreachable: the file cannot be fetched.
     """
     with _named_errors(path, split):
-        pieces = retrying(lambda: list(_stream(path, split, text, columns, max_bytes)))
+        pieces = retrying(lambda: list(_stream(path, split, text, columns, max_bytes, lists)))
         reasons: dict[int, str] = {}
         count = 0
         for rows in pieces:
@@ -98,19 +102,21 @@ def stream_rows(path: str, split: Split, text: str, columns: Sequence[str], max_
         Unreachable: the file cannot be fetched.
     """
     with _named_errors(path, split):
-        yield from _stream(path, split, text, columns, max_bytes)
+        yield from _stream(path, split, text, columns, max_bytes, False)
 
 
 def _named_errors(path: str, split: Split) -> AbstractContextManager[None]:
     return input_errors(f"rows {split.start} to {split.stop} of {path}")
 
 
-def _stream(path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int) -> Iterator[Rows]:
+def _stream(
+    path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int, lists: bool
+) -> Iterator[Rows]:
     columns = list(dict.fromkeys(columns))
     in_path = {} if split.members else partitions(path)
     in_file = [column for column in columns if column not in in_path]
     count = 0
-    for rows in format_of(path).stream(path, split, text, in_file, max_bytes):
+    for rows in format_of(path).stream(path, split, text, in_file, max_bytes, lists):
         table = rows.table
         for column in columns:
             if column in in_path:
@@ -122,10 +128,16 @@ def _stream(path: str, split: Split, text: str, columns: Sequence[str], max_byte
 
 
 def check_columns(
-    path: str, schema: pa.Schema, text: str, doc_id: str | None, extra_columns: Sequence[tuple[str, str]]
+    path: str,
+    schema: pa.Schema,
+    text: str,
+    doc_id: str | None,
+    extra_columns: Sequence[tuple[str, str]],
+    *,
+    lists: bool = False,
 ) -> None:
     """Check that a file has the columns of a run, with types that it can read. `extra_columns` are (flag,
-    column).
+    column). With `lists`, the text column may hold lists of texts.
 
     Raises:
         UsageError: a column is missing, has the wrong type, or is both in the file and in its path.
@@ -143,7 +155,13 @@ def check_columns(
             names = ", ".join([*schema.names, *in_path])
             raise UsageError(f"{path} has no column {column!r}; it has {names}. Name one with {flag}{hint}.")
     kind = column_type(schema, text)
-    if not is_text(kind):
+    if is_list(kind) and is_text(kind.value_type):
+        if not lists:
+            raise UsageError(
+                f"column {text!r} of {path} holds {kind}; --multi-document joins the texts of a list into "
+                "one input (summarize, classify). Or name a column of single texts with --text-column."
+            )
+    elif not is_text(kind):
         raise UsageError(
             f"column {text!r} of {path} holds {kind}, not text; name a text column with --text-column."
         )

@@ -39,12 +39,19 @@ class Format(Protocol):
         """The statistics of a file, split into shards of at most `documents` rows."""
 
     def stream(
-        self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int
+        self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int, lists: bool
     ) -> Iterator[Rows]:
-        """Yield the rows of a split. At most `max_bytes` of the column `text` are needed."""
+        """Yield the rows of a split. At most `max_bytes` of the column `text` are needed.
+
+        With `lists`, that column may hold lists of texts.
+        """
 
 
-def table_of(rows: Sequence[Mapping[str, object]], text: str, columns: Sequence[str]) -> pa.Table:
-    """A table of texts. The column `text` holds bytes, since they may not be UTF-8."""
-    types = {name: pa.large_binary() if name == text else pa.string() for name in columns}
+def table_of(
+    rows: Sequence[Mapping[str, object]], text: str, columns: Sequence[str], *, lists: bool = False
+) -> pa.Table:
+    """A table of texts. The column `text` holds bytes, since they may not be UTF-8, or with `lists`
+    lists of them."""
+    of_text = pa.large_list(pa.large_binary()) if lists else pa.large_binary()
+    types = {name: of_text if name == text else pa.string() for name in columns}
     return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in types.items()})

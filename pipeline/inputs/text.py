@@ -35,7 +35,7 @@ class TextFolder:
         )
 
     def stream(
-        self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int
+        self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int, lists: bool
     ) -> Iterator[Rows]:
         """Reads at most `max_bytes` and one byte of each file, so that a longer text is detected."""
         for member in split.members:

@@ -51,7 +51,7 @@ def inspect_inputs(settings: RunSettings, previous: Plan | None) -> list[Planned
     for each in inputs:
         if each.schema is not None:
             columns = settings.text_column, settings.id_column, settings.extra_columns
-            check_columns(each.file.path, each.schema, *columns)
+            check_columns(each.file.path, each.schema, *columns, lists=settings.joins_documents)
     return inputs
 
 

@@ -12,14 +12,35 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from led.pipelines.chunking import truncate
+from led.pipelines.inputs import checked_spans, overlapping
 from led.tokenizer.tokenizer import LEDTokenizer
+from pipeline.checkpoint import load_tokenizer
 from pipeline.errors import UsageError
-from pipeline.schema import NUMBER, QUESTIONS
+from pipeline.schema import GLOBAL_TOKENS, NUMBER, QUESTIONS
 from pipeline.settings import AnswerSettings
-from pipeline.tasks.base import Document, InputLimits, ModelInput, Row, chunked_input, chunked_input_limits
+from pipeline.tasks.base import (
+    Document,
+    InputLimits,
+    ModelInput,
+    RequestedRow,
+    Row,
+    chunked_input_limits,
+    with_chunks,
+)
+from pipeline.tasks.inputs import (
+    describe_inputs,
+    input_columns,
+    input_config,
+    input_rules,
+    spans_in,
+)
 
 if TYPE_CHECKING:
     from pipeline.tasks.answerer import LoadedAnswerer
+
+# Without --global-attention, the tokens of the question have it.
+_OWN_RULES = ("question",)
 
 _SPAN = pa.struct(
     [
@@ -39,8 +60,11 @@ class Answer:
     questions: tuple[str, ...] = ()
 
     title = "Question answering"
-    columns = pa.schema(
-        [
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The question, the best answer, and further answers."""
+        columns = [
             pa.field(NUMBER, pa.int32()),
             pa.field("question", pa.string()),
             pa.field("answer", pa.string()),
@@ -50,7 +74,7 @@ class Answer:
             pa.field("null_score", pa.float32()),
             pa.field("answers", pa.list_(_SPAN)),
         ]
-    )
+        return pa.schema([*columns, *input_columns(self.settings)])
 
     @classmethod
     def of(cls, settings: AnswerSettings) -> Answer:
@@ -83,7 +107,8 @@ class Answer:
         from pipeline.tasks.answerer import LoadedAnswerer
 
         LoadedAnswerer.check(folder)
-        tokenizer, limit = LEDTokenizer.from_pretrained(folder), self.input_limits(folder).chunk_tokens
+        tokenizer = load_tokenizer(folder, self.settings.special_tokens)
+        limit = self.input_limits(folder).chunk_tokens
         for question in self.questions:
             length = len(tokenizer.encode(question)) + 2
             if length >= limit:
@@ -94,28 +119,33 @@ class Answer:
         return {
             "task": "answer",
             QUESTIONS: {"of all": list(self.questions), "in column": self.settings.question_column},
+            **input_config(self.settings, folder),
         }
 
     def describe_settings(self, folder: Path) -> str:
-        """Nothing: the checkpoint decides no setting of generation."""
-        return ""
+        """The input settings in force."""
+        return describe_inputs(self.settings, folder, _OWN_RULES)
 
     def input_limits(self, folder: Path) -> InputLimits:
         """Whole documents, in chunks."""
         return chunked_input_limits(self.settings, folder)
 
-    def expand_rows(self, values: Mapping[str, Any]) -> list[Row]:
+    def expand_rows(self, values: Mapping[str, Any]) -> list[RequestedRow]:
         """One row per question.
 
         Raises:
-            ValueError: the document has no question, or a record of its questions has no field `question`.
+            ValueError: the document has no question, a record of its questions has no field `question`, or
+                the spans of global tokens are malformed.
             UsageError: the column does not hold questions.
         """
         column = self.settings.question_column
         questions = list(self.questions) if column is None else _questions_in(values[column], column)
         if not questions:
             raise ValueError(f"the document has no question in column {column!r}")
-        return [{NUMBER: i, "question": question} for i, question in enumerate(questions)]
+        spans = spans_in(values, self.settings.span_column)
+        return [
+            RequestedRow({NUMBER: i, "question": question}, spans) for i, question in enumerate(questions)
+        ]
 
     def encode(
         self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits
@@ -125,16 +155,25 @@ class Answer:
         Raises:
             ValueError: a question is empty, or leaves no room for the document.
         """
-        texts = list(dict.fromkeys(document.text for document in documents))
+        texts = list(dict.fromkeys(document.whole_text for document in documents))
         encodings = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
+        rules = input_rules(tokenizer, self.settings, _OWN_RULES).global_tokens
+        with_counts = bool(input_columns(self.settings))
         inputs = []
-        for text, known_columns in documents:
-            question = known_columns["question"]
+        for document in documents:
+            text, question = document.whole_text, document.row.known_columns["question"]
             if not (question or "").strip():
                 raise ValueError("the question is empty")
             asked = tokenizer.encode(question)
-            prefix = [*asked, asked[-1]]
-            inputs.append(chunked_input([*prefix, *encodings[text].ids[1:]], len(prefix), limits, text))
+            leading = [*asked, asked[-1]]
+            encoding = encodings[text]
+            ids, dropped = truncate([*leading, *encoding.ids[1:]], limits.max_input_tokens)
+            spans = checked_spans(document.row.spans, len(text))
+            marked = [i + len(leading) - 1 for i in overlapping(encoding.offsets, spans)]
+            positions = rules.positions(ids, len(leading), [i for i in marked if i < len(ids) - 1])
+            columns = {GLOBAL_TOKENS.name: len(positions)} if with_counts else {}
+            new = ModelInput(ids, positions, len(leading), dropped, text=text, columns=columns)
+            inputs.append(with_chunks(new, limits))
         return inputs
 
     def load(self, folder: Path) -> LoadedAnswerer:

@@ -10,7 +10,7 @@ from typing import Any
 from led.heads.question_answering import LEDForQuestionAnswering
 from led.pipelines.answer_spans import best_answers
 from led.pipelines.chunking import Chunk
-from led.tokenizer.tokenizer import LEDTokenizer
+from pipeline.checkpoint import load_tokenizer
 from pipeline.settings import AnswerSettings
 from pipeline.tasks.base import InputLimits, ModelInput, Row
 from pipeline.tasks.loaded import LoadedModel, read_documents
@@ -24,7 +24,7 @@ class LoadedAnswerer(LoadedModel[LEDForQuestionAnswering]):
     def __init__(self, settings: AnswerSettings, limits: InputLimits, folder: Path) -> None:
         super().__init__(settings, folder)
         self.settings, self.input_limits = settings, limits
-        self.tokenizer = LEDTokenizer.from_pretrained(folder)
+        self.tokenizer = load_tokenizer(folder, settings.special_tokens)
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
         """Yield the answer in each document."""

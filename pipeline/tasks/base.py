@@ -11,14 +11,15 @@ model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
 from led.config import LEDConfig
-from led.pipelines.chunking import Chunk, split, truncate
+from led.pipelines.chunking import Chunk, split
+from led.pipelines.inputs import Span
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.errors import UsageError
 from pipeline.settings import ChunkedSettings, RunSettings
@@ -29,17 +30,30 @@ Row = dict[str, Any]
 _UNLIMITED = 2**31 - 1
 
 
-class Document(NamedTuple):
-    """A text, and the columns of its row that are known before prediction, such as the question."""
+class RequestedRow(NamedTuple):
+    """A row to compute of a document: the columns that are known before prediction, such as the question, and
+    the spans of global tokens."""
 
-    text: str
     known_columns: Row
+    spans: tuple[Span, ...] = ()
+
+
+class Document(NamedTuple):
+    """A text, or the texts that make one input, and the row to compute."""
+
+    text: str | tuple[str, ...]
+    row: RequestedRow
+
+    @property
+    def whole_text(self) -> str:
+        """All texts as one."""
+        return self.text if isinstance(self.text, str) else "\n\n".join(self.text)
 
 
 @dataclass(frozen=True)
 class InputLimits:
     """At most `max_input_tokens` of a document are read, in chunks of `chunk_tokens` that share `overlap`
-    tokens. `prefix` is put before each document."""
+    tokens. `prefix` is put before each document, unless it has its own."""
 
     max_input_tokens: int
     chunk_tokens: int
@@ -49,16 +63,20 @@ class InputLimits:
 
 @dataclass(frozen=True)
 class ModelInput:
-    """A document as the model reads it. Its first `global_tokens` tokens have global attention.
+    """A document as the model reads it. Its tokens at `global_positions` have global attention.
 
-    `chunks` is the number of chunks. `text` is set if the task needs the text after prediction.
+    The first `leading` tokens (`<s>`, a question or prefix) come before the document, in every one of its
+    `chunks`. `text` is set if the task needs the text after prediction. `columns` are columns of the row that
+    are known from the input.
     """
 
     input_ids: Sequence[int]
-    global_tokens: int
+    global_positions: Sequence[int]
+    leading: int = 1
     truncated_tokens: int = 0
     chunks: int = 1
     text: str | None = None
+    columns: Row = field(default_factory=dict)
 
 
 class LoadedTask(Protocol):
@@ -104,8 +122,8 @@ class Task(Protocol):
     def input_limits(self, folder: Path) -> InputLimits:
         """The limits for the checkpoint in `folder`. Checks the settings against the checkpoint."""
 
-    def expand_rows(self, values: Mapping[str, Any]) -> list[Row]:
-        """The rows of one document whose input columns have these values, each with its known columns.
+    def expand_rows(self, values: Mapping[str, Any]) -> list[RequestedRow]:
+        """The rows of one document whose input columns have these values.
 
         Raises:
             ValueError: the document has no valid rows. It fails with that reason.
@@ -143,18 +161,20 @@ def chunked_input_limits(settings: ChunkedSettings, folder: Path) -> InputLimits
     return InputLimits(settings.max_input_tokens or _UNLIMITED, chunk, overlap)
 
 
-def chunked_input(
-    ids: Sequence[int], prefix: int, limits: InputLimits, text: str | None = None
-) -> ModelInput:
-    """The model input of `ids`: `prefix` tokens (`<s>`, a question), then the document, then `</s>`.
+def chunks_of(document: ModelInput, limits: InputLimits) -> list[Chunk]:
+    """The chunks of a model input.
 
     Raises:
-        ValueError: the prefix leaves no room for the document.
+        ValueError: the tokens before the document leave it no room.
     """
-    ids, dropped = truncate(ids, limits.max_input_tokens)
-    return ModelInput(ids, prefix, dropped, len(chunks_of(ids, prefix, limits)), text)
+    ids, leading, positions = document.input_ids, document.leading, document.global_positions
+    return split(ids, leading, positions, limits.chunk_tokens, limits.overlap)
 
 
-def chunks_of(ids: Sequence[int], prefix: int, limits: InputLimits) -> list[Chunk]:
-    """The chunks of a model input."""
-    return split(ids[prefix:-1], ids[:prefix], ids[-1:], limits.chunk_tokens, limits.overlap)
+def with_chunks(document: ModelInput, limits: InputLimits) -> ModelInput:
+    """The same input with the number of its chunks.
+
+    Raises:
+        ValueError: as `chunks_of`.
+    """
+    return replace(document, chunks=len(chunks_of(document, limits)))

@@ -1,4 +1,4 @@
-"""The classification task: documents to labels, with global attention on `<s>`.
+"""The classification task: documents to labels.
 
 The logits of a document's chunks are pooled before they become probabilities.
 """
@@ -6,7 +6,7 @@ The logits of a document's chunks are pooled before they become probabilities.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,22 @@ from led.pipelines.chunking import default_pooling
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.errors import UsageError
 from pipeline.settings import ClassifySettings
-from pipeline.tasks.base import Document, InputLimits, ModelInput, Row, chunked_input, chunked_input_limits
+from pipeline.tasks.base import (
+    Document,
+    InputLimits,
+    ModelInput,
+    RequestedRow,
+    Row,
+    chunked_input_limits,
+    with_chunks,
+)
+from pipeline.tasks.inputs import (
+    describe_inputs,
+    encode_documents,
+    input_columns,
+    input_config,
+    requested_row,
+)
 
 if TYPE_CHECKING:
     from pipeline.tasks.classifier import LoadedClassifier
@@ -38,7 +53,8 @@ class Classify:
         scores = pa.list_(pa.struct([pa.field("label", pa.string()), pa.field("score", pa.float32())]))
         columns = [pa.field("label", pa.string()), pa.field("label_score", pa.float32())]
         columns.append(pa.field("labels", pa.list_(pa.string())))
-        return pa.schema(columns if self.settings.labels_only else [*columns, pa.field("scores", scores)])
+        columns += [] if self.settings.labels_only else [pa.field("scores", scores)]
+        return pa.schema([*columns, *input_columns(self.settings)])
 
     def run_config(self, folder: Path) -> dict[str, Any]:
         """The task, the problem type, the label names, and the pooling and thresholds in force.
@@ -62,6 +78,7 @@ class Classify:
             "labels": names,
             "pooling": self.pooling(config),
             "thresholds": self.thresholds(config),
+            **input_config(self.settings, folder),
         }
 
     def problem(self, config: LEDConfig) -> str:
@@ -103,23 +120,27 @@ class Classify:
         return thresholds
 
     def describe_settings(self, folder: Path) -> str:
-        """Nothing: the checkpoint decides no setting of generation."""
-        return ""
+        """The input settings in force."""
+        return describe_inputs(self.settings, folder, ("first",))
 
     def input_limits(self, folder: Path) -> InputLimits:
         """Whole documents, in chunks."""
-        return chunked_input_limits(self.settings, folder)
+        return replace(chunked_input_limits(self.settings, folder), prefix=self.settings.prefix or "")
 
-    def expand_rows(self, values: Mapping[str, Any]) -> list[Row]:
-        """One row per document."""
-        return [{}]
+    def expand_rows(self, values: Mapping[str, Any]) -> list[RequestedRow]:
+        """One row per document.
+
+        Raises:
+            ValueError: the prefix is not a text, or the spans of global tokens are malformed.
+        """
+        return [requested_row(self.settings, values)]
 
     def encode(
         self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits
     ) -> list[ModelInput]:
         """`<s> text </s>`, truncated only if --max-input-tokens is set."""
-        encodings = tokenizer.encode_batch([document.text for document in documents])
-        return [chunked_input(encoding.ids, 1, limits) for encoding in encodings]
+        inputs = encode_documents(tokenizer, documents, limits, self.settings)
+        return [with_chunks(document, limits) for document in inputs]
 
     def load(self, folder: Path) -> LoadedClassifier:
         """The classifier with its weights."""

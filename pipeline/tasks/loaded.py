@@ -83,7 +83,7 @@ def read_documents(
         model.device
     )[1]
     for group in by_token_budget([len(document.input_ids) for document in documents], max_tokens):
-        chunks = [chunks_of(documents[i].input_ids, documents[i].global_tokens, limits) for i in group]
+        chunks = [chunks_of(documents[i], limits) for i in group]
         outputs = iter(read_chunks(model, [chunk for parts in chunks for chunk in parts], max_tokens))
         for i, parts in zip(group, chunks, strict=True):
             yield i, parts, [next(outputs) for _ in parts]

@@ -1,9 +1,9 @@
-"""The summarization task: documents to summaries, with global attention on `<s>`."""
+"""The summarization task: documents to summaries."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,18 @@ import pyarrow as pa
 from led.config import LEDConfig
 from led.generation.config import GenerationConfig
 from led.generation.task_settings import TaskSettings, task_settings
-from led.pipelines.chunking import truncate
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.errors import UsageError
 from pipeline.schema import FLAGS
 from pipeline.settings import DECODING, SummarizeSettings
-from pipeline.tasks.base import Document, InputLimits, ModelInput, Row
+from pipeline.tasks.base import Document, InputLimits, ModelInput, RequestedRow, Row
+from pipeline.tasks.inputs import (
+    describe_inputs,
+    encode_documents,
+    input_columns,
+    input_config,
+    requested_row,
+)
 from pipeline.tasks.quality import QUALITY
 
 if TYPE_CHECKING:
@@ -45,16 +51,17 @@ class Summarize:
             columns += [FLAGS, pa.field("quality", QUALITY)]
         if self.settings.attention:
             columns.append(pa.field("attention", pa.list_(pa.float32())))
-        return pa.schema(columns)
+        return pa.schema([*columns, *input_columns(self.settings)])
 
     def in_force(self, folder: Path) -> TaskSettings:
         """The generation settings in force for the checkpoint in `folder`, and where each comes from."""
         given = {name: getattr(self.settings, name) for name in DECODING}
         config, generation = LEDConfig.from_pretrained(folder), GenerationConfig.from_pretrained(folder)
         generation = generation.updated(num_return_sequences=1)
-        # Defaults of the task would change the plan of every run with a checkpoint that states no lengths, so
-        # that it could neither resume nor be reused.
-        return task_settings(config, generation, "summarization", given, defaults=False)
+        defaults = self.settings.generation_defaults == "pipeline"
+        in_force = task_settings(config, generation, "summarization", given, defaults=defaults)
+        prefix = self.settings.prefix
+        return in_force if prefix is None else replace(in_force, prefix=prefix, prefix_source="given")
 
     def run_config(self, folder: Path) -> dict[str, Any]:
         """The task and the generation config in force.
@@ -67,11 +74,12 @@ class Summarize:
         LoadedSummarizer.check(folder)
         in_force = self.in_force(folder)
         in_force.generation.max_sequence_length(LEDConfig.from_pretrained(folder))
-        return {"task": "summarize", "generation": asdict(in_force.generation)}
+        generation = asdict(in_force.generation)
+        return {"task": "summarize", "generation": generation, **input_config(self.settings, folder)}
 
     def describe_settings(self, folder: Path) -> str:
-        """The generation settings in force."""
-        return self.in_force(folder).describe()
+        """The settings of generation and input in force."""
+        return f"{self.in_force(folder).describe()}, {describe_inputs(self.settings, folder, ('first',))}"
 
     def input_limits(self, folder: Path) -> InputLimits:
         """--max-input-tokens, by default the encoder's limit. A document is read in one chunk.
@@ -85,20 +93,22 @@ class Summarize:
             raise UsageError(f"--max-input-tokens is {tokens}; this model reads at most {limit} tokens.")
         return InputLimits(tokens, tokens, prefix=self.in_force(folder).prefix)
 
-    def expand_rows(self, values: Mapping[str, Any]) -> list[Row]:
-        """One row per document."""
-        return [{}]
+    def expand_rows(self, values: Mapping[str, Any]) -> list[RequestedRow]:
+        """One row per document.
+
+        Raises:
+            ValueError: the prefix is not a text, or the spans of global tokens are malformed.
+        """
+        return [requested_row(self.settings, values)]
 
     def encode(
         self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits
     ) -> list[ModelInput]:
         """`<s> text </s>`, truncated at the limit. `</s>` stays."""
-        inputs = []
-        encodings = tokenizer.encode_batch([limits.prefix + document.text for document in documents])
-        for document, encoding in zip(documents, encodings, strict=True):
-            ids, dropped = truncate(encoding.ids, limits.max_input_tokens)
-            inputs.append(ModelInput(ids, 1, dropped, text=document.text if self.settings.flags else None))
-        return inputs
+        inputs = encode_documents(tokenizer, documents, limits, self.settings)
+        if not self.settings.flags:
+            return inputs
+        return [replace(i, text=d.whole_text) for i, d in zip(inputs, documents, strict=True)]
 
     def load(self, folder: Path) -> LoadedSummarizer:
         """The summarizer with its weights."""

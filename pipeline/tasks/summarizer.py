@@ -39,7 +39,7 @@ class LoadedSummarizer(LoadedModel[LEDForConditionalGeneration]):
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
         """Yield the summary of each document as it finishes."""
-        batches = (pack_documents([d.input_ids], [range(d.global_tokens)]) for d in documents)
+        batches = (pack_documents([d.input_ids], [d.global_positions]) for d in documents)
         # Kept between batches: on a GPU the scheduler holds the KV cache memory and the captured CUDA graphs.
         if self._scheduler is None:
             self._scheduler = Scheduler(

@@ -60,7 +60,14 @@ class Predictor:
         ]
         order = [todo[i] for i in longest_first([columns[i]["input_tokens"] for i in todo])]
         documents = [
-            ModelInput(c["_input_ids"], c["_global_tokens"], c["truncated_tokens"], c["chunks"], c["_text"])
+            ModelInput(
+                c["_input_ids"],
+                c["_global_positions"],
+                c["_leading"],
+                c["truncated_tokens"],
+                c["chunks"],
+                c["_text"],
+            )
             for c in (columns[i] for i in order)
         ]
         results: list[Row] = table.select(self.task.columns.names).to_pylist()

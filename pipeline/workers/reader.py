@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,12 +23,13 @@ from pipeline.errors import CorruptInput
 from pipeline.inputs.files import check_unchanged
 from pipeline.inputs.formats import column_values
 from pipeline.inputs.read import read_rows
+from pipeline.inputs.texts import Text, read_texts
 from pipeline.output.previous_runs import PreviousRuns
 from pipeline.planning.document_ids import document_ids
 from pipeline.planning.plan import Shard
 from pipeline.schema import COUNTS, DOC_ID, INPUT, MEASURED, NUMBER, PROVENANCE, SHARD, STATE
 from pipeline.tasks import Task
-from pipeline.tasks.base import Document, InputLimits, ModelInput, Row
+from pipeline.tasks.base import Document, InputLimits, ModelInput, RequestedRow, Row
 from pipeline.workers.bisect import Failed, bisect_failures
 
 # Characters tokenized together. The tokenizer takes a hundred to two hundred times the memory of a text.
@@ -80,7 +81,12 @@ class ShardReader:
         try:
             columns = [settings.text_column, *id_columns, *extra_columns]
             rows = read_rows(
-                shard.path, shard.split, settings.text_column, columns, settings.max_document_bytes
+                shard.path,
+                shard.split,
+                settings.text_column,
+                columns,
+                settings.max_document_bytes,
+                lists=settings.joins_documents,
             )
         except CorruptInput as error:
             if settings.on_bad_shard == "fail":
@@ -88,7 +94,8 @@ class ShardReader:
             return self._skipped(shard, str(error))
         id_column = rows.table[settings.id_column] if settings.id_column else None
         ids = document_ids(id_column, shard.source, shard.start, shard.stop)
-        texts = read_texts(rows.table[settings.text_column], settings.max_document_bytes)
+        column = rows.table[settings.text_column]
+        texts = read_texts(column, settings.max_document_bytes, lists=settings.joins_documents)
         texts = [text._replace(reason=rows.reasons.get(i, text.reason)) for i, text in enumerate(texts)]
         values = column_values(shard.path, rows.table.select(dict.fromkeys(extra_columns)))
         requested = self._expand(ids, texts, values)
@@ -113,7 +120,8 @@ class ShardReader:
             try:
                 rows = self.task.expand_rows(values[i])
             except ValueError as error:
-                rows, text = [self._single_row()], text._replace(reason=text.reason or str(error))
+                rows = [RequestedRow(self._single_row())]
+                text = text._replace(reason=text.reason or str(error))
             requested += [
                 _RequestedRow(i, doc_id, text._replace(text_hash=_hash_with(text.text_hash, row)), row)
                 for row in rows
@@ -131,13 +139,13 @@ class ShardReader:
         if previous is not None:
             reused = previous.find([row.doc_id for row in requested], hashes, self.task.columns)
         to_encode = [i for i, row in enumerate(requested) if reused[i] is None and row.text.reason is None]
-        documents = [Document(requested[i].text.text or "", requested[i].known_columns) for i in to_encode]
+        documents = [Document(requested[i].text.text or "", requested[i].row) for i in to_encode]
         encoded = dict(zip(to_encode, bisect_failures(documents, self._encode), strict=True))
         rows = []
         for i, row in enumerate(requested):
             outcome = encoded.get(i) or Failed(row.text.reason or "")
             new = {"text_hash": row.text.text_hash, **_row(outcome)}
-            rows.append({**(reused[i] or new), **row.known_columns})
+            rows.append({**(reused[i] or new), **row.row.known_columns})
         return rows
 
     def _skipped(self, shard: Shard, reason: str) -> pa.Table:
@@ -156,20 +164,14 @@ class ShardReader:
 
     def _encode(self, documents: Sequence[Document]) -> Iterator[tuple[int, ModelInput]]:
         tokenizer = self._tokenizer()
-        for group in by_token_budget([len(document.text) for document in documents], _BATCH_CHARACTERS):
+        characters = [len(document.whole_text) for document in documents]
+        for group in by_token_budget(characters, _BATCH_CHARACTERS):
             inputs = self.task.encode(tokenizer, [documents[i] for i in group], self.input_limits)
             yield from zip(group, inputs, strict=True)
 
     def _tokenizer(self) -> LEDTokenizer:
-        return worker_tokenizer(self.model, self.revision, self.tokenizer_sha256)
-
-
-class Text(NamedTuple):
-    """A document's text, or the reason why it has none, and a hash of its bytes."""
-
-    text: str | None
-    reason: str | None
-    text_hash: str | None
+        special_tokens = self.task.settings.special_tokens
+        return worker_tokenizer(self.model, self.revision, self.tokenizer_sha256, special_tokens)
 
 
 class _RequestedRow(NamedTuple):
@@ -178,39 +180,18 @@ class _RequestedRow(NamedTuple):
     document: int
     doc_id: str
     text: Text
-    known_columns: Row
+    row: RequestedRow
 
 
-def _hash_with(text_hash: str | None, known_columns: Mapping[str, Any]) -> str | None:
-    """A hash of the text and of the row's known columns, such as the question."""
-    columns = {name: value for name, value in known_columns.items() if name != NUMBER}
+def _hash_with(text_hash: str | None, row: RequestedRow) -> str | None:
+    """A hash of the text and of what else the row depends on, such as the question."""
+    columns = {name: value for name, value in row.known_columns.items() if name != NUMBER}
+    if row.spans:
+        columns["spans"] = row.spans
     if text_hash is None or not columns:
         return text_hash
     both = f"{text_hash} {json.dumps(columns, sort_keys=True)}"
     return hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
-
-
-def read_texts(column: pa.ChunkedArray, max_bytes: int) -> list[Text]:
-    """The texts of a column of text or bytes. A text of more than `max_bytes` has a reason instead."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    # Read as bytes: Parquet promises UTF-8, but files break the promise, and one bad row would fail all.
-    return [_decode(value, max_bytes) for value in column.cast(pa.large_binary()).to_pylist()]
-
-
-def _decode(value: bytes | None, max_bytes: int) -> Text:
-    if value is None:
-        return Text(None, "the text is null", None)
-    text_hash = hashlib.blake2b(value, digest_size=16).hexdigest()
-    if len(value) > max_bytes:
-        return Text(None, f"the text has more than the {max_bytes} bytes of --max-document-bytes", text_hash)
-    try:
-        text = value.decode()
-    except UnicodeDecodeError as error:
-        return Text(
-            None, f"the text is not UTF-8 (byte 0x{value[error.start]:02x} at {error.start})", text_hash
-        )
-    return Text(text, None, text_hash) if text.strip() else Text(None, "the text is empty", text_hash)
 
 
 def _row(outcome: ModelInput | Failed) -> Row:
@@ -219,9 +200,11 @@ def _row(outcome: ModelInput | Failed) -> Row:
     return {
         "status": "ok",
         "_input_ids": outcome.input_ids,
-        "_global_tokens": outcome.global_tokens,
+        "_global_positions": outcome.global_positions,
+        "_leading": outcome.leading,
         "_text": outcome.text,
         "input_tokens": len(outcome.input_ids),
         "truncated_tokens": outcome.truncated_tokens,
         "chunks": outcome.chunks,
+        **outcome.columns,
     }

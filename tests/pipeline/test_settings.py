@@ -13,8 +13,18 @@ NOT_FINGERPRINTED = {
     *("input", "output", "model", "revision", "ray_address", "ray_start_seconds", "accept_unsafe_store"),
     *("replicas", "max_replicas", "threads", "gpus", "memory_gib", "max_num_seqs", "max_num_batched_tokens"),
     *("on_bad_shard", "on_duplicate_id", "max_failed", "stop_at", "price_per_hour", "max_cost"),
-    *("since", "retry_failed", "on_changed_settings", "reference_column"),
+    *("since", "retry_failed", "on_changed_settings", "reference_column", "generation_defaults"),
     *("log_file", "metrics_port", "ray_progress"),
+}
+# Settings that are fingerprinted unless they have their default, and another value.
+OMITTED = {
+    "special_tokens": "parse",
+    "global_attention": ("first", "separator"),
+    "multi_document": True,
+    "document_separator": "|",
+    "truncate": "last",
+    "prefix": "query: ",
+    "prefix_column": "facet",
 }
 
 GOOD = SummarizeSettings(input=("in",), output="out", model="m")
@@ -42,7 +52,12 @@ def test_operational_settings_are_not_in_the_fingerprint() -> None:
     moved = replace(GOOD, output="elsewhere", replicas=7, threads=2, max_num_seqs=3, input=("other",))
     assert moved.fingerprinted_settings() == GOOD.fingerprinted_settings()
     names = {f.name for f in fields(SummarizeSettings)}
-    assert names >= NOT_FINGERPRINTED and GOOD.fingerprinted_settings().keys() == names - NOT_FINGERPRINTED
+    fingerprinted = names - NOT_FINGERPRINTED
+    assert names >= NOT_FINGERPRINTED
+    assert GOOD.fingerprinted_settings().keys() == fingerprinted - OMITTED.keys()
+    for name, value in OMITTED.items():
+        more = {"multi_document": True} if name in ("document_separator", "truncate") else {}
+        assert name in replace(GOOD, **{**more, name: value}).fingerprinted_settings()
 
 
 @pytest.mark.parametrize(

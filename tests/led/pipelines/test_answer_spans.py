@@ -42,7 +42,7 @@ def test_the_best_spans_are_those_of_trying_every_pair(
     length: int, before: int, top_k: int, longest: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    chunks = split(range(5, 5 + length), [0] * (1 + before), [2], 14, 3)
+    chunks = split([*[0] * (1 + before), *range(5, 5 + length), 2], 1 + before, [], 14, 3)
     starts, ends = (
         [torch.randn(len(chunk.input_ids), generator=generator) * 3 for chunk in chunks] for _ in range(2)
     )

@@ -29,12 +29,24 @@ def test_a_chunk_is_the_question_then_the_document_then_the_end(
 ) -> None:
     if limit - before - 1 < 1:
         with pytest.raises(
-            ValueError, match=f"a question and special tokens of {before + 1} tokens leave no room"
+            ValueError, match=f"a question or prefix and special tokens of {before + 1} tokens leave no room"
         ):
-            split(ids, [0] * before, [2], limit, stride)
+            split([*[0] * before, *ids, 2], before, [], limit, stride)
         return
-    chunks = split(ids, [0] * before, [2], limit, stride)
+    whole = [*[0] * before, *ids, 2]
+    global_positions = [i for i in range(len(whole)) if i % 3 == 0 or i == len(whole) - 1]
+    chunks = split(whole, before, global_positions, limit, stride)
     for chunk in chunks:
+        expected = [
+            *(i for i in range(before) if i in global_positions),
+            *(
+                i - chunk.start
+                for i in range(before + chunk.start, before + chunk.end)
+                if i in global_positions
+            ),
+            len(chunk.input_ids) - 1,
+        ]
+        assert chunk.global_positions == expected
         assert len(chunk.input_ids) <= limit
         assert chunk.input_ids == [0] * chunk.offset + ids[chunk.start : chunk.end] + [2]
     assert chunks[-1].end == len(ids) and (len(chunks) == 1) == (len(ids) <= limit - before - 1)

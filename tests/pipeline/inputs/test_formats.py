@@ -60,7 +60,7 @@ def test_questions_of_json_lines_are_those_of_parquet() -> None:
     given: list[Any] = [["Who?", "When?"], [{"question": "Who?"}], "Who?"]
     lines = pa.table({"asked": [value if isinstance(value, str) else json.dumps(value) for value in given]})
     asked = [
-        [row["question"] for row in task.expand_rows(values)]
+        [row.known_columns["question"] for row in task.expand_rows(values)]
         for values in column_values("/in/a.jsonl", lines)
     ]
     assert asked == [["Who?", "When?"], ["Who?"], ["Who?"]]

@@ -286,6 +286,7 @@ def summarize(output: Path, corpus: str = "corpus", **settings: Any) -> Summariz
         "attention": True,
     }
     given |= {"input": inputs(corpus), "model": str(FIXTURES / "checkpoint")}
+    given["generation_defaults"] = "generate"  # as version 0.1.0 did
     return Summarize(SummarizeSettings(output=str(output), shard_documents=3, **{**given, **settings}))
 
 

@@ -30,7 +30,7 @@ def test_memory_is_shared_by_the_replicas_that_there_are(monkeypatch: pytest.Mon
 def test_the_scheduler_is_kept_between_batches_until_memory_is_released(model_folder: Path) -> None:
     """Measurements add up over both schedulers. Summaries stay the same, even after an abandoned batch."""
     model = Summarize(SummarizeSettings(input=("i",), output="o", model=str(model_folder))).load(model_folder)
-    documents = [ModelInput([0, *range(5, 5 + n), 2], 1) for n in (3, 9, 20)]
+    documents = [ModelInput([0, *range(5, 5 + n), 2], [0]) for n in (3, 9, 20)]
     first = dict(model.predict(documents))
     kept, measured = model._scheduler, model.measured
     steps = measured["steps"]

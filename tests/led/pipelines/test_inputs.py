@@ -1,0 +1,100 @@
+"""Model inputs are those that the reference's tokenizer and the authors' recipes give."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from led.pipelines.global_attention import GlobalAttention
+from led.pipelines.inputs import InputRules, InputText, encode_inputs, overlapping
+from led.tokenizer.tokenizer import LEDTokenizer
+from tests.conftest import words
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> LEDTokenizer:
+    tokenizer = LEDTokenizer.learn([words(200, 0)], vocab_size=320)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<doc-sep>"]})
+    return tokenizer
+
+
+def rules(tokenizer: LEDTokenizer, *names: str) -> InputRules:
+    separator = [tokenizer.convert_tokens_to_ids("<doc-sep>")]
+    return InputRules(GlobalAttention.parse(names).resolve(tokenizer, separator), separator)
+
+
+def test_a_text_with_separators_of_its_own(tokenizer: LEDTokenizer) -> None:
+    text = "the pump failed<doc-sep>the valve<doc-sep>water rose"
+    [item] = encode_inputs(tokenizer, [InputText(text)], 1000, rules(tokenizer, "first", "separator"))
+    separator = tokenizer.convert_tokens_to_ids("<doc-sep>")
+    assert item.input_ids == tokenizer.encode(text) and item.input_ids.count(separator) == 2
+    found = [i for i, token in enumerate(item.input_ids) if token == separator]
+    assert item.global_positions == [0, *found]
+    for limit in range(3, len(item.input_ids)):
+        [cut] = encode_inputs(tokenizer, [InputText(text)], limit, rules(tokenizer, "first", "separator"))
+        assert cut.input_ids == [*item.input_ids[: limit - 1], 2]
+        assert cut.global_positions == [0, *(i for i in found if i < limit - 1)]
+        assert cut.truncated_tokens == len(item.input_ids) - limit
+
+
+@pytest.mark.parametrize("prefix", ["", " ", "summarize: ", "gallery<doc-sep>", "naïve 🎉 "])
+def test_a_prefix_is_put_before_the_text(tokenizer: LEDTokenizer, prefix: str) -> None:
+    texts = ["the pump", "Größe 🎉", ""]
+    inputs = [InputText(text, prefix) for text in texts]
+    for text, item in zip(
+        texts, encode_inputs(tokenizer, inputs, 1000, rules(tokenizer, "question")), strict=True
+    ):
+        assert item.input_ids == tokenizer.encode(prefix + text)
+        assert item.global_positions == list(range(item.leading))
+        before = tokenizer.decode(item.input_ids[1 : item.leading])
+        assert before.strip() == prefix.strip()
+
+
+def test_documents_of_one_input(tokenizer: LEDTokenizer) -> None:
+    documents = ("the pump failed", " ", "the valve was stopped", "water rose in the gallery")
+    first_only = rules(tokenizer, "first", "separator")
+    [item] = encode_inputs(tokenizer, [InputText(documents, "facet: ")], 1000, first_only)
+    separator = first_only.separator[0]
+    expected = [0, *tokenizer.encode("facet: the pump failed", add_special_tokens=False)]
+    for document in documents[2:]:
+        expected += [separator, *tokenizer.encode(document, add_special_tokens=False)]
+    assert item.input_ids == [*expected, 2]
+    assert item.global_positions == [0, *(i for i, token in enumerate(expected) if token == separator)]
+    assert [cut for _, cut in item.documents] == [0] * 4 and item.documents[1] == (0, 0)
+    whole = len(item.input_ids)
+    for limit in range(3, whole):
+        [cut] = encode_inputs(tokenizer, [InputText(documents)], limit, first_only)
+        assert len(cut.input_ids) <= limit
+        assert cut.truncated_tokens == sum(cut for _, cut in cut.documents)
+        assert all(i < len(cut.input_ids) - 1 for i in cut.global_positions)
+
+
+def test_spans_of_characters_are_global(tokenizer: LEDTokenizer) -> None:
+    text = "the Größe of the 🎉 pump"
+    for prefix in ("", "query: "):
+        [item] = encode_inputs(
+            tokenizer,
+            [InputText(text, prefix, [(4, 9), (text.index("pump"), len(text))])],
+            1000,
+            rules(tokenizer, "first"),
+        )
+        marked = [i for i in item.global_positions if i]
+        assert tokenizer.decode([item.input_ids[i] for i in marked]).replace(" ", "") == "Größepump"
+    with pytest.raises(ValueError, match=r"the span \(3, 99\) of global tokens is not within the text"):
+        encode_inputs(tokenizer, [InputText(text, spans=[(3, 99)])], 1000, rules(tokenizer))
+    with pytest.raises(ValueError, match="spans of global tokens need one text"):
+        encode_inputs(tokenizer, [InputText(("a", "b"), spans=[(0, 1)])], 1000, rules(tokenizer))
+
+
+@given(
+    st.lists(st.integers(1, 4), max_size=20),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), max_size=5),
+)
+def test_overlaps_are_those_of_trying_each(widths: list[int], starts: list[tuple[int, int]]) -> None:
+    offsets, position = [], 0
+    for width in widths:
+        offsets.append((position, position + width - 1))
+        position += width
+    spans = [(start, start + length) for start, length in starts]
+    expected = [i for i, (s, e) in enumerate(offsets) if any(max(s, a) < min(e, b) for a, b in spans)]
+    assert overlapping(offsets, spans) == expected
