@@ -29,7 +29,7 @@ GROUPS = {
         "on_bad_shard",
         "on_duplicate_id",
     ),
-    "Model": ("revision", "dtype", "special_tokens", "global_attention"),
+    "Model": ("revision", "base_model", "dtype", "special_tokens", "global_attention"),
     "Earlier runs": ("since", "retry_failed", "on_changed_settings"),
     "Replicas and memory": (
         "replicas",

@@ -19,6 +19,14 @@ from led.checkpoint.hub import resolve
 
 ACTIVATIONS = ("gelu", "relu", "silu", "gelu_new")
 
+# Other names of these functions in published files. All tanh approximations of GELU are the same function.
+_ACTIVATION_ALIASES = {
+    "swish": "silu",
+    "gelu_python": "gelu",
+    "gelu_fast": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+}
+
 # Other names of these settings that occur in published files.
 _ALIASES = {
     "hidden_size": "d_model",
@@ -48,6 +56,9 @@ class LEDConfig:
     `id2label` has the names of the classes. By default there are `num_labels` of them, or 2, named `LABEL_0`,
     `LABEL_1`, and so on. `problem_type` is "regression", "single_label_classification" or
     "multi_label_classification". For None, the labels determine it.
+
+    Without `tie_word_embeddings`, the language-model head has weights of its own. Encoder and decoder share
+    one embedding in any case. `eos_token_id` is one token or several.
 
     `output_attentions`, `output_hidden_states`, `use_cache` and `return_dict` are the defaults of a call.
 
@@ -83,12 +94,13 @@ class LEDConfig:
     init_std: float = 0.02
     pad_token_id: int = 1
     bos_token_id: int = 0
-    eos_token_id: int = 2
+    eos_token_id: int | tuple[int, ...] = 2
     decoder_start_token_id: int = 2
     id2label: Mapping[int, str] | None = None
     num_labels: int = 0
     problem_type: str | None = None
     decoder_prompt: tuple[int, ...] = ()
+    tie_word_embeddings: bool = True
     use_cache: bool = True
     output_attentions: bool = False
     output_hidden_states: bool = False
@@ -98,6 +110,10 @@ class LEDConfig:
     def __post_init__(self) -> None:
         if isinstance(self.attention_window, list):
             object.__setattr__(self, "attention_window", tuple(self.attention_window))
+        if isinstance(self.eos_token_id, list):
+            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
+        activation = _ACTIVATION_ALIASES.get(self.activation_function, self.activation_function)
+        object.__setattr__(self, "activation_function", activation)
         if isinstance(self.decoder_prompt, list):
             object.__setattr__(self, "decoder_prompt", tuple(self.decoder_prompt))
         count = self.num_labels or len(self.id2label or {}) or 2
@@ -119,6 +135,11 @@ class LEDConfig:
     def labels(self) -> dict[int, str]:
         """The name of each class."""
         return {i: str(name) for i, name in (self.id2label or {}).items()}
+
+    @property
+    def end_token_id(self) -> int:
+        """The token that ends a text: `eos_token_id`, or the first of several."""
+        return self.eos_token_id if isinstance(self.eos_token_id, int) else self.eos_token_id[0]
 
     @property
     def label2id(self) -> dict[str, int]:
@@ -143,16 +164,13 @@ class LEDConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LEDConfig:
-        """The configuration from a parsed `config.json`. Unknown keys are kept in `extra`.
+        """The configuration from a parsed `config.json`. Unknown keys are kept in `extra`. A null stands for
+        the default of a rate or a switch.
 
         Raises:
-            ValueError: a value breaks a rule, or the embedding is not shared.
+            ValueError: a value breaks a rule.
         """
-        if values.get("tie_word_embeddings") is False:
-            raise ValueError(
-                "tie_word_embeddings is false; encoder, decoder and language-model head share one embedding "
-                "here. Use a checkpoint with a shared embedding, and remove the key from its config.json."
-            )
+        types = {f.name: f.type for f in fields(cls)}
         known = {f.name for f in fields(cls)} - {"extra"}
         settings: dict[str, Any] = {}
         extra: dict[str, Any] = {}
@@ -164,6 +182,8 @@ class LEDConfig:
             name = _ALIASES.get(key, key)
             if name not in known:
                 extra[key] = value
+            elif value is None and types[name] in ("float", "bool"):
+                continue
             elif name == key or name not in values:
                 settings[name] = value
         if settings.get("id2label"):
@@ -178,6 +198,8 @@ class LEDConfig:
         values["id2label"] = {str(i): name for i, name in self.labels.items()}
         if isinstance(self.attention_window, tuple):
             values["attention_window"] = list(self.attention_window)
+        if isinstance(self.eos_token_id, tuple):
+            values["eos_token_id"] = list(self.eos_token_id)
         prompt = list(values.pop("decoder_prompt"))
         return {
             **extra,
@@ -280,12 +302,9 @@ def _check(config: LEDConfig) -> None:
             raise ValueError(
                 f"attention_window has {window!r}; it must be an even number of at least 2, for both sides."
             )
-    labels = config.id2label
-    if not isinstance(labels, Mapping) or sorted(labels, key=str) != sorted(
-        range(config.num_labels), key=str
-    ):
+    if not isinstance(config.id2label, Mapping):
         raise ValueError(
-            f"id2label is {labels!r}; it must name the classes 0 to num_labels - 1 ({config.num_labels - 1})."
+            f"id2label is {config.id2label!r}; it must map the number of each class to its name."
         )
     if config.problem_type not in (None, *PROBLEM_TYPES):
         raise ValueError(f"problem_type is {config.problem_type!r}; use one of {', '.join(PROBLEM_TYPES)}.")
@@ -299,7 +318,22 @@ def _check(config: LEDConfig) -> None:
             f"vocab_size, {config.vocab_size}."
         )
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
-        if not 0 <= getattr(config, name) < config.vocab_size:
-            raise ValueError(
-                f"{name} is {getattr(config, name)}; it must lie in [0, vocab_size = {config.vocab_size})."
-            )
+        value = getattr(config, name)
+        several = value if isinstance(value, tuple) else (value,)
+        if not several or not all(is_whole(i) for i in several):
+            raise ValueError(f"{name} is {value!r}; it must be a whole number, or for eos_token_id several.")
+        if not all(0 <= i < config.vocab_size for i in several):
+            raise ValueError(f"{name} is {value}; it must lie in [0, vocab_size = {config.vocab_size}).")
+
+
+def check_labels(config: LEDConfig) -> None:
+    """Check that `id2label` names the classes 0 to num_labels - 1, as a classifier needs.
+
+    Raises:
+        ValueError: it does not.
+    """
+    labels = config.id2label or {}
+    if sorted(labels, key=str) != sorted(range(config.num_labels), key=str):
+        raise ValueError(
+            f"id2label is {labels!r}; it must name the classes 0 to num_labels - 1 ({config.num_labels - 1})."
+        )

@@ -42,7 +42,7 @@ def find_checkpoint(settings: RunSettings) -> Checkpoint:
         PipelineError: it could not be fetched because of a transient fault.
     """
     try:
-        checkpoint = resolve(settings.model, settings.revision)
+        checkpoint = resolve(settings.model, settings.revision, base_model=settings.base_model)
         weight_files(checkpoint.folder)
         return checkpoint
     except (FileNotFoundError, CheckpointError) as error:
@@ -58,23 +58,29 @@ def checkpoint_hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def worker_checkpoint(model: str, revision: str | None, config: Mapping[str, Any]) -> Path:
+def worker_checkpoint(
+    model: str, revision: str | None, config: Mapping[str, Any], base_model: str | None = None
+) -> Path:
     """The folder of the checkpoint on a worker's machine, checked against the `weights_sha256` of the plan.
 
     Raises:
         PipelineError: the checkpoint is missing on this machine.
         PlanMismatch: it differs from the plan.
     """
-    checkpoint = _on_this_machine(model, revision, weights=True)
+    checkpoint = _on_this_machine(model, revision, base_model, weights=True)
     # A commit identifies its bytes. A folder may differ between machines, or be replaced during the run.
-    if checkpoint.revision is None and "weights_sha256" in config:
+    if not checkpoint.is_pinned and "weights_sha256" in config:
         _check(checkpoint.folder, "weights_sha256", _sha256(weight_files(checkpoint.folder)), config)
     return checkpoint.folder
 
 
 @lru_cache(maxsize=2)
 def worker_tokenizer(
-    model: str, revision: str | None, sha256: str | None, special_tokens: str | None
+    model: str,
+    revision: str | None,
+    sha256: str | None,
+    special_tokens: str | None = None,
+    base_model: str | None = None,
 ) -> LEDTokenizer:
     """The tokenizer on a worker's machine, with --special-tokens in force. No weights are loaded.
 
@@ -84,7 +90,7 @@ def worker_tokenizer(
         PipelineError: the tokenizer is missing on this machine.
         PlanMismatch: it differs from the plan.
     """
-    folder = _on_this_machine(model, revision, weights=False).folder
+    folder = _on_this_machine(model, revision, base_model, weights=False).folder
     try:
         tokenizer = load_tokenizer(folder, special_tokens)
     except (FileNotFoundError, ValueError) as error:
@@ -94,9 +100,11 @@ def worker_tokenizer(
     return tokenizer
 
 
-def _on_this_machine(model: str, revision: str | None, *, weights: bool) -> Checkpoint:
+def _on_this_machine(
+    model: str, revision: str | None, base_model: str | None, *, weights: bool
+) -> Checkpoint:
     try:
-        return resolve(model, revision, weights=weights)
+        return resolve(model, revision, base_model=base_model, weights=weights)
     except FileNotFoundError as error:
         raise PipelineError(
             f"--model {model} is not available on {socket.gethostname()}: {error} Every machine of the "

@@ -62,6 +62,9 @@ class RunSettings:
     """A model folder, or the name of a published checkpoint such as allenai/led-large-16384-arxiv."""
     revision: str | None = operational(None)
     """Branch, tag or commit of a published checkpoint."""
+    base_model: str | None = operational(None)
+    """Base of a LoRA adapter: a model folder or the name of a published checkpoint. Default: the base that
+    the adapter names."""
     dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] | None = None
     """Arithmetic of the model. Default: float32, which gives the reference's answers, or float16 on GPUs.
     auto is the fastest type that gives the reference's answers: float32 on every device. bfloat16 becomes

@@ -25,6 +25,8 @@ class PackedBatch:
     `is_visible` (T,) bool, or None for all: tokens that the encoder may attend to. A hidden token keeps its
     position.
     `is_cross_visible` (T,) bool, or None for all: tokens that cross-attention may attend to.
+    `inputs_embeds` (T, E) or None: embeddings that replace `input_ids`.
+    `encoder_states` (T, E) or None: the encoder's output, if it is known already.
     """
 
     input_ids: Tensor | None
@@ -32,6 +34,8 @@ class PackedBatch:
     is_global: Tensor
     is_visible: Tensor | None = None
     is_cross_visible: Tensor | None = None
+    inputs_embeds: Tensor | None = None
+    encoder_states: Tensor | None = None
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -57,9 +61,10 @@ class PackedBatch:
         def move(x: Tensor) -> Tensor:
             return (x.pin_memory() if to_gpu else x).to(device, non_blocking=to_gpu)
 
-        masks = (None if x is None else move(x) for x in (self.is_visible, self.is_cross_visible))
+        optional = (self.is_visible, self.is_cross_visible, self.inputs_embeds, self.encoder_states)
+        moved = (None if x is None else move(x) for x in optional)
         ids = None if self.input_ids is None else move(self.input_ids)
-        return PackedBatch(ids, self.cu_seqlens, move(self.is_global), *masks)
+        return PackedBatch(ids, self.cu_seqlens, move(self.is_global), *moved)
 
     def documents(self) -> list[PackedBatch]:
         """Each document as a batch of its own."""
@@ -74,13 +79,19 @@ class PackedBatch:
                 self.is_global[start:end],
                 rows(self.is_visible, start, end),
                 rows(self.is_cross_visible, start, end),
+                rows(self.inputs_embeds, start, end),
+                rows(self.encoder_states, start, end),
             )
             for start, end in self.spans
         ]
 
 
 def concatenate(batches: Sequence[PackedBatch]) -> PackedBatch:
-    """Several batches with token ids as one."""
+    """Several batches as one. All have token ids, or all have embeddings or states."""
+
+    def cat(parts: Sequence[Tensor | None]) -> Tensor | None:
+        present = [x for x in parts if x is not None]
+        return torch.cat(present) if present else None
 
     def join(masks: Sequence[Tensor | None]) -> Tensor | None:
         if all(mask is None for mask in masks):
@@ -91,11 +102,13 @@ def concatenate(batches: Sequence[PackedBatch]) -> PackedBatch:
         )
 
     return PackedBatch(
-        torch.cat([batch.input_ids for batch in batches if batch.input_ids is not None]),
+        cat([batch.input_ids for batch in batches]),
         cumulative([n for batch in batches for n in batch.lengths]),
         torch.cat([batch.is_global for batch in batches]),
         join([batch.is_visible for batch in batches]),
         join([batch.is_cross_visible for batch in batches]),
+        cat([batch.inputs_embeds for batch in batches]),
+        cat([batch.encoder_states for batch in batches]),
     )
 
 
@@ -130,12 +143,16 @@ def pack(
     device: torch.device,
     *,
     trim: bool = False,
+    inputs_embeds: Tensor | None = None,
+    encoder_states: Tensor | None = None,
 ) -> PackedBatch:
     """Pack a padded batch of `shape` (B, N). The two masks mean what they mean in the reference.
 
     The reference merges the masks as `attention_mask * (global_attention_mask + 1)`. A value of 0 or less
     hides a token from the encoder, 1 shows it, and 2 or more makes it global. Cross-attention uses
     `attention_mask` alone.
+
+    `inputs_embeds` or `encoder_states` (B, N, E) may replace `input_ids`.
 
     `trim` drops the columns after a document's last visible token. Without it every column is kept, so the
     hidden tokens get the values that the reference computes.
@@ -165,6 +182,8 @@ def pack(
         (merged > 1)[keep],
         None if bool(is_visible.all()) else is_visible,
         None if bool(is_cross_visible.all()) else is_cross_visible,
+        None if inputs_embeds is None else inputs_embeds[keep],
+        None if encoder_states is None else encoder_states[keep],
     )
 
 

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +26,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from led.checkpoint.adapters import base_of, is_adapter, with_base
+from led.checkpoint.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -39,6 +42,7 @@ _SETTINGS = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    ADAPTER_CONFIG,
 )
 
 # The formats of weights, in the order in which `files.py` tries them. The first entry of a format is the file
@@ -48,6 +52,7 @@ _WEIGHTS = (
     ("model.safetensors.index.json", "model-*.safetensors"),
     ("pytorch_model.bin",),
     ("pytorch_model.bin.index.json", "pytorch_model-*.bin"),
+    *((name,) for name in ADAPTER_WEIGHTS),
 )
 
 # The responses of a busy or failing server, and the waits before each retry. A server may request longer
@@ -69,21 +74,69 @@ _DOWNLOAD_ERRORS: tuple[type[Exception], ...] = (*_HTTP_ERRORS, OSError, HFValid
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder with a checkpoint's files, and its published commit (None for a local folder)."""
+    """A folder with a checkpoint's files, and its published commit (None for a local folder).
+
+    Another machine finds it by `source`, which is an absolute path or a published name. For an adapter,
+    `base_model` is the source of its base.
+    """
 
     folder: Path
     revision: str | None
+    source: str
+    base_model: str | None = None
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether source and revision identify every byte of the files."""
+        return self.revision is not None and self.base_model is None
 
 
 def resolve(
     model: str,
     revision: str | None = None,
     *,
+    base_model: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     weights: bool = True,
 ) -> Checkpoint:
-    """The files of `model`, which is a folder or the name of a published checkpoint.
+    """The files of `model`, which is a folder or the name of a published checkpoint. A LoRA adapter is joined
+    with its base: `base_model`, by default the one that the adapter names.
+
+    Raises:
+        FileNotFoundError: the checkpoint or an adapter's base does not exist, may not be read, cannot be
+            reached or cannot be stored.
+        CheckpointError: an adapter cannot be merged.
+    """
+    found = _resolve(model, revision, cache_dir, local_files_only, weights)
+    if not is_adapter(found.folder):
+        if base_model is not None:
+            raise FileNotFoundError(
+                f"{model} is not a LoRA adapter (no {ADAPTER_CONFIG}, or weights of its own), so it takes no "
+                "base model; leave it out."
+            )
+        return found
+    base = base_model or base_of(found.folder)
+    if base is None:
+        raise FileNotFoundError(f"the adapter {model} names no base; give one (--base-model).")
+    try:
+        below = _resolve(base, None, cache_dir, local_files_only, weights)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the base {base} of the adapter {model} cannot be found: {error} Give another by --base-model."
+        ) from error
+    if is_adapter(below.folder):
+        raise FileNotFoundError(
+            f"the base {base} of the adapter {model} is an adapter itself; merge it first."
+        )
+    cache = Path(cache_dir or constants.HF_HUB_CACHE)
+    return replace(found, folder=with_base(found.folder, below.folder, cache), base_model=below.source)
+
+
+def _resolve(
+    model: str, revision: str | None, cache_dir: str | Path | None, local_files_only: bool, weights: bool
+) -> Checkpoint:
+    """The files of a folder or of one published checkpoint.
 
     A checkpoint that is not in the cache is downloaded. With `weights=False`, only its settings and its
     tokenizer's files are.
@@ -93,13 +146,10 @@ def resolve(
     warning is logged. A scheduled run then continues despite a network problem. If the hub refuses access
     (not found, private, gated), that is an error even if files are cached. To pin a run to fixed weights,
     give the commit.
-
-    Raises:
-        FileNotFoundError: the folder or checkpoint does not exist, may not be read, cannot be reached or
-            cannot be stored.
     """
     if Path(model).is_dir():
-        return Checkpoint(Path(model).absolute(), None)
+        folder = Path(model).absolute()
+        return Checkpoint(folder, None, str(folder))
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise FileNotFoundError(
             f"the model folder {model} does not exist; name a folder, or a checkpoint as owner/name."
@@ -121,7 +171,7 @@ def resolve(
             f"{', '.join(files[0] for files in _WEIGHTS)}. Name another checkpoint or revision, or complete "
             "its download with a network connection."
         )
-    return Checkpoint(folder, folder.name)
+    return Checkpoint(folder, folder.name, model)
 
 
 def _fetch_branch(model: str, revision: str | None, fetch: Callable[..., Path]) -> Path:

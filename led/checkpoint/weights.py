@@ -2,28 +2,28 @@
 
 Files: `model.safetensors` or `pytorch_model.bin` (read as plain tensors, no code is run), each also
 sharded with an `.index.json`. Weight names are those of the models' own `state_dict`, except for the
-aliases in the table below, and the prefix `led.`, which a file may have or lack.
+aliases in the table below, the prefix `led.`, which a file may have or lack, and the prefixes of tools such
+as `module.`. A LoRA adapter in the folder is merged.
 
 Errors list every missing, unexpected and mis-shaped weight.
 """
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from led.checkpoint.files import CheckpointError, weight_files
+from led.checkpoint.entries import WeightEntry, read_file
+from led.checkpoint.files import ADAPTER_WEIGHTS, CheckpointError, weight_files
+from led.checkpoint.lora import adapted
 
 # One tensor with four published names. A file has any of them, and all that it has must be equal.
 SHARED_EMBEDDING = "led.shared.weight"
@@ -40,6 +40,13 @@ OPTIONAL = ("final_logits_bias",)
 # The prefixes of the weights that the heads of the published models add to the bare LED.
 HEADS = ("final_logits_bias", "lm_head.", "classification_head.", "qa_outputs.")
 
+# Prefixes that other tools put before every name: DataParallel, torch.compile, Lightning, DeepSpeed, and
+# classes that hold the model in an attribute.
+_WRAPPERS = ("module.", "_orig_mod.", "_forward_module.", "model.")
+
+# Buffers that versions of other libraries saved. They follow from the configuration.
+_STRAY = re.compile(r"(^|\.)(position_ids|version|_float_tensor)$")
+
 # Weights read at once.
 _READERS = 4
 
@@ -53,6 +60,9 @@ class Loadable(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any: ...
+
+    @property
+    def has_tied_head(self) -> bool: ...
 
     def tie_weights(self) -> None: ...
 
@@ -82,7 +92,7 @@ def load_weights(
         tensors = readers.map(lambda entry: entry.load().to(device=device, dtype=dtype), entries.values())
         loaded = dict(zip(entries, tensors, strict=True))
     state = model.state_dict()
-    aliases = _aliases(state)
+    aliases = _aliases(state, model.has_tied_head)
     loaded |= dict.fromkeys(aliases, next(loaded[name] for name in aliases if name in loaded))
     for name, tensor in state.items():
         if name not in loaded:
@@ -92,20 +102,11 @@ def load_weights(
     model.tie_weights()
 
 
-def save_weights(state: dict[str, Tensor], folder: str | Path) -> None:
-    """Write `model.safetensors`, the shared embedding once."""
-    repeated = set(_aliases(state)[1:])
+def save_weights(state: dict[str, Tensor], folder: str | Path, *, tied: bool = True) -> None:
+    """Write `model.safetensors`, the shared embedding once. `tied` says whether a head shares it."""
+    repeated = set(_aliases(state, tied)[1:])
     tensors = {name: x.detach().contiguous().cpu() for name, x in state.items() if name not in repeated}
     save_file(tensors, str(Path(folder) / "model.safetensors"), metadata={"format": "pt"})
-
-
-@dataclass(frozen=True)
-class WeightEntry:
-    """A weight in a file: its published name, its shape, and a function that loads it."""
-
-    published: str
-    shape: torch.Size
-    load: Callable[[], Tensor]
 
 
 def match_weights(model: Loadable, folder: str | Path, new_head: bool = False) -> dict[str, WeightEntry]:
@@ -124,7 +125,7 @@ def match_weights(model: Loadable, folder: str | Path, new_head: bool = False) -
     ignored: dict[str, WeightEntry] = {}
     unexpected: list[str] = []
     misshaped: dict[str, str] = {}
-    for entry in _read_entries(Path(folder)):
+    for entry in _unwrapped(list(_read_entries(Path(folder))), wanted):
         name = _own_name(entry.published, wanted)
         if name not in wanted and entry.published.startswith(ignored_heads):
             ignored[entry.published] = entry
@@ -135,9 +136,11 @@ def match_weights(model: Loadable, folder: str | Path, new_head: bool = False) -
             misshaped[name] = f"{entry.published} is {shapes}"
         else:
             found[name] = entry
-    aliases = _aliases(wanted)
+    aliases = _aliases(wanted, model.has_tied_head)
     given = [name for name in aliases if name in found]
-    if not given and "lm_head.weight" in ignored:  # some files keep the shared embedding only under this name
+    if (
+        not given and model.has_tied_head and "lm_head.weight" in ignored
+    ):  # some files keep the shared embedding only under this name
         found[aliases[0]] = ignored["lm_head.weight"]
         given = aliases[:1]
     for name in given[1:]:
@@ -170,32 +173,25 @@ def _advice(model: Loadable, missing: list[str]) -> str:
 
 
 def _read_entries(folder: Path) -> Iterator[WeightEntry]:
-    for path in weight_files(folder):
-        if path.suffix not in (".safetensors", ".bin"):
-            continue
-        try:
-            if path.suffix == ".bin":
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-                if not isinstance(state, dict) or any(not isinstance(x, Tensor) for x in state.values()):
-                    raise CheckpointError(
-                        f"{path} holds no weights by name; it is not a saved state of a model."
-                    )
-                for name, tensor in state.items():
-                    yield WeightEntry(name, tensor.shape, partial(_itself, tensor))
-            else:
-                file = safe_open(str(path), framework="pt")
-                for name in file.keys():  # noqa: SIM118
-                    yield WeightEntry(
-                        name, torch.Size(file.get_slice(name).get_shape()), partial(file.get_tensor, name)
-                    )
-        except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(
-                f"{path} cannot be read as weights ({error}); download the file again."
-            ) from error
+    """The entries of a folder, with its adapter merged into them, without buffers of other versions."""
+    files = (path for path in weight_files(folder) if path.suffix in (".safetensors", ".bin"))
+    base = (path for path in files if path.name not in ADAPTER_WEIGHTS)
+    for entry in adapted((entry for path in base for entry in read_file(path)), folder):
+        if not _STRAY.search(entry.published):
+            yield entry
 
 
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
+def _unwrapped(entries: list[WeightEntry], wanted: dict[str, torch.Size]) -> list[WeightEntry]:
+    """The entries without the prefix of another tool, if that gives more of them a name of this model."""
+
+    def known(prefix: str) -> int:
+        return sum(_own_name(entry.published.removeprefix(prefix), wanted) in wanted for entry in entries)
+
+    best = ""
+    for first in ("", *_WRAPPERS):
+        for second in ("", *_WRAPPERS):
+            best = max(best, first + second, key=known)
+    return [replace(entry, published=entry.published.removeprefix(best)) for entry in entries]
 
 
 def _own_name(published: str, wanted: dict[str, torch.Size]) -> str:
@@ -207,7 +203,9 @@ def _own_name(published: str, wanted: dict[str, torch.Size]) -> str:
     return published.removeprefix("led.") if published.removeprefix("led.") in wanted else published
 
 
-def _aliases(names: dict[str, torch.Size] | dict[str, Tensor]) -> list[str]:
-    """The names of the shared embedding in a model whose state has these names, the one to save first."""
-    known = {alias: alias if alias in names else alias.removeprefix("led.") for alias in SHARED_ALIASES}
+def _aliases(names: dict[str, torch.Size] | dict[str, Tensor], tied: bool) -> list[str]:
+    """The names of the shared embedding in a model whose state has these names, the one to save first. A head
+    that is not tied has weights of its own."""
+    aliases = SHARED_ALIASES if tied else SHARED_ALIASES[:-1]
+    known = {alias: alias if alias in names else alias.removeprefix("led.") for alias in aliases}
     return [name for name in known.values() if name in names]

@@ -7,6 +7,7 @@ Lengths are in decoder tokens and include the start token, as in the reference. 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -24,7 +25,6 @@ _NOT_SUPPORTED: dict[str, tuple[Any, ...]] = {
     "force_words_ids": (),
     "constraints": (),
     "stop_strings": (),
-    "prompt_lookup_num_tokens": (),
     "watermarking_config": (),
     "dola_layers": (),
     "max_time": (),
@@ -38,7 +38,25 @@ _NOT_SUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 
 # Settings of the reference that do not change its results. All values are accepted and ignored.
-_WITHOUT_EFFECT = ("use_cache", "cache_implementation", "low_memory", "synced_gpus")
+_WITHOUT_EFFECT = (
+    "use_cache",
+    "cache_implementation",
+    "low_memory",
+    "synced_gpus",
+    "prompt_lookup_num_tokens",
+)
+
+# Settings in a checkpoint's files that change no token there: what a call returns besides tokens, and guesses
+# of tokens that the model then checks.
+_NO_TOKEN = (
+    "output_scores",
+    "output_logits",
+    "output_attentions",
+    "output_hidden_states",
+    "prompt_lookup_num_tokens",
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -178,6 +196,11 @@ class GenerationConfig:
         """
         known = {f.name for f in fields(cls)}
         values = {name: value for name, value in values.items() if value is not None}
+        for name in _NO_TOKEN:
+            if values.pop(name, None):
+                logger.debug(
+                    "%s in the checkpoint's generation settings changes no token and is ignored", name
+                )
         for name, neutral in _NOT_SUPPORTED.items():
             if name in values and values[name] not in neutral:
                 raise ValueError(
@@ -264,6 +287,22 @@ def _is_decay(pair: Any) -> bool:
     return is_whole(pair[0]) and pair[0] >= 0 and is_number(pair[1]) and pair[1] > 0
 
 
+def _check_sampling(config: GenerationConfig, rule: Callable[[bool, str, str], None]) -> None:
+    """The rules of settings that only sampling reads."""
+    rule(
+        config.temperature > 0,
+        "temperature",
+        "it must be above 0; use do_sample=False for the most likely token",
+    )
+    rule(config.top_k >= 0, "top_k", "it must be 0 (off) or more")
+    rule(0 < config.top_p <= 1, "top_p", "it must lie in (0, 1]")
+    rule(config.min_p is None or 0 <= config.min_p <= 1, "min_p", "it must lie in [0, 1], or be None (off)")
+    rule(config.top_h is None or 0 < config.top_h <= 1, "top_h", "it must lie in (0, 1], or be None (off)")
+    rule(0 < config.typical_p <= 1, "typical_p", "it must lie in (0, 1] (1 is off)")
+    for name in ("epsilon_cutoff", "eta_cutoff"):
+        rule(0 <= getattr(config, name) < 1, name, "it must lie in [0, 1) (0 is off)")
+
+
 def _check(config: GenerationConfig) -> None:
     def rule(holds: bool, name: str, text: str) -> None:
         if not holds:
@@ -294,18 +333,8 @@ def _check(config: GenerationConfig) -> None:
             "num_return_sequences",
             "greedy decoding returns one; set num_beams or do_sample",
         )
-    rule(
-        config.temperature > 0,
-        "temperature",
-        "it must be above 0; use do_sample=False for the most likely token",
-    )
-    rule(config.top_k >= 0, "top_k", "it must be 0 (off) or more")
-    rule(0 < config.top_p <= 1, "top_p", "it must lie in (0, 1]")
-    rule(config.min_p is None or 0 <= config.min_p <= 1, "min_p", "it must lie in [0, 1], or be None (off)")
-    rule(config.top_h is None or 0 < config.top_h <= 1, "top_h", "it must lie in (0, 1], or be None (off)")
-    rule(0 < config.typical_p <= 1, "typical_p", "it must lie in (0, 1] (1 is off)")
-    for name in ("epsilon_cutoff", "eta_cutoff"):
-        rule(0 <= getattr(config, name) < 1, name, "it must lie in [0, 1) (0 is off)")
+    if config.do_sample:
+        _check_sampling(config, rule)
     for name in ("repetition_penalty", "encoder_repetition_penalty"):
         rule(getattr(config, name) > 0, name, "it must be above 0 (1 is off)")
     rule(config.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "it must be 0 (off) or more")

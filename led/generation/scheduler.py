@@ -177,15 +177,18 @@ class Scheduler:
         """Encode the new documents in one packed batch and put them into slots."""
         device = self.model.device
         batch = concatenate([document for _, document in new]).to(device)
-        self._runner.add(batch, self.model.led.encoder.encode(batch), self.prompt)
+        states = batch.encoder_states
+        if states is None:
+            states = self.model.led.encoder.encode(batch, batch.inputs_embeds)
+        self._runner.add(batch, states, self.prompt)
         self._search.add([self.prompt] * len(new))
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # so that encoding time is not counted as decoding time
         for number, document in new:
             seed = self.config.seed
             generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-            assert document.input_ids is not None
-            self._active.append(_Active(number, document.input_ids.to(device), generator))
+            ids = torch.empty(0, dtype=torch.long) if document.input_ids is None else document.input_ids
+            self._active.append(_Active(number, ids.to(device), generator))
 
     def _select_tokens(self, search: Search, scores: Tensor) -> StepOutput:
         """Apply the logits processors and one search step to the rows' logits, which are overwritten."""

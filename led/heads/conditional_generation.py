@@ -6,7 +6,6 @@ V = vocab_size.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from led.config import LEDConfig
 from led.generation.config import GenerationConfig
 from led.generation.generate import GenerateOutput, generate
-from led.model.encoder import LEDEncoder
 from led.model.inference_packing import padded_outputs, will_fuse, will_pack
 from led.model.layers import choose
 from led.model.led_model import LEDInputs, LEDModel, shared_fields
@@ -35,13 +33,16 @@ class LEDForConditionalGeneration(LEDPreTrainedModel):
         super().__init__(config)
         self.led = LEDModel(config)
         self.lm_head: Any = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        with torch.no_grad():
+            self.lm_head.weight.normal_(0.0, config.init_std)
         self.register_buffer("final_logits_bias", torch.zeros(1, config.vocab_size))
         self.generation_config = GenerationConfig.from_dict({}, config)
         self.tie_weights()
 
     def tie_weights(self) -> None:
-        self.led.tie_weights()
-        self.lm_head.weight = self.led.shared.weight
+        super().tie_weights()
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.led.shared.weight
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., V) the logits of states (..., E)."""
@@ -92,11 +93,11 @@ class LEDForConditionalGeneration(LEDPreTrainedModel):
 
     def generate(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         *,
         return_dict_in_generate: bool = False,
-        generation_config: GenerationConfig | None = None,
+        generation_config: Any = None,
         **settings: Any,
     ) -> Tensor | GenerateOutput:
         """(B * num_return_sequences, length) token ids that the model writes for each document of a padded
@@ -113,36 +114,24 @@ class LEDForConditionalGeneration(LEDPreTrainedModel):
         out = generate(self, input_ids, attention_mask, generation_config=config, **settings)
         return out if return_dict_in_generate else out.sequences
 
-    @torch.no_grad()
-    def resize_token_embeddings(self, vocab_size: int) -> None:
-        """Grow or shrink the vocabulary. New rows are initialized as at the start of training.
+    def get_output_embeddings(self) -> nn.Module:
+        """The language-model head."""
+        return self.lm_head
 
-        Raises:
-            ValueError: a token of the configuration would be outside, or the model was packed for inference.
-        """
-        if self.is_packed:
-            raise ValueError(
-                "this model was packed for inference and keeps its vocabulary; load the checkpoint again to "
-                "resize it."
-            )
-        kept = min(vocab_size, self.config.vocab_size)
-        self.config = replace(self.config, vocab_size=vocab_size)
-        old, led = self.led.shared.weight, self.led
-        size = (vocab_size, self.config.d_model, self.config.pad_token_id)
-        led.shared = nn.Embedding(*size, device=old.device, dtype=old.dtype)
-        led.shared.weight.normal_(0.0, self.config.init_std)
-        led.shared.weight[:kept] = old[:kept]
+    def can_generate(self) -> bool:
+        """True: this model has `generate`."""
+        return True
+
+    def _resize_head(self, kept: int, vocab_size: int) -> None:
         bias = self.final_logits_bias.new_zeros(1, vocab_size)
         bias[:, :kept] = self.final_logits_bias[:, :kept]
         self.final_logits_bias = bias
+        old = self.lm_head.weight
         self.lm_head.out_features = vocab_size
-        for module in (led, led.encoder, led.decoder):
-            module.config = self.config
-        self.tie_weights()
-
-    def get_encoder(self) -> LEDEncoder:
-        """The encoder. It can be called alone on padded batches."""
-        return self.led.encoder
+        if not self.config.tie_word_embeddings:
+            self.lm_head.weight = nn.Parameter(old.new_empty(vocab_size, old.shape[1]))
+            self.lm_head.weight.normal_(0.0, self.config.init_std)
+            self.lm_head.weight[:kept] = old[:kept]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json`, `generation_config.json` and `model.safetensors` in the layout that

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from led.batch.packed_batch import PackedBatch
 from led.config import LEDConfig
-from led.model.encoder import LEDEncoder
 from led.model.layers import choose
 from led.model.led_model import LEDInputs, LEDModel, shared_fields, with_prompt
 from led.model.outputs import LEDSeq2SeqQuestionAnsweringModelOutput
@@ -36,9 +35,6 @@ class LEDForQuestionAnswering(LEDPreTrainedModel):
         self.led = LEDModel(config)
         self.qa_outputs = nn.Linear(config.d_model, 2)
         self.init_weights()
-
-    def tie_weights(self) -> None:
-        self.led.tie_weights()
 
     def forward(
         self,
@@ -81,10 +77,6 @@ class LEDForQuestionAnswering(LEDPreTrainedModel):
             loss = (losses[0] + losses[1]) / 2
         result = LEDSeq2SeqQuestionAnsweringModelOutput(loss, start_logits, end_logits, **shared_fields(out))
         return result if choose(return_dict, self.config.return_dict) else result.to_tuple()
-
-    def get_encoder(self) -> LEDEncoder:
-        """The encoder. It can be called alone on padded batches."""
-        return self.led.encoder
 
     def forward_packed(self, batch: PackedBatch) -> list[tuple[Tensor, Tensor]]:
         """Start and end logits (n,) of every token, for each document of a packed batch.

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from led.batch.packed_batch import PackedBatch
-from led.config import LEDConfig
-from led.model.encoder import LEDEncoder
+from led.config import LEDConfig, check_labels
 from led.model.layers import choose
 from led.model.led_model import LEDInputs, LEDModel, shared_fields, with_prompt
 from led.model.outputs import LEDSeq2SeqModelOutput, LEDSeq2SeqSequenceClassifierOutput
@@ -47,12 +46,10 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
 
     def __init__(self, config: LEDConfig) -> None:
         super().__init__(config)
+        check_labels(config)
         self.led = LEDModel(config)
         self.classification_head = LEDClassificationHead(config)
         self.init_weights()
-
-    def tie_weights(self) -> None:
-        self.led.tie_weights()
 
     def forward(
         self,
@@ -83,12 +80,12 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
         if self.config.decoder_prompt:
             out = self.led(input_ids, **with_prompt(self.led, input_ids, inputs), return_dict=True)
             return self._result(out, out.last_hidden_state[:, -1], labels, return_dict)
-        ends = input_ids == self.config.eos_token_id
+        ends = input_ids == self.config.end_token_id
         counts = sorted(set(ends.sum(1).tolist()))
         if len(counts) != 1 or counts[0] == 0:
             raise ValueError(
                 f"documents of this batch have {' or '.join(map(str, counts))} end tokens (id "
-                f"{self.config.eos_token_id}); all must have the same number, at least one: do not mix "
+                f"{self.config.end_token_id}); all must have the same number, at least one: do not mix "
                 "single texts and pairs, and keep </s> when truncating."
             )
         out = self.led(input_ids, **inputs, return_dict=True)
@@ -112,10 +109,6 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
         loss = None if labels is None else classification_loss(logits, labels.to(logits.device), self.config)
         result = LEDSeq2SeqSequenceClassifierOutput(loss, logits, **shared_fields(out))
         return result if choose(return_dict, self.config.return_dict) else result.to_tuple()
-
-    def get_encoder(self) -> LEDEncoder:
-        """The encoder. It can be called alone on padded batches."""
-        return self.led.encoder
 
     def forward_packed(self, batch: PackedBatch) -> Tensor:
         """Class logits (B, C) of packed documents, each of which ends with `</s>`.

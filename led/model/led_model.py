@@ -67,9 +67,6 @@ class LEDModel(LEDPreTrainedModel):
         self.decoder = LEDDecoder(config, self.shared)
         self.init_weights()
 
-    def tie_weights(self) -> None:
-        self.encoder.embed_tokens = self.decoder.embed_tokens = self.shared
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -198,10 +195,6 @@ class LEDModel(LEDPreTrainedModel):
     def prompts(self, documents: int) -> Tensor:
         """(B, T) the configuration's `decoder_prompt`, repeated for each document."""
         return torch.tensor([self.config.decoder_prompt] * documents, device=self.device)
-
-    def get_encoder(self) -> LEDEncoder:
-        """The encoder. It can be called alone on padded batches."""
-        return self.encoder
 
     def _cross_attention_cache(
         self, states_BNE: Tensor, attention_mask: Tensor | None

@@ -58,6 +58,7 @@ class LEDPreTrainedModel(nn.Module):
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         new_head: bool = False,
+        base_model: str | None = None,
         **changes: Any,
     ) -> Self:
         """The published model of a folder or a hub name, in evaluation mode.
@@ -65,7 +66,8 @@ class LEDPreTrainedModel(nn.Module):
         Weights come from safetensors or pytorch_model.bin (read as plain tensors, no code is run), whole or
         sharded, and are converted to `dtype`. "auto" or None keeps the file's own dtype. `device` (or
         `device_map`) "auto" is the first GPU, if there is one. `new_head` initializes the head's weights for
-        training, whatever the files hold. `changes` replace fields of the configuration (`num_labels=3`).
+        training, whatever the files hold. A LoRA adapter is merged into its base: `base_model`, or the one
+        that it names. `changes` replace fields of the configuration (`num_labels=3`).
         Peak memory is about one copy of the weights.
 
         Raises:
@@ -74,7 +76,13 @@ class LEDPreTrainedModel(nn.Module):
                 are listed.
             ValueError: the configuration breaks a rule, or an argument is unknown.
         """
-        folder = resolve(str(model), revision, cache_dir=cache_dir, local_files_only=local_files_only).folder
+        folder = resolve(
+            str(model),
+            revision,
+            base_model=base_model,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        ).folder
         loaded = cls._on_meta_device(changed(LEDConfig.from_pretrained(folder), changes))
         device = as_device(device_map or device)
         load_weights(
@@ -117,7 +125,7 @@ class LEDPreTrainedModel(nn.Module):
         extra = {name: value for name, value in self.config.extra.items() if name != "torch_dtype"}
         extra |= {"architectures": [type(self).__name__], "dtype": str(self.dtype).removeprefix("torch.")}
         replace(self.config, extra=extra).save_pretrained(folder)
-        save_weights(self.state_dict(), folder)
+        save_weights(self.state_dict(), folder, tied=self.has_tied_head)
 
     def _load_settings(self, folder: Path) -> None:
         """Load what a model has besides configuration and weights."""
@@ -182,9 +190,80 @@ class LEDPreTrainedModel(nn.Module):
             if isinstance(module, LEDStack):
                 module.gradient_checkpointing = on
 
+    @property
+    def base_model(self) -> Any:
+        """The `LEDModel` inside this model, or the model itself if it has no head."""
+        return getattr(self, "led", self)
+
+    @property
+    def has_tied_head(self) -> bool:
+        """Whether a language-model head shares the token embedding."""
+        return self.config.tie_word_embeddings
+
     def tie_weights(self) -> None:
         """Share the token embedding again, after its users were assigned one by one."""
-        raise NotImplementedError
+        led = self.base_model
+        led.encoder.embed_tokens = led.decoder.embed_tokens = led.shared
+
+    def get_encoder(self) -> LEDStack:
+        """The encoder. It can be called alone on padded batches."""
+        return self.base_model.encoder
+
+    def get_decoder(self) -> LEDStack:
+        """The decoder."""
+        return self.base_model.decoder
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embedding, which encoder and decoder share."""
+        return self.base_model.shared
+
+    def set_input_embeddings(self, embedding: nn.Embedding) -> None:
+        """Replace the token embedding."""
+        self.base_model.shared = embedding
+        self.tie_weights()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The language-model head. None for models without one."""
+        return None
+
+    def can_generate(self) -> bool:
+        """Whether this model has `generate`."""
+        return False
+
+    @torch.no_grad()
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None
+    ) -> nn.Embedding:
+        """Grow or shrink the vocabulary, and return the embedding. New rows are initialized as at the start
+        of training. `pad_to_multiple_of` rounds the size up.
+
+        Raises:
+            ValueError: a token of the configuration would be outside, or the model was packed for inference.
+        """
+        if self.is_packed:
+            raise ValueError(
+                "this model was packed for inference and keeps its vocabulary; load the checkpoint again to "
+                "resize it."
+            )
+        vocab_size = self.config.vocab_size if new_num_tokens is None else new_num_tokens
+        if pad_to_multiple_of is not None:
+            vocab_size = -(-vocab_size // pad_to_multiple_of) * pad_to_multiple_of
+        kept = min(vocab_size, self.config.vocab_size)
+        self.config = replace(self.config, vocab_size=vocab_size)
+        led = self.base_model
+        old = led.shared.weight
+        size = (vocab_size, self.config.d_model, self.config.pad_token_id)
+        led.shared = nn.Embedding(*size, device=old.device, dtype=old.dtype)
+        led.shared.weight.normal_(0.0, self.config.init_std)
+        led.shared.weight[:kept] = old[:kept]
+        for module in (led, led.encoder, led.decoder):
+            module.config = self.config
+        self._resize_head(kept, vocab_size)
+        self.tie_weights()
+        return led.shared
+
+    def _resize_head(self, kept: int, vocab_size: int) -> None:
+        """Resize what a head has for each token, and keep the first `kept` entries."""
 
     @torch.no_grad()
     def init_weights(self) -> None:

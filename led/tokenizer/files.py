@@ -348,7 +348,7 @@ def set_format(backend: Tokenizer, cls_token: str, sep_token: str) -> None:
 
 
 def write_folder(folder: Path, parts: TokenizerParts, *, filename_prefix: str | None) -> list[Path]:
-    """Write vocab.json, merges.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+    """Write the vocabulary's files, tokenizer.json, tokenizer_config.json and special_tokens_map.json.
 
     `added_tokens.json` is written, too, if there are tokens after the vocabulary. Returns the paths.
     """
@@ -377,9 +377,9 @@ def write_folder(folder: Path, parts: TokenizerParts, *, filename_prefix: str | 
 
 
 def write_vocabulary(folder: Path, backend: Tokenizer, filename_prefix: str | None) -> list[Path]:
-    """Write vocab.json and merges.txt, without added tokens. Returns the paths."""
-    vocab, merges = backend.model.save(str(folder), filename_prefix)
-    return [Path(vocab), Path(merges)]
+    """Write vocab.json and merges.txt, without added tokens, or the file of another model, such as
+    unigram.json. Returns the paths."""
+    return [Path(path) for path in backend.model.save(str(folder), filename_prefix)]
 
 
 def _token_state(token: AddedToken) -> dict[str, Any]:

@@ -120,6 +120,7 @@ class LEDTokenizer(Vocabulary):
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        base_model: str | None = None,
         **overrides: Any,
     ) -> LEDTokenizer:
         """The tokenizer of a model folder or of a published checkpoint.
@@ -135,7 +136,12 @@ class LEDTokenizer(Vocabulary):
             ValueError: a file is malformed, or the vocabulary lacks a special token.
         """
         folder = resolve(
-            str(model), revision, cache_dir=cache_dir, local_files_only=local_files_only, weights=False
+            str(model),
+            revision,
+            base_model=base_model,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            weights=False,
         ).folder
         parts = read_folder(folder, overrides)
         return cls(
@@ -196,8 +202,9 @@ class LEDTokenizer(Vocabulary):
         paths = write_folder(Path(folder), parts, filename_prefix=filename_prefix)
         return tuple(map(str, paths))
 
-    def save_vocabulary(self, folder: str | Path, filename_prefix: str | None = None) -> tuple[str, str]:
-        """Write vocab.json and merges.txt, without added tokens, into an existing folder. Returns the paths.
+    def save_vocabulary(self, folder: str | Path, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Write vocab.json and merges.txt, without added tokens, into an existing folder. Other models than
+        BPE have other files. Returns the paths.
 
         Raises:
             FileNotFoundError: the folder does not exist.
@@ -206,8 +213,7 @@ class LEDTokenizer(Vocabulary):
             raise FileNotFoundError(
                 f"the folder {folder} does not exist; create it first, or use save_pretrained."
             )
-        vocab, merges = write_vocabulary(Path(folder), self.backend, filename_prefix)
-        return str(vocab), str(merges)
+        return tuple(map(str, write_vocabulary(Path(folder), self.backend, filename_prefix)))
 
     # Texts to ids
 

@@ -29,9 +29,10 @@ class PredictorActor(Predictor):
         revision: str | None,
         run: str,
         hashes: dict[str, object] | None = None,
+        base_model: str | None = None,
     ) -> None:
         log_to_stderr(run)
-        super().__init__(task, model, revision, run, hashes)
+        super().__init__(task, model, revision, run, hashes, base_model)
         self._control = control
         control.register_replica()
 

@@ -77,11 +77,11 @@ class Workers:
         context.execution_no_progress_timeout_s = max(
             context.execution_no_progress_timeout_s, _LONGEST_SHARD_S
         )
-        revision = self._checkpoint.revision
-        model = settings.model if revision else str(self._checkpoint.folder)
+        model, revision = self._checkpoint.source, self._checkpoint.revision
+        base_model = self._checkpoint.base_model
         if self._shared is None:
             limits, tokenizer = InputLimits(**plan.config["input_limits"]), plan.config["tokenizer_sha256"]
-            reader = ShardReader(task, model, revision, limits, plan.passthrough, tokenizer)
+            reader = ShardReader(task, model, revision, limits, plan.passthrough, tokenizer, base_model)
             self._shared = share(reader, load_previous_runs(plan.config["since"], task.columns))
         self.control.reset_replicas()
         documents = ray.data.read_datasource(
@@ -95,7 +95,7 @@ class Workers:
         # the loop, with the crash counts of `workers/crashes.py`.
         return documents.map_batches(
             PredictorActor,
-            fn_constructor_args=(self.control, task, model, revision, self._run, weights),
+            fn_constructor_args=(self.control, task, model, revision, self._run, weights, base_model),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,

@@ -34,7 +34,8 @@ class Predictor:
     """A task with its model in memory. Called with the table of one shard, it returns the rows of that shard.
 
     `run` identifies the run for the crash counts. Without it, as outside a cluster, crashes are not counted.
-    `hashes` are the plan's checkpoint hashes, which the checkpoint must match.
+    `hashes` are the plan's checkpoint hashes, which the checkpoint must match. `base_model` is the base of a
+    LoRA adapter.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class Predictor:
         revision: str | None,
         run: str | None = None,
         hashes: Mapping[str, Any] | None = None,
+        base_model: str | None = None,
     ) -> None:
         self.task, self.run = task, run
-        self.loaded = task.load(worker_checkpoint(model, revision, hashes or {}))
+        self.loaded = task.load(worker_checkpoint(model, revision, hashes or {}, base_model))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The shard's rows in order: model inputs dropped, the task's columns filled, measurements added."""

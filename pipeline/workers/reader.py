@@ -42,7 +42,7 @@ class ShardReader:
     uses.
 
     `passthrough` has the types of the copied columns, by default those of the file. `tokenizer_sha256` is the
-    hash that the tokenizer must have.
+    hash that the tokenizer must have. `base_model` is the base of a LoRA adapter.
     """
 
     task: Task
@@ -51,6 +51,7 @@ class ShardReader:
     input_limits: InputLimits
     passthrough: pa.Schema | None = None
     tokenizer_sha256: str | None = None
+    base_model: str | None = None
 
     def __call__(self, shard: Shard, previous: PreviousRuns | None = None) -> pa.Table:
         """The rows of `shard`, in order. Several rows of one document follow one another.
@@ -171,7 +172,9 @@ class ShardReader:
 
     def _tokenizer(self) -> LEDTokenizer:
         special_tokens = self.task.settings.special_tokens
-        return worker_tokenizer(self.model, self.revision, self.tokenizer_sha256, special_tokens)
+        return worker_tokenizer(
+            self.model, self.revision, self.tokenizer_sha256, special_tokens, self.base_model
+        )
 
 
 class _RequestedRow(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from led.config import ACTIVATIONS, LEDConfig
+from led.config import ACTIVATIONS, LEDConfig, check_labels
 from led.testing import TINY, tiny_config
 
 WHOLE = "whole number"
@@ -129,7 +129,7 @@ LEGACY: dict[str, Any] = {
 
 def test_legacy_keys_are_kept_and_written_back() -> None:
     config = LEDConfig.from_dict({**TINY, **LEGACY, "model_type": "led"})
-    read = {"id2label", "label2id", "use_cache"}
+    read = {"id2label", "label2id", "use_cache", "tie_word_embeddings"}
     assert {name: config.extra[name] for name in LEGACY if name not in read} == {
         name: value for name, value in LEGACY.items() if name not in read
     }
@@ -137,11 +137,32 @@ def test_legacy_keys_are_kept_and_written_back() -> None:
     assert (config.num_labels, config.labels[2], config.label2id["LABEL_1"]) == (3, "LABEL_2", 1)
 
 
-def test_an_embedding_that_is_not_shared_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"tie_word_embeddings is false; .* share one embedding here\. Use a checkpoint"
-    ):
-        LEDConfig.from_dict({**TINY, "tie_word_embeddings": False})
+def test_nulls_of_rates_and_switches_are_their_defaults() -> None:
+    config = LEDConfig.from_dict({**TINY, "classifier_dropout": None, "use_cache": None, "dropout": None})
+    assert (config.classifier_dropout, config.use_cache, config.dropout) == (0.0, True, 0.1)
+    with pytest.raises(ValueError, match="d_model is None; it must be a whole number"):
+        LEDConfig.from_dict({**TINY, "d_model": None})
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("swish", "silu"),
+        ("gelu_fast", "gelu_new"),
+        ("gelu_pytorch_tanh", "gelu_new"),
+        ("gelu_python", "gelu"),
+    ],
+)
+def test_other_names_of_activations(name: str, function: str) -> None:
+    assert LEDConfig.from_dict({**TINY, "activation_function": name}).activation_function == function
+
+
+def test_several_tokens_may_end_a_text() -> None:
+    config = LEDConfig.from_dict({**TINY, "eos_token_id": [2, 7]})
+    assert config.eos_token_id == (2, 7) and config.end_token_id == 2
+    assert config.to_dict()["eos_token_id"] == [2, 7]
+    with pytest.raises(ValueError, match=r"eos_token_id is \(2, 99\); it must lie in \[0, vocab_size = 99\)"):
+        LEDConfig.from_dict({**TINY, "eos_token_id": [2, 99]})
 
 
 def test_labels_are_named_or_counted() -> None:
@@ -152,7 +173,7 @@ def test_labels_are_named_or_counted() -> None:
     with pytest.raises(
         ValueError, match=r"id2label is .*; it must name the classes 0 to num_labels - 1 \(2\)"
     ):
-        LEDConfig(num_labels=3, id2label={0: "no", 1: "yes"})
+        check_labels(LEDConfig(num_labels=3, id2label={0: "no", 1: "yes"}))
     with pytest.raises(ValueError, match="problem_type is 'ranking'; use one of regression"):
         LEDConfig(problem_type="ranking")
 

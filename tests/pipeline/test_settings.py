@@ -10,7 +10,16 @@ from pipeline.errors import UsageError
 from pipeline.settings import SummarizeSettings, fingerprint
 
 NOT_FINGERPRINTED = {
-    *("input", "output", "model", "revision", "ray_address", "ray_start_seconds", "accept_unsafe_store"),
+    *(
+        "input",
+        "output",
+        "model",
+        "revision",
+        "base_model",
+        "ray_address",
+        "ray_start_seconds",
+        "accept_unsafe_store",
+    ),
     *("replicas", "max_replicas", "threads", "gpus", "memory_gib", "max_num_seqs", "max_num_batched_tokens"),
     *("on_bad_shard", "on_duplicate_id", "max_failed", "stop_at", "price_per_hour", "max_cost"),
     *("since", "retry_failed", "on_changed_settings", "reference_column", "generation_defaults"),

@@ -29,7 +29,7 @@ import pytest
 
 import led
 from led.checkpoint import hub as led_hub
-from led.checkpoint.files import WEIGHT_FILES
+from led.checkpoint.files import ADAPTER_WEIGHTS, WEIGHT_FILES
 from led.checkpoint.hub import resolve
 from led.config import LEDConfig
 from led.tokenizer.tokenizer import LEDTokenizer
@@ -397,7 +397,7 @@ def test_only_the_files_that_are_read_are_downloaded(
 
 
 def test_weight_files_are_searched_in_the_order_they_are_read() -> None:
-    assert tuple(kind[0] for kind in led_hub._WEIGHTS) == WEIGHT_FILES
+    assert tuple(kind[0] for kind in led_hub._WEIGHTS) == (*WEIGHT_FILES, *ADAPTER_WEIGHTS)
 
 
 def test_every_file_that_is_read_is_downloaded() -> None:
@@ -687,4 +687,4 @@ def test_what_is_no_name_is_a_missing_folder(model: str) -> None:
 
 
 def test_a_folder_is_taken_as_it_is(model_folder: Path) -> None:
-    assert resolve(str(model_folder)) == led_hub.Checkpoint(model_folder, None)
+    assert resolve(str(model_folder)) == led_hub.Checkpoint(model_folder, None, str(model_folder))

@@ -339,3 +339,71 @@ def test_a_folder_without_config_is_refused(tmp_path: Path, model: LEDForConditi
     (write(tmp_path, model.state_dict()) / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "model.", "_forward_module.", "module._orig_mod.", "model.module."]
+)
+def test_prefixes_of_other_tools_are_stripped(
+    tmp_path: Path, model: LEDForConditionalGeneration, prefix: str
+) -> None:
+    state = {f"{prefix}{name}": x for name, x in model.state_dict().items()}
+    state |= {
+        f"{prefix}led.encoder.embed_positions.position_ids": torch.arange(3),
+        f"{prefix}led.decoder.version": torch.tensor([3.0]),
+    }
+    folder = write(tmp_path, state)
+    loaded = LEDForConditionalGeneration.from_pretrained(folder)
+    assert torch.equal(logits(loaded), logits(model))
+    assert LEDModel.from_pretrained(folder).config == loaded.config
+
+
+def test_weights_of_a_bare_model_may_have_the_prefix_of_a_tool(
+    tmp_path: Path, model: LEDForConditionalGeneration
+) -> None:
+    folder = write(tmp_path, {f"module.{name}": x for name, x in model.led.state_dict().items()})
+    assert torch.equal(LEDModel.from_pretrained(folder).shared.weight, model.led.shared.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("tf_model.h5", "TensorFlow weights; load them in transformers 4 with from_tf=True"),
+        ("flax_model.msgpack", "Flax weights"),
+        ("model.fp16.safetensors", "weights of a variant; rename the file to model.safetensors"),
+        ("pytorch_model.fp16.bin", "weights of a variant; rename the file to pytorch_model.bin"),
+        ("adapter_model.safetensors", "an adapter; it needs adapter_config.json beside it"),
+        ("led.gguf", "quantized GGUF weights"),
+    ],
+)
+def test_other_formats_are_named(tmp_path: Path, name: str, what: str) -> None:
+    tiny_config().save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=f"It has {name}, {what}"):
+        LEDForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_an_untied_head_is_its_own(tmp_path: Path, reference: Any) -> None:
+    import transformers
+
+    theirs = transformers.LEDForConditionalGeneration(
+        transformers.LEDConfig(**TINY, tie_word_embeddings=False)
+    )
+    theirs.load_state_dict(reference.state_dict())
+    with torch.no_grad():
+        for module in (theirs.led.encoder, theirs.led.decoder):
+            module.embed_tokens.weight.copy_(theirs.led.shared.weight)
+        theirs.lm_head.weight.copy_(torch.randn(theirs.lm_head.weight.shape))
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = LEDForConditionalGeneration.from_pretrained(tmp_path / "theirs")
+    assert not torch.equal(ours.lm_head.weight, ours.led.shared.weight)
+    torch.testing.assert_close(logits(ours), logits(theirs.eval()), rtol=1e-4, atol=1e-4)
+    ours.save_pretrained(tmp_path / "ours")
+    again = LEDForConditionalGeneration.from_pretrained(tmp_path / "ours")
+    assert torch.equal(logits(again), logits(ours))
+    again.resize_token_embeddings(101)
+    assert again.lm_head.weight.shape == (101, 32) and again.lm_head.weight is not again.led.shared.weight
+    tied = {name: x.clone() for name, x in ours.state_dict().items() if name != "lm_head.weight"}
+    save_file(tied, tmp_path / "ours" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 missing: lm_head\.weight"):
+        LEDForConditionalGeneration.from_pretrained(tmp_path / "ours")

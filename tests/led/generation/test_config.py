@@ -14,6 +14,9 @@ from led.generation.generate import generate
 from led.generation.logits_processors import build_processors
 from led.testing import TINY, tiny_config, tiny_model
 
+# Settings whose rules apply to sampling alone.
+SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"max_length": 0}, "max_length is 0", "at least 1"),
     ({"max_new_tokens": 0}, "max_new_tokens is 0", "at least 1"),
@@ -85,8 +88,24 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(("settings", "value", "rule"), WRONG, ids=lambda x: str(x))
 def test_an_error_names_setting_value_and_rule(settings: dict[str, Any], value: str, rule: str) -> None:
     with pytest.raises(ValueError) as error:
-        GenerationConfig(**settings)
+        GenerationConfig(**{"do_sample": settings.keys() <= SAMPLING, **settings})
     assert value in str(error.value) and rule in str(error.value)
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"top_p": 0}, {"top_k": -1}, {"typical_p": 0.0}])
+def test_rules_of_sampling_do_not_apply_without_it(settings: dict[str, Any]) -> None:
+    config = GenerationConfig.from_dict({**settings, "do_sample": False, "num_beams": 2})
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} is "):
+        config.updated(do_sample=True)
+
+
+@pytest.mark.parametrize("settings", [{"output_scores": True}, {"prompt_lookup_num_tokens": 3}])
+def test_what_changes_no_token_is_ignored_in_a_file(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG"):
+        assert GenerationConfig.from_dict(settings) == GenerationConfig()
+    assert f"{next(iter(settings))} in the checkpoint's generation settings changes no token" in caplog.text
 
 
 MISTYPED: list[tuple[str, Any]] = [
@@ -391,7 +410,6 @@ NOT_OFFERED: list[Any] = [
     ("force_words_ids", None, [[5]]),
     ("constraints", None, ["x"]),
     ("stop_strings", None, ["."]),
-    ("prompt_lookup_num_tokens", None, 3),
     ("watermarking_config", None, {"bias": 2.0}),
     ("dola_layers", None, "high"),
     ("max_time", None, 1.0),

@@ -20,7 +20,7 @@ from led.generation.config import GenerationConfig
 from led.generation.generate import generate
 from led.generation.scheduler import Scheduler, SchedulerLimits
 from led.heads.conditional_generation import LEDForConditionalGeneration
-from led.testing import TINY, spread_weights, tiny_config
+from led.testing import TINY, spread_weights, tiny_config, tiny_model
 
 transformers = pytest.importorskip("transformers", reason="the reference, transformers 5, is not installed")
 
@@ -282,3 +282,53 @@ def test_no_mask_is_inferred_where_padding_ends_a_text(eos: int | list[int]) -> 
         torch.testing.assert_close(found.sequences_scores, expected.sequences_scores, atol=1e-4, rtol=0)
         width = min(found.sequences.shape[1], expected.sequences.shape[1])
         assert torch.equal(found.sequences[:, :width], expected.sequences[:, :width])
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3, "no_repeat_ngram_size": 2}])
+def test_embeddings_states_and_other_names_give_the_same_tokens(settings: dict[str, Any]) -> None:
+    model = tiny_model(seed=7)
+    ids = torch.randint(5, 99, (3, 21), generator=torch.Generator().manual_seed(3))
+    mask = torch.ones_like(ids)
+    mask[1, 15:] = 0
+    is_global = torch.eye(3, 21, dtype=torch.long)
+    given: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": 12, **settings}
+    expected = model.generate(ids, global_attention_mask=is_global, **given)
+    embeddings = model.get_input_embeddings()(ids)
+    encoded = model.get_encoder()(ids, mask, is_global)
+    results = {
+        "inputs": model.generate(inputs=ids, global_attention_mask=is_global, **given),
+        "numpy": model.generate(ids.numpy(), global_attention_mask=is_global, **given),
+        "embeddings": model.generate(inputs_embeds=embeddings, global_attention_mask=is_global, **given),
+        "states": model.generate(encoder_outputs=encoded, **given),
+        "tuple": model.generate(encoder_outputs=(encoded.last_hidden_state,), **given),
+    }
+    for name, tokens in results.items():
+        assert torch.equal(tokens, expected), name
+
+
+def test_a_config_of_the_reference_is_taken() -> None:
+    transformers = pytest.importorskip(
+        "transformers", reason="the reference, transformers 5, is not installed"
+    )
+    model, ids = tiny_model(seed=7), torch.arange(5, 25)[None]
+    theirs = transformers.GenerationConfig(num_beams=2, max_new_tokens=9, length_penalty=2.0)
+    settings: dict[str, Any] = {"num_beams": 2, "max_new_tokens": 9, "length_penalty": 2.0}
+    assert torch.equal(model.generate(ids, generation_config=theirs), model.generate(ids, **settings))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"input_ids": torch.arange(5, 9)}, r"input_ids has the shape \(4,\); .* pass input_ids\[None\]"),
+        ({}, "nothing to generate from: give input_ids, inputs_embeds or encoder_outputs"),
+        ({"input_ids": torch.ones(1, 4), "inputs": torch.ones(1, 4)}, "inputs and input_ids were both given"),
+        ({"input_ids": torch.full((1, 4), 5), "generation_config": 3}, "generation_config is a int; give a"),
+        (
+            {"inputs_embeds": torch.ones(1, 4, 32), "encoder_no_repeat_ngram_size": 2},
+            "compare with the document's tokens; give input_ids, too",
+        ),
+    ],
+)
+def test_calls_that_cannot_be_taken_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_model().generate(**given)

@@ -58,9 +58,9 @@ class Recorder:
         self.steps: list[tuple[int, int]] = []
         encode, step = scheduler.model.led.encoder.encode, scheduler._runner.step
 
-        def record_encode(batch: PackedBatch) -> Tensor:
+        def record_encode(batch: PackedBatch, inputs_embeds: Tensor | None) -> Tensor:
             self.batches.append(batch.lengths)
-            return encode(batch)
+            return encode(batch, inputs_embeds)
 
         def record_step(search: Search, select: SelectTokens) -> StepOutput:
             self.steps.append((len(scheduler._active), sum(map(len, self.batches))))

@@ -134,7 +134,7 @@ def test_the_prompt_is_kept_in_the_file_and_only_where_there_is_one(tmp_path: Pa
 
 def test_windows_come_back_in_their_order_and_are_pooled() -> None:
     model, rows = model_of(LEDForSequenceClassification), documents([20, 3, 50, 8])
-    chunks = [Chunk(ids, 0, len(ids) - 2, 1) for ids in rows]
+    chunks = [Chunk(ids, 0, len(ids) - 2, 1, [0]) for ids in rows]
     few, many = read_chunks(model, chunks, 10), read_chunks(model, chunks, 10_000)
     with torch.no_grad():
         for ids, a, b in zip(rows, few, many, strict=True):
@@ -158,7 +158,8 @@ def test_answers_scores_are_the_references(global_positions: int) -> None:
     model = LEDForQuestionAnswering(tiny_config())
     model.load_state_dict(reference.state_dict())
     rows = documents([1, 2, 9, 63, 64, 40])
-    chunks = [Chunk(ids, 0, 0, min(global_positions, len(ids))) for ids in rows]
+    counts = [min(global_positions, len(ids)) for ids in rows]
+    chunks = [Chunk(ids, 0, 0, count, list(range(count))) for ids, count in zip(rows, counts, strict=True)]
     with torch.no_grad():
         for chunk, (start, end) in zip(chunks, read_chunks(model.eval().pack(), chunks, 100), strict=True):
             expected = alone(reference, chunk.input_ids, range(chunk.offset))

@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from led.heads.conditional_generation import LEDForConditionalGeneration
+from led.heads.question_answering import LEDForQuestionAnswering
+from led.heads.sequence_classification import LEDForSequenceClassification
+from led.model.led_model import LEDModel
 from led.model.outputs import LEDEncoderBaseModelOutput
 from led.testing import TINY, spread_weights, tiny_config
 
@@ -297,3 +300,27 @@ def test_ten_random_batches(seed: int) -> None:
             )
             batch["labels"][0, 0] = 5
         assert_same(batch, rng.choice(WINDOWS))
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [LEDModel, LEDForConditionalGeneration, LEDForSequenceClassification, LEDForQuestionAnswering],
+)
+def test_every_model_has_embeddings_that_can_be_resized(cls: Any) -> None:
+    model = cls(tiny_config())
+    assert model.get_decoder() is model.base_model.decoder
+    assert model.can_generate() == (cls is LEDForConditionalGeneration)
+    before = model.get_input_embeddings().weight.clone()
+    embedding = model.resize_token_embeddings(101, pad_to_multiple_of=8)
+    assert embedding is model.get_input_embeddings() and embedding.weight.shape == (104, 32)
+    assert torch.equal(embedding.weight[:99], before) and model.config.vocab_size == 104
+    assert model.get_encoder().embed_tokens is embedding and model.get_decoder().embed_tokens is embedding
+    head = model.get_output_embeddings()
+    assert (head is None) != (cls is LEDForConditionalGeneration)
+    if head is not None:
+        assert head.weight is embedding.weight and model.final_logits_bias.shape == (1, 104)
+    ids = torch.tensor([[0, 5, 103, 2]])
+    model.eval()(ids)
+    model.set_input_embeddings(torch.nn.Embedding(104, 32, 1))
+    assert model.get_encoder().embed_tokens is model.get_input_embeddings()
+    assert model.resize_token_embeddings(7).weight.shape == (7, 32)

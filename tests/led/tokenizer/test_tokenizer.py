@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from led.checkpoint.hub import Checkpoint
 from led.tokenizer.tokenizer import SPECIAL_TOKENS, LEDTokenizer, LEDTokenizerFast
@@ -898,11 +898,17 @@ def test_a_published_name_is_resolved(folder: Path, monkeypatch: pytest.MonkeyPa
 
     def resolve(model: str, revision: str | None, **options: Any) -> Checkpoint:
         asked.append((model, revision, options))
-        return Checkpoint(folder, revision)
+        return Checkpoint(folder, revision, str(folder))
 
     monkeypatch.setattr("led.tokenizer.tokenizer.resolve", resolve)
     LEDTokenizer.from_pretrained("owner/name", revision="v1", cache_dir="c", local_files_only=True)
-    assert asked == [("owner/name", "v1", {"cache_dir": "c", "local_files_only": True, "weights": False})]
+    assert asked == [
+        (
+            "owner/name",
+            "v1",
+            {"base_model": None, "cache_dir": "c", "local_files_only": True, "weights": False},
+        )
+    ]
 
 
 def test_any_options_give_a_batch_within_the_limit_or_say_what_is_wrong(ours: LEDTokenizer) -> None:
@@ -943,3 +949,30 @@ def test_a_collator_of_the_reference_can_use_it(ours: LEDTokenizer) -> None:
     batch = collator(rows)
     assert batch["labels"].shape == batch["input_ids"].shape
     assert (batch["labels"] == -100).sum() == (batch["attention_mask"] == 0).sum() > 0
+
+
+@pytest.mark.parametrize("kind", ["unigram", "wordpiece", "wordlevel"])
+def test_tokenizers_that_are_not_bpe_are_saved(tmp_path: Path, kind: str) -> None:
+    names = [*SPECIAL_TOKENS, "▁the", "▁pump", "▁", "a", "p", "u", "m"]
+    if kind == "unigram":
+        backend = Tokenizer(models.Unigram([(name, -float(i)) for i, name in enumerate(names)], unk_id=3))
+        backend.pre_tokenizer = pre_tokenizers.Metaspace()
+        backend.decoder = decoders.Metaspace()
+    else:
+        vocab = {name: i for i, name in enumerate(names)}
+        model = models.WordPiece if kind == "wordpiece" else models.WordLevel
+        backend = Tokenizer(model(vocab, unk_token="<unk>"))
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens(list(SPECIAL_TOKENS))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = LEDTokenizer.from_pretrained(tmp_path)
+    texts = ["the pump", "a map", "the  zpump"]
+    expected = [[0, *backend.encode(text, add_special_tokens=False).ids, 2] for text in texts]
+    assert tokenizer(texts)["input_ids"] == expected
+    paths = tokenizer.save_pretrained(tmp_path / "saved")
+    assert all(Path(path).is_file() for path in paths)
+    loaded = LEDTokenizer.from_pretrained(tmp_path / "saved")
+    assert loaded(texts)["input_ids"] == expected
+    assert loaded.batch_decode(expected, skip_special_tokens=True) == tokenizer.batch_decode(
+        expected, skip_special_tokens=True
+    )
