@@ -82,7 +82,7 @@ def measure(
         torch.cat([x[:1], x[1:-1] % (vocab - 5) + 5, x[-1:]])
         for x in documents(mixed_lengths(count, longest))
     ]
-    chunks = [Chunk(row.tolist(), 0, len(row) - 2, 1) for row in rows]
+    chunks = [Chunk(row.tolist(), 0, len(row) - 2, 1, [0]) for row in rows]
     with torch.inference_mode():
         seconds, results = interleaved(
             {

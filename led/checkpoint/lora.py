@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from led.checkpoint.adapters import EMBEDDINGS, plain_name, read_adapter_config
@@ -109,7 +110,7 @@ def adapted(entries: Iterator[WeightEntry], folder: Path) -> Iterator[WeightEntr
         yield from entries
         return
     left = {*adapter.updates, *adapter.replaced}
-    embedding = next((x for name, x in adapter.replaced.items() if name.endswith(EMBEDDINGS)), None)
+    embedding = _embedding(adapter, folder)
     for entry in entries:
         module = entry.published.removesuffix(".weight")
         shared = embedding if entry.published.endswith(EMBEDDINGS) else None
@@ -130,6 +131,24 @@ def adapted(entries: Iterator[WeightEntry], folder: Path) -> Iterator[WeightEntr
             f"the adapter in {folder} changes {len(left)} modules that its base lacks: "
             f"{', '.join(sorted(left)[:8])}. Give the adapter's own base."
         )
+
+
+def _embedding(adapter: Adapter, folder: Path) -> Tensor | None:
+    """The embedding that an adapter brings, or None.
+
+    Raises:
+        CheckpointError: its head differs from it, so the merged model would need two.
+    """
+    found = {name: x for name, x in adapter.replaced.items() if name.endswith(EMBEDDINGS)}
+    if not found:
+        return None
+    first = next(iter(found.values()))
+    if set(found) == {"lm_head.weight"} or any(not torch.equal(x, first) for x in found.values()):
+        raise CheckpointError(
+            f"the adapter in {folder} gives the language-model head weights of its own, apart from the token "
+            "embedding; merge it with PEFT's merge_and_unload, save the model, and give that folder."
+        )
+    return first
 
 
 def _itself(tensor: Tensor) -> Tensor:

@@ -91,6 +91,16 @@ class LEDForConditionalGeneration(LEDPreTrainedModel):
         """(B, T) the decoder input for labels (B, T): start token first, -100 replaced by padding."""
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
+    def prepare_inputs_for_generation(self, decoder_input_ids: Tensor, **inputs: Any) -> dict[str, Any]:
+        """The inputs of one decoding step, as PEFT asks for them. `generate` does not use them."""
+        return {"decoder_input_ids": decoder_input_ids, **inputs}
+
+    def _prepare_encoder_decoder_kwargs_for_generation(
+        self, inputs_tensor: Tensor, model_kwargs: dict[str, Any], *_: Any
+    ) -> dict[str, Any]:
+        """The inputs of generation with the encoder's output, as PEFT asks for them."""
+        return {**model_kwargs, "encoder_outputs": self.get_encoder()(inputs_tensor)}
+
     def generate(
         self,
         input_ids: Tensor | None = None,

@@ -41,6 +41,9 @@ class LEDPreTrainedModel(nn.Module):
 
     head: ClassVar[tuple[str, ...]] = ()
 
+    # The Trainer of transformers then averages the loss itself, as it does for the reference's LED.
+    accepts_loss_kwargs = False
+
     def __init__(self, config: LEDConfig) -> None:
         super().__init__()
         self.config = config
@@ -177,8 +180,12 @@ class LEDPreTrainedModel(nn.Module):
         self.is_packed = pack_model(self, dtype, self.device, int8)
         return self.requires_grad_(False)
 
-    def gradient_checkpointing_enable(self) -> None:
-        """In training, recompute each layer in the backward pass instead of keeping its inner values."""
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
+        """In training, recompute each layer in the backward pass instead of keeping its inner values.
+
+        `gradient_checkpointing_kwargs` is what trainers pass. It has no effect: recomputation is never
+        reentrant.
+        """
         self._set_checkpointing(True)
 
     def gradient_checkpointing_disable(self) -> None:

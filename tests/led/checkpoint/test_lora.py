@@ -138,8 +138,13 @@ def test_a_base_that_is_missing_is_named(tmp_path: Path) -> None:
             {},
             "lora_X.weight, which cannot be merged here; merge it with PEFT",
         ),
+        (
+            {"base_model.model.lm_head.weight": torch.ones(320, 32)},
+            {},
+            "gives the language-model head weights of its own",
+        ),
     ],
-    ids=["another type", "another base", "another shape", "half", "unknown part"],
+    ids=["another type", "another base", "another shape", "half", "unknown part", "own head"],
 )
 def test_adapters_that_cannot_be_merged_are_refused(
     model_folder: Path, tmp_path: Path, tensors: dict[str, Tensor], config: dict[str, Any], message: str

@@ -283,7 +283,10 @@ def test_packed_documents_are_labelled_as_the_reference_labels_each(global_posit
         torch.cat([tokens(n, 1, n - 1)[0], torch.tensor([2])]) if n > 1 else torch.tensor([2])
         for n in (1, 2, 9, 63, 64, 40)
     ]
-    chunks = [Chunk(row.tolist(), 0, 0, min(global_positions, len(row))) for row in rows]
+    counts = [min(global_positions, len(row)) for row in rows]
+    chunks = [
+        Chunk(row.tolist(), 0, 0, count, list(range(count))) for row, count in zip(rows, counts, strict=True)
+    ]
     with torch.no_grad():
         for row, window, logits in zip(rows, chunks, read_chunks(ours, chunks, 100), strict=True):
             mask = torch.zeros(1, len(row), dtype=torch.long)
