@@ -220,6 +220,16 @@ class RunSettings:
         return GlobalAttention.parse(self.global_attention).column
 
     @property
+    def group_column(self) -> str | None:
+        """The column whose rows with one value are one document."""
+        return None
+
+    @property
+    def document_id_column(self) -> str | None:
+        """The column with the document IDs."""
+        return self.group_column or self.id_column
+
+    @property
     def joins_documents(self) -> bool:
         """Whether a list of texts is one input."""
         return False
@@ -239,6 +249,10 @@ class DocumentSettings(RunSettings):
     multi_document: bool = omitted_by_default(False)
     """The text column holds lists of texts: the documents of one input, joined by separators. Rows then say
     how many tokens of each document were read and cut (column documents)."""
+    group_by: str | None = omitted_by_default(None)
+    """Column whose rows with one value are the documents of one input. They must follow one another in one
+    file. The value is the document ID, and other columns are those of the first row. Implies
+    --multi-document."""
     document_separator: str | None = omitted_by_default(None)
     """Separator of the documents: a token of the vocabulary, or a text. Default: the checkpoint's own token,
     such as <doc-sep>, or else its sep token."""
@@ -255,8 +269,8 @@ class DocumentSettings(RunSettings):
         super().check_rules()
         rule = "it needs --multi-document"
         separator, truncate = self.document_separator, self.truncate
-        require(self.multi_document or separator is None, "document_separator", separator, rule)
-        require(self.multi_document or truncate == "equal", "truncate", truncate, rule)
+        require(self.joins_documents or separator is None, "document_separator", separator, rule)
+        require(self.joins_documents or truncate == "equal", "truncate", truncate, rule)
         require(
             self.prefix is None or self.prefix_column is None,
             "prefix",
@@ -264,10 +278,10 @@ class DocumentSettings(RunSettings):
             "give either --prefix or --prefix-column",
         )
         require(
-            not (self.multi_document and self.span_column),
+            not (self.joins_documents and self.span_column),
             "global_attention",
             self.global_attention,
-            "column: needs one text per document, so leave out --multi-document",
+            "column: needs one text per document, so leave out --multi-document and --group-by",
         )
 
     @property
@@ -276,8 +290,12 @@ class DocumentSettings(RunSettings):
         return [*super().extra_columns, *([("--prefix-column", column)] if column else [])]
 
     @property
+    def group_column(self) -> str | None:
+        return self.group_by
+
+    @property
     def joins_documents(self) -> bool:
-        return self.multi_document
+        return self.multi_document or self.group_by is not None
 
 
 @dataclass(frozen=True, kw_only=True)

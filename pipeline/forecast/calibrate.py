@@ -92,7 +92,10 @@ def sample_shards(plan: Plan, rows: int, max_pieces: int, seed: int) -> list[Sha
     If files are read from an offset, only the first piece of a shard can be read. Only the drawn pieces are
     created, since a corpus may have as many pieces as documents.
     """
-    counts = (1 if shard.offset or shard.members else -(-shard.documents // rows) for shard in plan.shards)
+    counts = (
+        1 if shard.offset or shard.members or shard.group_rows else -(-shard.documents // rows)
+        for shard in plan.shards
+    )
     ends = list(itertools.accumulate(counts))
     drawn = random.Random(seed).sample(range(ends[-1]), min(max_pieces, ends[-1]))
     pieces = []
@@ -100,10 +103,16 @@ def sample_shards(plan: Plan, rows: int, max_pieces: int, seed: int) -> list[Sha
         position = bisect.bisect_right(ends, number)
         shard = plan.shards[position]
         start = shard.start + rows * (number - (ends[position - 1] if position else 0))
-        stop = min(start + rows, shard.stop)
-        members = shard.members[: stop - start]
+        piece = replace(shard.split, start=start).first(rows)
         pieces.append(
-            replace(shard, shard_id=f"{shard.shard_id}-{start}", start=start, stop=stop, members=members)
+            replace(
+                shard,
+                shard_id=f"{shard.shard_id}-{start}",
+                start=piece.start,
+                stop=piece.stop,
+                members=piece.members,
+                group_rows=piece.group_rows,
+            )
         )
     return pieces
 

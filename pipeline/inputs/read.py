@@ -12,7 +12,8 @@ import pyarrow as pa
 from pipeline.errors import CorruptInput, UsageError
 from pipeline.inputs.files import FileEntry, content_id, input_errors, partitions
 from pipeline.inputs.formats import format_of
-from pipeline.inputs.rows import Rows
+from pipeline.inputs.groups import inspect_groups, stream_groups
+from pipeline.inputs.rows import FileStats, Rows
 from pipeline.inputs.splits import Split
 from pipeline.inputs.texts import is_list
 from pipeline.retry import retrying
@@ -47,11 +48,18 @@ class PlannedFile:
 
 
 def inspect_file(
-    entry: FileEntry, documents: int, known: Mapping[str, PlannedFile], *, skip_bad: bool, max_bytes: int
+    entry: FileEntry,
+    documents: int,
+    known: Mapping[str, PlannedFile],
+    *,
+    skip_bad: bool,
+    max_bytes: int,
+    group_by: str | None = None,
 ) -> PlannedFile:
     """Inspect a file with texts of at most `max_bytes`, and split it into shards of at most `documents`.
 
-    The file is not opened if `known` has it with the same size and stamp.
+    With `group_by`, a document is a group of rows with one key in that column. The file is not opened if
+    `known` has it with the same size and stamp.
 
     Raises:
         CorruptInput: it cannot be read, and `skip_bad` is False.
@@ -64,7 +72,7 @@ def inspect_file(
     content = content_id(entry)
     try:
         with input_errors(entry.path):
-            stats = retrying(lambda: format_of(entry.path).inspect(entry, documents, max_bytes))
+            stats = retrying(lambda: _inspect(entry, documents, max_bytes, group_by))
     except CorruptInput as error:
         if not skip_bad:
             raise
@@ -72,6 +80,13 @@ def inspect_file(
     return PlannedFile(
         InputFile(entry.path, entry.size, stats.rows, content, entry.stamp), stats.splits, stats.schema
     )
+
+
+def _inspect(entry: FileEntry, documents: int, max_bytes: int, group_by: str | None) -> FileStats:
+    file_format = format_of(entry.path)
+    if group_by is None:
+        return file_format.inspect(entry, documents, max_bytes)
+    return inspect_groups(file_format, entry, group_by, documents, max_bytes)
 
 
 def read_rows(
@@ -116,7 +131,12 @@ def _stream(
     in_path = {} if split.members else partitions(path)
     in_file = [column for column in columns if column not in in_path]
     count = 0
-    for rows in format_of(path).stream(path, split, text, in_file, max_bytes, lists):
+    file_format = format_of(path)
+    if split.group_rows:
+        stream = stream_groups(file_format, path, split, text, in_file, max_bytes)
+    else:
+        stream = file_format.stream(path, split, text, in_file, max_bytes, lists)
+    for rows in stream:
         table = rows.table
         for column in columns:
             if column in in_path:

@@ -8,16 +8,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Split:
-    """Rows `start` to `stop`, exclusive, of a file.
+    """Documents `start` to `stop`, exclusive, of a file. A document is a row, or a group of rows.
 
     `offset` is the byte at which row `start` begins, or 0 if that is unknown. `members` are the files of the
-    rows if the input is a folder of texts.
+    rows if the input is a folder of texts. `group_rows` are the rows at which groups begin, and the row after
+    the last group. It is empty if documents are rows.
     """
 
     start: int
     stop: int
     offset: int = 0
     members: tuple[str, ...] = ()
+    group_rows: tuple[int, ...] = ()
+
+    def first(self, documents: int) -> Split:
+        """Its first `documents` documents."""
+        stop = min(self.start + documents, self.stop)
+        groups = self.group_rows[: stop - self.start + 1]
+        rows = groups[-1] - groups[0] if groups else stop - self.start
+        return Split(self.start, stop, self.offset, self.members[:rows], groups)
+
+
+def joined(splits: Sequence[Split]) -> Split:
+    """Splits of one file that follow one another, as one from its start."""
+    members = tuple(member for split in splits for member in split.members)
+    groups = [row for split in splits for row in split.group_rows[:-1]]
+    groups += splits[-1].group_rows[-1:]
+    return Split(0, splits[-1].stop, 0, members, tuple(groups))
 
 
 def split_rows(rows: int, documents: int) -> tuple[Split, ...]:

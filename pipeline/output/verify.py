@@ -248,7 +248,8 @@ def _verify_shard(store: Store, shard: Shard, plan: Plan) -> _VerifiedShard:
     if wrong:
         raise CorruptOutput(f"{path} does not match its footer: {', '.join(wrong)}")
     table = table.set_column(table.column_names.index(DOC_ID.name), DOC_ID, ids)
-    if plan.config.get("settings", {}).get("id_column", "") is None:
+    settings = plan.config.get("settings", {})
+    if settings.get("id_column", "") is None and settings.get("group_by") is None:
         expected = document_ids(None, shard.source, shard.start, shard.stop)
         if _first_rows(table)[DOC_ID.name].to_pylist() != expected:
             raise CorruptOutput(

@@ -44,13 +44,20 @@ def inspect_inputs(settings: RunSettings, previous: Plan | None) -> list[Planned
     entries = find_files(settings.input)
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         inspected = pool.map(
-            lambda entry: inspect_file(entry, documents, known, skip_bad=skip_bad, max_bytes=max_bytes),
+            lambda entry: inspect_file(
+                entry,
+                documents,
+                known,
+                skip_bad=skip_bad,
+                max_bytes=max_bytes,
+                group_by=settings.group_column,
+            ),
             entries,
         )
         inputs = list(inspected)
     for each in inputs:
         if each.schema is not None:
-            columns = settings.text_column, settings.id_column, settings.extra_columns
+            columns = settings.text_column, settings.document_id_column, settings.extra_columns
             check_columns(each.file.path, each.schema, *columns, lists=settings.joins_documents)
     return inputs
 

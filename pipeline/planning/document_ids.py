@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.errors import CorruptInput, UsageError
 from pipeline.inputs.read import read_rows, stream_rows
-from pipeline.inputs.splits import Split
+from pipeline.inputs.splits import joined
 from pipeline.planning.duplicates import duplicate_ids
 from pipeline.planning.plan import Plan, Shard
 from pipeline.settings import RunSettings
@@ -42,6 +42,12 @@ def check_duplicate_ids(plan: Plan, settings: RunSettings) -> None:
     for shard in plan.shards:
         shards.setdefault(shard.path, []).append(shard)
     count, examples = duplicate_ids([partial(_ids, of_file, settings) for of_file in shards.values()])
+    if count and settings.group_column:
+        raise UsageError(
+            f"{count} keys of --group-by {settings.group_column} occur in several places, such as "
+            f"{', '.join(examples)}; the rows of a key must follow one another in one file: sort the corpus "
+            "by that column. Or keep the parts apart by --on-duplicate-id keep."
+        )
     if count:
         raise UsageError(
             f"{count} document IDs occur more than once, such as {', '.join(examples)}; name a column with "
@@ -51,14 +57,13 @@ def check_duplicate_ids(plan: Plan, settings: RunSettings) -> None:
 
 def _ids(shards: Sequence[Shard], settings: RunSettings) -> Iterator[list[str]]:
     """The IDs of a file's documents: in one pass if the file is readable, otherwise around its bad shards."""
-    column, first = settings.id_column, shards[0]
+    column, first = settings.document_id_column, shards[0]
     if column is None:  # IDs of one file differ by the row, so only the files need comparing
         yield [first.source]
         return
-    members = tuple(member for shard in shards for member in shard.members)
     row = 0
     try:
-        split = Split(0, shards[-1].stop, 0, members)
+        split = joined([shard.split for shard in shards])
         for rows in stream_rows(first.path, split, "", [column], settings.max_document_bytes):
             count = len(rows.table)
             yield document_ids(rows.table[column], first.source, row, row + count)

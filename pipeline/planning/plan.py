@@ -42,8 +42,8 @@ FORECAST_VERSION = 2
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows `start` to `stop`, exclusive, of the file at `path`. `offset` and `members` are those of the
-    split.
+    """Documents `start` to `stop`, exclusive, of the file at `path`. `offset`, `members` and `group_rows` are
+    those of the split.
 
     `content` is the content ID of the file when it was planned.
     """
@@ -55,6 +55,7 @@ class Shard:
     offset: int = 0
     members: tuple[str, ...] = ()
     content: str = ""
+    group_rows: tuple[int, ...] = ()
 
     @property
     def documents(self) -> int:
@@ -64,7 +65,7 @@ class Shard:
     @property
     def split(self) -> Split:
         """Its range of the file."""
-        return Split(self.start, self.stop, self.offset, self.members)
+        return Split(self.start, self.stop, self.offset, self.members, self.group_rows)
 
     @property
     def source(self) -> str:
@@ -114,7 +115,7 @@ class Plan:
             "version": PLAN_VERSION,
             "config": self.config,
             "inputs": [asdict(file) for file in self.inputs],
-            "shards": [asdict(shard) for shard in self.shards],
+            "shards": [_values(shard) for shard in self.shards],
             "passthrough": base64.b64encode(self.passthrough.serialize()).decode(),
         }
         return (json.dumps(values | {"sha256": _digest(values)}, indent=1) + "\n").encode()
@@ -135,7 +136,11 @@ class Plan:
                 values, name = upgrade_plan(values)
             inputs = tuple(InputFile(**file) for file in values["inputs"])
             shards = tuple(
-                Shard(**shard | {"members": tuple(shard["members"])}) for shard in values["shards"]
+                Shard(
+                    **shard
+                    | {"members": tuple(shard["members"]), "group_rows": tuple(shard.get("group_rows", ()))}
+                )
+                for shard in values["shards"]
             )
             passthrough = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["passthrough"])))
             return cls(inputs, values["config"], shards, passthrough, name)
@@ -209,7 +214,24 @@ def _shard(file: InputFile, split: Split, config_fingerprint: str) -> Shard:
         "config": config_fingerprint,
     }
     shard_id = fingerprint(content)
-    return Shard(shard_id, file.path, split.start, split.stop, split.offset, split.members, file.content)
+    return Shard(
+        shard_id,
+        file.path,
+        split.start,
+        split.stop,
+        split.offset,
+        split.members,
+        file.content,
+        split.group_rows,
+    )
+
+
+def _values(shard: Shard) -> dict[str, Any]:
+    """A shard's entry in the plan. Groups are left out if there are none, as in plans without them."""
+    values = asdict(shard)
+    if not shard.group_rows:
+        del values["group_rows"]
+    return values
 
 
 def _digest(values: dict[str, Any]) -> str:

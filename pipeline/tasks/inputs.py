@@ -76,7 +76,7 @@ def describe_inputs(settings: RunSettings, folder: Path, own_rules: Sequence[str
     if own is not None and not settings.global_attention:
         hint = f"; for {own}, too, give --global-attention {rules} separator"
     described = [f"global_attention {rules} ({source}{hint})"]
-    if isinstance(settings, DocumentSettings) and settings.multi_document:
+    if isinstance(settings, DocumentSettings) and settings.joins_documents:
         separator = settings.document_separator or own or tokenizer.sep_token
         source = "given" if settings.document_separator else "checkpoint"
         described += [f"document_separator {separator!r} ({source})", f"truncate {settings.truncate}"]

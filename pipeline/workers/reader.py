@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +23,7 @@ from pipeline.errors import CorruptInput
 from pipeline.inputs.files import check_unchanged
 from pipeline.inputs.formats import column_values
 from pipeline.inputs.read import read_rows
-from pipeline.inputs.texts import Text, read_texts
+from pipeline.inputs.texts import Text, is_list, read_texts
 from pipeline.output.previous_runs import PreviousRuns
 from pipeline.planning.document_ids import document_ids
 from pipeline.planning.plan import Shard
@@ -77,7 +77,7 @@ class ShardReader:
         settings = self.task.settings
         self._tokenizer()  # loaded first: a missing tokenizer is not the fault of a document
         check_unchanged(shard.path, shard.content)
-        id_columns = [settings.id_column] if settings.id_column else []
+        id_columns = [settings.document_id_column] if settings.document_id_column else []
         extra_columns = [column for _, column in settings.extra_columns]
         try:
             columns = [settings.text_column, *id_columns, *extra_columns]
@@ -93,7 +93,7 @@ class ShardReader:
             if settings.on_bad_shard == "fail":
                 raise
             return self._skipped(shard, str(error))
-        id_column = rows.table[settings.id_column] if settings.id_column else None
+        id_column = rows.table[id_columns[0]] if id_columns else None
         ids = document_ids(id_column, shard.source, shard.start, shard.stop)
         column = rows.table[settings.text_column]
         texts = read_texts(column, settings.max_document_bytes, lists=settings.joins_documents)
@@ -106,7 +106,7 @@ class ShardReader:
             column = rows.table[name]
             kind = column.type if self.passthrough is None else self.passthrough.field(name).type
             if column.type != kind:  # the text column itself, which was read as bytes
-                column = pa.chunked_array([pa.array([text.text for text in texts], kind)])
+                column = pa.chunked_array([pa.array([_as_column(text, kind) for text in texts], kind)])
             if len(documents) != len(column):
                 column = column.take(pa.array(documents))
             table = table.add_column(3, pa.field(name, column.type), column)
@@ -175,6 +175,12 @@ class ShardReader:
         return worker_tokenizer(
             self.model, self.revision, self.tokenizer_sha256, special_tokens, self.base_model
         )
+
+
+def _as_column(text: Text, kind: pa.DataType) -> Any:
+    """The text as a value of the text column. The texts of a group become one."""
+    joins = isinstance(text.text, tuple) and not is_list(kind)
+    return "\n\n".join(text.text or ()) if joins else text.text
 
 
 class _RequestedRow(NamedTuple):

@@ -30,6 +30,7 @@ OMITTED = {
     "special_tokens": "parse",
     "global_attention": ("first", "separator"),
     "multi_document": True,
+    "group_by": "site",
     "document_separator": "|",
     "truncate": "last",
     "prefix": "query: ",
