@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # with `as`, type checkers see public names
         LEDSeq2SeqSequenceClassifierOutput as LEDSeq2SeqSequenceClassifierOutput,
     )
     from led.model.pretrained import LEDPreTrainedModel as LEDPreTrainedModel
+    from led.pipelines.masks import global_attention_mask as global_attention_mask
     from led.pipelines.pipeline import (
         QuestionAnsweringPipeline as QuestionAnsweringPipeline,
         Text2TextPipeline as Text2TextPipeline,
@@ -84,6 +85,7 @@ _MODULES = {
     "Text2TextPipeline": "led.pipelines.pipeline",
     "TextClassificationPipeline": "led.pipelines.pipeline",
     "generate": "led.generation.generate",
+    "global_attention_mask": "led.pipelines.masks",
     "pack_documents": "led.batch.packed_batch",
     "pipeline": "led.pipelines.pipeline",
 }
