@@ -38,8 +38,8 @@ def measure(way: str, tokens: int, tiny: bool) -> dict[str, float]:
     model = LEDForSequenceClassification(LEDConfig(**shape)).eval().pack()
     limit = model.config.max_input_tokens
     ids = (documents([tokens])[0] % (model.config.vocab_size - 5) + 5).tolist()
-    chunks = split(ids[1:-1], [0], [2], limit, limit // 8)
-    read_chunks(model, split(ids[1:9], [0], [2], limit, 0), 16384)
+    chunks = split([0, *ids[1:-1], 2], 1, [0], limit, limit // 8)
+    read_chunks(model, split([0, *ids[1:9], 2], 1, [0], limit, 0), 16384)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds, _ = cpu_seconds(lambda: read_chunks(model, chunks, 16384))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

@@ -92,7 +92,10 @@ class LEDForConditionalGeneration(LEDPreTrainedModel):
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
     def prepare_inputs_for_generation(self, decoder_input_ids: Tensor, **inputs: Any) -> dict[str, Any]:
-        """The inputs of one decoding step, as PEFT asks for them. `generate` does not use them."""
+        """The inputs of a step over `decoder_input_ids` (B, T), as PEFT asks for them.
+
+        `generate` does not use them.
+        """
         return {"decoder_input_ids": decoder_input_ids, **inputs}
 
     def _prepare_encoder_decoder_kwargs_for_generation(

@@ -82,3 +82,10 @@ def test_ctranslate2_writes_as_many_tokens(capsys: pytest.CaptureFixture[str]) -
 def test_what_flags_attention_and_metrics_cost_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     found = last_line(capsys, "overhead", "--documents", "2", "--rounds", "1")
     assert all(found[f"{name} ratio"] > 0 for name in ("flags", "attention", "metrics"))
+
+
+def test_global_tokens_give_the_same_states(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--tiny", "--here", "--tokens", "200", "--counts", "0", "1", "70", "--rounds", "1")
+    found = last_line(capsys, "global_tokens", *small)
+    assert set(found) == {"0", "1", "70"} and found["1"]["to_one"] == 1.0
+    assert all(row["difference"] < 1e-4 for row in found.values())
