@@ -30,14 +30,15 @@ class Report:
     questions: tuple[tuple[str, str], ...]
 
 
-def generate_report(seed: int, words: int) -> Report:
-    """The report of `seed`, with about `words` words.
+def generate_report(seed: int, words: int, kind: str | None = None) -> Report:
+    """The report of `seed`, with about `words` words, of the seed's kind or of this one.
 
-    Kind, facts, summary and label depend on the seed alone. All fact sentences are always included, so a
-    report has at least about 50 words.
+    Kind, facts, summary and label depend on the seed and the kind alone. All fact sentences are always
+    included, so a report has at least about 50 words.
     """
     rng = random.Random(seed)
-    kind = rng.choice(KINDS)
+    drawn = rng.choice(KINDS)
+    kind = kind or drawn
     facts = _draw_facts(rng, FACTS_OF_KIND[kind])
     label = rng.choice(LABELS)
     key_sentences = [rng.choice(FACT_SENTENCES[name]).format(value) for name, value in facts.items()]
