@@ -16,7 +16,8 @@ CLASSIFY = $(LED) classify $(CORPUS) --model demo/checkpoints/led-reports-label 
 ANSWER = $(LED) answer $(CORPUS) --model demo/checkpoints/led-reports-answer --question-column questions \
 	--passthrough questions
 
-.PHONY: demo quality test test-isa test-parity storm cluster lint check coverage docs clean
+BUNDLES = $(LED) summarize --input demo/bundles --model demo/checkpoints/led-reports-bundle
+.PHONY: demo quality bundles test test-isa test-parity storm cluster lint check coverage docs clean
 
 # Summarize, label and query the sample corpus, then score labels and answers for whole reports and for their first 512 tokens.
 demo: $(VENV)/.installed
@@ -42,6 +43,16 @@ quality: demo
 	@$(LED) evaluate summaries --output out/demo --facts-column facts
 	@echo "first 512 tokens:"
 	@$(LED) evaluate summaries --output out/demo-512 --facts-column facts
+
+# Summarize bundles of reports with global separators, with a global <s> alone, and report by report.
+bundles: $(VENV)/.installed
+	@rm -rf out/bundles out/bundles-first out/bundles-single
+	$(BUNDLES) --output out/bundles --group-by bundle --passthrough facts outdated \
+		--global-attention first separator
+	$(BUNDLES) --output out/bundles-first --group-by bundle --passthrough facts outdated
+	$(BUNDLES) --output out/bundles-single --passthrough facts outdated bundle
+	@$(BIN)/python -m demo.compare_bundles --names "global separators" "global <s> alone" "one by one" \
+		--outputs out/bundles out/bundles-first out/bundles-single
 
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTERS) --maxprocesses 6 --dist loadfile --no-loadscope-reorder $(PYTEST)

@@ -129,9 +129,8 @@ def pack_documents(
     cu_seqlens = cumulative([len(document) for document in documents])
     input_ids = torch.tensor([token for document in documents for token in document], dtype=torch.long)
     is_global = torch.zeros(len(input_ids), dtype=torch.bool)
-    for start, positions in zip(cu_seqlens, global_positions, strict=False):
-        for position in positions:
-            is_global[start + position] = True
+    starts = zip(cu_seqlens, global_positions, strict=False)
+    is_global[[start + position for start, positions in starts for position in positions]] = True
     return PackedBatch(input_ids, cu_seqlens, is_global).to(device)
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from demo.bundles import REPORTS, generate_bundle
+from demo.compare_bundles import compare
+from demo.make_bundles import make_rows
 from demo.train_bundles import STAGES, make_batch, start_model
+from demo.train_summarizer import TRAINING_SEEDS
 from led.pipelines.global_attention import GlobalAttention
 from led.pipelines.inputs import InputRules
 from led.pipelines.joining import separator_ids
@@ -53,3 +58,23 @@ def test_training_starts_from_the_summarizer() -> None:
     assert model.config.vocab_size == len(tokenizer)
     table = model.led.encoder.embed_positions.weight
     assert not table[0, :4].equal(table[256, :4]) and table.shape == (8192, 128)
+
+
+def test_the_sample_is_what_its_script_makes_and_was_never_trained_on() -> None:
+    rows = pq.read_table("demo/bundles").to_pylist()
+    assert rows == make_rows(120, 2_000_000)
+    assert TRAINING_SEEDS.start > 2_000_000 + 120
+
+
+def test_facts_are_counted_over_all_summaries_of_a_bundle(tmp_path: Path) -> None:
+    facts, outdated = [["a1", "a2"]] * 3, [["b1", "b2"]] * 3
+    columns = {
+        "doc_id": ["x", "y", "z"],
+        "summary": ["a1 b1", "a2", None],
+        "facts": facts,
+        "outdated": outdated,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "part-0.parquet")
+    assert compare(tmp_path) == (3, 2 / 6, 1 / 6)
+    pq.write_table(pa.table({**columns, "bundle": ["x", "x", "z"]}), tmp_path / "part-0.parquet")
+    assert compare(tmp_path) == (2, 2 / 4, 1 / 4)

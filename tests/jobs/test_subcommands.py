@@ -37,7 +37,7 @@ def test_a_preview_a_forecast_a_run_and_its_report(
     options = ("--calibration-seconds", 1, "--price-per-hour", 2, "--picture", picture)
     planned = summarize("plan", *given, *options)
     assert planned.returncode == 0, planned.stderr
-    settings = "max_length 12 (checkpoint), num_beams 2 (checkpoint)\n"
+    settings = "max_length 12 (checkpoint), num_beams 2 (checkpoint), global_attention first (default)\n"
     assert f"settings: {settings}" in shown.stdout and f"settings       {settings}" in planned.stdout
     lines = ("documents      12, in ", "will fail      1 rows", "cost  ", "<- the limit", "device-hours")
     for line in (*lines, f"computed in    float32 on {cpu().describe()}\n"):
