@@ -40,7 +40,8 @@ FOLDERS = {
     "pipeline/inputs": "Input files and their formats.",
     "demo": "Sample data and checkpoints, and the scripts that made them.",
     "demo/corpus": "240 sample reports as Parquet.",
-    "demo/checkpoints": "Three small checkpoints: summaries, labels, answers.",
+    "demo/bundles": "120 sample bundles of reports about one site, as Parquet.",
+    "demo/checkpoints": "Four small checkpoints: summaries, labels, answers, bundles.",
     "benchmarks": "Measurements, run by hand.",
     "infra": "Clusters, images, dashboards and alerts.",
     "infra/kuberay": "Kustomization for KubeRay: base, components, and an example overlay.",
@@ -68,6 +69,7 @@ FOLDERS = {
 # Folders whose files are described by the folder's own line.
 SUMMARIZED = (
     "demo/corpus",
+    "demo/bundles",
     "demo/checkpoints",
     "docs/images",
     "docs/figures",
@@ -86,7 +88,7 @@ FILES = {
     "CHANGELOG.md": "What changed in each version.",
     "CONTRIBUTING.md": "How to set up, test and commit.",
     "LICENSE": "Apache-2.0.",
-    "Makefile": "Targets: demo, quality, test, lint, docs and more.",
+    "Makefile": "Targets: demo, quality, bundles, test, lint, docs and more.",
     "README.md": "The first page.",
     "constraints.txt": "The versions that are tested.",
     "mkdocs.yml": "Settings of the documentation site.",
