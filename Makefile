@@ -50,7 +50,8 @@ bundles: $(VENV)/.installed
 	$(BUNDLES) --output out/bundles --group-by bundle --passthrough facts outdated \
 		--global-attention first separator
 	$(BUNDLES) --output out/bundles-first --group-by bundle --passthrough facts outdated
-	$(BUNDLES) --output out/bundles-single --passthrough facts outdated bundle
+	$(LED) summarize --input demo/bundles --model demo/checkpoints/led-reports-summary --output out/bundles-single \
+		--passthrough facts outdated bundle
 	@$(BIN)/python -m demo.compare_bundles --names "global separators" "global <s> alone" "one by one" \
 		--outputs out/bundles out/bundles-first out/bundles-single
 
