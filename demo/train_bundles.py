@@ -4,7 +4,8 @@
 
 Training continues from the summarizer of single reports. The tokenizer gets the token `<doc-sep>`, which has
 global attention, as in PRIMERA (arXiv:2110.08499). The summarizer's position table repeats after 256 tokens,
-so its slowest waves are replaced by slower ones. A token then knows on which side of a separator it stands.
+so its slowest sinusoids are replaced by slower ones. A token then knows on which side of a separator it
+stands.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from led.tokenizer.tokenizer import LEDTokenizer
 
 SEPARATOR = "<doc-sep>"
 
-# Periods in tokens of the waves that replace the slowest ones.
+# Periods in tokens of the sinusoids that replace the slowest ones.
 PERIODS = (512, 1024, 2048, 4096)
 
 # Words of one report.
@@ -54,7 +55,7 @@ def make_batch(
 
 @torch.no_grad()
 def start_model(start: Path, tokenizer: LEDTokenizer) -> LEDForConditionalGeneration:
-    """The summarizer in `start` with the separator's embedding, slower waves, and global projections that
+    """The summarizer in `start` with the separator's embedding, slower sinusoids, and global projections that
     begin as the local ones."""
     model = LEDForConditionalGeneration.from_pretrained(start)
     model.resize_token_embeddings(len(tokenizer))
