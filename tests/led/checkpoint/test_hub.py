@@ -26,12 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import led
 from led.checkpoint import hub as led_hub
 from led.checkpoint.files import ADAPTER_WEIGHTS, WEIGHT_FILES
 from led.checkpoint.hub import resolve
 from led.config import LEDConfig
+from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.tokenizer.tokenizer import LEDTokenizer
 from tests.waiting import HANG_S, wait_until
 
@@ -100,7 +103,8 @@ class Split:
 
 
 class Hub:
-    """One model, `owner/model`, with commits and branches. It refuses `owner/gated` and `owner/private`."""
+    """One model, `owner/model`, with commits and branches, and `owner/adapter`, whose branch is `adapter`. It
+    refuses `owner/gated` and `owner/private`."""
 
     def __init__(self) -> None:
         self.commits: dict[str, dict[str, bytes]] = {FIRST: {**SMALL, "model.safetensors": b"weights"}}
@@ -166,8 +170,10 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.release.wait(HANG_S)
         match path.strip("/").split("/"):
             case ["api", "models", "owner", "model", *rest]:
-                self.describe(rest)
-            case ["owner", "model", "resolve", commit, name]:
+                self.describe(rest, "main")
+            case ["api", "models", "owner", "adapter", *rest]:
+                self.describe(rest, "adapter")
+            case ["owner", "model" | "adapter", "resolve", commit, name]:
                 self.point_to(commit, name)
             case ["cdn", commit, name]:
                 self.hand_out(self.hub.commits[commit][name], start)
@@ -178,9 +184,9 @@ class Handler(BaseHTTPRequestHandler):
             case _:
                 self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
-    def describe(self, rest: list[str]) -> None:
-        """The contents of a commit, as a model or as a tree."""
-        name = rest[1] if len(rest) == 2 else "main"
+    def describe(self, rest: list[str], branch: str) -> None:
+        """The contents of a commit, as a model or as a tree. `branch` is what the hub calls main."""
+        name = rest[1] if len(rest) == 2 and rest[1] != "main" else branch
         commit = self.hub.refs.get(name, name)
         if commit not in self.hub.commits:
             return self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
@@ -313,6 +319,35 @@ def test_a_real_checkpoint_arrives_whole_and_can_be_read(hub: Hub, ask: Ask, mod
     answer = ask()
     assert answer.files() == hub.commits[SECOND] and answer.revision == SECOND
     assert len(LEDTokenizer.from_pretrained(answer.folder)) == len(LEDTokenizer.from_pretrained(model_folder))
+
+
+def test_an_adapter_and_its_base_are_downloaded_and_joined(
+    hub: Hub, ask: Ask, model_folder: Path, tmp_path: Path
+) -> None:
+    hub.publish(SECOND, {path.name: path.read_bytes() for path in model_folder.iterdir()})
+    name = "base_model.model.led.decoder.layers.0.fc1"
+    parts = {f"{name}.lora_A.weight": torch.ones(2, 32), f"{name}.lora_B.weight": torch.ones(48, 2)}
+    save_file(parts, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "owner/model"}
+    files = {"adapter_config.json": json.dumps(config).encode()}
+    hub.commits["c" * 40] = {
+        **files,
+        "adapter_model.safetensors": (tmp_path / "adapter_model.safetensors").read_bytes(),
+    }
+    hub.refs["adapter"] = "c" * 40
+    answer = ask("owner/adapter")
+    assert answer.revision == "c" * 40
+    assert {"adapter_model.safetensors", "model.safetensors", "vocab.json"} <= answer.files().keys()
+    base = LEDForConditionalGeneration.from_pretrained(model_folder).state_dict()
+    merged = LEDForConditionalGeneration.from_pretrained(answer.folder).state_dict()
+    changed = {name for name, x in merged.items() if not torch.equal(x, base[name])}
+    assert changed == {"led.decoder.layers.0.fc1.weight"}
+    torch.testing.assert_close(
+        merged["led.decoder.layers.0.fc1.weight"], base["led.decoder.layers.0.fc1.weight"] + 4.0
+    )
+    hub.asked.clear()
+    again = ask("owner/adapter", environment={"HF_HUB_OFFLINE": "1"})
+    assert again.folder == answer.folder and not hub.asked
 
 
 def test_settings_and_a_tokenizer_come_without_the_weights(hub: Hub, ask: Ask, model_folder: Path) -> None:
