@@ -171,7 +171,7 @@ class LEDConfig:
             ValueError: a value breaks a rule.
         """
         types = {f.name: f.type for f in fields(cls)}
-        known = {f.name for f in fields(cls)} - {"extra"}
+        known = types.keys() - {"extra"}
         settings: dict[str, Any] = {}
         extra: dict[str, Any] = {}
         for key, value in values.items():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +25,11 @@ class WeightEntry:
     shape: torch.Size
     load: Callable[[], Tensor]
 
+    @classmethod
+    def of(cls, published: str, tensor: Tensor) -> Self:
+        """The entry of a tensor in memory."""
+        return cls(published, tensor.shape, lambda: tensor)
+
 
 def read_file(path: Path) -> Iterator[WeightEntry]:
     """The entries of one file. A `.bin` file is read as plain tensors, and no code is run.
@@ -37,7 +43,7 @@ def read_file(path: Path) -> Iterator[WeightEntry]:
             if not isinstance(state, dict) or any(not isinstance(x, Tensor) for x in state.values()):
                 raise CheckpointError(f"{path} holds no weights by name; it is not a saved state of a model.")
             for name, tensor in state.items():
-                yield WeightEntry(name, tensor.shape, partial(_itself, tensor))
+                yield WeightEntry.of(name, tensor)
         else:
             file = safe_open(str(path), framework="pt")
             for name in file.keys():  # noqa: SIM118
@@ -48,7 +54,3 @@ def read_file(path: Path) -> Iterator[WeightEntry]:
         raise CheckpointError(
             f"{path} cannot be read as weights ({error}); download the file again."
         ) from error
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor

@@ -120,12 +120,12 @@ def adapted(entries: Iterator[WeightEntry], folder: Path) -> Iterator[WeightEntr
             yield replace(entry, load=partial(adapter.merge, entry, module))
         elif whole is not None:
             left.discard(entry.published)
-            yield WeightEntry(entry.published, whole.shape, partial(_itself, whole))
+            yield WeightEntry.of(entry.published, whole)
         else:
             yield entry
     for name in sorted(left & adapter.replaced.keys()):  # a head that the base lacks
         left.discard(name)
-        yield WeightEntry(name, adapter.replaced[name].shape, partial(_itself, adapter.replaced[name]))
+        yield WeightEntry.of(name, adapter.replaced[name])
     if left:
         raise CheckpointError(
             f"the adapter in {folder} changes {len(left)} modules that its base lacks: "
@@ -149,7 +149,3 @@ def _embedding(adapter: Adapter, folder: Path) -> Tensor | None:
             "embedding; merge it with PEFT's merge_and_unload, save the model, and give that folder."
         )
     return first
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor

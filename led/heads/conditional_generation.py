@@ -33,8 +33,8 @@ class LEDForConditionalGeneration(LEDPreTrainedModel):
         super().__init__(config)
         self.led = LEDModel(config)
         self.lm_head: Any = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        with torch.no_grad():
-            self.lm_head.weight.normal_(0.0, config.init_std)
+        if not config.tie_word_embeddings:
+            nn.init.normal_(self.lm_head.weight, 0.0, config.init_std)
         self.register_buffer("final_logits_bias", torch.zeros(1, config.vocab_size))
         self.generation_config = GenerationConfig.from_dict({}, config)
         self.tie_weights()

@@ -41,10 +41,10 @@ class GlobalTokens:
     def positions(self, input_ids: Sequence[int], leading: int = 1, marked: Sequence[int] = ()) -> list[int]:
         """The global positions of an input, sorted. The document begins after `leading` tokens.
 
-        `marked` are further global positions. Those beyond the input are left out.
+        `marked` are further tokens of the document. Those that were cut off are left out.
         """
         length = len(input_ids)
-        found = {position for position in marked if position < length}
+        found = {position for position in marked if position < length - 1}  # the last token is </s>
         found.update(range(min(length, max(self.first, leading if self.question else 0))))
         if self.every:
             found.update(range(0, length, self.every))

@@ -70,10 +70,8 @@ def encode_inputs(
         if isinstance(item.text, str):
             encoding = next(encodings)
             ids, dropped = truncate(encoding.ids, limit)
-            leading, offset = _leading(encoding.offsets, item.prefix), len(item.prefix)
-            spans = checked_spans(item.spans, len(item.text))
-            marked = overlapping(encoding.offsets, [(a + offset, b + offset) for a, b in spans])
-            marked = [i for i in marked if i < len(ids) - 1]
+            leading = _leading(encoding.offsets, item.prefix)
+            marked = tokens_in_spans(encoding.offsets, item.spans, len(item.text), len(item.prefix))
             counts: tuple[tuple[int, int], ...] = ()
         else:
             if item.spans:
@@ -101,18 +99,21 @@ def _leading(offsets: Sequence[Span], prefix: str) -> int:
     return count
 
 
-def checked_spans(spans: Sequence[Span], length: int) -> Sequence[Span]:
-    """The same spans, each of which lies within a text of `length` characters.
+def tokens_in_spans(
+    offsets: Sequence[Span], spans: Sequence[Span], length: int, start_of_text: int = 0
+) -> list[int]:
+    """The indices of the tokens that overlap spans of a text of `length` characters. The text begins at
+    character `start_of_text` of what was tokenized.
 
     Raises:
-        ValueError: one does not.
+        ValueError: a span is not in the text.
     """
     for start, end in spans:
         if not 0 <= start < end <= length:
             raise ValueError(
                 f"the span ({start}, {end}) of global tokens is not within the text of {length} characters"
             )
-    return spans
+    return overlapping(offsets, [(a + start_of_text, b + start_of_text) for a, b in spans])
 
 
 def overlapping(offsets: Sequence[Span], spans: Sequence[Span]) -> list[int]:

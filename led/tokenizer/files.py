@@ -18,7 +18,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from led.tokenizer.truncation import set_flags
+from led.tokenizer.truncation import set_flags, with_special
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 ROLES = {
@@ -90,7 +90,9 @@ def read_folder(folder: Path, overrides: Mapping[str, Any]) -> TokenizerParts:
     _add_by_id(backend, by_id, special, folder)
     _check_vocabulary(backend, [token for role, token in roles.items() if not defined.get(role)])
     existing = set(added_tokens(backend))
-    backend.add_tokens([_special(token) for content, token in special.items() if content not in existing])
+    backend.add_tokens(
+        [with_special(token, True) for content, token in special.items() if content not in existing]
+    )
     if backend.post_processor is None:
         set_format(backend, roles["cls_token"].content, roles["sep_token"].content)
     if backend_flags := {
@@ -237,17 +239,6 @@ def read_token(state: Mapping[str, Any], place: str) -> AddedToken:
     return AddedToken(content, **flags)
 
 
-def _special(token: AddedToken) -> AddedToken:
-    return AddedToken(
-        token.content,
-        single_word=token.single_word,
-        lstrip=token.lstrip,
-        rstrip=token.rstrip,
-        normalized=token.normalized,
-        special=True,
-    )
-
-
 def _tokens_by_id(folder: Path, config: Mapping[str, Any]) -> dict[int, AddedToken]:
     """The added tokens whose ids are in the files."""
     path = folder / "tokenizer_config.json"
@@ -284,7 +275,8 @@ def _add_by_id(
     existing = set(added_tokens(backend))
     for number, token in sorted(by_id.items()):
         if token.content not in existing:
-            backend.add_tokens([_special(special[token.content]) if token.content in special else token])
+            known = special.get(token.content)
+            backend.add_tokens([token if known is None else with_special(known, True)])
         actual = backend.token_to_id(token.content)
         if actual != number:
             raise ValueError(

@@ -354,20 +354,21 @@ def copy_of(backend: Tokenizer, kept: Collection[str] = ()) -> Tokenizer:
     copy.pre_tokenizer, copy.decoder = backend.pre_tokenizer, backend.decoder
     added: dict[int, AddedToken] = backend.get_added_tokens_decoder()
     copy.add_tokens(
-        [_ordinary(token) if token.content in kept else token for _, token in sorted(added.items())]
+        [with_special(token, False) if token.content in kept else token for _, token in sorted(added.items())]
     )
     copy.encode_special_tokens = backend.encode_special_tokens
     return copy
 
 
-def _ordinary(token: AddedToken) -> AddedToken:
+def with_special(token: AddedToken, special: bool) -> AddedToken:
+    """The same token as a special token, or as an ordinary added token."""
     return AddedToken(
         token.content,
         single_word=token.single_word,
         lstrip=token.lstrip,
         rstrip=token.rstrip,
         normalized=token.normalized,
-        special=False,
+        special=special,
     )
 
 

@@ -27,7 +27,7 @@ from pipeline.cluster.dataset import Workers
 from pipeline.errors import PipelineError
 from pipeline.forecast.model import CalibrationShard, Length, forecast_seconds, total
 from pipeline.inputs.read import read_rows
-from pipeline.inputs.texts import read_texts
+from pipeline.inputs.texts import read_texts, whole_text
 from pipeline.monitor.stats import Estimate, device_hours
 from pipeline.planning.plan import FORECAST_VERSION, Plan, Shard
 from pipeline.prepare import build_plan
@@ -104,16 +104,7 @@ def sample_shards(plan: Plan, rows: int, max_pieces: int, seed: int) -> list[Sha
         shard = plan.shards[position]
         start = shard.start + rows * (number - (ends[position - 1] if position else 0))
         piece = replace(shard.split, start=start).first(rows)
-        pieces.append(
-            replace(
-                shard,
-                shard_id=f"{shard.shard_id}-{start}",
-                start=piece.start,
-                stop=piece.stop,
-                members=piece.members,
-                group_rows=piece.group_rows,
-            )
-        )
+        pieces.append(replace(shard, shard_id=f"{shard.shard_id}-{start}", **vars(piece)))
     return pieces
 
 
@@ -312,5 +303,5 @@ def preview(task: Task, documents: int, seed: int = 0) -> Iterator[tuple[str | N
         name, most, lists = settings.text_column, settings.max_document_bytes, settings.joins_documents
         column = read_rows(piece.path, piece.split, name, [name], most, lists=lists).table[name]
         [text] = read_texts(column, most, lists=lists)
-        shown = text.text if isinstance(text.text, str | None) else "\n\n".join(text.text)
+        shown = None if text.text is None else whole_text(text.text)
         yield from ((shown, row) for row in rows)

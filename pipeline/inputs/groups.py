@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow as pa
 from pipeline.errors import UsageError
 from pipeline.inputs.files import FileEntry, partitions
 from pipeline.inputs.rows import BATCH_ROWS, FileStats, Format, Rows
-from pipeline.inputs.splits import Split, split_rows
+from pipeline.inputs.splits import Split, joined, split_rows
 
 
 def inspect_groups(
@@ -26,7 +27,8 @@ def inspect_groups(
     Raises:
         UsageError: the file has no column `key`.
     """
-    stats = file_format.inspect(entry, max(1, documents), max_bytes)
+    stats = file_format.inspect(entry, documents, max_bytes)
+    whole = joined(stats.splits) if stats.splits else Split(0, 0)
     in_path = partitions(entry.path)
     if key in in_path:
         bounds = [0, stats.rows] if stats.rows else [0]
@@ -36,19 +38,16 @@ def inspect_groups(
             "--group-by."
         )
     else:
-        members = tuple(member for split in stats.splits for member in split.members)
-        whole = Split(0, stats.rows, 0, members)
         keys = (
             value
             for rows in file_format.stream(entry.path, whole, "", [key], max_bytes, False)
             for value in rows.table[key].to_pylist()
         )
         bounds = group_bounds(keys)
-    members = tuple(member for split in stats.splits for member in split.members)
     splits = tuple(
         replace(
             split,
-            members=members[bounds[split.start] : bounds[split.stop]],
+            members=whole.members[bounds[split.start] : bounds[split.stop]],
             group_rows=tuple(bounds[split.start : split.stop + 1]),
         )
         for split in split_rows(len(bounds) - 1, documents)
@@ -78,7 +77,7 @@ def stream_groups(
     """
     first, last = split.group_rows[0], split.group_rows[-1]
     inner = Split(first, last, 0, split.members)
-    sizes = [stop - start for start, stop in zip(split.group_rows, split.group_rows[1:], strict=False)]
+    sizes = [stop - start for start, stop in pairwise(split.group_rows)]
     pending: list[tuple[dict[str, Any], str | None]] = []
     groups: list[list[tuple[dict[str, Any], str | None]]] = []
     schema: pa.Schema | None = None

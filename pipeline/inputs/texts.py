@@ -17,6 +17,11 @@ class Text(NamedTuple):
     text_hash: str | None
 
 
+def whole_text(text: str | tuple[str, ...]) -> str:
+    """The texts of one input as one text."""
+    return text if isinstance(text, str) else "\n\n".join(text)
+
+
 def read_texts(column: pa.ChunkedArray, max_bytes: int, *, lists: bool = False) -> list[Text]:
     """The texts of a column of text or bytes, or with `lists` also of lists of them.
 

@@ -214,16 +214,7 @@ def _shard(file: InputFile, split: Split, config_fingerprint: str) -> Shard:
         "config": config_fingerprint,
     }
     shard_id = fingerprint(content)
-    return Shard(
-        shard_id,
-        file.path,
-        split.start,
-        split.stop,
-        split.offset,
-        split.members,
-        file.content,
-        split.group_rows,
-    )
+    return Shard(shard_id, file.path, content=file.content, **vars(split))
 
 
 def _values(shard: Shard) -> dict[str, Any]:

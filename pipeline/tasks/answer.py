@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from led.pipelines.chunking import truncate
-from led.pipelines.inputs import checked_spans, overlapping
+from led.pipelines.inputs import tokens_in_spans
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.checkpoint import load_tokenizer
 from pipeline.errors import UsageError
@@ -168,9 +168,8 @@ class Answer:
             leading = [*asked, asked[-1]]
             encoding = encodings[text]
             ids, dropped = truncate([*leading, *encoding.ids[1:]], limits.max_input_tokens)
-            spans = checked_spans(document.row.spans, len(text))
-            marked = [i + len(leading) - 1 for i in overlapping(encoding.offsets, spans)]
-            positions = rules.positions(ids, len(leading), [i for i in marked if i < len(ids) - 1])
+            marked = tokens_in_spans(encoding.offsets, document.row.spans, len(text))
+            positions = rules.positions(ids, len(leading), [i + len(leading) - 1 for i in marked])
             columns = {GLOBAL_TOKENS.name: len(positions)} if with_counts else {}
             new = ModelInput(ids, positions, len(leading), dropped, text=text, columns=columns)
             inputs.append(with_chunks(new, limits))

@@ -22,6 +22,7 @@ from led.pipelines.chunking import Chunk, split
 from led.pipelines.inputs import Span
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.errors import UsageError
+from pipeline.inputs.texts import whole_text
 from pipeline.settings import ChunkedSettings, RunSettings
 
 Row = dict[str, Any]
@@ -47,7 +48,7 @@ class Document(NamedTuple):
     @property
     def whole_text(self) -> str:
         """All texts as one."""
-        return self.text if isinstance(self.text, str) else "\n\n".join(self.text)
+        return whole_text(self.text)
 
 
 @dataclass(frozen=True)

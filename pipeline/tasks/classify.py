@@ -121,7 +121,7 @@ class Classify:
 
     def describe_settings(self, folder: Path) -> str:
         """The input settings in force."""
-        return describe_inputs(self.settings, folder, ("first",))
+        return describe_inputs(self.settings, folder)
 
     def input_limits(self, folder: Path) -> InputLimits:
         """Whole documents, in chunks."""

@@ -17,6 +17,9 @@ from pipeline.schema import DOCUMENTS, GLOBAL_TOKENS, PREFIX
 from pipeline.settings import DocumentSettings, RunSettings
 from pipeline.tasks.base import Document, InputLimits, ModelInput, RequestedRow, Row
 
+# The tokens with global attention where neither the run nor the task says anything.
+_OWN_RULES = ("first",)
+
 
 def input_columns(settings: RunSettings) -> list[pa.Field]:
     """The columns that describe the input, if the settings choose more than the defaults."""
@@ -34,7 +37,7 @@ def input_config(settings: RunSettings, folder: Path) -> dict[str, Any]:
         ValueError: a rule of --global-attention does not fit the tokenizer.
     """
     tokenizer = load_tokenizer(folder, settings.special_tokens)
-    input_rules(tokenizer, settings, ("first",))
+    input_rules(tokenizer, settings)
     split = tokenizer.split_special_tokens
     added = [
         t
@@ -49,7 +52,9 @@ def input_config(settings: RunSettings, folder: Path) -> dict[str, Any]:
     )
 
 
-def input_rules(tokenizer: LEDTokenizer, settings: RunSettings, own_rules: Sequence[str]) -> InputRules:
+def input_rules(
+    tokenizer: LEDTokenizer, settings: RunSettings, own_rules: Sequence[str] = _OWN_RULES
+) -> InputRules:
     """The rules of the settings, with the tokenizer's ids. `own_rules` are the task's, where none are set.
 
     Raises:
@@ -66,7 +71,7 @@ def input_rules(tokenizer: LEDTokenizer, settings: RunSettings, own_rules: Seque
     return InputRules(rules, ids, truncation)  # type: ignore[arg-type]
 
 
-def describe_inputs(settings: RunSettings, folder: Path, own_rules: Sequence[str]) -> str:
+def describe_inputs(settings: RunSettings, folder: Path, own_rules: Sequence[str] = _OWN_RULES) -> str:
     """The input settings in force, and who decided."""
     tokenizer = load_tokenizer(folder, settings.special_tokens)
     own = own_separator(tokenizer)
@@ -127,7 +132,6 @@ def encode_documents(
     documents: Sequence[Document],
     limits: InputLimits,
     settings: RunSettings,
-    own_rules: Sequence[str] = ("first",),
 ) -> list[ModelInput]:
     """The model inputs of documents, each in one chunk.
 
@@ -137,7 +141,7 @@ def encode_documents(
     inputs = [
         InputText(d.text, d.row.known_columns.get(PREFIX.name, limits.prefix), d.row.spans) for d in documents
     ]
-    rules = input_rules(tokenizer, settings, own_rules)
+    rules = input_rules(tokenizer, settings)
     encoded = encode_inputs(tokenizer, inputs, limits.max_input_tokens, rules)
     names = {column.name for column in input_columns(settings)}
     return [

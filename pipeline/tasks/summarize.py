@@ -79,7 +79,7 @@ class Summarize:
 
     def describe_settings(self, folder: Path) -> str:
         """The settings of generation and input in force."""
-        return f"{self.in_force(folder).describe()}, {describe_inputs(self.settings, folder, ('first',))}"
+        return f"{self.in_force(folder).describe()}, {describe_inputs(self.settings, folder)}"
 
     def input_limits(self, folder: Path) -> InputLimits:
         """--max-input-tokens, by default the encoder's limit. A document is read in one chunk.

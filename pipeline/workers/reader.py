@@ -23,7 +23,7 @@ from pipeline.errors import CorruptInput
 from pipeline.inputs.files import check_unchanged
 from pipeline.inputs.formats import column_values
 from pipeline.inputs.read import read_rows
-from pipeline.inputs.texts import Text, is_list, read_texts
+from pipeline.inputs.texts import Text, is_list, read_texts, whole_text
 from pipeline.output.previous_runs import PreviousRuns
 from pipeline.planning.document_ids import document_ids
 from pipeline.planning.plan import Shard
@@ -179,8 +179,7 @@ class ShardReader:
 
 def _as_column(text: Text, kind: pa.DataType) -> Any:
     """The text as a value of the text column. The texts of a group become one."""
-    joins = isinstance(text.text, tuple) and not is_list(kind)
-    return "\n\n".join(text.text or ()) if joins else text.text
+    return text.text if text.text is None or is_list(kind) else whole_text(text.text)
 
 
 class _RequestedRow(NamedTuple):
