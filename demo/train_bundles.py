@@ -1,6 +1,6 @@
 """Train the demo's multi-document LED: bundles of reports to the summary of the latest one, on a CPU.
 
-    python -m demo.train_bundles --out demo/checkpoints/led-reports-bundle --minutes 30
+    python -m demo.train_bundles --out demo/checkpoints/led-reports-bundle --minutes 24
 
 Training continues from the summarizer of single reports. The tokenizer gets the token `<doc-sep>`, which has
 global attention, as in PRIMERA (arXiv:2110.08499). The summarizer's position table repeats after 256 tokens,
@@ -13,14 +13,14 @@ from __future__ import annotations
 import argparse
 import math
 import random
-import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from demo.bundles import generate_bundle
-from demo.train_summarizer import TRAINING_SEEDS, Stage, learning_rate, loss_and_accuracy, save, steps
+from demo.train_summarizer import TRAINING_SEEDS, loss_and_accuracy, save
+from demo.training import Stage, fit
 from led.batch.packed_batch import PackedBatch, pack_documents
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.pipelines.global_attention import GlobalAttention
@@ -72,38 +72,24 @@ def start_model(start: Path, tokenizer: LEDTokenizer) -> LEDForConditionalGenera
 def train(
     model: LEDForConditionalGeneration, tokenizer: LEDTokenizer, minutes: float, peak: float, out: Path
 ) -> None:
-    """Train for `minutes`. Print progress every 50 steps and save the model every 250."""
+    """Train for `minutes`, and save the model every 250 steps."""
     rng = random.Random(7)
     separator = separator_ids(tokenizer)
     rules = GlobalAttention.parse(("first", "separator")).resolve(tokenizer, separator)
     inputs = InputRules(rules, separator)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
-    model.train()
-    losses: list[float] = []
-    accuracies: list[float] = []
-    start_time = time.monotonic()
-    for step, share in steps(minutes):
-        stage = next(s for s in STAGES if share < s.until)
-        batch, labels = make_batch(stage, tokenizer, inputs, rng)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(share, peak)
-        loss, accuracy = loss_and_accuracy(model, batch, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-        accuracies.append(accuracy)
-        if step % 50 == 49:
-            print(
-                f"step {step + 1} {share:.1%} {time.monotonic() - start_time:.0f} s stage {stage.words} "
-                f"loss {sum(losses) / len(losses):.4f} accuracy {sum(accuracies) / len(accuracies):.4f}",
-                flush=True,
-            )
-            losses, accuracies = [], []
-        if step % 250 == 249:
-            save(model, out)
-    save(model, out)
+
+    def next_loss(step: int, stage: Stage) -> tuple[Tensor, float]:
+        return loss_and_accuracy(model, *make_batch(stage, tokenizer, inputs, rng))
+
+    fit(
+        model,
+        next_loss,
+        lambda: save(model, out),
+        stages=STAGES,
+        minutes=minutes,
+        peak=peak,
+        save_every=250,
+    )
 
 
 def main() -> None:
@@ -112,7 +98,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, default=Path("demo/checkpoints/led-reports-summary"))
-    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--minutes", type=float, default=24)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peak", type=float, default=1.2e-3, help="highest learning rate")
     args = parser.parse_args()

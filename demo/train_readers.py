@@ -14,7 +14,6 @@ import argparse
 import math
 import random
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from demo.reports import LABELS, Report, generate_report
-from demo.train_summarizer import TRAINING_SEEDS, Stage, learning_rate, steps
+from demo.train_summarizer import TRAINING_SEEDS
+from demo.training import Stage, fit
 from led.batch.packed_batch import PackedBatch, pack_documents
 from led.config import LEDConfig
 from led.heads.conditional_generation import LEDForConditionalGeneration
@@ -166,7 +166,7 @@ def train(
     seed: int,
     stages: tuple[Stage, ...] = STAGES,
 ) -> None:
-    """Train for `minutes`. Print progress every 50 steps and save the model every 500."""
+    """Train for `minutes`, and save the model every 500 steps."""
     _, make_batch, loss_of = TASKS[task]
     tokenizer, model = LEDTokenizer.from_pretrained(start), start_model(task, start)
     out.mkdir(parents=True, exist_ok=True)
@@ -174,33 +174,11 @@ def train(
         if start != out:
             shutil.copy(start / name, out / name)
     rng = random.Random(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
-    model.train()
-    losses: list[float] = []
-    accuracies: list[float] = []
-    start_time = time.monotonic()
-    for step, share in steps(minutes):
-        stage = next(s for s in stages if share < s.until)
-        batch, targets = make_batch(stage, tokenizer, rng)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(share, peak)
-        loss, accuracy = loss_of(model, batch, targets)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-        accuracies.append(accuracy)
-        if step % 50 == 49:
-            print(
-                f"step {step + 1} {share:.1%} {time.monotonic() - start_time:.0f} s stage {stage.words} loss "
-                f"{sum(losses) / len(losses):.4f} accuracy {sum(accuracies) / len(accuracies):.4f}",
-                flush=True,
-            )
-            losses, accuracies = [], []
-        if step % 500 == 499:
-            save(model, out)
-    save(model, out)
+
+    def next_loss(step: int, stage: Stage) -> tuple[Tensor, float]:
+        return loss_of(model, *make_batch(stage, tokenizer, rng))
+
+    fit(model, next_loss, lambda: save(model, out), stages=stages, minutes=minutes, peak=peak)
 
 
 def save(model: LEDPreTrainedModel, out: Path) -> None:

@@ -17,9 +17,6 @@ from __future__ import annotations
 import argparse
 import math
 import random
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from demo.reports import generate_report
+from demo.training import Stage, fit
 from led.batch.packed_batch import PackedBatch, pack_documents
 from led.config import LEDConfig
 from led.generation.config import GenerationConfig
@@ -36,19 +34,6 @@ from led.tokenizer.tokenizer import LEDTokenizer
 TRAINING_SEEDS = range(100_000_000, 2_000_000_000)  # the held-out corpus has other seeds
 
 PERIOD = 256  # tokens
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of the training.
-
-    Reports have from `words[0]` to `words[1]` words, and batches about `tokens` input tokens. The stage ends
-    when the share `until` of the time has passed.
-    """
-
-    words: tuple[int, int]
-    tokens: int
-    until: float
 
 
 STAGES = (
@@ -134,23 +119,6 @@ def grow_positions(model: LEDForConditionalGeneration, learned: int) -> None:
         table[start : start + learned] = table[: min(learned, len(table) - start)]
 
 
-def learning_rate(share: float, peak: float) -> float:
-    """The learning rate after this share of the training, from 0 to 1.
-
-    After a short warm-up, it follows a cosine from `peak` to a twentieth of it.
-    """
-    warm_up = min(1.0, share / 0.02)
-    return peak * warm_up * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
-
-
-def steps(minutes: float) -> Iterator[tuple[int, float]]:
-    """Yield (step, share of the time that has passed) until the time is over."""
-    start, step = time.monotonic(), 0
-    while (share := (time.monotonic() - start) / (60 * minutes)) < 1:
-        yield step, share
-        step += 1
-
-
 def train(
     model: LEDForConditionalGeneration,
     tokenizer: LEDTokenizer,
@@ -160,39 +128,22 @@ def train(
     out: Path,
     stages: tuple[Stage, ...] = STAGES,
 ) -> None:
-    """Train for `minutes`. Print progress every 50 steps and save the model every 500."""
+    """Train for `minutes`, and save the model every 500 steps. Positions grow with the longest report."""
     rng = random.Random(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
-    model.train()
-    learned, losses, accuracies, start_time = 1, [], [], time.monotonic()
-    for step, share in steps(minutes):
-        stage = next(s for s in stages if share < s.until)
+    learned = 1
+
+    def next_loss(step: int, stage: Stage) -> tuple[Tensor, float]:
+        nonlocal learned
         batch, labels = make_batch(stage, tokenizer, rng)
         longest = max(batch.lengths)
         if longest > learned * 1.05:
             if step:
                 grow_positions(model, learned)
             learned = longest
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(share, peak)
-        loss, accuracy = loss_and_accuracy(model, batch, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-        accuracies.append(accuracy)
-        if step % 50 == 49:
-            print(
-                f"step {step + 1} {share:.1%} {time.monotonic() - start_time:.0f} s stage {stage.words} "
-                f"learned {learned} loss {sum(losses) / len(losses):.4f} accuracy "
-                f"{sum(accuracies) / len(accuracies):.4f}",
-                flush=True,
-            )
-            losses, accuracies = [], []
-        if step % 500 == 499:
-            save(model, out)
-    save(model, out)
+            print(f"learned positions: {learned}", flush=True)
+        return loss_and_accuracy(model, batch, labels)
+
+    fit(model, next_loss, lambda: save(model, out), stages=stages, minutes=minutes, peak=peak)
 
 
 def save(model: LEDForConditionalGeneration, out: Path) -> None:

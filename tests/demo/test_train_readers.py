@@ -11,8 +11,9 @@ import torch
 
 from demo.reports import LABELS
 from demo.train_readers import STAGES, TASKS, answer_batch, last_stages, start_model, train
-from demo.train_summarizer import Stage, small_config, start_weights
+from demo.train_summarizer import small_config, start_weights
 from demo.train_tokenizer import texts
+from demo.training import Stage
 from led.config import LEDConfig
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.tokenizer.tokenizer import LEDTokenizer

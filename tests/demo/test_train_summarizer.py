@@ -10,7 +10,6 @@ import torch
 
 from demo.train_summarizer import (
     PERIOD,
-    Stage,
     grow_positions,
     loss_and_accuracy,
     make_batch,
@@ -19,6 +18,7 @@ from demo.train_summarizer import (
     train,
 )
 from demo.train_tokenizer import texts
+from demo.training import Stage
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.tokenizer.tokenizer import LEDTokenizer
 
