@@ -20,7 +20,7 @@ import torch
 from benchmarks.rival import LED_BASE, cpu_seconds, documents, machine
 from led import LEDConfig, LEDForSequenceClassification
 from led.pipelines.chunk_reader import read_chunks
-from led.pipelines.chunking import split
+from led.pipelines.chunking import chunk_bounds, chunk_inputs
 from led.testing import TINY
 
 # Decoder positions of each way.
@@ -38,8 +38,9 @@ def measure(way: str, tokens: int, tiny: bool) -> dict[str, float]:
     model = LEDForSequenceClassification(LEDConfig(**shape)).eval().pack()
     limit = model.config.max_input_tokens
     ids = (documents([tokens])[0] % (model.config.vocab_size - 5) + 5).tolist()
-    chunks = split([0, *ids[1:-1], 2], 1, [0], limit, limit // 8)
-    read_chunks(model, split([0, *ids[1:9], 2], 1, [0], limit, 0), 16384)
+    bounds = chunk_bounds(tokens - 2, limit - 2, limit // 8)
+    chunks = chunk_inputs([0, *ids[1:-1], 2], 1, [0], bounds)
+    read_chunks(model, chunk_inputs([0, *ids[1:9], 2], 1, [0], [(0, 8)]), 16384)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds, _ = cpu_seconds(lambda: read_chunks(model, chunks, 16384))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

@@ -39,18 +39,18 @@ def generate_report(seed: int, words: int, kind: str | None = None) -> Report:
     rng = random.Random(seed)
     drawn = rng.choice(KINDS)
     kind = kind or drawn
-    facts = _draw_facts(rng, FACTS_OF_KIND[kind])
+    facts = draw_facts(rng, FACTS_OF_KIND[kind])
     label = rng.choice(LABELS)
     key_sentences = [rng.choice(FACT_SENTENCES[name]).format(value) for name, value in facts.items()]
     key_sentences.append(rng.choice(SEVERITY_SENTENCES).format(rng.choice(SEVERITY_WORDS[label])))
     title = f"{kind.capitalize()} report, reference {rng.randint(1000, 9999)}-{rng.choice('ABCDEFGH')}."
 
     missing = words - _word_count(title) - sum(map(_word_count, key_sentences))
-    narrative = _draw_narrative(rng, missing, frozenset(value.lower() for value in facts.values()))
-    body = _scatter(rng, key_sentences, narrative)
+    narrative = draw_narrative(rng, missing, frozenset(value.lower() for value in facts.values()))
+    body = scatter(rng, key_sentences, narrative)
     return Report(
         kind=kind,
-        text="\n\n".join([title, *_blocks(rng, body)]),
+        text="\n\n".join([title, *blocks(rng, body)]),
         summary=SUMMARIES[kind].format_map(facts),
         label=label,
         facts=facts,
@@ -62,7 +62,7 @@ def _word_count(text: str) -> int:
     return len(text.split())
 
 
-def _draw_facts(rng: random.Random, names: tuple[str, ...]) -> dict[str, str]:
+def draw_facts(rng: random.Random, names: tuple[str, ...]) -> dict[str, str]:
     """Draw one value for each name. No value contains another one."""
     while True:
         facts = {name: _draw(rng, FACT_SLOTS[name]) for name in names}
@@ -71,7 +71,7 @@ def _draw_facts(rng: random.Random, names: tuple[str, ...]) -> dict[str, str]:
             return facts
 
 
-def _draw_narrative(rng: random.Random, words: int, taken: frozenset[str]) -> list[str]:
+def draw_narrative(rng: random.Random, words: int, taken: frozenset[str]) -> list[str]:
     """Draw narrative sentences with about `words` words in total. None contains a taken value."""
     tolerance = 6  # half a sentence, so the total is right on average
     sentences: list[str] = []
@@ -91,7 +91,7 @@ def _mentions(sentence: str, values: frozenset[str]) -> bool:
     return any(value in lowered for value in values)
 
 
-def _scatter(rng: random.Random, key_sentences: list[str], narrative: list[str]) -> list[str]:
+def scatter(rng: random.Random, key_sentences: list[str], narrative: list[str]) -> list[str]:
     """Insert the key sentences into the narrative, in random order at uniformly random positions."""
     total = len(key_sentences) + len(narrative)
     positions = set(rng.sample(range(total), len(key_sentences)))
@@ -100,7 +100,7 @@ def _scatter(rng: random.Random, key_sentences: list[str], narrative: list[str])
     return [next(keys if position in positions else others) for position in range(total)]
 
 
-def _blocks(rng: random.Random, sentences: list[str]) -> Iterator[str]:
+def blocks(rng: random.Random, sentences: list[str]) -> Iterator[str]:
     """Yield paragraphs of three to seven sentences. Some of them follow a heading."""
     headings = _deck(rng, HEADINGS)
     start = 0

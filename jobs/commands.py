@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ def plan(task: Task, options: PlanOptions) -> None:
     open_store(task.settings.output).replace(FORECAST, result.to_json())
     print("\n".join(_forecast_lines(result, task.settings.precision)))
     if options.picture:
-        Path(options.picture).write_text(lengths_picture(result.lengths, result.limit), "utf-8")
+        Path(options.picture).write_text(lengths_picture(result.lengths, result.shown_limit), "utf-8")
         print(f"picture: {options.picture}")
 
 
@@ -94,7 +95,7 @@ def _forecast_lines(forecast: Forecast, requested: str) -> list[str]:
         f"rows           {about(forecast.rows)}",
         f"input tokens   {about(forecast.input_tokens)}",
         f"output tokens  {about(forecast.output_tokens)}",
-        f"truncated      {about(forecast.truncated)} rows have more than {forecast.limit:,} tokens",
+        *_limit_lines(forecast, about),
         f"will fail      {about(forecast.failed)} rows, which cannot be read",
         f"time           {clock(seconds.value)} {interval} on {forecast.replicas} replicas, "
         f"{clock(forecast.startup_seconds)} of it for the start",
@@ -117,8 +118,24 @@ def _forecast_lines(forecast: Forecast, requested: str) -> list[str]:
         f"based on       the lengths of {forecast.sampled:,} rows, and {forecast.calibration_rows:,} rows "
         "computed on the run's own devices; 80 % intervals",
         "",
-        *_length_lines(forecast.lengths, forecast.limit),
+        *_length_lines(forecast.lengths, forecast.shown_limit),
     ]
+    return lines
+
+
+def _limit_lines(forecast: Forecast, about: Callable[[Estimate], str]) -> list[str]:
+    """How many rows are truncated, and how many are read in chunks."""
+    lines = []
+    if forecast.limit is not None:
+        lines.append(
+            f"truncated      {about(forecast.truncated)} rows have more than {forecast.limit:,} tokens"
+        )
+    if forecast.limit is None or forecast.limit > forecast.chunk_tokens:
+        share = forecast.chunked.value / max(1.0, forecast.rows.value)
+        lines.append(
+            f"in chunks      {about(forecast.chunked)} rows ({share:.1%}) have more than "
+            f"{forecast.chunk_tokens:,} tokens; {about(forecast.chunks)} chunks in all"
+        )
     return lines
 
 

@@ -45,8 +45,10 @@ def build_plan(task: Task, checkpoint: Checkpoint, previous: Plan | None) -> Pla
     inputs = inspect_inputs(settings, previous)
     try:
         limits = asdict(task.input_limits(checkpoint.folder))
-        if not limits["prefix"]:  # as in plans of versions that knew no prefix
-            del limits["prefix"]
+        # As in plans of versions that knew neither.
+        for name, default in (("prefix", ""), ("chunk_ends", "token")):
+            if limits[name] == default:
+                del limits[name]
         config = {
             "code_version": RESULTS_VERSION,
             "settings": settings.fingerprinted_settings(),

@@ -16,6 +16,7 @@ INPUT = pa.schema(
         pa.field("_input_ids", pa.list_(pa.int32())),
         pa.field("_global_positions", pa.list_(pa.int32())),
         pa.field("_leading", pa.int32()),
+        pa.field("_chunks", pa.list_(pa.list_(pa.int32(), 4))),
         pa.field("_text", pa.large_string()),
     ]
 )
@@ -44,6 +45,21 @@ DOCUMENTS = pa.field(
     pa.list_(pa.struct([pa.field("input_tokens", pa.int32()), pa.field("truncated_tokens", pa.int32())])),
 )
 PREFIX = pa.field("prefix", pa.string())
+
+# Columns of summaries of documents of any length. The partial summaries name the characters that they cover.
+LEVELS = pa.schema([pa.field("levels", pa.int32()), pa.field("level_tokens", pa.list_(pa.int32()))])
+PARTIAL_SUMMARIES = pa.field(
+    "partial_summaries",
+    pa.list_(
+        pa.struct(
+            [
+                pa.field("start", pa.int32()),
+                pa.field("end", pa.int32()),
+                pa.field("summary", pa.string()),
+            ]
+        )
+    ),
+)
 
 # The name of the questions in a run config.
 QUESTIONS = "questions"

@@ -22,6 +22,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 from annotated_types import Ge, Gt, Interval, Le, MinLen
 from pydantic import TypeAdapter, ValidationError
 
+from led.pipelines.chunking import ChunkEnds, Overflow
 from led.pipelines.global_attention import GlobalAttention
 from led.pipelines.joining import Truncation
 from pipeline.errors import UsageError
@@ -235,6 +236,11 @@ class RunSettings:
         return False
 
     @property
+    def fuses_chunks(self) -> bool:
+        """Whether what is written for the chunks of a document is read again."""
+        return False
+
+    @property
     def precision(self) -> str:
         """The arithmetic that the run asks for."""
         if self.dtype == "auto":
@@ -334,9 +340,35 @@ DECODING = tuple(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SummarizeSettings(DecodingSettings):
+class ChunkedSettings(RunSettings):
+    """Settings of tasks that read a document in chunks if it exceeds the model's input limit. Units:
+    tokens."""
+
+    chunk_tokens: Annotated[int, Ge(3)] | None = None
+    """Longest chunk, question or prefix and special tokens included. Default: the model's input limit."""
+    chunk_overlap: Annotated[int, Ge(0)] | None = None
+    """Tokens that a chunk repeats from the chunk before it. Default: an eighth of the chunk."""
+    chunk_ends: ChunkEnds | None = omitted_by_default(None)
+    """Where chunks end. token ends them at a fixed number of tokens, sentence at the end of a paragraph,
+    sentence or word near it. Default: token for labels and answers, sentence for summaries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummarizeSettings(DecodingSettings, ChunkedSettings):
     """Settings of a summarization run."""
 
+    overflow: Overflow = omitted_by_default("truncate")
+    """What to do with a document beyond the input limit. truncate cuts it, concat joins the summaries of its
+    chunks, and fuse summarizes these again until one is left."""
+    chunk_tokens: Annotated[int, Ge(3)] | None = omitted_by_default(None)
+    """Longest chunk, prefix and special tokens included. Default: the model's input limit."""
+    chunk_overlap: Annotated[int, Ge(0)] | None = omitted_by_default(None)
+    """Tokens that a chunk repeats from the chunk before it. Default: none."""
+    summary_tokens_per_input: Annotated[float, Gt(0), Le(1)] | None = omitted_by_default(None)
+    """Longest summary as a share of the document's tokens, beside --max-new-tokens. In chunks, each summary
+    has this share of what it covers."""
+    keep_partial_summaries: bool = omitted_by_default(False)
+    """Write the summary of each chunk with the characters that it covers (column partial_summaries)."""
     generation_defaults: Literal["pipeline", "generate"] = operational("pipeline")
     """What neither the checkpoint nor a flag states: 4 beams, 256 tokens and no repeated trigram (pipeline),
     or 20 greedy tokens (generate), which version 0.1.0 wrote."""
@@ -357,17 +389,15 @@ class SummarizeSettings(DecodingSettings):
             column,
             "add it to --passthrough",
         )
+        if self.overflow == "truncate":
+            for name in ("chunk_tokens", "chunk_overlap", "chunk_ends", "keep_partial_summaries"):
+                value = getattr(self, name)
+                unset = value is None or value is False
+                require(unset, name, value, "it needs --overflow concat or fuse")
 
-
-@dataclass(frozen=True, kw_only=True)
-class ChunkedSettings(RunSettings):
-    """Settings of tasks that read a document in chunks if it exceeds the model's input limit. Units:
-    tokens."""
-
-    chunk_tokens: Annotated[int, Ge(3)] | None = None
-    """Longest chunk, question and special tokens included. Default: the model's input limit."""
-    chunk_overlap: Annotated[int, Ge(0)] | None = None
-    """Tokens that a chunk repeats from the chunk before it. Default: an eighth of the chunk."""
+    @property
+    def fuses_chunks(self) -> bool:
+        return self.overflow == "fuse"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The cross-attention profile of a text: how much it attends to each part of its document.
+"""The cross-attention of a text to its document, and the profile over equal parts of it.
 
 One decoder pass over the finished text, with the KV cache that decoding held.
 
@@ -39,18 +39,20 @@ class _SummedCrossAttention:
         return torch.stack(outputs)[None]
 
 
-def cross_attention_profile(
-    decoder: LEDDecoder, document: DocumentKV, sequence: Sequence[int], bins: int
-) -> list[float]:
-    """The share of attention in each of `bins` equal parts of the document: the mean over tokens, layers and
+def summed_cross_attention(decoder: LEDDecoder, document: DocumentKV, sequence: Sequence[int]) -> Tensor:
+    """(n,) the cross-attention of a text to each token of its document: the sum over tokens, layers and
     heads.
 
     `sequence` is the text with its start token and its last token. The last token was never a decoder input.
     """
     cross = _SummedCrossAttention(document)
-    device = cross.total.device
-    decoder(torch.tensor([sequence[:-1]], device=device), cross)
-    n = len(cross.total)
-    positions = torch.arange(n, device=device) * bins // n
-    shares = cross.total.new_zeros(bins).index_add_(0, positions, cross.total)
+    decoder(torch.tensor([sequence[:-1]], device=cross.total.device), cross)
+    return cross.total.cpu()
+
+
+def profile_of(attention_n: Tensor, bins: int) -> list[float]:
+    """The share of the attention in each of `bins` equal parts of a document of n tokens."""
+    n = len(attention_n)
+    positions = torch.arange(n) * bins // n
+    shares = attention_n.new_zeros(bins).index_add_(0, positions, attention_n)
     return (shares / shares.sum()).tolist()

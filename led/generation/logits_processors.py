@@ -27,12 +27,13 @@ class Rows:
     """The tokens generated so far, `sequences` (R, L) with `lengths` (R,), and the rows' documents.
 
     `documents` holds the encoder ids, one (n,) per document. The rows of a document are consecutive, the same
-    number for each. `numbers` holds the caller's number of each document. Only `prefix_allowed_tokens` uses
-    it.
+    number for each. `max_lengths` (R,) are the lengths at which rows end in any case. `numbers` holds the
+    caller's number of each document. Only `prefix_allowed_tokens` uses it.
     """
 
     sequences: Tensor
     lengths: Tensor
+    max_lengths: Tensor
     documents: Sequence[Tensor]
     numbers: Sequence[int] = ()
 
@@ -73,15 +74,14 @@ AllowedTokens = Callable[[int, Tensor], Sequence[int]]
 def build_processors(
     config: GenerationConfig,
     prompt_length: int,
-    max_length: int,
     logits_processor: Sequence[ScoreFunction] = (),
     prefix_allowed_tokens_fn: AllowedTokens | None = None,
 ) -> list[LogitsProcessor]:
     """The processors of a config and its caller, in the reference's order.
 
-    `prompt_length` and `max_length` count decoder tokens, the start token included.
+    `prompt_length` counts decoder tokens, the start token included.
     """
-    processors = _rules(config, prompt_length, max_length, prefix_allowed_tokens_fn)
+    processors = _rules(config, prompt_length, prefix_allowed_tokens_fn)
     if functions := list(logits_processor):
         processors.append(
             LogitsProcessor(lambda rows, s: custom_processors(rows, s, functions), capturable=False)
@@ -94,7 +94,7 @@ def build_processors(
 
 
 def _rules(
-    config: GenerationConfig, prompt_length: int, max_length: int, allowed: AllowedTokens | None
+    config: GenerationConfig, prompt_length: int, allowed: AllowedTokens | None
 ) -> list[LogitsProcessor]:
     """The processors that apply in every mode."""
     eos = list(config.eos_token_ids)
@@ -126,7 +126,7 @@ def _rules(
     if (bos := config.forced_bos_token_id) is not None:
         add(lambda rows, s: forced_token(rows, s, 1, [bos]))
     if forced_eos := config.forced_eos_token_ids:
-        add(lambda rows, s: forced_token(rows, s, max_length - 1, forced_eos))
+        add(lambda rows, s: forced_token(rows, s, rows.max_lengths - 1, forced_eos))
     if config.remove_invalid_values:
         add(lambda rows, s: s.nan_to_num(0.0))
     if (decay := config.exponential_decay_length_penalty) is not None:
@@ -273,8 +273,9 @@ def prefix_allowed_tokens(rows: Rows, scores: Tensor, allowed: AllowedTokens, be
     return torch.where(is_forced[:, None], mask, scores + mask)
 
 
-def forced_token(rows: Rows, scores: Tensor, length: int, tokens: Sequence[int]) -> Tensor:
-    """Forbid all tokens except `tokens` in rows of exactly `length` tokens."""
+def forced_token(rows: Rows, scores: Tensor, length: int | Tensor, tokens: Sequence[int]) -> Tensor:
+    """Forbid all tokens except `tokens` in rows of exactly `length` tokens. A tensor (R,) has one length for
+    each row."""
     applies = (rows.lengths == length)[:, None]
     forced = torch.where(_one_hot(tokens, scores), 0.0, -torch.inf).to(scores.dtype)
     return torch.where(applies, forced, scores)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from led.batch.packed_batch import PackedBatch, concatenate
 from led.generation.config import GenerationConfig
-from led.generation.cross_attention_profile import cross_attention_profile
+from led.generation.cross_attention_profile import summed_cross_attention
 from led.generation.cuda_graph_runner import CudaGraphRunner
 from led.generation.logits_processors import AllowedTokens, Rows, ScoreFunction, build_processors
 from led.generation.memory_budget import free_bytes
@@ -56,6 +56,22 @@ class SchedulerLimits:
 
 
 @dataclass(frozen=True)
+class Request:
+    """A document to decode, a packed batch of one. `max_new_tokens` is its own limit, at most the config's.
+
+    Raises:
+        ValueError: the limit is below 1.
+    """
+
+    document: PackedBatch
+    max_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1.")
+
+
+@dataclass(frozen=True)
 class _Active:
     """A document in a slot: its number, its encoder ids, its random generator."""
 
@@ -68,14 +84,16 @@ class Scheduler:
     """Continuous batching of one model with one generation config.
 
     `run(documents)` yields (number of the document, Hypotheses) as documents finish, in any order. Documents
-    are packed batches of one document. They are taken from the iterable only when there is room for them.
+    are requests, or packed batches of one document. They are taken from the iterable only when there is room
+    for them. An iterable whose next document depends on the results of earlier ones yields None while it
+    waits for a result.
 
     `logits_processor` holds functions (input_ids (rows, length), scores (rows, V)) -> scores. They are called
     for one document at a time, after the processors of the config and before those of sampling.
     `prefix_allowed_tokens_fn` maps (number of the document, input_ids (length,)) to the allowed next ids. In
     sampling, rows are numbered instead (see `prefix_allowed_tokens`).
 
-    With `attention_bins`, results have a cross-attention profile over that many parts of the document.
+    With `attention`, results have the cross-attention to each token of the document.
 
     `measured` adds up seconds of encoding and of decoding, `steps`, `document_steps` (documents in each step,
     summed) and `slot_steps` (slots in each step, summed).
@@ -89,9 +107,10 @@ class Scheduler:
         prompt: Sequence[int] | None = None,
         logits_processor: Sequence[ScoreFunction] = (),
         prefix_allowed_tokens_fn: AllowedTokens | None = None,
-        attention_bins: int | None = None,
+        *,
+        attention: bool = False,
     ) -> None:
-        self.model, self.config, self._attention_bins = model, config, attention_bins
+        self.model, self.config, self._attention = model, config, attention
         device = model.device
         self._slots, self._max_tokens, memory_bytes = (limits or SchedulerLimits()).resolve(device)
         self.prompt = list(prompt) if prompt is not None else [config.decoder_start_token_id]
@@ -108,10 +127,11 @@ class Scheduler:
             config.pad_token_id,
         )
         self._uses_beams = config.num_beams > 1
+        self._max_length = max_length
         self._rows = config.num_beams if self._uses_beams else config.num_return_sequences
         self._search: Search = (BeamSearch if self._uses_beams else GreedySearch)(search_config, device)
         self._processors = build_processors(
-            config, len(self.prompt), max_length, logits_processor, prefix_allowed_tokens_fn
+            config, len(self.prompt), logits_processor, prefix_allowed_tokens_fn
         )
         self._active: list[_Active] = []
         names = ("encode_seconds", "decode_seconds", "steps", "document_steps", "slot_steps")
@@ -126,10 +146,13 @@ class Scheduler:
         else:
             self._runner = EagerRunner(model, self._rows, max_length, memory_bytes)
 
-    def run(self, documents: Iterable[PackedBatch]) -> Iterator[tuple[int, Hypotheses]]:
+    def run(self, documents: Iterable[PackedBatch | Request | None]) -> Iterator[tuple[int, Hypotheses]]:
         """Decode every document. Yields (its number in `documents`, Hypotheses) as soon as it is done.
 
-        Unfinished documents of an earlier call are dropped.
+        Numbers count documents, not Nones. Unfinished documents of an earlier call are dropped.
+
+        Raises:
+            RuntimeError: the iterable waits for a result, but no document is being decoded.
         """
         self._clear()
         waiting = _Lookahead(documents)
@@ -140,6 +163,8 @@ class Scheduler:
                 if new:
                     self._admit(new)
                 if not self._active:
+                    if waiting.is_paused:
+                        raise RuntimeError("the documents wait for a result, and none is being decoded")
                     return
                 encoded, active = time.perf_counter(), len(self._active)
                 output = self._runner.step(self._search, self._select_tokens)
@@ -156,45 +181,52 @@ class Scheduler:
         self._search.retain([])
         self._runner.clear()
 
-    def _take(self, waiting: _Lookahead) -> list[tuple[int, PackedBatch]]:
+    def _take(self, waiting: _Lookahead) -> list[tuple[int, Request]]:
         """The next documents for which there are slots, tokens and memory. An empty scheduler always takes
         one."""
-        new: list[tuple[int, PackedBatch]] = []
+        new: list[tuple[int, Request]] = []
         tokens = 0
-        while len(self._active) + len(new) < self._slots and (document := waiting.next) is not None:
-            length = document[1].cu_seqlens[-1]
+        while len(self._active) + len(new) < self._slots and (request := waiting.next) is not None:
+            length = request[1].document.cu_seqlens[-1]
             if new and tokens + length > self._max_tokens:
                 break
-            lengths = [batch.cu_seqlens[-1] for _, batch in (*new, document)]
+            lengths = [other.document.cu_seqlens[-1] for _, other in (*new, request)]
             if (new or self._active) and not self._runner.has_room(lengths):
                 break
-            new.append(document)
+            new.append(request)
             tokens += length
             waiting.advance()
         return new
 
-    def _admit(self, new: Sequence[tuple[int, PackedBatch]]) -> None:
+    def _admit(self, new: Sequence[tuple[int, Request]]) -> None:
         """Encode the new documents in one packed batch and put them into slots."""
         device = self.model.device
-        batch = concatenate([document for _, document in new]).to(device)
+        batch = concatenate([request.document for _, request in new]).to(device)
         states = batch.encoder_states
         if states is None:
             states = self.model.led.encoder.encode(batch, batch.inputs_embeds)
         self._runner.add(batch, states, self.prompt)
-        self._search.add([self.prompt] * len(new))
+        self._search.add([self.prompt] * len(new), [self._limit(request) for _, request in new])
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # so that encoding time is not counted as decoding time
-        for number, document in new:
+        for number, request in new:
             seed = self.config.seed
             generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-            ids = torch.empty(0, dtype=torch.long) if document.input_ids is None else document.input_ids
+            ids = request.document.input_ids
+            ids = torch.empty(0, dtype=torch.long) if ids is None else ids
             self._active.append(_Active(number, ids.to(device), generator))
+
+    def _limit(self, request: Request) -> int:
+        """The length at which a document is done in any case."""
+        if request.max_new_tokens is None:
+            return self._max_length
+        return min(self._max_length, len(self.prompt) + request.max_new_tokens)
 
     def _select_tokens(self, search: Search, scores: Tensor) -> StepOutput:
         """Apply the logits processors and one search step to the rows' logits, which are overwritten."""
         active = self._active
         ids, numbers = [document.input_ids for document in active], [document.number for document in active]
-        rows = Rows(search.sequences, search.lengths, ids, numbers)
+        rows = Rows(search.sequences, search.lengths, search.max_lengths, ids, numbers)
         if self._uses_beams:
             # In place: allocating scores of a whole vocabulary costs as much in page faults as the
             # arithmetic.
@@ -219,26 +251,36 @@ class Scheduler:
     def _hypotheses(self, slot: int) -> Hypotheses:
         """The hypotheses of the document in a slot, with the cross-attention profile if it is requested."""
         hypotheses = self._search.hypotheses(slot)
-        if self._attention_bins is None:
+        if not self._attention:
             return hypotheses
         decoder, document = self.model.led.decoder, self._runner.document(slot)
-        profile = cross_attention_profile(decoder, document, hypotheses.sequences[0], self._attention_bins)
-        return replace(hypotheses, attention_profile=profile)
+        return replace(
+            hypotheses, attention=summed_cross_attention(decoder, document, hypotheses.sequences[0])
+        )
 
 
 class _Lookahead:
-    """Numbered documents of an iterable. `next` is the next one, or None at the end. `advance` consumes
-    it."""
+    """Numbered documents of an iterable. `next` is the next one, or None at the end or if the iterable waits.
+    `advance` consumes it. `is_paused` tells whether the iterable waited when it was last asked."""
 
-    def __init__(self, documents: Iterable[PackedBatch]) -> None:
-        self._numbered = iter(enumerate(documents))
-        self._next: tuple[int, PackedBatch] | None = None
+    def __init__(self, documents: Iterable[PackedBatch | Request | None]) -> None:
+        self._documents = iter(documents)
+        self._next: Request | None = None
+        self._number = 0
+        self.is_paused = False
 
     @property
-    def next(self) -> tuple[int, PackedBatch] | None:
+    def next(self) -> tuple[int, Request] | None:
         if self._next is None:
-            self._next = next(self._numbered, None)
-        return self._next
+            try:
+                document = next(self._documents)
+            except StopIteration:
+                self.is_paused = False
+                return None
+            self.is_paused = document is None
+            self._next = Request(document) if isinstance(document, PackedBatch) else document
+        return None if self._next is None else (self._number, self._next)
 
     def advance(self) -> None:
         self._next = None
+        self._number += 1

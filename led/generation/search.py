@@ -56,12 +56,13 @@ class Hypotheses:
     each.
 
     The score is the sum of log-probabilities over length ** length_penalty in beam search, and the plain sum
-    otherwise. `attention_profile` is the cross-attention profile of the best sequence, if it was requested.
+    otherwise. `attention` (n,) is the cross-attention of the best sequence to each token of the document, if
+    it was requested: the sum over its tokens, layers and heads, float32 on the CPU.
     """
 
     sequences: list[list[int]]
     scores: list[float]
-    attention_profile: list[float] | None = None
+    attention: Tensor | None = None
 
 
 class _SearchState:
@@ -69,6 +70,7 @@ class _SearchState:
 
     sequences: Tensor
     lengths: Tensor
+    max_lengths: Tensor
 
     def select(self, documents: Tensor) -> None:
         """Keep these documents, in this order."""
@@ -107,6 +109,7 @@ State = TypeVar("State", bound=_SearchState)
 class _BeamState(_SearchState):
     sequences: Tensor  # (S, nb, L) the running beams
     lengths: Tensor  # (S,) of the running beams
+    max_lengths: Tensor  # (S,)
     running_scores: Tensor  # (S, nb) sums of log-probabilities
     finished: Tensor  # (S, nb, L)
     finished_scores: Tensor  # (S, nb) normalized; UNREACHABLE if there is none yet
@@ -119,7 +122,7 @@ class _Search(Generic[State]):
 
     def __init__(self, config: SearchConfig, rows: int, device: torch.device | str) -> None:
         self.config, self.rows, self.device = config, rows, device
-        self.state = self._initial_state([]).to(device)
+        self.state = self._initial_state([], []).to(device)
 
     @property
     def capturable(self) -> bool:
@@ -147,15 +150,22 @@ class _Search(Generic[State]):
         """(R,) tokens of each row. In greedy search the padding after a row's end is included."""
         return self.state.lengths.repeat_interleave(self.rows)
 
-    def add(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Add documents at the end, each with its decoder prompt."""
-        self.state.append(self._initial_state(prompts).to(self.device))
+    @property
+    def max_lengths(self) -> Tensor:
+        """(R,) the length at which each row's document is done in any case."""
+        return self.state.max_lengths.repeat_interleave(self.rows)
+
+    def add(self, prompts: Sequence[Sequence[int]], max_lengths: Sequence[int] | None = None) -> None:
+        """Add documents at the end, each with its decoder prompt and its own maximum length, by default the
+        config's."""
+        limits = [self.config.max_length] * len(prompts) if max_lengths is None else list(max_lengths)
+        self.state.append(self._initial_state(prompts, limits).to(self.device))
 
     def retain(self, documents: Sequence[int]) -> None:
         """Keep these documents, in this order."""
         self.state.select(torch.tensor(documents, dtype=torch.long, device=self.device))
 
-    def _initial_state(self, prompts: Sequence[Sequence[int]]) -> State:
+    def _initial_state(self, prompts: Sequence[Sequence[int]], max_lengths: Sequence[int]) -> State:
         """The state of these documents before their first step."""
         raise NotImplementedError
 
@@ -167,7 +177,7 @@ class BeamSearch(_Search[_BeamState]):
     finished only among the first nb. Its score is divided by length ** length_penalty, where the length
     excludes the prompt and includes the end. The nb best finished ones are kept. A document is done when no
     running beam can beat its worst finished one, as `early_stopping` estimates it. With `early_stopping` True
-    it is done as soon as nb have finished. At `max_length` it is done in any case.
+    it is done as soon as nb have finished. At its maximum length it is done in any case.
     """
 
     def __init__(self, config: SearchConfig, device: torch.device | str = "cpu") -> None:
@@ -191,7 +201,7 @@ class BeamSearch(_Search[_BeamState]):
         candidates = _take(state.sequences, beams)
         candidates.scatter_(2, state.lengths[:, None, None].expand(-1, width, 1), tokens[:, :, None])
         lengths = state.lengths + 1
-        ends = _is_in(tokens, config.eos_token_ids) | (lengths >= config.max_length)[:, None]
+        ends = _is_in(tokens, config.eos_token_ids) | (lengths >= state.max_lengths)[:, None]
 
         running_scores = scores + ends * UNREACHABLE
         best = running_scores.topk(nb).indices
@@ -214,7 +224,7 @@ class BeamSearch(_Search[_BeamState]):
             scores.append(float(state.finished_scores[document, row]))
         return Hypotheses(sequences, scores)
 
-    def _initial_state(self, prompts: Sequence[Sequence[int]]) -> _BeamState:
+    def _initial_state(self, prompts: Sequence[Sequence[int]], max_lengths: Sequence[int]) -> _BeamState:
         config = self.config
         S, nb = len(prompts), config.num_beams
         running = _token_table(prompts, config)[:, None].repeat(1, nb, 1)
@@ -224,6 +234,7 @@ class BeamSearch(_Search[_BeamState]):
         return _BeamState(
             sequences=running,
             lengths=lengths,
+            max_lengths=torch.tensor(max_lengths, dtype=torch.long),
             running_scores=scores,
             finished=running.clone(),
             finished_scores=torch.full((S, nb), UNREACHABLE),
@@ -253,7 +264,7 @@ class BeamSearch(_Search[_BeamState]):
         config, state = self.config, self.state
         length = state.lengths - config.prompt_length
         if config.early_stopping == "never" and config.length_penalty > 0:
-            length = torch.full_like(length, config.max_length - config.prompt_length)
+            length = state.max_lengths - config.prompt_length
         best_possible = state.running_scores[:, :1] / (length[:, None] ** config.length_penalty)
         worst = state.finished_scores.amin(1, keepdim=True)
         beatable = torch.where(state.is_finished, worst, UNREACHABLE)
@@ -267,6 +278,7 @@ class BeamSearch(_Search[_BeamState]):
 class _GreedyState(_SearchState):
     sequences: Tensor  # (S, nr, L)
     lengths: Tensor  # (S,) steps taken, the same for every row
+    max_lengths: Tensor  # (S,)
     row_lengths: Tensor  # (S, nr) tokens up to the end
     scores: Tensor  # (S, nr)
     is_finished: Tensor  # (S, nr)
@@ -297,7 +309,7 @@ class GreedySearch(_Search[_GreedyState]):
         state.row_lengths += ~state.is_finished
         state.lengths += 1
         state.is_finished |= _is_in(tokens, config.eos_token_ids)
-        done = state.is_finished.all(1) | (state.lengths >= config.max_length)
+        done = state.is_finished.all(1) | (state.lengths >= state.max_lengths)
         return StepOutput(torch.arange(len(scores_RV), device=self.device), tokens.flatten(), done)
 
     def hypotheses(self, document: int) -> Hypotheses:
@@ -306,13 +318,14 @@ class GreedySearch(_Search[_GreedyState]):
         rows = zip(state.sequences[document], state.row_lengths[document].tolist(), strict=True)
         return Hypotheses([row[:n].tolist() for row, n in rows], state.scores[document].tolist())
 
-    def _initial_state(self, prompts: Sequence[Sequence[int]]) -> _GreedyState:
+    def _initial_state(self, prompts: Sequence[Sequence[int]], max_lengths: Sequence[int]) -> _GreedyState:
         config = self.config
         S, nr = len(prompts), config.num_return_sequences
         lengths = torch.full((S,), config.prompt_length)
         return _GreedyState(
             sequences=_token_table(prompts, config)[:, None].repeat(1, nr, 1),
             lengths=lengths,
+            max_lengths=torch.tensor(max_lengths, dtype=torch.long),
             row_lengths=lengths[:, None].repeat(1, nr),
             scores=torch.zeros(S, nr),
             is_finished=torch.zeros(S, nr, dtype=torch.bool),

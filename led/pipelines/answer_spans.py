@@ -15,7 +15,7 @@ import torch
 from tokenizers import Encoding
 from torch import Tensor
 
-from led.pipelines.chunking import Chunk
+from led.pipelines.chunking import ChunkInput
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Answer:
 def best_answers(
     text: str,
     encoding: Encoding,
-    chunks: Sequence[Chunk],
+    chunks: Sequence[ChunkInput],
     scores: Sequence[tuple[Tensor, Tensor]],
     top_k: int,
     max_answer_tokens: int,
@@ -67,7 +67,7 @@ def best_answers(
 
 
 def best_spans(
-    chunks: Sequence[Chunk],
+    chunks: Sequence[ChunkInput],
     start_logits: Sequence[Tensor],
     end_logits: Sequence[Tensor],
     top_k: int,
@@ -92,7 +92,7 @@ def best_spans(
     return [Span(*span, found[span]) for span in best], null
 
 
-def _log_total(chunks: Sequence[Chunk], logits: Sequence[Tensor]) -> Tensor:
+def _log_total(chunks: Sequence[ChunkInput], logits: Sequence[Tensor]) -> Tensor:
     """() the log-sum-exp over all positions that may be a start or end: the document's tokens and `<s>`."""
     allowed = [
         torch.cat([x[:1], x[chunk.offset : chunk.offset + chunk.end - chunk.start]])

@@ -14,7 +14,7 @@ from torch import Tensor
 from led.batch.packed_batch import pack_documents
 from led.heads.question_answering import LEDForQuestionAnswering
 from led.heads.sequence_classification import LEDForSequenceClassification
-from led.pipelines.chunking import Chunk, by_budget
+from led.pipelines.chunking import ChunkInput, by_budget
 
 
 def pool_logits(logits_KC: Tensor, pooling: str) -> Tensor:
@@ -25,7 +25,7 @@ def pool_logits(logits_KC: Tensor, pooling: str) -> Tensor:
 @torch.inference_mode()
 def read_chunks(
     model: LEDForSequenceClassification | LEDForQuestionAnswering,
-    chunks: Sequence[Chunk],
+    chunks: Sequence[ChunkInput],
     max_num_batched_tokens: int,
 ) -> list[Any]:
     """The model's logits for each chunk, in order: (C,) class logits, or start and end logits (n,).

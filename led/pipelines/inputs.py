@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from led.pipelines.chunking import truncate
+from led.pipelines.chunking import Chunk, ChunkRules, chunk_document, truncate
 from led.pipelines.global_attention import GlobalTokens
-from led.pipelines.joining import Truncation, join
+from led.pipelines.joining import BETWEEN_TEXTS, Joined, Truncation, join, whole_text
 from led.tokenizer.tokenizer import LEDTokenizer
 
 Span = tuple[int, int]
@@ -39,7 +39,8 @@ class InputRules:
 class EncodedInput:
     """A model input. The document begins after `leading` tokens: `<s>` and the prefix.
 
-    `documents` has (tokens kept, tokens cut) of each document if there are several.
+    `documents` has (tokens kept, tokens cut) of each document if there are several. `chunks` are the parts
+    in which the document is read, if the call has rules for chunks.
     """
 
     input_ids: list[int]
@@ -47,15 +48,23 @@ class EncodedInput:
     leading: int = 1
     truncated_tokens: int = 0
     documents: tuple[tuple[int, int], ...] = ()
+    chunks: tuple[Chunk, ...] = ()
 
 
 def encode_inputs(
-    tokenizer: LEDTokenizer, inputs: Sequence[InputText], limit: int, rules: InputRules
+    tokenizer: LEDTokenizer,
+    inputs: Sequence[InputText],
+    limit: int,
+    rules: InputRules,
+    chunk_rules: ChunkRules | None = None,
 ) -> list[EncodedInput]:
     """The model inputs of these texts, of at most `limit` tokens. `</s>` is kept.
 
+    The characters of a chunk are those of `whole_text`.
+
     Raises:
-        ValueError: a span is not in its text, or documents cannot be truncated to the limit.
+        ValueError: a span is not in its text, documents cannot be truncated to the limit, or a chunk has no
+            room for the document.
     """
     texts: list[str] = []
     for item in inputs:
@@ -73,6 +82,8 @@ def encode_inputs(
             leading = _leading(encoding.offsets, item.prefix)
             marked = tokens_in_spans(encoding.offsets, item.spans, len(item.text), len(item.prefix))
             counts: tuple[tuple[int, int], ...] = ()
+            start = -len(item.prefix)
+            offsets = _shifted(encoding.offsets[leading : len(ids) - 1], start) if chunk_rules else []
         else:
             if item.spans:
                 raise ValueError("spans of global tokens need one text, and this input has a list of texts")
@@ -85,10 +96,38 @@ def encode_inputs(
                 (kept, len(document) - kept) for kept, document in zip(joined.lengths, documents, strict=True)
             )
             dropped = sum(cut for _, cut in counts)
+            offsets = _joined_offsets(item, [e.offsets for e in several], joined, leading, rules.separator)
         leading = min(leading, len(ids) - 1)
         positions = rules.global_tokens.positions(ids, leading, marked)
-        encoded.append(EncodedInput(ids, positions, leading, dropped, counts))
+        chunks: Sequence[Chunk] = ()
+        if chunk_rules is not None:
+            chunks = chunk_document(whole_text(item.text), offsets, leading, chunk_rules)
+        encoded.append(EncodedInput(ids, positions, leading, dropped, counts, tuple(chunks)))
     return encoded
+
+
+def _shifted(offsets: Sequence[Span], by: int) -> list[Span]:
+    return [(start + by, end + by) for start, end in offsets]
+
+
+def _joined_offsets(
+    item: InputText, offsets: Sequence[Sequence[Span]], joined: Joined, leading: int, separator: Sequence[int]
+) -> list[Span]:
+    """The characters of `whole_text` that each token after the `leading` ones covers. A separator covers
+    none."""
+    found: list[Span] = []
+    start = -len(item.prefix)
+    for text, of_text, kept in zip(item.text, offsets, joined.lengths, strict=True):
+        if kept:
+            # A separator stands before every document but the first.
+            found += [(start, start)] * (len(separator) if found else 0)
+            found += _shifted(of_text[1 : kept + 1], start)
+        if start < 0:
+            start = 0
+        start += len(text) + len(BETWEEN_TEXTS)
+    tokens = len(joined.ids)
+    found += [(found[-1][1], found[-1][1])] * (tokens - len(found)) if found else []
+    return found[leading - 1 :]
 
 
 def _leading(offsets: Sequence[Span], prefix: str) -> int:

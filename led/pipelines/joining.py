@@ -29,6 +29,15 @@ class Joined:
     lengths: list[int]
 
 
+# What stands between the documents of one input where their texts are counted as one.
+BETWEEN_TEXTS = "\n\n"
+
+
+def whole_text(text: str | Sequence[str]) -> str:
+    """The texts of one input as one text."""
+    return text if isinstance(text, str) else BETWEEN_TEXTS.join(text)
+
+
 def own_separator(tokenizer: LEDTokenizer) -> str | None:
     """The token that a checkpoint added to separate documents, such as `<doc-sep>`. None if it has none."""
     return next((token for token in tokenizer.get_added_vocab() if _SEPARATOR.fullmatch(token)), None)

@@ -6,7 +6,8 @@
     summarize(["A long text …", "Another …"], num_beams=4)
 
 Documents are packed without padding and decoded with continuous batching. A document that is too long for
-the model is truncated for a summary, with a warning. For labels and answers it is split into chunks. `<s>`
+the model is split into chunks for labels and answers. For a summary it is truncated, with a warning, or also
+split: `overflow` says which. `<s>`
 and the question attend to the whole document (arXiv:2004.05150, section 3.1). `global_attention` chooses
 other tokens, by the rules of `led/pipelines/global_attention.py`. False turns it off, as in the reference's
 pipelines.
@@ -18,13 +19,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
 
-from led.batch.packed_batch import pack_documents
 from led.generation.config import GenerationConfig
 from led.generation.scheduler import Scheduler, SchedulerLimits
 from led.generation.task_settings import TaskSettings, task_settings
@@ -34,10 +35,19 @@ from led.heads.sequence_classification import LEDForSequenceClassification
 from led.model.pretrained import LEDPreTrainedModel
 from led.pipelines.answer_spans import Answer, best_answers
 from led.pipelines.chunk_reader import pool_logits, read_chunks
-from led.pipelines.chunking import by_budget, default_pooling, split
+from led.pipelines.chunking import (
+    ChunkEnds,
+    ChunkRules,
+    Overflow,
+    by_budget,
+    chunk_document,
+    chunk_inputs,
+    default_pooling,
+)
 from led.pipelines.global_attention import GlobalAttention
 from led.pipelines.inputs import EncodedInput, InputRules, InputText, Span, encode_inputs
 from led.pipelines.joining import Truncation, separator_ids
+from led.pipelines.overflow import DocumentSummarizer, LongDocument, OverflowRules
 from led.tokenizer.tokenizer import LEDTokenizer
 
 Result = dict[str, Any]
@@ -86,21 +96,27 @@ class Pipeline:
         self.rules = InputRules(global_tokens, separator, truncate_documents)
 
     def encode(
-        self, texts: Sequence[Text], limit: int, prefixes: Sequence[str], spans: Sequence[Sequence[Span]] = ()
+        self,
+        texts: Sequence[Text],
+        limit: int,
+        prefixes: Sequence[str],
+        spans: Sequence[Sequence[Span]] = (),
+        chunk_rules: ChunkRules | None = None,
     ) -> list[EncodedInput]:
         """The model inputs of these texts, each with its prefix and the spans of its global tokens."""
         inputs = [
             InputText(text if isinstance(text, str) else tuple(text), prefixes[i], spans[i] if spans else ())
             for i, text in enumerate(texts)
         ]
-        return encode_inputs(self.tokenizer, inputs, limit, self.rules)
+        return encode_inputs(self.tokenizer, inputs, limit, self.rules, chunk_rules)
 
 
 class Text2TextPipeline(Pipeline):
     """Text generation: `[{name: text}]`, where name is "summary_text" or "generated_text".
 
     A document with more tokens than the encoder has positions is truncated, with a warning. Its dict then has
-    `truncated_tokens`.
+    `truncated_tokens`. With `overflow` in the call, it is summarized in chunks instead. Every dict then has
+    `level_tokens` and `partial_summaries`.
     """
 
     def __init__(
@@ -127,6 +143,11 @@ class Text2TextPipeline(Pipeline):
         global_spans: Sequence[Sequence[Span]] = (),
         truncation: bool = True,
         clean_up_tokenization_spaces: bool = False,
+        overflow: Overflow = "truncate",
+        chunk_tokens: int | None = None,
+        chunk_overlap: int = 0,
+        chunk_ends: ChunkEnds = "sentence",
+        summary_tokens_per_input: float | None = None,
         **settings: Any,
     ) -> list[Result]:
         """Generate a text for each input, in order. `settings` are generation settings, as `num_beams=4`.
@@ -135,13 +156,20 @@ class Text2TextPipeline(Pipeline):
         before each input, by default the `prefix` in the checkpoint's config.json. `global_spans` has for
         each input the (start, end) in characters of further global tokens.
 
+        `overflow` says what is done with a document of more than `chunk_tokens` tokens, by default the
+        encoder's positions. "truncate" cuts it. "concat" joins the summaries of its chunks, and "fuse"
+        summarizes these again until one is left. Chunks share `chunk_overlap` tokens, and end at sentences or
+        after a fixed number of tokens ("token"). The longest summary may be a share of the document,
+        `summary_tokens_per_input`.
+
         Settings of the call take precedence over the checkpoint's, and these over `task_specific_params` in
         its config.json. Where nobody says anything, 4 beams write at most 256 tokens without repeating three
         of them.
 
         Raises:
             ValueError: an input is not a text, or a setting is unknown or breaks a rule. Also if
-                `truncation` is False and an input has more tokens than the encoder has positions.
+                `truncation` is False and an input has more tokens than the encoder has positions, or if
+                fusing might never end.
         """
         in_force, several = self._settings(settings), as_inputs(texts)
         shared = in_force.prefix if prefix is None else prefix
@@ -151,8 +179,16 @@ class Text2TextPipeline(Pipeline):
                 f"{len(several)} inputs were given with {len(prefixes)} prefixes and {len(global_spans)} "
                 "lists of spans; give one for each input."
             )
-        limit = self.model.config.max_encoder_position_embeddings
-        inputs = self.encode(several, limit, prefixes, global_spans)
+        chunks = self._chunk_rules(overflow, chunk_tokens, chunk_overlap, chunk_ends)
+        rules = OverflowRules(overflow, chunks, summary_tokens_per_input)
+        longest = in_force.generation.max_sequence_length(self.model.config) - 1
+        rules.check(in_force.generation, longest)
+        if overflow == "truncate":
+            limit = chunks.tokens
+            inputs = self.encode(several, limit, prefixes, global_spans)
+        else:
+            limit = _UNLIMITED
+            inputs = self.encode(several, limit, prefixes, global_spans, chunks)
         for i, item in enumerate(inputs):
             over, count = item.truncated_tokens, len(item.input_ids) + item.truncated_tokens
             if over and not truncation:
@@ -163,18 +199,55 @@ class Text2TextPipeline(Pipeline):
         lengths = [len(item.input_ids) for item in inputs]
         order = [i for group in by_budget(lengths, MAX_NUM_BATCHED_TOKENS) for i in group]
         scheduler = self._scheduler_for(in_force.generation)
-        packed = (pack_documents([inputs[i].input_ids], [inputs[i].global_positions]) for i in order)
+        documents = [
+            LongDocument(item.input_ids, item.global_positions, item.leading, item.chunks)
+            for item in (inputs[i] for i in order)
+        ]
+        summarizer = DocumentSummarizer(
+            scheduler,
+            self.tokenizer,
+            self.rules.global_tokens,
+            rules,
+            lambda tokens: self.tokenizer.decode(
+                tokens,
+                skip_special_tokens=True,
+                clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+            ),
+        )
         results: list[list[Result]] = [[] for _ in inputs]
-        for i, hypotheses in scheduler.run(packed):
-            for tokens in hypotheses.sequences:
-                text = self.tokenizer.decode(
-                    tokens,
-                    skip_special_tokens=True,
-                    clean_up_tokenization_spaces=clean_up_tokenization_spaces,
-                )
-                over = inputs[order[i]].truncated_tokens
-                results[order[i]].append({self.name: text, **({"truncated_tokens": over} if over else {})})
+        for i, summary in summarizer.run(documents):
+            over = inputs[order[i]].truncated_tokens
+            more: Result = {"truncated_tokens": over} if over else {}
+            if overflow != "truncate":
+                more["level_tokens"] = list(summary.level_tokens)
+                more["partial_summaries"] = [asdict(part) for part in summary.partial_summaries]
+            results[order[i]] = [{self.name: text, **more} for text in summary.texts]
         return [result for of_text in results for result in of_text]
+
+    def _chunk_rules(
+        self, overflow: Overflow, tokens: int | None, overlap: int, ends: ChunkEnds
+    ) -> ChunkRules:
+        """The rules of the call.
+
+        Raises:
+            ValueError: an argument breaks a rule.
+        """
+        limit = self.model.config.max_encoder_position_embeddings
+        for name, value, choices in (
+            ("overflow", overflow, get_args(Overflow)),
+            ("chunk_ends", ends, get_args(ChunkEnds)),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}; use one of {', '.join(choices)}.")
+        if tokens is not None and overflow == "truncate":
+            raise ValueError(f"chunk_tokens is {tokens}; it needs overflow concat or fuse.")
+        if tokens is not None and not 3 <= tokens <= limit:
+            raise ValueError(
+                f"chunk_tokens is {tokens}; it must be from 3 to the {limit} tokens that this model reads."
+            )
+        if overlap < 0 or overlap > (tokens or limit) - 3:
+            raise ValueError(f"chunk_overlap is {overlap}; it must be from 0 to {(tokens or limit) - 3}.")
+        return ChunkRules(tokens or limit, overlap, ends)
 
     def _scheduler_for(self, config: GenerationConfig) -> Scheduler:
         """A scheduler for this config. On a GPU, where a new one takes a second, the last one is reused if it
@@ -238,9 +311,15 @@ class TextClassificationPipeline(Pipeline):
         """(B, C) the logits of B inputs, pooled over their chunks."""
         config = self.model.config
         limit = config.max_input_tokens
+        rules = ChunkRules(limit, limit // 8)
         chunks = [
-            split(item.input_ids, item.leading, item.global_positions, limit, limit // 8)
-            for item in self.encode(texts, _UNLIMITED, [""] * len(texts))
+            chunk_inputs(
+                item.input_ids,
+                item.leading,
+                item.global_positions,
+                [(chunk.start, chunk.end) for chunk in item.chunks],
+            )
+            for item in self.encode(texts, _UNLIMITED, [""] * len(texts), chunk_rules=rules)
         ]
         flat = [chunk for parts in chunks for chunk in parts]
         rows = torch.stack(read_chunks(self.model, flat, MAX_NUM_BATCHED_TOKENS))
@@ -313,10 +392,12 @@ class QuestionAnsweringPipeline(Pipeline):
         questions = self.tokenizer.encode_batch([q for q, _ in pairs])
         contexts = self.tokenizer.encode_batch([c for _, c in pairs])
         chunks = []
-        for q, c in zip(questions, contexts, strict=True):
+        for q, c, (_, text) in zip(questions, contexts, pairs, strict=True):
             ids, leading = [*q.ids, q.ids[-1], *c.ids[1:]], len(q.ids) + 1
+            windows = chunk_document(text, c.offsets[1:-1], leading, ChunkRules(limit, doc_stride))
+            bounds = [(chunk.start, chunk.end) for chunk in windows]
             chunks.append(
-                split(ids, leading, self.rules.global_tokens.positions(ids, leading), limit, doc_stride)
+                chunk_inputs(ids, leading, self.rules.global_tokens.positions(ids, leading), bounds)
             )
         flat = [chunk for parts in chunks for chunk in parts]
         scores = iter(read_chunks(self.model, flat, MAX_NUM_BATCHED_TOKENS))

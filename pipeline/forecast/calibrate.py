@@ -22,24 +22,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from led.pipelines.joining import whole_text
 from pipeline.checkpoint import find_checkpoint
 from pipeline.cluster.dataset import Workers
 from pipeline.errors import PipelineError
 from pipeline.forecast.model import CalibrationShard, Length, forecast_seconds, total
 from pipeline.inputs.read import read_rows
-from pipeline.inputs.texts import read_texts, whole_text
+from pipeline.inputs.texts import read_texts
 from pipeline.monitor.stats import Estimate, device_hours
 from pipeline.planning.plan import FORECAST_VERSION, Plan, Shard
 from pipeline.prepare import build_plan
-from pipeline.schema import INTERNAL, MEASURED, NUMBER
+from pipeline.schema import COUNTS, INTERNAL, LEVELS, MEASURED, NUMBER
 from pipeline.settings import RunSettings
 from pipeline.tasks import Task
-from pipeline.tasks.base import InputLimits
+from pipeline.tasks.base import UNLIMITED, InputLimits
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
 
 # Rows per piece when lengths are sampled. Small pieces spread the sample over the corpus.
 _LENGTH_PIECE_ROWS = 32
+
+_LEVEL_TOKENS = LEVELS.names[1]
 
 # Pieces that the calibration submits: at least this many, and this many per replica. The limit is needed
 # because Ray Data keeps a task for each.
@@ -50,11 +53,13 @@ _MIN_PIECES, _PIECES_PER_REPLICA = 256, 8
 class Forecast:
     """The forecast of a run.
 
-    Counts are sums over the whole corpus. `seconds` is wall-clock time from the command's start to its end.
-    `startup_seconds` of them pass before the first shard starts. `sampled` and `calibration_rows` are the
-    rows that the forecast is based on. `limit` is the input limit in tokens, and `lengths` are the sampled
-    document lengths, sorted. `hardware` has the names of the processor or GPU and of the dtype in force of
-    each kind of replica. `settings` are those that the checkpoint or a default decides.
+    Counts are sums over the whole corpus. `chunked` are the rows that are read in several chunks, of at most
+    `chunk_tokens` tokens, and `chunks` the chunks of all rows. `seconds` is wall-clock time from the
+    command's start to its end. `startup_seconds` of them pass before the first shard starts. `sampled` and
+    `calibration_rows` are the rows that the forecast is based on. `limit` is the input limit in tokens, None
+    without one, and `lengths` are the sampled document lengths, sorted. `hardware` has the names of the
+    processor or GPU and of the dtype in force of each kind of replica. `settings` are those that the
+    checkpoint or a default decides.
     """
 
     documents: int
@@ -63,6 +68,8 @@ class Forecast:
     input_tokens: Estimate
     output_tokens: Estimate
     truncated: Estimate
+    chunked: Estimate
+    chunks: Estimate
     failed: Estimate
     output_bytes: Estimate
     seconds: Estimate
@@ -74,10 +81,16 @@ class Forecast:
     memory_bytes: float
     sampled: int
     calibration_rows: int
-    limit: int
+    limit: int | None
+    chunk_tokens: int
     lengths: tuple[int, ...]
     hardware: tuple[tuple[str, str], ...]
     settings: str
+
+    @property
+    def shown_limit(self) -> int:
+        """The limit in tokens from which a row is truncated or read in chunks."""
+        return min(self.chunk_tokens, self.limit or self.chunk_tokens)
 
     def to_json(self) -> bytes:
         """The content of `_forecast.json`. It leaves out the lengths."""
@@ -113,7 +126,7 @@ def sample_lengths(reader: ShardReader, pieces: Sequence[Shard], rows: int, seco
     tables: list[pa.Table] = []
     start = time.monotonic()
     for piece in pieces:
-        tables.append(reader(piece).select(["status", "input_tokens", "truncated_tokens"]))
+        tables.append(reader(piece).select(["status", *COUNTS.names]))
         if sum(map(len, tables)) >= rows or time.monotonic() - start > seconds:
             break
     return pa.concat_tables(tables)
@@ -161,10 +174,10 @@ def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int
         if not calibration:
             startup += max(0.0, time.monotonic() - start - _measured(rows)["predict_seconds"])
         calibration.append(rows)
-    columns = (sample[name].to_pylist() for name in ("input_tokens", "truncated_tokens", "status"))
+    columns = (sample[name].to_pylist() for name in (*COUNTS.names, "status"))
     lengths = [
-        Length(tokens, truncated or 0)
-        for tokens, truncated, status in zip(*columns, strict=True)
+        Length(tokens, truncated or 0, chunks or 1)
+        for tokens, truncated, chunks, status in zip(*columns, strict=True)
         if status == "ok"
     ]
     if not lengths or not any(_calibration_shard(table).tokens for table in calibration):
@@ -174,7 +187,7 @@ def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int
     return _forecast(
         task,
         plan,
-        input_limits.max_input_tokens,
+        input_limits,
         sample,
         lengths,
         calibration,
@@ -200,7 +213,7 @@ def _slots(settings: RunSettings) -> int:
 def _forecast(
     task: Task,
     plan: Plan,
-    limit: int,
+    limits: InputLimits,
     sample: pa.Table,
     lengths: Sequence[Length],
     calibration: Sequence[pa.Table],
@@ -217,13 +230,17 @@ def _forecast(
     complete = len(sample) >= rows
     shard_rows = [max(1, round(shard.documents * rows_per_document)) for shard in plan.shards]
     shards = [_calibration_shard(table) for table in calibration]
-    work_seconds, slot_utilization = forecast_seconds(lengths, shards, shard_rows, replicas, slots)
+    fused = limits.chunk_tokens if settings.fuses_chunks else None
+    work_seconds, slot_utilization = forecast_seconds(
+        lengths, shards, shard_rows, replicas, slots, fused_tokens=fused
+    )
     seconds = work_seconds.plus(startup)
     hours = seconds.times(device_hours(replicas, settings.gpus))
     price = settings.price_per_hour
     failed = [float(status != "ok") for status in sample["status"].to_pylist()]
     tokens = [value or 0 for value in sample["input_tokens"].to_pylist()]
     truncated = [float((value or 0) > 0) for value in sample["truncated_tokens"].to_pylist()]
+    chunks = [float(value or 0) for value in sample["chunks"].to_pylist()]
     hardware = [_measured(table).get("hardware", {}) for table in calibration]
     documents_complete = len(rows_of_documents) >= plan.documents
     return Forecast(
@@ -233,6 +250,8 @@ def _forecast(
         input_tokens=total(tokens, rows, complete=complete),
         output_tokens=total(_output_tokens(calibrated), rows, complete=len(calibrated) >= rows),
         truncated=total(truncated, rows, complete=complete),
+        chunked=total([float(n > 1) for n in chunks], rows, complete=complete),
+        chunks=total(chunks, rows, complete=complete),
         failed=total(failed, rows, complete=complete),
         output_bytes=Estimate.exactly(_parquet_bytes(calibrated) / len(calibrated) * rows),
         seconds=seconds,
@@ -244,7 +263,8 @@ def _forecast(
         memory_bytes=max(_measured(table).get("peak_bytes", 0.0) for table in calibration),
         sampled=len(sample),
         calibration_rows=len(calibrated),
-        limit=limit,
+        limit=limits.max_input_tokens if limits.max_input_tokens < UNLIMITED else None,
+        chunk_tokens=limits.chunk_tokens,
         settings=described,
         hardware=tuple(sorted({(found["processor"], found["dtype"]) for found in hardware if found})),
         lengths=tuple(sorted(length.input_tokens + length.truncated_tokens for length in lengths)),
@@ -271,9 +291,27 @@ def _rows_of_documents(rows: pa.Table) -> list[float]:
 
 def _calibration_shard(rows: pa.Table) -> CalibrationShard:
     measured = _measured(rows)
-    pairs = zip(rows["input_tokens"].to_pylist(), _output_tokens(rows), strict=True)
-    tokens = tuple((n, m) for n, m in pairs if n)
-    return CalibrationShard(tokens, measured.pop("predict_seconds"), measured)
+    levels = rows[_LEVEL_TOKENS].to_pylist() if _LEVEL_TOKENS in rows.column_names else [None] * len(rows)
+    columns = (rows["input_tokens"].to_pylist(), rows["chunks"].to_pylist(), levels, _output_tokens(rows))
+    tokens = [
+        pair
+        for read, chunks, of_levels, written in zip(*columns, strict=True)
+        if read
+        for pair in items_of(of_levels or [read], chunks or 1, written)
+    ]
+    return CalibrationShard(tuple(tokens), measured.pop("predict_seconds"), measured)
+
+
+def items_of(level_tokens: Sequence[int], chunks: int, output_tokens: int) -> list[tuple[int, int]]:
+    """(tokens read, tokens written) of what was decoded for a row of several chunks, at all levels.
+
+    The first level has `chunks` of equal length. What one level writes, the next one reads.
+    """
+    items = []
+    for read, written in zip(level_tokens, [*level_tokens[1:], output_tokens], strict=True):
+        items += [(read // chunks, written // chunks)] * chunks
+        chunks = 1
+    return items
 
 
 def _parquet_bytes(rows: pa.Table) -> int:

@@ -63,17 +63,19 @@ _NEIGHBOURS = 10
 
 
 class Length(NamedTuple):
-    """The tokens of one row, read and truncated."""
+    """The tokens of one row, read and truncated, and the chunks in which they are read."""
 
     input_tokens: int
     truncated_tokens: int
+    chunks: int = 1
 
 
 @dataclass(frozen=True)
 class CalibrationShard:
     """A shard that the calibration processed.
 
-    `tokens` has (input tokens, output tokens) of each row. `measured` has further measurements by name.
+    `tokens` has (input tokens, output tokens) of each row, or of each chunk that was decoded for a row.
+    `measured` has further measurements by name.
     """
 
     tokens: tuple[tuple[int, int], ...]
@@ -162,11 +164,13 @@ def forecast_seconds(
     replicas: int,
     slots: int,
     seed: int = 0,
+    fused_tokens: int | None = None,
 ) -> tuple[Estimate, float]:
     """(seconds from the start of the first shard to the end of the last, slot utilization) of a run.
 
     `lengths` are those of the sampled rows. `shard_rows` has the number of rows of each shard. Output lengths
-    are drawn from calibration rows of similar length.
+    are drawn from calibration rows of similar length. With `fused_tokens`, what is written for the chunks of
+    a row is read again, in chunks of that many tokens, until one is left.
     """
     rng, costs = random.Random(seed), calibrate(calibration)
     known = sorted(pair for shard in calibration for pair in shard.tokens)
@@ -179,9 +183,9 @@ def forecast_seconds(
     drawn = rng.sample(repeated, min(_MAX_SIMULATED, len(repeated)))
     works = []
     for rows in drawn:
-        inputs = [length.input_tokens for length in rng.choices(lengths, k=rows)]
-        inputs = [inputs[i] for i in longest_first(inputs)]
-        works.append(_simulated_work(inputs, known, stretch, slots, rng))
+        of_shard = rng.choices(lengths, k=rows)
+        of_shard = [of_shard[i] for i in longest_first([length.input_tokens for length in of_shard])]
+        works.append(_simulated_work(of_shard, known, stretch, slots, fused_tokens, rng))
     slot_steps = sum(work.steps for work in works) * slots
     slot_utilization = sum(work.document_steps for work in works) / slot_steps if slot_steps else 0.0
     draws = np.random.default_rng(seed)
@@ -266,16 +270,34 @@ def _measured_work(shard: CalibrationShard) -> Work:
 
 
 def _simulated_work(
-    inputs: Sequence[int],
+    lengths: Sequence[Length],
     known: Sequence[tuple[int, int]],
     stretch: float,
     slots: int,
+    fused_tokens: int | None,
     rng: random.Random,
 ) -> Work:
-    outputs = [_draw_output(n, known, rng) for n in inputs]
-    steps, document_steps = count_steps([round(n * stretch) for n in outputs], slots)
-    token_steps = sum(n * m for n, m in zip(inputs, outputs, strict=True))
-    return Work(sum(inputs), len(inputs), steps, document_steps, token_steps)
+    items: list[tuple[int, int]] = []
+    for length in lengths:
+        items += _draw_items(length, known, fused_tokens, rng)
+    steps, document_steps = count_steps([round(written * stretch) for _, written in items], slots)
+    token_steps = sum(read * written for read, written in items)
+    return Work(sum(read for read, _ in items), len(items), steps, document_steps, token_steps)
+
+
+def _draw_items(
+    length: Length, known: Sequence[tuple[int, int]], fused_tokens: int | None, rng: random.Random
+) -> list[tuple[int, int]]:
+    """(tokens read, tokens written) of each chunk of a row, at all levels."""
+    items: list[tuple[int, int]] = []
+    tokens, chunks = length.input_tokens, length.chunks
+    while True:
+        level = [(tokens // chunks, _draw_output(tokens // chunks, known, rng)) for _ in range(chunks)]
+        items += level
+        written = sum(output for _, output in level)
+        if fused_tokens is None or chunks == 1 or written >= tokens:
+            return items
+        tokens, chunks = written, -(-written // fused_tokens) or 1
 
 
 def _draw_output(tokens: int, known: Sequence[tuple[int, int]], rng: random.Random) -> int:

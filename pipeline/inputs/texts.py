@@ -17,11 +17,6 @@ class Text(NamedTuple):
     text_hash: str | None
 
 
-def whole_text(text: str | tuple[str, ...]) -> str:
-    """The texts of one input as one text."""
-    return text if isinstance(text, str) else "\n\n".join(text)
-
-
 def read_texts(column: pa.ChunkedArray, max_bytes: int, *, lists: bool = False) -> list[Text]:
     """The texts of a column of text or bytes, or with `lists` also of lists of them.
 
@@ -55,13 +50,18 @@ def _decode(value: bytes | None, max_bytes: int) -> Text:
     text_hash = hashlib.blake2b(value, digest_size=16).hexdigest()
     if len(value) > max_bytes:
         return Text(None, f"the text has more than the {max_bytes} bytes of --max-document-bytes", text_hash)
+    text, reason = _utf_8(value)
+    if text is not None and not text.strip():
+        text, reason = None, "the text is empty"
+    return Text(text, reason, text_hash)
+
+
+def _utf_8(value: bytes) -> tuple[str | None, str | None]:
+    """(text, None), or (None, the reason why the bytes are not a text)."""
     try:
-        text = value.decode()
+        return value.decode(), None
     except UnicodeDecodeError as error:
-        return Text(
-            None, f"the text is not UTF-8 (byte 0x{value[error.start]:02x} at {error.start})", text_hash
-        )
-    return Text(text, None, text_hash) if text.strip() else Text(None, "the text is empty", text_hash)
+        return None, f"the text is not UTF-8 (byte 0x{value[error.start]:02x} at {error.start})"
 
 
 def _decode_list(values: Sequence[bytes | None] | None, max_bytes: int) -> Text:
@@ -76,10 +76,10 @@ def _decode_list(values: Sequence[bytes | None] | None, max_bytes: int) -> Text:
         return Text(None, reason, text_hash)
     texts = []
     for number, value in enumerate(values):
-        text = _decode(value, max_bytes) if value and value.strip() else Text("", None, None)
-        if text.text is None:
-            return Text(None, f"of text {number + 1} in the list, {text.reason}", text_hash)
-        texts.append(str(text.text))
+        decoded, problem = _utf_8(value or b"")
+        if decoded is None:
+            return Text(None, f"of text {number + 1} in the list, {problem}", text_hash)
+        texts.append(decoded)
     if not any(text.strip() for text in texts):
         return Text(None, "the list has no text", text_hash)
     return Text(tuple(texts), None, text_hash)

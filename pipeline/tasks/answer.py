@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from led.pipelines.chunking import truncate
+from led.config import LEDConfig
+from led.pipelines.chunking import chunk_document, truncate
 from led.pipelines.inputs import tokens_in_spans
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.checkpoint import load_tokenizer
@@ -26,7 +27,6 @@ from pipeline.tasks.base import (
     RequestedRow,
     Row,
     chunked_input_limits,
-    with_chunks,
 )
 from pipeline.tasks.inputs import (
     describe_inputs,
@@ -128,7 +128,7 @@ class Answer:
 
     def input_limits(self, folder: Path) -> InputLimits:
         """Whole documents, in chunks."""
-        return chunked_input_limits(self.settings, folder)
+        return chunked_input_limits(self.settings, LEDConfig.from_pretrained(folder).max_input_tokens)
 
     def expand_rows(self, values: Mapping[str, Any]) -> list[RequestedRow]:
         """One row per question.
@@ -171,15 +171,16 @@ class Answer:
             marked = tokens_in_spans(encoding.offsets, document.row.spans, len(text))
             positions = rules.positions(ids, len(leading), [i + len(leading) - 1 for i in marked])
             columns = {GLOBAL_TOKENS.name: len(positions)} if with_counts else {}
-            new = ModelInput(ids, positions, len(leading), dropped, text=text, columns=columns)
-            inputs.append(with_chunks(new, limits))
+            read = encoding.offsets[1 : len(ids) - len(leading)]
+            chunks = chunk_document(text, read, len(leading), limits.chunk_rules)
+            inputs.append(ModelInput(ids, positions, len(leading), dropped, chunks, text, columns))
         return inputs
 
     def load(self, folder: Path) -> LoadedAnswerer:
         """The question-answering model with its weights."""
         from pipeline.tasks.answerer import LoadedAnswerer
 
-        return LoadedAnswerer(self.settings, self.input_limits(folder), folder)
+        return LoadedAnswerer(self.settings, folder)
 
     @staticmethod
     def describe(row: Row) -> tuple[str, str]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from led.heads.question_answering import LEDForQuestionAnswering
 from led.pipelines.answer_spans import best_answers
-from led.pipelines.chunking import Chunk
+from led.pipelines.chunking import ChunkInput
 from pipeline.checkpoint import load_tokenizer
 from pipeline.settings import AnswerSettings
-from pipeline.tasks.base import InputLimits, ModelInput, Row
+from pipeline.tasks.base import ModelInput, Row
 from pipeline.tasks.loaded import LoadedModel, read_documents
 
 
@@ -21,15 +21,15 @@ class LoadedAnswerer(LoadedModel[LEDForQuestionAnswering]):
 
     model_class = LEDForQuestionAnswering
 
-    def __init__(self, settings: AnswerSettings, limits: InputLimits, folder: Path) -> None:
+    def __init__(self, settings: AnswerSettings, folder: Path) -> None:
         super().__init__(settings, folder)
-        self.settings, self.input_limits = settings, limits
+        self.settings = settings
         self.tokenizer = load_tokenizer(folder, settings.special_tokens)
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
         """Yield the answer in each document."""
         encodings: dict[str, Any] = {}
-        for i, chunks, scores in read_documents(self.model, documents, self.input_limits, self.settings):
+        for i, chunks, scores in read_documents(self.model, documents, self.settings):
             text = documents[i].text
             assert text is not None
             if text not in encodings:
@@ -37,7 +37,7 @@ class LoadedAnswerer(LoadedModel[LEDForQuestionAnswering]):
                 encodings = {text: self.tokenizer.encode_batch([text])[0]}
             yield i, self._row(text, encodings[text], chunks, scores)
 
-    def _row(self, text: str, encoding: Any, chunks: Sequence[Chunk], scores: Sequence[Any]) -> Row:
+    def _row(self, text: str, encoding: Any, chunks: Sequence[ChunkInput], scores: Sequence[Any]) -> Row:
         settings = self.settings
         answers, null_score = best_answers(
             text,

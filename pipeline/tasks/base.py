@@ -11,24 +11,23 @@ model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from led.config import LEDConfig
-from led.pipelines.chunking import Chunk, split
+from led.pipelines.chunking import Chunk, ChunkEnds, ChunkInput, ChunkRules, chunk_inputs
 from led.pipelines.inputs import Span
+from led.pipelines.joining import whole_text
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.errors import UsageError
-from pipeline.inputs.texts import whole_text
 from pipeline.settings import ChunkedSettings, RunSettings
 
 Row = dict[str, Any]
 
 # The longest document of a task that reads in chunks: the largest number that an int32 column holds.
-_UNLIMITED = 2**31 - 1
+UNLIMITED = 2**31 - 1
 
 
 class RequestedRow(NamedTuple):
@@ -54,12 +53,18 @@ class Document(NamedTuple):
 @dataclass(frozen=True)
 class InputLimits:
     """At most `max_input_tokens` of a document are read, in chunks of `chunk_tokens` that share `overlap`
-    tokens. `prefix` is put before each document, unless it has its own."""
+    tokens and end as `chunk_ends` says. `prefix` is put before each document, unless it has its own."""
 
     max_input_tokens: int
     chunk_tokens: int
     overlap: int = 0
     prefix: str = ""
+    chunk_ends: ChunkEnds = "token"
+
+    @property
+    def chunk_rules(self) -> ChunkRules:
+        """The rules by which a document is split."""
+        return ChunkRules(self.chunk_tokens, self.overlap, self.chunk_ends)
 
 
 @dataclass(frozen=True)
@@ -67,15 +72,15 @@ class ModelInput:
     """A document as the model reads it. Its tokens at `global_positions` have global attention.
 
     The first `leading` tokens (`<s>`, a question or prefix) come before the document, in every one of its
-    `chunks`. `text` is set if the task needs the text after prediction. `columns` are columns of the row that
-    are known from the input.
+    `chunks`. Without chunks it is read at once. `text` is set if the task needs the text after prediction.
+    `columns` are columns of the row that are known from the input.
     """
 
     input_ids: Sequence[int]
     global_positions: Sequence[int]
     leading: int = 1
     truncated_tokens: int = 0
-    chunks: int = 1
+    chunks: Sequence[Chunk] = ()
     text: str | None = None
     columns: Row = field(default_factory=dict)
 
@@ -143,39 +148,34 @@ class Task(Protocol):
         """(details, result) of a written row, for the report."""
 
 
-def chunked_input_limits(settings: ChunkedSettings, folder: Path) -> InputLimits:
-    """Limits of a task that reads documents of any length in chunks.
+def chunked_input_limits(
+    settings: ChunkedSettings, limit: int, overlap: int | None = None, ends: ChunkEnds = "token"
+) -> InputLimits:
+    """Limits of a task that reads documents of any length in chunks of at most `limit` tokens.
+
+    `overlap` and `ends` are the task's own, for settings that do not say. By default, chunks overlap by an
+    eighth.
 
     Raises:
         UsageError: a chunk exceeds the model's input limit, or the overlap leaves a chunk no new tokens.
     """
-    limit = LEDConfig.from_pretrained(folder).max_input_tokens
     chunk = settings.chunk_tokens or limit
     if chunk > limit:
         raise UsageError(f"--chunk-tokens is {chunk}; this model reads at most {limit} tokens at once.")
-    overlap = chunk // 8 if settings.chunk_overlap is None else settings.chunk_overlap
+    overlap = settings.chunk_overlap if settings.chunk_overlap is not None else overlap
+    overlap = chunk // 8 if overlap is None else overlap
     if overlap > chunk - 3:
         raise UsageError(
             f"--chunk-overlap is {overlap}; a chunk of {chunk} tokens would have no new tokens. Make it "
             "smaller."
         )
-    return InputLimits(settings.max_input_tokens or _UNLIMITED, chunk, overlap)
+    return InputLimits(
+        settings.max_input_tokens or UNLIMITED, chunk, overlap, chunk_ends=settings.chunk_ends or ends
+    )
 
 
-def chunks_of(document: ModelInput, limits: InputLimits) -> list[Chunk]:
-    """The chunks of a model input.
-
-    Raises:
-        ValueError: the tokens before the document leave it no room.
-    """
-    ids, leading, positions = document.input_ids, document.leading, document.global_positions
-    return split(ids, leading, positions, limits.chunk_tokens, limits.overlap)
-
-
-def with_chunks(document: ModelInput, limits: InputLimits) -> ModelInput:
-    """The same input with the number of its chunks.
-
-    Raises:
-        ValueError: as `chunks_of`.
-    """
-    return replace(document, chunks=len(chunks_of(document, limits)))
+def chunks_of(document: ModelInput) -> list[ChunkInput]:
+    """The chunks of a model input. Without chunks of its own, it is one."""
+    ids, leading = document.input_ids, document.leading
+    bounds = [(chunk.start, chunk.end) for chunk in document.chunks] or [(0, len(ids) - leading - 1)]
+    return chunk_inputs(ids, leading, document.global_positions, bounds)

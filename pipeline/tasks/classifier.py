@@ -11,7 +11,7 @@ import torch
 from led.heads.sequence_classification import LEDForSequenceClassification
 from led.pipelines.chunk_reader import pool_logits
 from pipeline.settings import ClassifySettings
-from pipeline.tasks.base import InputLimits, ModelInput, Row
+from pipeline.tasks.base import ModelInput, Row
 from pipeline.tasks.loaded import LoadedModel, read_documents
 
 
@@ -20,18 +20,16 @@ class LoadedClassifier(LoadedModel[LEDForSequenceClassification]):
 
     model_class = LEDForSequenceClassification
 
-    def __init__(
-        self, settings: ClassifySettings, limits: InputLimits, config: Mapping[str, Any], folder: Path
-    ) -> None:
+    def __init__(self, settings: ClassifySettings, config: Mapping[str, Any], folder: Path) -> None:
         """`config` is the task's run config: problem type, pooling and thresholds."""
         super().__init__(settings, folder)
-        self.settings, self.input_limits = settings, limits
+        self.settings = settings
         self.problem, self.pooling = config["problem_type"], config["pooling"]
         self.thresholds = config["thresholds"]
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
         """Yield the labels of each document."""
-        for i, _, logits in read_documents(self.model, documents, self.input_limits, self.settings):
+        for i, _, logits in read_documents(self.model, documents, self.settings):
             yield i, self._row(pool_logits(torch.stack(logits), self.pooling))
 
     def _row(self, logits_C: torch.Tensor) -> Row:

@@ -24,7 +24,6 @@ from pipeline.tasks.base import (
     RequestedRow,
     Row,
     chunked_input_limits,
-    with_chunks,
 )
 from pipeline.tasks.inputs import (
     describe_inputs,
@@ -125,7 +124,8 @@ class Classify:
 
     def input_limits(self, folder: Path) -> InputLimits:
         """Whole documents, in chunks."""
-        return replace(chunked_input_limits(self.settings, folder), prefix=self.settings.prefix or "")
+        limit = LEDConfig.from_pretrained(folder).max_input_tokens
+        return replace(chunked_input_limits(self.settings, limit), prefix=self.settings.prefix or "")
 
     def expand_rows(self, values: Mapping[str, Any]) -> list[RequestedRow]:
         """One row per document.
@@ -139,14 +139,13 @@ class Classify:
         self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits
     ) -> list[ModelInput]:
         """`<s> text </s>`, truncated only if --max-input-tokens is set."""
-        inputs = encode_documents(tokenizer, documents, limits, self.settings)
-        return [with_chunks(document, limits) for document in inputs]
+        return encode_documents(tokenizer, documents, limits, self.settings, in_chunks=True)
 
     def load(self, folder: Path) -> LoadedClassifier:
         """The classifier with its weights."""
         from pipeline.tasks.classifier import LoadedClassifier
 
-        return LoadedClassifier(self.settings, self.input_limits(folder), self.run_config(folder), folder)
+        return LoadedClassifier(self.settings, self.run_config(folder), folder)
 
     @staticmethod
     def describe(row: Row) -> tuple[str, str]:

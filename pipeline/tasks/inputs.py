@@ -132,8 +132,10 @@ def encode_documents(
     documents: Sequence[Document],
     limits: InputLimits,
     settings: RunSettings,
+    *,
+    in_chunks: bool,
 ) -> list[ModelInput]:
-    """The model inputs of documents, each in one chunk.
+    """The model inputs of documents.
 
     Raises:
         ValueError: a document cannot be an input.
@@ -142,7 +144,8 @@ def encode_documents(
         InputText(d.text, d.row.known_columns.get(PREFIX.name, limits.prefix), d.row.spans) for d in documents
     ]
     rules = input_rules(tokenizer, settings)
-    encoded = encode_inputs(tokenizer, inputs, limits.max_input_tokens, rules)
+    chunk_rules = limits.chunk_rules if in_chunks else None
+    encoded = encode_inputs(tokenizer, inputs, limits.max_input_tokens, rules, chunk_rules)
     names = {column.name for column in input_columns(settings)}
     return [
         ModelInput(
@@ -150,6 +153,7 @@ def encode_documents(
             item.global_positions,
             item.leading,
             item.truncated_tokens,
+            item.chunks,
             columns={name: value for name, value in _columns(item).items() if name in names},
         )
         for item in encoded

@@ -17,10 +17,10 @@ from led.model.inference_packing import inference_dtype
 from led.model.pretrained import LEDPreTrainedModel
 from led.ops.cpu_capabilities import cpu
 from led.pipelines.chunk_reader import read_chunks
-from led.pipelines.chunking import Chunk
+from led.pipelines.chunking import ChunkInput
 from pipeline.batching import by_token_budget
 from pipeline.settings import RunSettings
-from pipeline.tasks.base import InputLimits, ModelInput, chunks_of
+from pipeline.tasks.base import ModelInput, chunks_of
 
 M = TypeVar("M", bound=LEDPreTrainedModel)
 
@@ -74,16 +74,15 @@ def replicas_sharing_memory(settings: RunSettings) -> float:
 def read_documents(
     model: LEDForSequenceClassification | LEDForQuestionAnswering,
     documents: Sequence[ModelInput],
-    limits: InputLimits,
     settings: RunSettings,
-) -> Iterator[tuple[int, list[Chunk], list[Any]]]:
+) -> Iterator[tuple[int, list[ChunkInput], list[Any]]]:
     """Yield (index of the document, its chunks, the model's output for each chunk). Documents are packed
     together."""
     max_tokens = SchedulerLimits(max_num_batched_tokens=settings.max_num_batched_tokens).resolve(
         model.device
     )[1]
     for group in by_token_budget([len(document.input_ids) for document in documents], max_tokens):
-        chunks = [chunks_of(documents[i], limits) for i in group]
+        chunks = [chunks_of(documents[i]) for i in group]
         outputs = iter(read_chunks(model, [chunk for parts in chunks for chunk in parts], max_tokens))
         for i, parts in zip(group, chunks, strict=True):
             yield i, parts, [next(outputs) for _ in parts]

@@ -123,12 +123,15 @@ def fragments(words: Sequence[str], source: Sequence[str]) -> list[int]:
 
     Fragments are matched greedily from the left, the longest first.
     """
-    positions = defaultdict(list)
-    for position, word in enumerate(source):
-        positions[word].append(position)
+    # By pairs of words: a single word such as "the" is at thousands of positions of a long document.
+    known = set(source)
+    positions: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for position, pair in enumerate(itertools.pairwise(source)):
+        positions[pair].append(position)
     lengths, i = [], 0
     while i < len(words):
-        length = max((_common_length(words, i, source, j) for j in positions.get(words[i], ())), default=0)
+        longer = (_common_length(words, i, source, j) for j in positions.get(tuple(words[i : i + 2]), ()))
+        length = max(longer, default=int(words[i] in known))
         if length:
             lengths.append(length)
         i += max(1, length)

@@ -14,9 +14,16 @@ from led.generation.config import GenerationConfig
 from led.generation.task_settings import TaskSettings, task_settings
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.errors import UsageError
-from pipeline.schema import FLAGS
+from pipeline.schema import FLAGS, LEVELS, PARTIAL_SUMMARIES
 from pipeline.settings import DECODING, SummarizeSettings
-from pipeline.tasks.base import Document, InputLimits, ModelInput, RequestedRow, Row
+from pipeline.tasks.base import (
+    Document,
+    InputLimits,
+    ModelInput,
+    RequestedRow,
+    Row,
+    chunked_input_limits,
+)
 from pipeline.tasks.inputs import (
     describe_inputs,
     encode_documents,
@@ -27,6 +34,7 @@ from pipeline.tasks.inputs import (
 from pipeline.tasks.quality import QUALITY
 
 if TYPE_CHECKING:
+    from led.pipelines.overflow import OverflowRules
     from pipeline.tasks.summarizer import LoadedSummarizer
 
 
@@ -51,6 +59,10 @@ class Summarize:
             columns += [FLAGS, pa.field("quality", QUALITY)]
         if self.settings.attention:
             columns.append(pa.field("attention", pa.list_(pa.float32())))
+        if self.settings.overflow != "truncate":
+            columns += LEVELS
+        if self.settings.keep_partial_summaries:
+            columns.append(PARTIAL_SUMMARIES)
         return pa.schema([*columns, *input_columns(self.settings)])
 
     def in_force(self, folder: Path) -> TaskSettings:
@@ -73,7 +85,8 @@ class Summarize:
 
         LoadedSummarizer.check(folder)
         in_force = self.in_force(folder)
-        in_force.generation.max_sequence_length(LEDConfig.from_pretrained(folder))
+        longest = in_force.generation.max_sequence_length(LEDConfig.from_pretrained(folder))
+        self.overflow_rules(folder).check(in_force.generation, longest - 1)
         generation = asdict(in_force.generation)
         return {"task": "summarize", "generation": generation, **input_config(self.settings, folder)}
 
@@ -82,16 +95,27 @@ class Summarize:
         return f"{self.in_force(folder).describe()}, {describe_inputs(self.settings, folder)}"
 
     def input_limits(self, folder: Path) -> InputLimits:
-        """--max-input-tokens, by default the encoder's limit. A document is read in one chunk.
+        """--max-input-tokens, by default the encoder's limit. With --overflow, whole documents in chunks.
 
         Raises:
-            UsageError: --max-input-tokens exceeds the encoder's limit.
+            UsageError: --max-input-tokens or a chunk exceeds the encoder's limit.
         """
         limit = LEDConfig.from_pretrained(folder).max_encoder_position_embeddings
+        if self.settings.overflow != "truncate":
+            limits = chunked_input_limits(self.settings, limit, overlap=0, ends="sentence")
+            return replace(limits, prefix=self.in_force(folder).prefix)
         tokens = self.settings.max_input_tokens or limit
         if tokens > limit:
             raise UsageError(f"--max-input-tokens is {tokens}; this model reads at most {limit} tokens.")
         return InputLimits(tokens, tokens, prefix=self.in_force(folder).prefix)
+
+    def overflow_rules(self, folder: Path) -> OverflowRules:
+        """How documents of several chunks are summarized."""
+        from led.pipelines.overflow import OverflowRules
+
+        settings = self.settings
+        chunks = self.input_limits(folder).chunk_rules
+        return OverflowRules(settings.overflow, chunks, settings.summary_tokens_per_input)
 
     def expand_rows(self, values: Mapping[str, Any]) -> list[RequestedRow]:
         """One row per document.
@@ -104,8 +128,9 @@ class Summarize:
     def encode(
         self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits
     ) -> list[ModelInput]:
-        """`<s> text </s>`, truncated at the limit. `</s>` stays."""
-        inputs = encode_documents(tokenizer, documents, limits, self.settings)
+        """`<s> text </s>`, in chunks or truncated at the limit. `</s>` stays."""
+        in_chunks = self.settings.overflow != "truncate"
+        inputs = encode_documents(tokenizer, documents, limits, self.settings, in_chunks=in_chunks)
         if not self.settings.flags:
             return inputs
         return [replace(i, text=d.whole_text) for i, d in zip(inputs, documents, strict=True)]
@@ -114,7 +139,8 @@ class Summarize:
         """The summarizer with its weights."""
         from pipeline.tasks.summarizer import LoadedSummarizer
 
-        return LoadedSummarizer(self.settings, self.in_force(folder).generation, folder)
+        generation, rules = self.in_force(folder).generation, self.overflow_rules(folder)
+        return LoadedSummarizer(self.settings, generation, rules, folder)
 
     @staticmethod
     def describe(row: Row) -> tuple[str, str]:

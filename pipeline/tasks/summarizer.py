@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from led.batch.packed_batch import pack_documents
 from led.generation.config import GenerationConfig
 from led.generation.memory_budget import free_bytes
 from led.generation.scheduler import Scheduler, SchedulerLimits
-from led.generation.search import Hypotheses
 from led.heads.conditional_generation import LEDForConditionalGeneration
-from led.tokenizer.tokenizer import LEDTokenizer
+from led.pipelines.overflow import DocumentSummarizer, DocumentSummary, LongDocument, OverflowRules
+from pipeline.checkpoint import load_tokenizer
+from pipeline.schema import LEVELS, PARTIAL_SUMMARIES
 from pipeline.settings import SummarizeSettings
 from pipeline.tasks.base import ModelInput, Row
+from pipeline.tasks.inputs import input_rules
 from pipeline.tasks.loaded import LoadedModel, replicas_sharing_memory
 from pipeline.tasks.quality import quality_columns
 
@@ -26,11 +28,13 @@ class LoadedSummarizer(LoadedModel[LEDForConditionalGeneration]):
 
     model_class = LEDForConditionalGeneration
 
-    def __init__(self, settings: SummarizeSettings, generation: GenerationConfig, folder: Path) -> None:
+    def __init__(
+        self, settings: SummarizeSettings, generation: GenerationConfig, rules: OverflowRules, folder: Path
+    ) -> None:
         super().__init__(settings, folder)
-        self.attention_bins = ATTENTION_BINS if settings.attention else None
-        self.tokenizer = LEDTokenizer.from_pretrained(folder)
-        self.generation = generation
+        self.settings, self.generation, self.overflow_rules = settings, generation, rules
+        self.tokenizer = load_tokenizer(folder, settings.special_tokens)
+        self.global_tokens = input_rules(self.tokenizer, settings).global_tokens
         # The other half of the free memory is for encoding.
         share = int(free_bytes(self.model.device) / (2 * replicas_sharing_memory(settings)))
         memory = share if settings.memory_gib is None else int(settings.memory_gib * 2**30)
@@ -38,17 +42,45 @@ class LoadedSummarizer(LoadedModel[LEDForConditionalGeneration]):
         self._scheduler: Scheduler | None = None
 
     def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
-        """Yield the summary of each document as it finishes."""
-        batches = (pack_documents([d.input_ids], [d.global_positions]) for d in documents)
+        """Yield the summary of each document as it finishes.
+
+        A document of several chunks that fails alone is decoded again chunk by chunk, so that the error names
+        the chunk.
+        """
+        in_chunks = len(documents) == 1 and len(documents[0].chunks) > 1
+        try:
+            yield from self._predict(documents)
+            return
+        except self.fatal:
+            raise
+        except Exception:
+            if not in_chunks:
+                raise
+        # Outside the except clause, the tensors that the traceback held are free.
+        self.release_memory()
+        yield from self._predict(documents, one_at_a_time=True)
+
+    def _predict(
+        self, documents: Sequence[ModelInput], *, one_at_a_time: bool = False
+    ) -> Iterator[tuple[int, Row]]:
         # Kept between batches: on a GPU the scheduler holds the KV cache memory and the captured CUDA graphs.
         if self._scheduler is None:
             self._scheduler = Scheduler(
-                self.model, self.generation, self.limits, attention_bins=self.attention_bins
+                self.model, self.generation, self.limits, attention=self.settings.attention
             )
         scheduler, before = self._scheduler, self._scheduler.measured
+        summarizer = DocumentSummarizer(
+            scheduler,
+            self.tokenizer,
+            self.global_tokens,
+            self.overflow_rules,
+            lambda tokens: self.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
+            ATTENTION_BINS if self.settings.attention else None,
+        )
+        inputs = [LongDocument(d.input_ids, d.global_positions, d.leading, d.chunks) for d in documents]
         try:
-            for i, hypotheses in scheduler.run(batches):
-                yield i, self._row(hypotheses, documents[i].text)
+            for i, summary in summarizer.run(inputs, one_at_a_time=one_at_a_time):
+                yield i, self._row(summary, documents[i].text)
         finally:
             spent = {name: value - before[name] for name, value in scheduler.measured.items()}
             self.measured = {name: self.measured.get(name, 0) + more for name, more in spent.items()}
@@ -57,21 +89,22 @@ class LoadedSummarizer(LoadedModel[LEDForConditionalGeneration]):
         self._scheduler = None
         super().release_memory()
 
-    def _row(self, hypotheses: Hypotheses, text: str | None) -> Row:
-        tokens, score = hypotheses.sequences[0], hypotheses.scores[0]
-        summary, length = self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), len(tokens) - 1
-        finished = tokens[-1] in self.generation.eos_token_ids
+    def _row(self, summary: DocumentSummary, text: str | None) -> Row:
+        [written] = summary.texts
         row: Row = {
-            "summary": summary,
-            "output_tokens": length,
-            "finish_reason": "stop" if finished else "length",
-            "score": score,
+            "summary": written,
+            "output_tokens": summary.output_tokens,
+            "finish_reason": "stop" if summary.is_finished else "length",
+            "score": summary.score,
         }
-        if hypotheses.attention_profile is not None:
-            row["attention"] = hypotheses.attention_profile
+        if summary.attention_profile is not None:
+            row["attention"] = summary.attention_profile
+        if self.settings.overflow != "truncate":
+            levels = len(summary.level_tokens), list(summary.level_tokens)
+            row |= dict(zip(LEVELS.names, levels, strict=True))
+        if self.settings.keep_partial_summaries:
+            row[PARTIAL_SUMMARIES.name] = [asdict(part) for part in summary.partial_summaries]
         if text is None:
             return row
-        # A beam score is the sum of log-probabilities over length ** length_penalty. This undoes the penalty.
-        penalty = self.generation.length_penalty if self.generation.num_beams > 1 else 0.0
-        mean_log_probability = score * max(1, length) ** (penalty - 1)
-        return row | quality_columns(summary, text, mean_log_probability, finished=finished)
+        quality = quality_columns(written, text, summary.mean_log_probability, finished=summary.is_finished)
+        return row | quality

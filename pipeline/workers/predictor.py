@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from led.pipelines.chunking import Chunk
 from pipeline.batching import longest_first
 from pipeline.checkpoint import worker_checkpoint
 from pipeline.logs import event
@@ -67,7 +68,7 @@ class Predictor:
                 c["_global_positions"],
                 c["_leading"],
                 c["truncated_tokens"],
-                c["chunks"],
+                [Chunk(*chunk) for chunk in c["_chunks"]],
                 c["_text"],
             )
             for c in (columns[i] for i in order)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from led.pipelines.joining import whole_text
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.batching import by_token_budget
 from pipeline.checkpoint import worker_tokenizer
@@ -23,7 +24,7 @@ from pipeline.errors import CorruptInput
 from pipeline.inputs.files import check_unchanged
 from pipeline.inputs.formats import column_values
 from pipeline.inputs.read import read_rows
-from pipeline.inputs.texts import Text, is_list, read_texts, whole_text
+from pipeline.inputs.texts import Text, is_list, read_texts
 from pipeline.output.previous_runs import PreviousRuns
 from pipeline.planning.document_ids import document_ids
 from pipeline.planning.plan import Shard
@@ -210,9 +211,10 @@ def _row(outcome: ModelInput | Failed) -> Row:
         "_input_ids": outcome.input_ids,
         "_global_positions": outcome.global_positions,
         "_leading": outcome.leading,
+        "_chunks": outcome.chunks,
         "_text": outcome.text,
         "input_tokens": len(outcome.input_ids),
         "truncated_tokens": outcome.truncated_tokens,
-        "chunks": outcome.chunks,
+        "chunks": len(outcome.chunks) or 1,
         **outcome.columns,
     }

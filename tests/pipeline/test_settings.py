@@ -35,6 +35,19 @@ OMITTED = {
     "truncate": "last",
     "prefix": "query: ",
     "prefix_column": "facet",
+    "overflow": "concat",
+    "chunk_tokens": 64,
+    "chunk_overlap": 0,
+    "chunk_ends": "token",
+    "summary_tokens_per_input": 0.1,
+    "keep_partial_summaries": True,
+}
+# What a setting needs beside it.
+OF_CHUNKS = ("chunk_tokens", "chunk_overlap", "chunk_ends", "keep_partial_summaries")
+NEEDED: dict[str, dict[str, object]] = {
+    "document_separator": {"multi_document": True},
+    "truncate": {"multi_document": True},
+    **{name: {"overflow": "fuse"} for name in OF_CHUNKS},
 }
 
 GOOD = SummarizeSettings(input=("in",), output="out", model="m")
@@ -48,6 +61,9 @@ GOOD = SummarizeSettings(input=("in",), output="out", model="m")
         ("replicas", -1),
         ("input", ()),
         ("max_input_tokens", 2),
+        ("overflow", "cut"),
+        ("summary_tokens_per_input", 0.0),
+        ("summary_tokens_per_input", 1.1),
         ("passthrough", ("a", "a")),
         ("gpus", 2.0),
         ("max_num_seqs", 0),
@@ -66,8 +82,7 @@ def test_operational_settings_are_not_in_the_fingerprint() -> None:
     assert names >= NOT_FINGERPRINTED
     assert GOOD.fingerprinted_settings().keys() == fingerprinted - OMITTED.keys()
     for name, value in OMITTED.items():
-        more = {"multi_document": True} if name in ("document_separator", "truncate") else {}
-        assert name in replace(GOOD, **{**more, name: value}).fingerprinted_settings()
+        assert name in replace(GOOD, **{**NEEDED.get(name, {}), name: value}).fingerprinted_settings()
 
 
 @pytest.mark.parametrize(
@@ -77,6 +92,13 @@ def test_settings_that_change_rows_are_in_the_fingerprint(change: dict[str, obje
     assert fingerprint(replace(GOOD, **change).fingerprinted_settings()) != fingerprint(
         GOOD.fingerprinted_settings()
     )
+
+
+@pytest.mark.parametrize("name", OF_CHUNKS)
+def test_settings_of_chunks_need_an_overflow(name: str) -> None:
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(UsageError, match=f"^{flag} is .*; it needs --overflow concat or fuse"):
+        replace(GOOD, **{name: OMITTED[name]})
 
 
 def test_auto_is_the_fastest_exact_dtype() -> None:

@@ -398,7 +398,7 @@ NEUTRAL: list[tuple[str, Any]] = [
 def test_neutral_values_of_published_files_change_nothing(name: str, value: Any) -> None:
     for neutral in (value, None):
         config = GenerationConfig.from_dict({name: neutral})
-        assert len(build_processors(config.updated(do_sample=True, top_k=0), 1, 9)) == 0
+        assert len(build_processors(config.updated(do_sample=True, top_k=0), 1)) == 0
 
 
 # Settings of the reference that are not offered: (name, a value that changes nothing, one that does).

@@ -8,7 +8,7 @@ import torch
 from led.batch.packed_batch import pack_documents
 from led.config import LEDConfig
 from led.generation.config import GenerationConfig
-from led.generation.cross_attention_profile import cross_attention_profile
+from led.generation.cross_attention_profile import profile_of, summed_cross_attention
 from led.generation.cuda_graph_runner import CudaGraphRunner
 from led.generation.scheduler import Scheduler
 from led.heads.conditional_generation import LEDForConditionalGeneration
@@ -53,14 +53,13 @@ def test_hypotheses_have_the_cross_attention_profile(model: LEDForConditionalGen
     lengths = [40, 3, 17, 29]
     config = GenerationConfig(num_beams=beams, max_length=9)
     packed = [pack_documents([document(n)], [[0]]) for n in lengths]
-    found = dict(Scheduler(model, config, attention_bins=BINS).run(packed))
+    found = dict(Scheduler(model, config, attention=True).run(packed))
     without = dict(Scheduler(model, config).run(packed))
     for i, n in enumerate(lengths):
-        assert found[i].sequences == without[i].sequences and without[i].attention_profile is None
-        assert found[i].attention_profile == pytest.approx(
-            profile_of_forward(model, document(n), found[i].sequences[0]), abs=1e-5
-        )
-        assert sum(found[i].attention_profile or []) == pytest.approx(1)
+        assert found[i].sequences == without[i].sequences and without[i].attention is None
+        profile = profile_of(found[i].attention, BINS)
+        expected = profile_of_forward(model, document(n), found[i].sequences[0])
+        assert profile == pytest.approx(expected, abs=1e-5) and sum(profile) == pytest.approx(1)
 
 
 def test_paged_documents_have_the_same_profile(model: LEDForConditionalGeneration) -> None:
@@ -72,7 +71,7 @@ def test_paged_documents_have_the_same_profile(model: LEDForConditionalGeneratio
         documents = model.led.decoder.cross_attention_cache(encoded, batch)
         for d, plain in enumerate(documents):
             ways = [
-                cross_attention_profile(model.led.decoder, each, [2, 0, 9, 11, 2], BINS)
+                profile_of(summed_cross_attention(model.led.decoder, each, [2, 0, 9, 11, 2]), BINS)
                 for each in (plain, runner.document(d))
             ]
             assert ways[0] == pytest.approx(ways[1], abs=1e-6)

@@ -176,7 +176,7 @@ NOT_CAPTURABLE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("setting", NOT_CAPTURABLE.values(), ids=NOT_CAPTURABLE)
 def test_processors_that_need_the_document_or_the_host_are_not_capturable(setting: dict[str, Any]) -> None:
-    [processor] = build_processors(GenerationConfig(**setting), 1, 20)
+    [processor] = build_processors(GenerationConfig(**setting), 1)
     assert not processor.capturable
     assert not is_capturable(Scheduler(model(), GenerationConfig(**setting)))
 
@@ -184,7 +184,7 @@ def test_processors_that_need_the_document_or_the_host_are_not_capturable(settin
 def test_functions_of_the_caller_are_not_capturable() -> None:
     config = GenerationConfig()
     for functions in (([lambda ids, scores: scores], None), ((), lambda number, ids: [5])):
-        [processor] = build_processors(config, 1, 20, *functions)
+        [processor] = build_processors(config, 1, *functions)
         assert not processor.capturable
         assert not is_capturable(Scheduler(model(), config, None, None, *functions))
 
@@ -206,7 +206,7 @@ def test_other_processors_are_capturable() -> None:
         begin_suppress_tokens=[10],
         renormalize_logits=True,
     )
-    processors = build_processors(config, 1, 20)
+    processors = build_processors(config, 1)
     assert len(processors) == 11 and all(p.capturable for p in processors)
     assert is_capturable(Scheduler(model(), config))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,7 +61,9 @@ def random_rows(seed: int, per_document: int = 2, lengths: str = "ragged") -> tu
     sequences = torch.randint(0, 4 + seed % 3, (documents * per_document, COLUMNS), generator=g)
     texts = [torch.randint(0, 5, (rng.randint(1, 9),), generator=g) for _ in range(documents)]
     scores = 3 * torch.randn(documents * per_document, V, generator=g)
-    return Rows(sequences, torch.tensor(n).repeat_interleave(per_document), texts, range(documents)), scores
+    lengths_R = torch.tensor(n).repeat_interleave(per_document)
+    limits = torch.full_like(lengths_R, COLUMNS)
+    return Rows(sequences, lengths_R, limits, texts, range(documents)), scores
 
 
 def assert_same(rows: Rows, scores: Tensor, got: Tensor, expected: Callable[[int], Any]) -> None:
@@ -210,7 +213,7 @@ def test_prefix_allowed_tokens(seed: int, beams: bool) -> None:
 def test_documents_keep_their_numbers_whoever_else_is_there() -> None:
     rows, scores = random_rows(0)
     seen: list[int] = []
-    moved = Rows(rows.sequences, rows.lengths, rows.documents, [4, 0, 7])
+    moved = replace(rows, numbers=[4, 0, 7])
     prefix_allowed_tokens(moved, scores, lambda i, ids: seen.append(i) or [1], beams=True)
     assert seen == [4, 4, 0, 0, 7, 7]
 
@@ -409,7 +412,7 @@ def test_a_configuration_asks_for_the_references_processors_in_its_order(
 ) -> None:
     rows, scores = random_rows(seed)
     got = scores.clone()
-    for processor in build_processors(GenerationConfig(**settings), prompt_length=1, max_length=COLUMNS):
+    for processor in build_processors(GenerationConfig(**settings), prompt_length=1):
         got = processor.apply(rows, got)
     for group, document in zip(rows.by_document(), rows.documents, strict=True):
         processors = reference_processors(settings, document[None])
@@ -429,9 +432,10 @@ def test_the_first_token_written_is_where_the_reference_looks_for_it(
     expected = model._get_logits_processor(theirs, input_ids_seq_length=prompt)
     config = GenerationConfig(begin_suppress_tokens=[3], forced_bos_token_id=forced_bos)
     for n in range(1, 5):
-        rows = Rows(torch.zeros(1, 9, dtype=torch.long), torch.tensor([n]), [torch.tensor([5])])
+        table, limits = torch.zeros(1, 9, dtype=torch.long), torch.tensor([9])
+        rows = Rows(table, torch.tensor([n]), limits, [torch.tensor([5])])
         got = torch.ones(1, V)
-        for processor in build_processors(config, prompt_length=prompt, max_length=9):
+        for processor in build_processors(config, prompt_length=prompt):
             got = processor.apply(rows, got)
         assert torch.equal(got, expected(rows.sequences[:, :n], torch.ones(1, V)))
 
@@ -460,7 +464,8 @@ def test_given_functions_have_their_place_in_the_order() -> None:
     for max_length, expected in ((n + 1, forced), (n + 2, free)):
         seen.clear()
         got = scores
-        for processor in build_processors(config, 1, max_length, [note], lambda i, ids: [3, 4]):
-            got = processor.apply(rows, got)
+        limited = replace(rows, max_lengths=torch.full_like(rows.lengths, max_length))
+        for processor in build_processors(config, 1, [note], lambda i, ids: [3, 4]):
+            got = processor.apply(limited, got)
         assert torch.equal(torch.cat(seen), expected)
         assert torch.equal(got, (expected / 0.5).log_softmax(-1))

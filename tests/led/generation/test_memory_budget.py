@@ -20,7 +20,7 @@ from led.generation.memory_budget import (
     usable_cpus,
 )
 from led.generation.runner import EagerRunner, SelectTokens
-from led.generation.scheduler import Scheduler, SchedulerLimits
+from led.generation.scheduler import Request, Scheduler, SchedulerLimits
 from led.generation.search import Search, StepOutput
 from led.testing import tiny_model
 
@@ -72,7 +72,7 @@ def test_the_estimate_has_two_numbers_per_layer_and_dimension() -> None:
 
 def test_a_document_takes_the_estimated_bytes() -> None:
     scheduler = scheduler_of()
-    scheduler._admit([(0, pack_documents([range(5, 60)], [[0]]))])
+    scheduler._admit([(0, Request(pack_documents([range(5, 60)], [[0]])))])
     for _ in range(5):
         scheduler._retire(scheduler._runner.step(scheduler._search, scheduler._select_tokens))
     assert isinstance(scheduler._runner, EagerRunner)
@@ -90,7 +90,7 @@ def test_cross_attention_in_bfloat16_takes_less() -> None:
     assert scheduler._runner._bytes_of(55) == kv_cache_bytes(config, 55, 0, 0, 2) + kv_cache_bytes(
         config, 0, 3, 13, 4
     )
-    scheduler._admit([(0, pack_documents([range(5, 60)], [[0]]))])
+    scheduler._admit([(0, Request(pack_documents([range(5, 60)], [[0]])))])
     held = sum(document.nbytes for document in scheduler._runner._cache.cross_attention)
     assert held == kv_cache_bytes(config, 55, 0, 0, 2)
 

@@ -160,15 +160,15 @@ def test_scores_of_beams_are_logarithms_of_probabilities() -> None:
     assert len(hypotheses.scores) == 3 and all(score < 0 for score in hypotheses.scores)
 
 
-def test_the_attention_profile_is_that_of_the_best_sequence() -> None:
+def test_the_attention_is_that_of_the_best_sequence() -> None:
     profiles = []
     for returned in (1, 3):
         config = GenerationConfig(
             num_beams=3, num_return_sequences=returned, max_new_tokens=5, decoder_start_token_id=0
         )
-        [(_, hypotheses)] = Scheduler(tiny_model(scale=16), config, attention_bins=4).run(documents()[:1])
-        profiles.append(hypotheses.attention_profile)
-    assert profiles[0] is not None and len(profiles[0]) == 4
+        [(_, hypotheses)] = Scheduler(tiny_model(scale=16), config, attention=True).run(documents()[:1])
+        profiles.append(hypotheses.attention.tolist())
+    assert len(profiles[0]) == len(documents()[0].is_global)
     assert profiles[1] == pytest.approx(profiles[0])
 
 

@@ -15,7 +15,7 @@ from led.heads.question_answering import LEDForQuestionAnswering
 from led.heads.sequence_classification import LEDForSequenceClassification
 from led.model.led_model import LEDModel
 from led.pipelines.chunk_reader import pool_logits, read_chunks
-from led.pipelines.chunking import Chunk, default_pooling
+from led.pipelines.chunking import ChunkInput, default_pooling
 from led.testing import TINY, spread_weights, tiny_config
 
 LENGTHS = ([5], [1], [2, 64, 17, 1, 33], [64, 64], [3] * 9)
@@ -134,7 +134,7 @@ def test_the_prompt_is_kept_in_the_file_and_only_where_there_is_one(tmp_path: Pa
 
 def test_windows_come_back_in_their_order_and_are_pooled() -> None:
     model, rows = model_of(LEDForSequenceClassification), documents([20, 3, 50, 8])
-    chunks = [Chunk(ids, 0, len(ids) - 2, 1, [0]) for ids in rows]
+    chunks = [ChunkInput(ids, 0, len(ids) - 2, 1, [0]) for ids in rows]
     few, many = read_chunks(model, chunks, 10), read_chunks(model, chunks, 10_000)
     with torch.no_grad():
         for ids, a, b in zip(rows, few, many, strict=True):
@@ -159,7 +159,9 @@ def test_answers_scores_are_the_references(global_positions: int) -> None:
     model.load_state_dict(reference.state_dict())
     rows = documents([1, 2, 9, 63, 64, 40])
     counts = [min(global_positions, len(ids)) for ids in rows]
-    chunks = [Chunk(ids, 0, 0, count, list(range(count))) for ids, count in zip(rows, counts, strict=True)]
+    chunks = [
+        ChunkInput(ids, 0, 0, count, list(range(count))) for ids, count in zip(rows, counts, strict=True)
+    ]
     with torch.no_grad():
         for chunk, (start, end) in zip(chunks, read_chunks(model.eval().pack(), chunks, 100), strict=True):
             expected = alone(reference, chunk.input_ids, range(chunk.offset))

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from led.pipelines.answer_spans import best_spans
-from led.pipelines.chunking import Chunk, split
+from led.pipelines.chunking import ChunkInput, chunk_bounds, chunk_inputs
 
 
 def every_span(
-    chunks: list[Chunk], starts: list[torch.Tensor], ends: list[torch.Tensor], longest: int
+    chunks: list[ChunkInput], starts: list[torch.Tensor], ends: list[torch.Tensor], longest: int
 ) -> dict:
     """The reference: the probability of every span, in its best chunk, and of no answer."""
     totals = []
@@ -42,7 +42,8 @@ def test_the_best_spans_are_those_of_trying_every_pair(
     length: int, before: int, top_k: int, longest: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    chunks = split([*[0] * (1 + before), *range(5, 5 + length), 2], 1 + before, [], 14, 3)
+    ids = [*[0] * (1 + before), *range(5, 5 + length), 2]
+    chunks = chunk_inputs(ids, 1 + before, [], chunk_bounds(length, 14 - before - 2, 3))
     starts, ends = (
         [torch.randn(len(chunk.input_ids), generator=generator) * 3 for chunk in chunks] for _ in range(2)
     )

@@ -278,3 +278,26 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tokenizer: LEDTokenize
     model = LEDForConditionalGeneration(tiny_config(vocab_size=rows))
     with pytest.raises(ValueError, match=rf"has the id {rows} .* embedding has {rows} rows"):
         pipeline("summarization", model=model, tokenizer=tokenizer)
+
+
+def test_summaries_of_long_documents(model_folder: Path) -> None:
+    summarize = pipeline("summarization", model=model_folder)
+    text = ". ".join(words(9, n) for n in range(60))
+    [cut] = summarize(text[:400])
+    for overflow in ("concat", "fuse"):
+        long, short = summarize([text, text[:400]], overflow=overflow, chunk_tokens=64)
+        assert short["summary_text"] == cut["summary_text"] or len(short["partial_summaries"]) > 1
+        parts = long["partial_summaries"]
+        assert len(parts) > 3 and "truncated_tokens" not in long and sum(long["level_tokens"]) > 400
+        assert (parts[0]["start"], parts[-1]["end"]) == (0, len(text))
+    for wrong, message in (
+        ({"overflow": "cut"}, "overflow is 'cut'; use one of truncate, concat, fuse"),
+        ({"overflow": "fuse", "chunk_ends": "page"}, "chunk_ends is 'page'; use one of token, sentence"),
+        ({"overflow": "fuse", "chunk_tokens": 129}, "chunk_tokens is 129; it must be from 3 to the 128"),
+        ({"overflow": "fuse", "chunk_overlap": 126}, "chunk_overlap is 126; it must be from 0 to 125"),
+        ({"chunk_tokens": 64}, "chunk_tokens is 64; it needs overflow concat or fuse"),
+        ({"overflow": "fuse", "chunk_tokens": 20}, "fuse needs chunks that are twice as long"),
+        ({"overflow": "concat", "num_return_sequences": 2}, "num_return_sequences is 2; chunks have one"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            summarize(text, **wrong)

@@ -17,7 +17,7 @@ import led
 from led.kv_cache.decoder_cache import DecoderCache
 from led.model import attention_weights as plain
 from led.pipelines.chunk_reader import read_chunks
-from led.pipelines.chunking import Chunk
+from led.pipelines.chunking import ChunkInput
 from led.testing import TINY, spread_weights, tiny_config
 
 ABSENT = "the reference, transformers 4.57, is not installed: make test-parity"
@@ -285,7 +285,8 @@ def test_packed_documents_are_labelled_as_the_reference_labels_each(global_posit
     ]
     counts = [min(global_positions, len(row)) for row in rows]
     chunks = [
-        Chunk(row.tolist(), 0, 0, count, list(range(count))) for row, count in zip(rows, counts, strict=True)
+        ChunkInput(row.tolist(), 0, 0, count, list(range(count)))
+        for row, count in zip(rows, counts, strict=True)
     ]
     with torch.no_grad():
         for row, window, logits in zip(rows, chunks, read_chunks(ours, chunks, 100), strict=True):

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.cluster.capacity import Capacity
 from pipeline.forecast import calibrate as calibration
-from pipeline.forecast.calibrate import forecast, preview, sample_shards
+from pipeline.forecast.calibrate import forecast, items_of, preview, sample_shards
 from pipeline.inputs.read import InputFile
 from pipeline.inputs.splits import Split
 from pipeline.planning.plan import FORECAST_VERSION, Plan, Shard, make_plan
@@ -135,3 +135,37 @@ def test_a_preview_shows_unreadable_rows_as_skipped(
     assert sorted(row["status"] for _, row in shown.values()) == ["ok"] * 3 + ["skipped"] * 3
     for text, row in shown.values():
         assert (text is None) == (row["status"] == "skipped") == ("cannot be read" in (row["reason"] or ""))
+
+
+@pytest.mark.parametrize(
+    ("level_tokens", "chunks", "output", "items"),
+    [
+        ([100], 1, 20, [(100, 20)]),
+        ([300], 3, 60, [(100, 20)] * 3),
+        ([300, 60], 3, 15, [(100, 20)] * 3 + [(60, 15)]),
+        ([300, 60, 12], 3, 15, [(100, 20)] * 3 + [(60, 12), (12, 15)]),
+    ],
+)
+def test_what_was_decoded_for_a_row(
+    level_tokens: list[int], chunks: int, output: int, items: list[tuple[int, int]]
+) -> None:
+    assert items_of(level_tokens, chunks, output) == items
+
+
+def test_a_forecast_counts_chunks(
+    model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "Workers", LocalWorkers)
+    monkeypatch.setattr(LocalWorkers, "received", [], raising=False)
+    corpus = write_corpus([words(3, n) if n % 2 else words(400, n) for n in range(8)])
+    settings = SummarizeSettings(
+        input=(str(corpus),),
+        output=str(tmp_path / "out"),
+        model=str(model_folder),
+        overflow="fuse",
+        shard_documents=2,
+    )
+    result = forecast(Summarize(settings), documents=8, seconds=600.0)
+    assert (result.limit, result.chunk_tokens, result.shown_limit) == (None, 128, 128)
+    assert result.chunked.value == 4 and result.truncated.value == 0
+    assert result.chunks.value >= 4 * 4 + 4

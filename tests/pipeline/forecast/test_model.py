@@ -83,3 +83,13 @@ def test_the_interval_covers_the_truth_in_80_percent_of_the_runs(shards: int, re
         forecast, _ = forecast_seconds(lengths, calibration, [8] * shards, replicas, 8)
         covered.append(forecast.low <= max(ends) <= forecast.high)
     assert 0.72 <= sum(covered) / len(covered) <= 0.88
+
+
+def test_chunks_are_read_one_by_one_and_fused() -> None:
+    """A row of 4 chunks takes as long as 4 rows, and fusing as long as a row of what they write."""
+    calibration = [shard_of(random.Random(n), 8)[0] for n in range(10)]
+    rows, _ = forecast_seconds([Length(1000, 0)], calibration, [32] * 40, 1, 8)
+    chunks, _ = forecast_seconds([Length(4000, 0, 4)], calibration, [8] * 40, 1, 8)
+    assert chunks.value == pytest.approx(rows.value, rel=0.05)
+    fused, _ = forecast_seconds([Length(4000, 0, 4)], calibration, [8] * 40, 1, 8, fused_tokens=1000)
+    assert 1.03 * chunks.value < fused.value < 1.4 * chunks.value

@@ -17,7 +17,7 @@ from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.heads.question_answering import LEDForQuestionAnswering
 from led.heads.sequence_classification import LEDForSequenceClassification
 from led.pipelines.answer_spans import best_spans
-from led.pipelines.chunking import Chunk
+from led.pipelines.chunking import ChunkInput
 from led.pipelines.pipeline import pipeline
 from led.testing import tiny_model
 from led.tokenizer.tokenizer import LEDTokenizer
@@ -258,7 +258,7 @@ def test_answers_with_other_global_tokens(tmp_path: Path, rules: tuple[str, ...]
     mask[0, row["globals"]] = 1
     with torch.no_grad():
         out = LEDForQuestionAnswering.from_pretrained(folder)(torch.tensor([ids]), global_attention_mask=mask)
-    whole = Chunk(ids, 0, len(ids) - len(asked) - 2, len(asked) + 1, [])
+    whole = ChunkInput(ids, 0, len(ids) - len(asked) - 2, len(asked) + 1, [])
     [best], null = best_spans([whole], [out.start_logits[0]], [out.end_logits[0]], 1, 30)
     assert row["null_score"] == pytest.approx(null, rel=1e-4)
     assert row["answer_start"] <= row["answer_end"] and row["answer_score"] >= best.score * (1 - 1e-4)
