@@ -16,6 +16,8 @@ CLASSIFY = $(LED) classify $(CORPUS) --model demo/checkpoints/led-reports-label 
 ANSWER = $(LED) answer $(CORPUS) --model demo/checkpoints/led-reports-answer --question-column questions \
 	--passthrough questions
 
+YEARS = $(LED) summarize --input out/years-input --model demo/checkpoints/led-reports-year --shard-documents 4 \
+	--passthrough reference_summary facts
 BUNDLES = $(LED) summarize --input demo/bundles --model demo/checkpoints/led-reports-bundle
 .PHONY: demo quality bundles test test-isa test-parity storm cluster lint check coverage docs clean
 
@@ -35,14 +37,22 @@ demo: $(VENV)/.installed
 	@$(LED) evaluate labels --output out/demo-labels-512 --reference-column reference_label
 	@$(LED) evaluate answers --output out/demo-answers-512 --reference-column questions
 
-# Score the demo's summaries, for whole reports and for their first 512 tokens.
+# Score the demo's summaries, for whole reports and for their first 512 tokens. Then score those of 60 files of 16,000 to
+# 200,000 tokens: truncated, in chunks of 4,096 and 8,192 tokens that are joined, and fused.
 quality: demo
-	@rm -rf out/demo-512
+	@rm -rf out/demo-512 out/years-input out/years-truncate out/years-4096 out/years-concat out/years-fuse
 	$(SUMMARIZE) --output out/demo-512 --max-input-tokens 512
 	@echo "whole reports:"
 	@$(LED) evaluate summaries --output out/demo --facts-column facts
 	@echo "first 512 tokens:"
 	@$(LED) evaluate summaries --output out/demo-512 --facts-column facts
+	$(BIN)/python -m demo.make_years --out out/years-input
+	$(YEARS) --output out/years-truncate
+	$(YEARS) --output out/years-4096 --overflow concat --chunk-tokens 4096 --chunk-ends token
+	$(YEARS) --output out/years-concat --overflow concat
+	$(YEARS) --output out/years-fuse --overflow fuse
+	@for way in truncate 4096 concat fuse; do \
+		echo "years, $$way:"; $(LED) evaluate summaries --output out/years-$$way --facts-column facts; done
 
 # Summarize bundles of reports with global separators, with a global <s> alone, and report by report.
 bundles: $(VENV)/.installed

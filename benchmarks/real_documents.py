@@ -7,6 +7,11 @@ pages and Python sources.
     python -m benchmarks.real_documents --out /tmp/real
     python jobs/summarize_corpus.py --input /tmp/real/corpus --output /tmp/real/out --model /tmp/real/model \\
         --num-beams 2 --max-new-tokens 8 --passthrough source
+
+With `--longest`, only the longest of these files are taken, and texts of books beside them. Debian has some,
+for example jargon-text (`/usr/share/doc/jargon-text/jargon.txt.gz`).
+
+    python -m benchmarks.real_documents --out /tmp/long --longest 10 --books jargon.txt.gz
 """
 
 from __future__ import annotations
@@ -63,6 +68,13 @@ def collect(documents: int, seed: int) -> list[tuple[str, str]]:
     return corpus
 
 
+def collect_longest(documents: int) -> list[tuple[str, str]]:
+    """(path, text) of the longest files of `PLACES`."""
+    paths = {p.resolve() for root, pattern in PLACES for p in Path(root).rglob(pattern) if p.is_file()}
+    texts = [(str(p), read_text(p)) for p in sorted(paths)]
+    return sorted(texts, key=lambda pair: -len(pair[1]))[:documents]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -70,8 +82,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--documents", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest", type=int, help="take only this many files, the longest")
+    parser.add_argument("--books", type=Path, nargs="*", default=(), help="further texts")
     args = parser.parse_args()
-    corpus = collect(args.documents, args.seed)
+    corpus = collect(args.documents, args.seed) if args.longest is None else collect_longest(args.longest)
+    corpus += [(str(path), read_text(path)) for path in args.books]
     (args.out / "corpus").mkdir(parents=True)
     for start in range(0, len(corpus), 250):
         names, texts = zip(*corpus[start : start + 250], strict=True)

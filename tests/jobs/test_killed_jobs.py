@@ -8,12 +8,16 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 
+from pipeline.settings import SummarizeSettings
+from pipeline.tasks import Summarize
 from tests.conftest import read_output, words
 from tests.jobs.commands import command, environment, led_corpus
+from tests.pipeline.readers import rows_of
 from tests.pipeline.s3 import KEYS, moto_server
 from tests.waiting import HANG_S, wait_until
 
@@ -21,12 +25,13 @@ from tests.waiting import HANG_S, wait_until
 def test_kill_9_of_the_driver_loses_nothing_repeats_nothing_and_recomputes_nothing(
     write_corpus: Callable[..., Path], model_folder: Path, tmp_path: Path
 ) -> None:
-    texts = [words(3 + n % 100, n) for n in range(120)]
-    out = tmp_path / "out"
+    # Every tenth document is longer than the model's limit, and is read in chunks.
+    texts = [words(3 + n % 100 if n % 10 else 500, n) for n in range(120)]
+    corpus, out = write_corpus(texts[:50], texts[50:]), tmp_path / "out"
     run = command(
         "summarize_corpus",
         "--input",
-        write_corpus(texts[:50], texts[50:]),
+        corpus,
         "--output",
         out,
         "--model",
@@ -37,6 +42,9 @@ def test_kill_9_of_the_driver_loses_nothing_repeats_nothing_and_recomputes_nothi
         40,
         "--min-new-tokens",
         40,
+        "--overflow",
+        "fuse",
+        "--keep-partial-summaries",
     )
     rng = random.Random()
     kills = 0
@@ -71,10 +79,30 @@ def test_kill_9_of_the_driver_loses_nothing_repeats_nothing_and_recomputes_nothi
         assert ((out / name).stat().st_ino, (out / name).read_bytes()) == (inode, data), (
             f"{name} was computed again"
         )
-    assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(120))
+    rows = {row["doc_id"]: row for row in read_output(out)}
+    assert len(read_output(out)) == 120 and rows.keys() == {f"d{i}" for i in range(120)}
+    assert sum(row["chunks"] > 1 for row in rows.values()) >= 12
+    undisturbed = undisturbed_rows(model_folder, corpus)
+    for doc_id, row in rows.items():
+        assert row == {name: undisturbed[doc_id][name] for name in row}
     planned = json.loads((out / "_plan.json").read_text())["shards"]
     assert {p.name for p in out.glob("part-*")} == {f"part-{s['shard_id']}.parquet" for s in planned}
     print(f"{kills} kills, {len(committed)} of {len(planned)} shards kept from killed runs")
+
+
+def undisturbed_rows(model: Path, corpus: Path) -> dict[str, dict[str, Any]]:
+    """The same rows by ID, all of a file in one batch."""
+    settings = SummarizeSettings(
+        input=(str(corpus),),
+        output="",
+        model=str(model),
+        max_new_tokens=40,
+        min_new_tokens=40,
+        overflow="fuse",
+        keep_partial_summaries=True,
+    )
+    files = sorted(corpus.glob("*.parquet"))
+    return {row["doc_id"]: row for file in files for row in rows_of(Summarize(settings), model, file)}
 
 
 def test_interrupting_ends_with_130_and_can_be_resumed(
