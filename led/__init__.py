@@ -45,12 +45,14 @@ if TYPE_CHECKING:  # with `as`, type checkers see public names
     )
     from led.model.pretrained import LEDPreTrainedModel as LEDPreTrainedModel
     from led.pipelines.masks import global_attention_mask as global_attention_mask
-    from led.pipelines.pipeline import (
+    from led.pipelines.pipeline import pipeline as pipeline
+    from led.pipelines.question_answering import (
         QuestionAnsweringPipeline as QuestionAnsweringPipeline,
-        Text2TextPipeline as Text2TextPipeline,
-        TextClassificationPipeline as TextClassificationPipeline,
-        pipeline as pipeline,
     )
+    from led.pipelines.text_classification import (
+        TextClassificationPipeline as TextClassificationPipeline,
+    )
+    from led.pipelines.text_generation import Text2TextPipeline as Text2TextPipeline
     from led.tokenizer.batch_encoding import BatchEncoding as BatchEncoding
     from led.tokenizer.tokenizer import (
         LEDTokenizer as LEDTokenizer,
@@ -79,11 +81,11 @@ _MODULES = {
     "LEDTokenizer": "led.tokenizer.tokenizer",
     "LEDTokenizerFast": "led.tokenizer.tokenizer",
     "PackedBatch": "led.batch.packed_batch",
-    "QuestionAnsweringPipeline": "led.pipelines.pipeline",
+    "QuestionAnsweringPipeline": "led.pipelines.question_answering",
     "Scheduler": "led.generation.scheduler",
     "SchedulerLimits": "led.generation.scheduler",
-    "Text2TextPipeline": "led.pipelines.pipeline",
-    "TextClassificationPipeline": "led.pipelines.pipeline",
+    "Text2TextPipeline": "led.pipelines.text_generation",
+    "TextClassificationPipeline": "led.pipelines.text_classification",
     "generate": "led.generation.generate",
     "global_attention_mask": "led.pipelines.masks",
     "pack_documents": "led.batch.packed_batch",

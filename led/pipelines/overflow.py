@@ -11,9 +11,8 @@ Units: tokens, unless a name says characters.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,8 +21,8 @@ from led.batch.packed_batch import pack_documents
 from led.generation.config import GenerationConfig
 from led.generation.cross_attention_profile import profile_of
 from led.generation.scheduler import Request, Scheduler
-from led.generation.search import Hypotheses
-from led.pipelines.chunking import Chunk, ChunkInput, ChunkRules, Overflow, chunk_document, chunk_inputs
+from led.pipelines.chunk_queue import ChunkQueue, Level, LongDocument, Progress
+from led.pipelines.chunking import ChunkRules, Overflow, chunk_document, chunk_inputs
 from led.pipelines.global_attention import GlobalTokens
 from led.tokenizer.tokenizer import LEDTokenizer
 
@@ -67,16 +66,6 @@ class OverflowRules:
 
 
 @dataclass(frozen=True)
-class LongDocument:
-    """A document as model input, with its chunks. Without any, it is read at once. See `EncodedInput`."""
-
-    input_ids: Sequence[int]
-    global_positions: Sequence[int]
-    leading: int
-    chunks: Sequence[Chunk] = ()
-
-
-@dataclass(frozen=True)
 class PartialSummary:
     """The summary of the characters `start` to `end`, exclusive, of a document."""
 
@@ -104,52 +93,6 @@ class DocumentSummary:
     level_tokens: tuple[int, ...]
     partial_summaries: tuple[PartialSummary, ...]
     attention_profile: list[float] | None = None
-
-
-@dataclass
-class _Level:
-    """The chunks of one level, and what was written for each. `length` has no special tokens.
-
-    `owner` (length,) is the chunk of the level below whose summary each token belongs to.
-    """
-
-    chunks: Sequence[Chunk]
-    inputs: list[ChunkInput]
-    length: int
-    owner: Tensor | None = None
-    written: dict[int, Hypotheses] = field(default_factory=dict)
-
-    @property
-    def is_done(self) -> bool:
-        return len(self.written) == len(self.inputs)
-
-    @property
-    def attentions(self) -> list[Tensor]:
-        """(n,) the cross-attention of each chunk's summary to its n tokens."""
-        found = [self.written[i].attention for i in range(len(self.inputs))]
-        return [attention for attention in found if attention is not None]
-
-    def over_tokens(self, attentions: Sequence[Tensor]) -> Tensor:
-        """(length,) the sum of these attentions to the chunks' tokens.
-
-        That to a chunk's first special tokens and prefix counts for its first token, that to its last one for
-        its last token.
-        """
-        total = torch.zeros(max(1, self.length))
-        for chunk, attention in zip(self.inputs, attentions, strict=True):
-            positions = torch.arange(len(attention)) - chunk.offset + chunk.start
-            last = max(chunk.start, chunk.end - 1)
-            total.index_add_(0, positions.clamp(chunk.start, last), attention)
-        return total
-
-
-@dataclass
-class _Progress:
-    """A document and its levels so far. `is_stuck` says that further levels would not get shorter."""
-
-    leading_ids: list[int]
-    levels: list[_Level]
-    is_stuck: bool = False
 
 
 class ChunkFailed(Exception):
@@ -185,7 +128,7 @@ class DocumentSummarizer:
         Raises:
             ChunkFailed: a chunk failed, with `one_at_a_time`.
         """
-        queue = _Queue(documents, self._request, one_at_a_time=one_at_a_time)
+        queue = ChunkQueue(documents, self._request, one_at_a_time=one_at_a_time)
         try:
             for number, hypotheses in self._scheduler.run(queue.requests()):
                 index, level, progress = queue.finish(number, hypotheses)
@@ -202,7 +145,7 @@ class DocumentSummarizer:
                 raise ChunkFailed(f"{failed}: {type(error).__name__}: {error}") from error
             raise
 
-    def _request(self, progress: _Progress, level: _Level, i: int) -> Request:
+    def _request(self, progress: Progress, level: Level, i: int) -> Request:
         chunk = level.inputs[i]
         limit = None
         if self._rules.tokens_per_input is not None:
@@ -213,7 +156,7 @@ class DocumentSummarizer:
             limit = max(least, math.ceil(self._rules.tokens_per_input * covered))
         return Request(pack_documents([chunk.input_ids], [chunk.global_positions]), limit)
 
-    def _next_level(self, progress: _Progress) -> _Level | None:
+    def _next_level(self, progress: Progress) -> Level | None:
         """The level that summarizes the summaries of the last one. None if the document is done.
 
         A level that needs chunks and has no fewer tokens than the last one might never lead to an end.
@@ -237,9 +180,9 @@ class DocumentSummarizer:
         bounds = [(chunk.start, chunk.end) for chunk in chunks]
         inputs = chunk_inputs(ids, leading, self._global_tokens.positions(ids, leading), bounds)
         owner = _owners(summaries, offsets) if self._attention_bins is not None else None
-        return _Level(chunks, inputs, len(offsets), owner)
+        return Level(chunks, inputs, len(offsets), owner)
 
-    def _summary(self, progress: _Progress) -> DocumentSummary:
+    def _summary(self, progress: Progress) -> DocumentSummary:
         first, last, config = progress.levels[0], progress.levels[-1], self._scheduler.config
         written = [last.written[i] for i in range(len(last.inputs))]
         tokens = [each.sequences[0] for each in written]
@@ -272,7 +215,7 @@ class DocumentSummarizer:
             attention_profile=self._profile(progress),
         )
 
-    def _profile(self, progress: _Progress) -> list[float] | None:
+    def _profile(self, progress: Progress) -> list[float] | None:
         if self._attention_bins is None:
             return None
         first = progress.levels[0]
@@ -287,78 +230,6 @@ class DocumentSummarizer:
             shares = [own / own.sum() * w for own, w in zip(below.attentions, of_chunk, strict=True)]
             attention = below.over_tokens(shares)
         return profile_of(attention, self._attention_bins)
-
-
-class _Queue:
-    """The requests of all chunks, in the order in which the scheduler shall admit them.
-
-    Documents start in their order. The next level of a document comes before chunks that have not started.
-    """
-
-    def __init__(
-        self,
-        documents: Sequence[LongDocument],
-        request: Callable[[_Progress, _Level, int], Request],
-        *,
-        one_at_a_time: bool,
-    ) -> None:
-        self._documents, self._request, self._one_at_a_time = documents, request, one_at_a_time
-        self._started = 0
-        self._open: dict[int, _Progress] = {}
-        self._ready: deque[tuple[int, _Level, int]] = deque()
-        self._running: dict[int, tuple[int, _Level, int]] = {}
-        self._count = 0
-
-    def requests(self) -> Iterator[Request | None]:
-        """Yield the next request, or None while every remaining one waits for a result."""
-        while True:
-            if not self._ready and self._started < len(self._documents):
-                self._start()
-            if self._ready and not (self._one_at_a_time and self._running):
-                index, level, i = self._ready.popleft()
-                self._running[self._count] = index, level, i
-                self._count += 1
-                yield self._request(self._open[index], level, i)
-            elif self._open:
-                yield None
-            else:
-                return
-
-    def _start(self) -> None:
-        index, document = self._started, self._documents[self._started]
-        self._started += 1
-        ids, leading = document.input_ids, document.leading
-        length = len(ids) - leading - 1
-        chunks = document.chunks or (Chunk(0, length, 0, 0),)
-        bounds = [(chunk.start, chunk.end) for chunk in chunks]
-        inputs = chunk_inputs(ids, leading, document.global_positions, bounds)
-        self._open[index] = _Progress(list(ids[:leading]), [])
-        self.add_level(index, _Level(chunks, inputs, length))
-
-    def add_level(self, index: int, level: _Level) -> None:
-        """Queue the chunks of a document's next level before all that have not started."""
-        self._open[index].levels.append(level)
-        self._ready.extendleft((index, level, i) for i in reversed(range(len(level.inputs))))
-
-    def finish(self, number: int, hypotheses: Hypotheses) -> tuple[int, _Level, _Progress]:
-        """Store the result of request `number`. Returns its document, and the level it belongs to."""
-        index, level, i = self._running.pop(number)
-        level.written[i] = hypotheses
-        return index, level, self._open[index]
-
-    def close(self, index: int) -> None:
-        """Forget a document that is done."""
-        del self._open[index]
-
-    def describe_running(self) -> str | None:
-        """The chunk being decoded, in words, if it is the only one."""
-        if len(self._running) != 1:
-            return None
-        [(index, level, i)] = self._running.values()
-        levels, chunk, count = self._open[index].levels, level.chunks[i], len(level.inputs)
-        if len(levels) > 1:
-            return f"chunk {i + 1} of {count} of level {len(levels)}"
-        return f"chunk {i + 1} of {count}, characters {chunk.first_character} to {chunk.last_character}"
 
 
 def _mean_log_probability(score: float, length: int, config: GenerationConfig) -> float:

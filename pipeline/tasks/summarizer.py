@@ -10,7 +10,8 @@ from led.generation.config import GenerationConfig
 from led.generation.memory_budget import free_bytes
 from led.generation.scheduler import Scheduler, SchedulerLimits
 from led.heads.conditional_generation import LEDForConditionalGeneration
-from led.pipelines.overflow import DocumentSummarizer, DocumentSummary, LongDocument, OverflowRules
+from led.pipelines.chunk_queue import LongDocument
+from led.pipelines.overflow import ChunkFailed, DocumentSummarizer, DocumentSummary, OverflowRules
 from pipeline.checkpoint import load_tokenizer
 from pipeline.schema import LEVELS, PARTIAL_SUMMARIES
 from pipeline.settings import SummarizeSettings
@@ -58,7 +59,12 @@ class LoadedSummarizer(LoadedModel[LEDForConditionalGeneration]):
                 raise
         # Outside the except clause, the tensors that the traceback held are free.
         self.release_memory()
-        yield from self._predict(documents, one_at_a_time=True)
+        try:
+            yield from self._predict(documents, one_at_a_time=True)
+        except ChunkFailed as failed:
+            if isinstance(failed.__cause__, self.fatal):
+                raise failed.__cause__ from None
+            raise
 
     def _predict(
         self, documents: Sequence[ModelInput], *, one_at_a_time: bool = False

@@ -13,6 +13,7 @@ from led.generation.config import GenerationConfig
 from led.generation.cross_attention_profile import profile_of
 from led.generation.scheduler import Request, Scheduler, SchedulerLimits
 from led.heads.conditional_generation import LEDForConditionalGeneration
+from led.pipelines.chunk_queue import LongDocument
 from led.pipelines.chunking import ChunkRules, Overflow, chunk_document
 from led.pipelines.global_attention import GlobalAttention
 from led.pipelines.inputs import EncodedInput, InputRules, InputText, encode_inputs
@@ -20,7 +21,6 @@ from led.pipelines.overflow import (
     ChunkFailed,
     DocumentSummarizer,
     DocumentSummary,
-    LongDocument,
     OverflowRules,
 )
 from led.testing import tiny_model
