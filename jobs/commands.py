@@ -14,7 +14,14 @@ from rich.text import Text
 from pipeline.errors import PipelineError, UsageError
 from pipeline.monitor.progress import clock
 from pipeline.monitor.stats import Estimate
-from pipeline.output.commit import ShardMetadata, hardware_of, new_rows, parse_manifest, rows_recomputed
+from pipeline.output.commit import (
+    ShardMetadata,
+    chunked_rows,
+    hardware_of,
+    new_rows,
+    parse_manifest,
+    rows_recomputed,
+)
 from pipeline.output.open_store import open_store
 from pipeline.planning.plan import FORECAST, MANIFEST, REPORT, SUCCESS
 
@@ -42,7 +49,8 @@ def run(task: Task) -> None:
     manifest = result.manifest
     counts = f"{manifest['ok']} ok + {manifest['failed']} failed + {manifest['skipped']} skipped"
     rows = "" if manifest["rows"] == manifest["documents"] else f", {manifest['rows']} rows"
-    print(f"{manifest['documents']} documents{rows} = {counts}; {manifest['truncated']} truncated")
+    chunked = f", {many} in chunks" if (many := chunked_rows(manifest)) else ""
+    print(f"{manifest['documents']} documents{rows} = {counts}; {manifest['truncated']} truncated{chunked}")
     if manifest["since"]:
         print(
             f"{manifest['reused']} rows reused from {', '.join(run['output'] for run in manifest['since'])}"

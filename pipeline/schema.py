@@ -21,6 +21,9 @@ INPUT = pa.schema(
     ]
 )
 
+# The measurement of a shard that counts rows of several chunks.
+CHUNKED_ROWS = "chunked_rows"
+
 STATUSES = ("ok", "failed", "skipped")
 
 # Every row of every task.

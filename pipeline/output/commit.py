@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import CorruptOutput, PipelineError
 from pipeline.output.store import Outcome, Store
 from pipeline.planning.plan import MANIFEST, SUCCESS, Plan, Shard, remaining
-from pipeline.schema import FLAGS, INTERNAL, MEASURED, NUMBER, STATUSES
+from pipeline.schema import CHUNKED_ROWS, FLAGS, INTERNAL, MEASURED, NUMBER, STATUSES
 from pipeline.versions import (
     RUN_CONFIG_0_1,
     SHARD_METADATA_0_1,
@@ -292,6 +292,11 @@ def rows_recomputed(manifest: Mapping[str, Any], new: int) -> int:
     """Rows of documents that the previous runs had, and that changed or had failed, if `new` rows are of new
     documents."""
     return int(manifest["rows"] - manifest["skipped"] - manifest["reused"] - new)
+
+
+def chunked_rows(manifest: Mapping[str, Any]) -> int:
+    """Rows that were read in several chunks."""
+    return int(sum(shard["measured"].get(CHUNKED_ROWS, 0) for shard in manifest["shards"].values()))
 
 
 def new_rows(manifest: Mapping[str, Any]) -> int | None:

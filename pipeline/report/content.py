@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.monitor.stats import Totals, device_hours, throughput
-from pipeline.output.commit import ShardMetadata, hardware_of, new_rows, rows_recomputed
+from pipeline.output.commit import ShardMetadata, chunked_rows, hardware_of, new_rows, rows_recomputed
 from pipeline.planning.plan import FORECAST, Plan
 from pipeline.report.charts import curve, histogram, shares, strip
 from pipeline.report.rows import RANDOM, Findings, Row
@@ -146,6 +146,7 @@ def _key_figures(
         *_new_and_recomputed(manifest),
         ("skipped files", len(plan.skipped)),
         ("truncated at the input limit", manifest["truncated"]),
+        ("read in several chunks", chunked_rows(manifest)),
         ("input tokens", manifest["input_tokens"]),
         ("output tokens", manifest["output_tokens"]),
         ("shards", len(plan.shards)),
@@ -247,8 +248,9 @@ def _throughput(computed: Sequence[ShardMetadata]) -> list[Chart]:
 
 
 def _lengths(plan: Plan, findings: Findings) -> list[Chart]:
-    limit = plan.config.get("input_limits", {}).get("max_input_tokens", 0)
-    marks = {"limit": limit} if limit else None
+    limits = plan.config.get("input_limits", {})
+    known = [limits[name] for name in ("max_input_tokens", "chunk_tokens") if name in limits]
+    marks = {"limit": min(known)} if known else None
     charts = [("tokens per document", histogram(findings.lengths, marks=marks))]
     if findings.output_lengths:
         charts.append(("output tokens", histogram(findings.output_lengths)))

@@ -28,7 +28,7 @@ from pipeline.inputs.texts import Text, is_list, read_texts
 from pipeline.output.previous_runs import PreviousRuns
 from pipeline.planning.document_ids import document_ids
 from pipeline.planning.plan import Shard
-from pipeline.schema import COUNTS, DOC_ID, INPUT, MEASURED, NUMBER, PROVENANCE, SHARD, STATE
+from pipeline.schema import CHUNKED_ROWS, COUNTS, DOC_ID, INPUT, MEASURED, NUMBER, PROVENANCE, SHARD, STATE
 from pipeline.tasks import Task
 from pipeline.tasks.base import Document, InputLimits, ModelInput, RequestedRow, Row
 from pipeline.workers.bisect import Failed, bisect_failures
@@ -67,7 +67,8 @@ class ShardReader:
         """
         start = time.monotonic()
         table = self._read(shard, previous)
-        measured: dict[str, float] = {"read_seconds": time.monotonic() - start}
+        chunked = pc.sum(pc.greater(table["chunks"], 1)).as_py() or 0
+        measured: dict[str, float] = {"read_seconds": time.monotonic() - start, CHUNKED_ROWS: chunked}
         if previous is not None:
             read = table[DOC_ID.name].filter(pc.not_equal(table["status"], "skipped"))
             if (new := previous.count_new(read.to_pylist())) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from itertools import pairwise
@@ -170,6 +171,7 @@ def test_several_documents_of_one_input_are_read_in_chunks(model: Path, tmp_path
     whole = "\n\n".join(documents[0])
     parts = rows[0]["partial_summaries"]
     assert rows[0]["chunks"] == len(parts) > 2 and rows[1]["chunks"] == 1
+    assert json.loads(rows[0]["_measured"])["chunked_rows"] == 1
     assert parts[0]["start"] == 0 and parts[-1]["end"] == len(whole)
     assert all(a["end"] <= b["start"] for a, b in pairwise(parts))
     covered = "".join(whole[p["start"] : p["end"]] for p in parts)
