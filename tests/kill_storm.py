@@ -119,6 +119,8 @@ class Storm:
             40,
             "--replicas",
             2,
+            "--overflow",
+            "fuse",
         ]
 
     def start(self, output: str) -> subprocess.Popen[bytes]:
@@ -217,7 +219,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             os.environ.update({**KEYS, "AWS_ENDPOINT_URL": url})
             fsspec.filesystem("s3").mkdir("storm")
             (folder / "corpus").mkdir()
-            texts = [words(3 + n % 60, n) if n % 29 else None for n in range(args.documents)]
+            # Every third document is longer than the model's limit, and is read in chunks.
+            lengths = [3 + n % 60 if n % 3 else 500 for n in range(args.documents)]
+            texts = [words(length, n) if n % 29 else None for n, length in enumerate(lengths)]
             ids = [f"d{n}" for n in range(args.documents)]
             pq.write_table(
                 pa.table({"doc_id": ids, "text": texts}), folder / "corpus" / "a.parquet", row_group_size=50
