@@ -1,8 +1,11 @@
 """Measures what fusing costs beside reading: documents of 16,000 to 200,000 tokens in chunks.
 
-`fuse` is the whole task, by the class that jobs use. `read` encodes the chunks of the same documents, in the
-packed batches that the scheduler forms, and writes one summary for each document, that of the last level.
-`concat` is measured beside them. All run alternately in one process.
+`fuse` is the whole task, by the class that jobs use. Two ways of reading the same tokens once are measured
+beside it, and `concat`. All run alternately in one process.
+
+* `read`: the chunks are encoded in packed batches of the same size. One summary is written for each document,
+  and it attends to all of the document's chunks.
+* `encode`: the same, but the summary attends only to what fuse reads at its last level.
 
     python -m benchmarks.overflow --model demo/checkpoints/led-reports-year --documents 20 --rounds 3
 """
@@ -21,7 +24,7 @@ import torch
 
 from benchmarks.rival import interleaved, machine
 from demo.years import generate_year
-from led.batch.packed_batch import pack_documents
+from led.batch.packed_batch import PackedBatch, pack_documents
 from led.generation.scheduler import Scheduler, SchedulerLimits
 from led.pipelines.chunking import by_budget
 from led.pipelines.overflow import DocumentSummarizer
@@ -53,18 +56,36 @@ def measure(model: str, texts: Sequence[str], rounds: int, settings: dict[str, A
     encoder, scheduler = summarizer.model.led.encoder, Scheduler(summarizer.model, summarizer.generation)
     budget = SchedulerLimits().resolve(summarizer.model.device)[1]
 
-    def read() -> None:
+    def encode_chunks() -> dict[int, torch.Tensor]:
+        states: dict[int, torch.Tensor] = {}
         with torch.inference_mode():
             for group in by_budget([len(chunk.input_ids) for chunk in chunks], budget):
                 ids, positions = zip(
                     *((chunks[i].input_ids, chunks[i].global_positions) for i in group), strict=True
                 )
-                encoder.encode(pack_documents(ids, positions))
+                batch = pack_documents(ids, positions)
+                encoded = encoder.encode(batch)
+                states |= {i: encoded[a:b] for i, (a, b) in zip(group, batch.spans, strict=True)}
+        return states
+
+    def read() -> None:
+        states, first, batches = encode_chunks(), 0, []
+        for document in inputs:
+            count = max(1, len(document.chunks))
+            whole = torch.cat([states[i] for i in range(first, first + count)])
+            is_global = torch.zeros(len(whole), dtype=torch.bool)
+            batches.append(PackedBatch(None, (0, len(whole)), is_global, encoder_states=whole))
+            first += count
+        list(scheduler.run(batches))
+
+    def encode() -> None:
+        encode_chunks()
         list(scheduler.run(pack_documents([c.input_ids], [c.global_positions]) for c in last))
 
     calls: dict[str, Callable[[], Any]] = {
         "fuse": lambda: dict(summarizer.predict(inputs)),
         "read": read,
+        "encode": encode,
         "concat": lambda: dict(joiner.predict(inputs)),
     }
     seconds, _ = interleaved(calls, rounds)
@@ -75,7 +96,8 @@ def measure(model: str, texts: Sequence[str], rounds: int, settings: dict[str, A
         "chunks": len(chunks),
         **{f"{name} seconds": value for name, value in seconds.items()},
         "fuse to read": seconds["fuse"] / seconds["read"],
-        "concat to read": seconds["concat"] / seconds["read"],
+        "fuse to encode": seconds["fuse"] / seconds["encode"],
+        "fuse to concat": seconds["fuse"] / seconds["concat"],
         "encoding share of fuse": measured["encode_seconds"]
         / (measured["encode_seconds"] + measured["decode_seconds"]),
         "slots used": measured["document_steps"] / measured["slot_steps"],

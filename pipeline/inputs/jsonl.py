@@ -114,7 +114,7 @@ def split_lines(stream: IO[bytes], offset: int, max_bytes: int) -> Iterator[tupl
 def _parse(line: bytes | None) -> tuple[dict[str, Any], str | None]:
     """The object of a line and None, or an empty object and the reason why the line is invalid."""
     if line is None:
-        return {}, "the line is too long for --max-document-bytes"
+        return {}, "the line is too long for --max-document-bytes; raise it to read the document"
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:

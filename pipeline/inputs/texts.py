@@ -49,11 +49,15 @@ def _decode(value: bytes | None, max_bytes: int) -> Text:
         return Text(None, "the text is null", None)
     text_hash = hashlib.blake2b(value, digest_size=16).hexdigest()
     if len(value) > max_bytes:
-        return Text(None, f"the text has more than the {max_bytes} bytes of --max-document-bytes", text_hash)
+        return Text(None, _too_long("the text has", len(value), max_bytes), text_hash)
     text, reason = _utf_8(value)
     if text is not None and not text.strip():
         text, reason = None, "the text is empty"
     return Text(text, reason, text_hash)
+
+
+def _too_long(what: str, size: int, most: int) -> str:
+    return f"{what} {size} bytes, more than the {most} of --max-document-bytes; raise it to read the document"
 
 
 def _utf_8(value: bytes) -> tuple[str | None, str | None]:
@@ -72,8 +76,7 @@ def _decode_list(values: Sequence[bytes | None] | None, max_bytes: int) -> Text:
         digest.update(len(value or b"").to_bytes(8) + (value or b""))
     text_hash = digest.hexdigest()
     if (size := sum(len(value or b"") for value in values)) > max_bytes:
-        reason = f"the texts have {size} bytes, more than the {max_bytes} bytes of --max-document-bytes"
-        return Text(None, reason, text_hash)
+        return Text(None, _too_long("the texts have", size, max_bytes), text_hash)
     texts = []
     for number, value in enumerate(values):
         decoded, problem = _utf_8(value or b"")

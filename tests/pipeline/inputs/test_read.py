@@ -199,9 +199,9 @@ def test_invalid_lines_have_a_reason_and_keep_their_row_number(tmp_path: Path) -
         1: "the line is not JSON",
         2: "the line is not a JSON object but an array",
         3: "the text is a number, not a string",
-        5: "the line is too long for --max-document-bytes",
+        5: "the line is too long for --max-document-bytes; raise it to read the document",
         6: "the line is not JSON",
-        8: "the line is too long for --max-document-bytes",
+        8: "the line is too long for --max-document-bytes; raise it to read the document",
         10: "the text is a number, not a string",
     }
     texts = rows.table["text"].to_pylist()

@@ -153,7 +153,7 @@ def test_texts_are_read_from_every_type_that_holds_them(kind: pa.DataType) -> No
         None,
         "the text is null",
         "the text is empty",
-        "the text has more than the 8 bytes of --max-document-bytes",
+        "the text has 9 bytes, more than the 8 of --max-document-bytes; raise it to read the document",
     ]
     assert [text.text_hash is None for text in texts] == [False, True, False, False]
 
