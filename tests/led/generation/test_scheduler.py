@@ -14,7 +14,7 @@ from torch import Tensor
 from led.batch.packed_batch import PackedBatch, pack_documents
 from led.generation.config import GenerationConfig
 from led.generation.runner import EagerRunner, SelectTokens
-from led.generation.scheduler import Scheduler, SchedulerLimits
+from led.generation.scheduler import Request, Scheduler, SchedulerLimits
 from led.generation.search import BeamSearch, GreedySearch, Search, StepOutput
 from led.testing import tiny_model
 
@@ -199,3 +199,49 @@ def test_the_device_decides_about_limits_that_are_not_given(
     where = torch.device(device)
     assert SchedulerLimits().resolve(where) == (*expected, 500)
     assert SchedulerLimits(3, 40, 7).resolve(where) == (3, 40, 7)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {"num_beams": 3},
+        {"num_beams": 3, "early_stopping": "never", "length_penalty": 2.0},
+        {"num_beams": 2, "forced_eos_token_id": 2, "no_repeat_ngram_size": 2},
+        {},
+        {"forced_eos_token_id": 2},
+        {"do_sample": True, "seed": 5, "num_return_sequences": 2},
+    ],
+    ids=str,
+)
+def test_a_document_may_have_a_limit_of_its_own(mode: dict[str, Any]) -> None:
+    """The result is that of a config with this limit, whatever limits the documents beside it have."""
+    model, several = tiny_model(scale=16), documents()
+    config = GenerationConfig(max_new_tokens=12, decoder_start_token_id=0, **mode)
+    limits = [None, 1, 5, 12, 40, 3, 2, None, 7, 11, 4, 6]
+    requests = [Request(each, limit) for each, limit in zip(several, limits, strict=True)]
+    found = dict(Scheduler(model, config, SchedulerLimits(max_num_seqs=4)).run(requests))
+    for i, (document, limit) in enumerate(zip(several, limits, strict=True)):
+        alone = config.updated(max_new_tokens=min(limit or 12, 12))
+        [(_, expected)] = Scheduler(model, alone).run([document])
+        assert found[i].sequences == expected.sequences
+        assert found[i].scores == pytest.approx(expected.scores, rel=1e-5)
+    with pytest.raises(ValueError, match="max_new_tokens is 0; it must be at least 1"):
+        Request(several[0], 0)
+
+
+def test_documents_may_wait_for_results() -> None:
+    """A document that depends on the first result is admitted when that is there, beside others."""
+    scheduler, several = scheduler_of("beams", SchedulerLimits(max_num_seqs=3)), documents()[:4]
+    finished: list[int] = []
+
+    def requests() -> Iterator[PackedBatch | None]:
+        yield from several[:3]
+        while not finished:
+            yield None
+        yield several[3]
+
+    for number, _ in scheduler.run(requests()):
+        finished.append(number)
+    assert sorted(finished) == [0, 1, 2, 3] and finished[0] != 3
+    with pytest.raises(RuntimeError, match="wait for a result, and none is being decoded"):
+        list(scheduler.run([None]))
