@@ -16,7 +16,7 @@ CLASSIFY = $(LED) classify $(CORPUS) --model demo/checkpoints/led-reports-label 
 ANSWER = $(LED) answer $(CORPUS) --model demo/checkpoints/led-reports-answer --question-column questions \
 	--passthrough questions
 
-YEARS = $(LED) summarize --input out/years-input --model demo/checkpoints/led-reports-year --shard-documents 4 \
+YEARS = $(LED) summarize --input out/years-input --model demo/checkpoints/led-reports-year --shard-documents 10 \
 	--passthrough reference_summary facts
 BUNDLES = $(LED) summarize --input demo/bundles --model demo/checkpoints/led-reports-bundle
 .PHONY: demo quality bundles test test-isa test-parity storm cluster lint check coverage docs clean

@@ -1,13 +1,14 @@
 """Train the demo's LED for documents of any length, on a CPU.
 
-    python -m demo.train_years --out demo/checkpoints/led-reports-year --minutes 42
-    python -m demo.train_years --out demo/checkpoints/led-reports-year --minutes 26 --peak 1e-3 --seed 12 \\
-        --first-stage 1 --start demo/checkpoints/led-reports-year
+    OUT=demo/checkpoints/led-reports-year
+    python -m demo.train_years --out $OUT --minutes 42
+    python -m demo.train_years --out $OUT --start $OUT --minutes 26 --peak 1e-3 --seed 12 --first-stage 1
+    python -m demo.train_years --out $OUT --start $OUT --minutes 18 --peak 5e-4 --seed 13 --first-stage 2
 
 Training continues from the summarizer of single reports. Half of the examples are parts of a year's file,
 whose summaries leave unknown what the part does not say. The other half are such summaries, one after
 another, and the summary of all of them. So one model writes the summaries of chunks and fuses them. The
-second round improves the order of digits.
+second and third round improve the order of digits.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ FOLDERS = {
     "demo": "Sample data and checkpoints, and the scripts that made them.",
     "demo/corpus": "240 sample reports as Parquet.",
     "demo/bundles": "120 sample bundles of reports about one site, as Parquet.",
-    "demo/checkpoints": "Four small checkpoints: summaries, labels, answers, bundles.",
+    "demo/checkpoints": "Five small checkpoints: summaries, labels, answers, bundles, years.",
     "benchmarks": "Measurements, run by hand.",
     "infra": "Clusters, images, dashboards and alerts.",
     "infra/kuberay": "Kustomization for KubeRay: base, components, and an example overlay.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from demo.make_years import make_rows
 from demo.train_years import STAGES, make_batch
 from demo.years import NAMES, generate_notes, generate_part, generate_year, summarize
+from led.pipelines.pipeline import pipeline
 from led.tokenizer.tokenizer import LEDTokenizer
 
 TOKENIZER = Path("demo/checkpoints/led-reports-summary")
@@ -69,3 +71,18 @@ def test_batches_have_a_summary_for_each_text() -> None:
         tokenizer.decode([i for i in row.tolist() if i >= 0], skip_special_tokens=True) for row in labels
     ]
     assert all(text.startswith("On ") and text.endswith(".") for text in texts)
+
+
+def test_the_checkpoint_fuses_what_a_truncated_document_does_not_have() -> None:
+    years = [generate_year(seed, 9000) for seed in (3_900_000, 3_900_001)]
+    summarize = pipeline("summarization", model="demo/checkpoints/led-reports-year")
+    found = {}
+    for overflow in ("truncate", "fuse"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            results = summarize([year.text for year in years], overflow=overflow)
+        pairs = zip(years, results, strict=True)
+        found[overflow] = sum(
+            fact in result["summary_text"] for year, result in pairs for fact in year.facts.values()
+        )
+    assert found["fuse"] >= 12 > found["truncate"] + 2
