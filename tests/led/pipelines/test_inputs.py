@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import given, strategies as st
+from dataclasses import replace
+from functools import cache
 
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from led.pipelines.chunking import ChunkEnds, ChunkRules
 from led.pipelines.global_attention import GlobalAttention
 from led.pipelines.inputs import InputRules, InputText, encode_inputs, overlapping
+from led.pipelines.joining import Truncation, whole_text
 from led.tokenizer.tokenizer import LEDTokenizer
 from tests.conftest import words
 
@@ -98,3 +103,49 @@ def test_overlaps_are_those_of_trying_each(widths: list[int], starts: list[tuple
     spans = [(start, start + length) for start, length in starts]
     expected = [i for i, (s, e) in enumerate(offsets) if any(max(s, a) < min(e, b) for a, b in spans)]
     assert overlapping(offsets, spans) == expected
+
+
+WORDS = st.sampled_from(
+    ["the pump", " ", "", "Größe 🎉", "water rose. The valve failed.\n\nA gallery", "x" * 40]
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.one_of(WORDS, st.lists(WORDS, min_size=1, max_size=4).map(tuple)),
+    st.sampled_from(["", "facet: ", "summarize the pump: "]),
+    st.sampled_from(["equal", "proportional", "last"]),
+    st.integers(3, 60),
+    st.sampled_from(["token", "sentence"]),
+)
+def test_chunks_cover_the_documents_of_an_input(
+    text: str | tuple[str, ...], prefix: str, truncation: Truncation, limit: int, ends: ChunkEnds
+) -> None:
+    tokenizer = learned()
+    chosen = replace(rules(tokenizer, "first"), truncation=truncation)
+    item = InputText(text, prefix)
+    try:
+        [found] = encode_inputs(tokenizer, [item], limit, chosen, ChunkRules(24, 0, ends))
+    except ValueError as error:
+        assert "leave no room" in str(error)
+        return
+    whole = whole_text(text)
+    assert found.input_ids == encode_inputs(tokenizer, [item], limit, chosen)[0].input_ids
+    length = len(found.input_ids) - found.leading - 1
+    covered = sum(chunk.end - chunk.start for chunk in found.chunks)
+    assert found.chunks[0].start == 0 and covered <= length
+    if ends == "token":
+        assert covered == length and found.chunks[-1].end == length
+    for chunk in found.chunks:
+        part = whole[chunk.first_character : chunk.last_character]
+        ids = found.input_ids[found.leading + chunk.start : found.leading + chunk.end]
+        kept = [i for i in ids if i not in chosen.separator]
+        if ends == "sentence" and not found.truncated_tokens:  # characters stay whole, and nothing is cut
+            assert "".join(tokenizer.decode(kept).split()) == "".join(part.split())
+
+
+@cache
+def learned() -> LEDTokenizer:
+    tokenizer = LEDTokenizer.learn([words(200, 0)], vocab_size=320)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<doc-sep>"]})
+    return tokenizer
