@@ -131,7 +131,7 @@ class CudaGraphRunner:
         tokens_R1 = self._tokens[: self._own.rows]
         if self._search_state is not None:
             state = self._search_state.first(documents)
-            state.lengths.clamp_(1, self._max_length - 1)  # padding slots neither start nor end
+            state.lengths.clamp_(1, self._max_length - 1)  # padding slots stay within the token table
             search = search.with_state(state)
             tokens_R1 = search.last_tokens
         self._own.apply_beam_idx()

@@ -61,7 +61,7 @@ class OverflowRules:
             raise ValueError(
                 f"fuse needs chunks that are twice as long as their summaries: a chunk has "
                 f"{self.chunks.tokens} tokens and a summary at most {max_new_tokens}; lower max_new_tokens "
-                "or raise the chunk's tokens."
+                "or raise chunk_tokens."
             )
 
 

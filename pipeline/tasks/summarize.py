@@ -80,13 +80,17 @@ class Summarize:
 
         Raises:
             ValueError: the folder's weights are not a summarizer's, or a setting does not fit the model.
+            UsageError: chunks of this length cannot be fused.
         """
         from pipeline.tasks.summarizer import LoadedSummarizer
 
         LoadedSummarizer.check(folder)
         in_force = self.in_force(folder)
         longest = in_force.generation.max_sequence_length(LEDConfig.from_pretrained(folder))
-        self.overflow_rules(folder).check(in_force.generation, longest - 1)
+        try:
+            self.overflow_rules(folder).check(in_force.generation, longest - 1)
+        except ValueError as error:
+            raise UsageError(f"--overflow {self.settings.overflow}: {error}") from error
         generation = asdict(in_force.generation)
         return {"task": "summarize", "generation": generation, **input_config(self.settings, folder)}
 
@@ -145,6 +149,7 @@ class Summarize:
     @staticmethod
     def describe(row: Row) -> tuple[str, str]:
         """How generation ended, and the summary."""
-        return f"{row['output_tokens']} tokens out, {row['finish_reason']}, score {row['score']:.3f}", row[
-            "summary"
-        ]
+        details = f"{row['output_tokens']} tokens out, {row['finish_reason']}, score {row['score']:.3f}"
+        if row["chunks"] > 1:
+            details = f"{row['chunks']} chunks, {row['levels']} levels, {details}"
+        return details, row["summary"]
