@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.rival import LED_BASE, documents, in_both_environments, interleaved, machine, padded
 from led import LEDConfig, LEDForQuestionAnswering, LEDForSequenceClassification
 from led.pipelines.chunk_reader import read_chunks
-from led.pipelines.chunking import Chunk
+from led.pipelines.chunking import ChunkInput
 from led.testing import TINY, spread_weights
 
 MODEL_CLASSES: dict[str, type[LEDForSequenceClassification | LEDForQuestionAnswering]] = {
@@ -82,7 +82,7 @@ def measure(
         torch.cat([x[:1], x[1:-1] % (vocab - 5) + 5, x[-1:]])
         for x in documents(mixed_lengths(count, longest))
     ]
-    chunks = [Chunk(row.tolist(), 0, len(row) - 2, 1, [0]) for row in rows]
+    chunks = [ChunkInput(row.tolist(), 0, len(row) - 2, 1, [0]) for row in rows]
     with torch.inference_mode():
         seconds, results = interleaved(
             {

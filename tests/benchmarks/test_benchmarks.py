@@ -89,3 +89,12 @@ def test_global_tokens_give_the_same_states(capsys: pytest.CaptureFixture[str]) 
     found = last_line(capsys, "global_tokens", *small)
     assert set(found) == {"0", "1", "70"} and found["1"]["to_one"] == 1.0
     assert all(row["difference"] < 1e-4 for row in found.values())
+
+
+def test_fusing_is_compared_with_reading(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = '{"chunk_tokens": 256}'
+    model = "demo/checkpoints/led-reports-year"
+    small = ("--documents", "2", "--rounds", "1", "--words", "300", "900", "--settings", settings)
+    found = last_line(capsys, "overflow", "--model", model, *small)
+    assert found["documents"] == 2 and found["chunks"] > 4
+    assert found["fuse to read"] > 0 and 0 < found["slots used"] <= 1

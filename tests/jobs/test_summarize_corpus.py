@@ -179,7 +179,7 @@ def test_with_five_percent_malformed_input_all_other_documents_are_processed(
         20: "the text is null",
         60: "the text is empty",
         90: "the text is not UTF-8 (byte 0xff at 2)",
-        130: "the text has more",
+        130: "the text has 6000 bytes",
     }
     texts[20], texts[60], texts[90], texts[130] = None, b" \n", b"ab\xff", b"a " * 3000
     table = pa.table({"doc_id": [f"d{n}" for n in range(200)], "text": texts})
