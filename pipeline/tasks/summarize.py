@@ -150,6 +150,6 @@ class Summarize:
     def describe(row: Row) -> tuple[str, str]:
         """How generation ended, and the summary."""
         details = f"{row['output_tokens']} tokens out, {row['finish_reason']}, score {row['score']:.3f}"
-        if row["chunks"] > 1:
+        if "levels" in row and row["chunks"] > 1:
             details = f"{row['chunks']} chunks, {row['levels']} levels, {details}"
         return details, row["summary"]
