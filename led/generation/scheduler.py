@@ -249,7 +249,7 @@ class Scheduler:
         return finished
 
     def _hypotheses(self, slot: int) -> Hypotheses:
-        """The hypotheses of the document in a slot, with the cross-attention profile if it is requested."""
+        """The hypotheses of the document in a slot, with its cross-attention if that is requested."""
         hypotheses = self._search.hypotheses(slot)
         if not self._attention:
             return hypotheses

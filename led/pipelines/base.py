@@ -20,9 +20,6 @@ Text = str | Sequence[str]
 # Tokens encoded in one packed batch. A longer document is encoded alone.
 MAX_NUM_BATCHED_TOKENS = 16384
 
-# The limit of an input that is split into chunks.
-UNLIMITED = 2**31 - 1
-
 
 class Pipeline:
     """A model with its tokenizer. A call takes one text or several and returns dicts.

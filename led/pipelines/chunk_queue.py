@@ -30,7 +30,7 @@ class LongDocument:
 
 @dataclass
 class Level:
-    """The chunks of one level, and what was written for each. `length` has no special tokens.
+    """The chunks of one level, and what was written for each, also as text. `length` has no special tokens.
 
     `owner` (length,) is the chunk of the level below whose summary each token belongs to.
     """
@@ -40,6 +40,7 @@ class Level:
     length: int
     owner: Tensor | None = None
     written: dict[int, Hypotheses] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
 
     @property
     def is_done(self) -> bool:
@@ -116,8 +117,7 @@ class ChunkQueue:
         ids, leading = document.input_ids, document.leading
         length = len(ids) - leading - 1
         chunks = document.chunks or (Chunk(0, length, 0, 0),)
-        bounds = [(chunk.start, chunk.end) for chunk in chunks]
-        inputs = chunk_inputs(ids, leading, document.global_positions, bounds)
+        inputs = chunk_inputs(ids, leading, document.global_positions, chunks)
         self._open[index] = Progress(list(ids[:leading]), [])
         self.add_level(index, Level(chunks, inputs, length))
 

@@ -15,6 +15,9 @@ from led.pipelines.text_breaks import TextBreaks
 # Where chunks end: at a fixed number of tokens, or at the end of a paragraph, sentence or word near it.
 ChunkEnds = Literal["token", "sentence"]
 
+# The longest document that is read in chunks, in tokens: the largest number that an int32 column holds.
+UNLIMITED = 2**31 - 1
+
 # What is done with a document that is longer than a summarizer's input limit.
 Overflow = Literal["truncate", "concat", "fuse"]
 
@@ -107,9 +110,9 @@ def sentence_bounds(length: int, room: int, stride: int, breaks: TextBreaks) -> 
     """The (start, end) of chunks of at most `room` tokens, of similar lengths, that end where a paragraph or
     sentence ends.
 
-    A chunk ends within a quarter of `room` of an equal share of what is left. Neighbours overlap by `stride`
-    tokens or a few more, so that the overlap begins with a sentence. A document that fits, or has no tokens,
-    is one chunk.
+    The remaining tokens are divided equally, and a chunk ends within a quarter of `room` of its share.
+    Neighbours overlap by `stride` tokens or a few more, so that the overlap begins with a sentence. A
+    document that fits, or has no tokens, is one chunk.
 
     Raises:
         ValueError: the overlap is negative, or as long as a chunk.
@@ -147,10 +150,10 @@ def chunk_inputs(
     input_ids: Sequence[int],
     leading: int,
     global_positions: Sequence[int],
-    bounds: Sequence[tuple[int, int]],
+    chunks: Sequence[tuple[int, ...]],
 ) -> list[ChunkInput]:
     """The model inputs of a document's chunks: each with the first `leading` tokens and the last token around
-    the document's tokens from `start` to `end` of its bounds.
+    the document's tokens from `start` to `end`. These are the first two numbers of each of `chunks`.
 
     A token at one of the `global_positions`, which are sorted, is global in every chunk that has it.
     """
@@ -159,14 +162,14 @@ def chunk_inputs(
     of_before = [i for i in global_positions if i < leading]
     of_document = [i - leading for i in global_positions if leading <= i < len(ids) - 1]
     last_is_global = len(ids) - 1 in global_positions[-1:]
-    chunks = []
-    for start, end in bounds:
+    inputs = []
+    for start, end, *_ in chunks:
         inside = of_document[bisect_left(of_document, start) : bisect_left(of_document, end)]
         positions = [*of_before, *(i - start + leading for i in inside)]
         if last_is_global:
             positions.append(leading + end - start)
-        chunks.append(ChunkInput([*before, *document[start:end], *after], start, end, leading, positions))
-    return chunks
+        inputs.append(ChunkInput([*before, *document[start:end], *after], start, end, leading, positions))
+    return inputs
 
 
 def by_budget(lengths: Sequence[int], tokens: int) -> list[list[int]]:

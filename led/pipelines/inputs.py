@@ -96,7 +96,11 @@ def encode_inputs(
                 (kept, len(document) - kept) for kept, document in zip(joined.lengths, documents, strict=True)
             )
             dropped = sum(cut for _, cut in counts)
-            offsets = _joined_offsets(item, [e.offsets for e in several], joined, leading, rules.separator)
+            offsets = []
+            if chunk_rules is not None:
+                offsets = _joined_offsets(
+                    item, [e.offsets for e in several], joined, leading, rules.separator
+                )
         leading = min(leading, len(ids) - 1)
         positions = rules.global_tokens.positions(ids, leading, marked)
         chunks: Sequence[Chunk] = ()

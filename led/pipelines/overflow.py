@@ -134,6 +134,9 @@ class DocumentSummarizer:
                 index, level, progress = queue.finish(number, hypotheses)
                 if not level.is_done:
                     continue
+                level.texts = [
+                    self._decode(level.written[i].sequences[0]).strip() for i in range(len(level.inputs))
+                ]
                 following = self._next_level(progress)
                 if following is not None:
                     queue.add_level(index, following)
@@ -165,8 +168,7 @@ class DocumentSummarizer:
         below = progress.levels[-1]
         if self._rules.overflow != "fuse" or len(below.inputs) == 1:
             return None
-        summaries = [self._decode(below.written[i].sequences[0]).strip() for i in range(len(below.inputs))]
-        text = _BETWEEN_SUMMARIES.join(filter(None, summaries))
+        text = _joined(below.texts)
         if not text:
             return None
         [encoding] = self._tokenizer.encode_batch([text])
@@ -177,9 +179,8 @@ class DocumentSummarizer:
         if len(chunks) > 1 and len(offsets) >= below.length:
             progress.is_stuck = True
             return None
-        bounds = [(chunk.start, chunk.end) for chunk in chunks]
-        inputs = chunk_inputs(ids, leading, self._global_tokens.positions(ids, leading), bounds)
-        owner = _owners(summaries, offsets) if self._attention_bins is not None else None
+        inputs = chunk_inputs(ids, leading, self._global_tokens.positions(ids, leading), chunks)
+        owner = _owners(below.texts, offsets) if self._attention_bins is not None else None
         return Level(chunks, inputs, len(offsets), owner)
 
     def _summary(self, progress: Progress) -> DocumentSummary:
@@ -188,10 +189,10 @@ class DocumentSummarizer:
         tokens = [each.sequences[0] for each in written]
         lengths = [len(each) - 1 for each in tokens]
         scores = [each.scores[0] for each in written]
-        texts = [self._decode(sequence) for sequence in written[0].sequences]
         if len(written) > 1:
-            parts = (self._decode(each).strip() for each in tokens)
-            texts = [_BETWEEN_SUMMARIES.join(filter(None, parts))]
+            texts = [_joined(last.texts)]
+        else:
+            texts = [self._decode(sequence) for sequence in written[0].sequences]
         log_probabilities = [
             _mean_log_probability(score, length, config)
             for score, length in zip(scores, lengths, strict=True)
@@ -205,12 +206,8 @@ class DocumentSummarizer:
             mean_log_probability=weighted / sum(max(1, n) for n in lengths),
             level_tokens=tuple(sum(len(c.input_ids) for c in level.inputs) for level in progress.levels),
             partial_summaries=tuple(
-                PartialSummary(
-                    chunk.first_character,
-                    chunk.last_character,
-                    self._decode(first.written[i].sequences[0]).strip(),
-                )
-                for i, chunk in enumerate(first.chunks)
+                PartialSummary(chunk.first_character, chunk.last_character, text)
+                for chunk, text in zip(first.chunks, first.texts, strict=True)
             ),
             attention_profile=self._profile(progress),
         )
@@ -230,6 +227,11 @@ class DocumentSummarizer:
             shares = [own / own.sum() * w for own, w in zip(below.attentions, of_chunk, strict=True)]
             attention = below.over_tokens(shares)
         return profile_of(attention, self._attention_bins)
+
+
+def _joined(summaries: Sequence[str]) -> str:
+    """The summaries of several chunks as one text. Empty ones are left out."""
+    return _BETWEEN_SUMMARIES.join(filter(None, summaries))
 
 
 def _mean_log_probability(score: float, length: int, config: GenerationConfig) -> float:

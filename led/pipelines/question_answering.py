@@ -67,9 +67,8 @@ class QuestionAnsweringPipeline(Pipeline):
         for q, c, (_, text) in zip(questions, contexts, pairs, strict=True):
             ids, leading = [*q.ids, q.ids[-1], *c.ids[1:]], len(q.ids) + 1
             windows = chunk_document(text, c.offsets[1:-1], leading, ChunkRules(limit, doc_stride))
-            bounds = [(chunk.start, chunk.end) for chunk in windows]
             chunks.append(
-                chunk_inputs(ids, leading, self.rules.global_tokens.positions(ids, leading), bounds)
+                chunk_inputs(ids, leading, self.rules.global_tokens.positions(ids, leading), windows)
             )
         flat = [chunk for parts in chunks for chunk in parts]
         scores = iter(read_chunks(self.model, flat, MAX_NUM_BATCHED_TOKENS))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from led.heads.sequence_classification import LEDForSequenceClassification
-from led.pipelines.base import MAX_NUM_BATCHED_TOKENS, UNLIMITED, Pipeline, Text, as_inputs
+from led.pipelines.base import MAX_NUM_BATCHED_TOKENS, Pipeline, Text, as_inputs
 from led.pipelines.chunk_reader import pool_logits, read_chunks
-from led.pipelines.chunking import ChunkRules, chunk_inputs, default_pooling
+from led.pipelines.chunking import UNLIMITED, ChunkRules, chunk_inputs, default_pooling
 from led.tokenizer.tokenizer import LEDTokenizer
 
 
@@ -70,7 +70,7 @@ class TextClassificationPipeline(Pipeline):
                 item.input_ids,
                 item.leading,
                 item.global_positions,
-                [(chunk.start, chunk.end) for chunk in item.chunks],
+                item.chunks,
             )
             for item in self.encode(texts, UNLIMITED, [""] * len(texts), chunk_rules=rules)
         ]

@@ -15,7 +15,6 @@ from led.generation.task_settings import TaskSettings, task_settings
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.pipelines.base import (
     MAX_NUM_BATCHED_TOKENS,
-    UNLIMITED,
     Pipeline,
     PipelineOutput,
     Text,
@@ -23,7 +22,7 @@ from led.pipelines.base import (
     as_texts,
 )
 from led.pipelines.chunk_queue import LongDocument
-from led.pipelines.chunking import ChunkEnds, ChunkRules, Overflow, by_budget
+from led.pipelines.chunking import UNLIMITED, ChunkEnds, ChunkRules, Overflow, by_budget
 from led.pipelines.inputs import Span
 from led.pipelines.overflow import DocumentSummarizer, OverflowRules
 from led.tokenizer.tokenizer import LEDTokenizer

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from led.pipelines.chunking import UNLIMITED
 from led.pipelines.joining import whole_text
 from pipeline.checkpoint import find_checkpoint
 from pipeline.cluster.dataset import Workers
@@ -35,7 +36,7 @@ from pipeline.prepare import build_plan
 from pipeline.schema import COUNTS, INTERNAL, LEVELS, MEASURED, NUMBER
 from pipeline.settings import RunSettings
 from pipeline.tasks import Task
-from pipeline.tasks.base import UNLIMITED, InputLimits
+from pipeline.tasks.base import InputLimits
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
 

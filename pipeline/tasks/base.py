@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from led.pipelines.chunking import Chunk, ChunkEnds, ChunkInput, ChunkRules, chunk_inputs
+from led.pipelines.chunking import UNLIMITED, Chunk, ChunkEnds, ChunkInput, ChunkRules, chunk_inputs
 from led.pipelines.inputs import Span
 from led.pipelines.joining import whole_text
 from led.tokenizer.tokenizer import LEDTokenizer
@@ -25,9 +25,6 @@ from pipeline.errors import UsageError
 from pipeline.settings import ChunkedSettings, RunSettings
 
 Row = dict[str, Any]
-
-# The longest document of a task that reads in chunks: the largest number that an int32 column holds.
-UNLIMITED = 2**31 - 1
 
 
 class RequestedRow(NamedTuple):
@@ -177,5 +174,5 @@ def chunked_input_limits(
 def chunks_of(document: ModelInput) -> list[ChunkInput]:
     """The chunks of a model input. Without chunks of its own, it is one."""
     ids, leading = document.input_ids, document.leading
-    bounds = [(chunk.start, chunk.end) for chunk in document.chunks] or [(0, len(ids) - leading - 1)]
-    return chunk_inputs(ids, leading, document.global_positions, bounds)
+    chunks: Sequence[tuple[int, ...]] = document.chunks or [(0, len(ids) - leading - 1)]
+    return chunk_inputs(ids, leading, document.global_positions, chunks)
