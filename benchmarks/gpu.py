@@ -29,7 +29,8 @@ from benchmarks.rival import LED_BASE, documents, padded
 from led import GenerationConfig, LEDConfig, LEDForConditionalGeneration
 from led.batch.attention_metadata import AttentionMetadata
 from led.batch.packed_batch import PackedBatch, pack_documents
-from led.generation.scheduler import Scheduler, SchedulerLimits
+from led.generation.limits import SchedulerLimits
+from led.generation.scheduler import Scheduler
 from led.ops.gpu_backends import (
     PAGE,
     gathered_paged_attention,

@@ -20,7 +20,8 @@ import torch
 from benchmarks.rival import LED_BASE, documents, machine, pair
 from led import GenerationConfig
 from led.batch.packed_batch import pack_documents
-from led.generation.scheduler import Scheduler, SchedulerLimits
+from led.generation.limits import SchedulerLimits
+from led.generation.scheduler import Scheduler
 from led.testing import TINY
 
 GLOBALS = (0, 1, 20)

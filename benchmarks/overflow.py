@@ -25,7 +25,8 @@ import torch
 from benchmarks.rival import interleaved, machine
 from demo.years import generate_year
 from led.batch.packed_batch import PackedBatch, pack_documents
-from led.generation.scheduler import Scheduler, SchedulerLimits
+from led.generation.limits import SchedulerLimits
+from led.generation.scheduler import Scheduler
 from led.pipelines.chunking import by_budget
 from led.pipelines.overflow import DocumentSummarizer
 from pipeline.checkpoint import load_tokenizer
@@ -52,9 +53,9 @@ def measure(model: str, texts: Sequence[str], rounds: int, settings: dict[str, A
     summarizer, joiner = fuse.load(folder), concat.load(folder)
     chunks = [chunk for document in inputs for chunk in chunks_of(document)]
     last = _last_levels(lambda: dict(summarizer.predict(inputs)))
-    summarizer.measured = {}
+    before = summarizer.measured
     encoder, scheduler = summarizer.model.led.encoder, Scheduler(summarizer.model, summarizer.generation)
-    budget = SchedulerLimits().resolve(summarizer.model.device)[1]
+    budget = SchedulerLimits().num_batched_tokens(summarizer.model.device.type)
 
     def encode_chunks() -> dict[int, torch.Tensor]:
         states: dict[int, torch.Tensor] = {}
@@ -89,7 +90,7 @@ def measure(model: str, texts: Sequence[str], rounds: int, settings: dict[str, A
         "concat": lambda: dict(joiner.predict(inputs)),
     }
     seconds, _ = interleaved(calls, rounds)
-    measured = summarizer.measured
+    measured = {name: value - before[name] for name, value in summarizer.measured.items()}
     return {
         "documents": len(texts),
         "tokens": sum(len(document.input_ids) for document in inputs),

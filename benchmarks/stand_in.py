@@ -6,7 +6,7 @@ A process that waits for its GPU uses as little of the CPU.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,9 +32,9 @@ class _SleepingModel:
     hardware: dict[str, str] = field(default_factory=dict)
     fatal: tuple[type[Exception], ...] = ()
 
-    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
-        time.sleep(self.seconds * len(documents))
-        for i in range(len(documents)):
+    def predict(self, documents: Iterable[ModelInput | None]) -> Iterator[tuple[int, Row]]:
+        for i, _ in enumerate(document for document in documents if document is not None):
+            time.sleep(self.seconds)
             yield i, {"summary": "", "output_tokens": 1, "finish_reason": "stop", "score": 0.0}
 
     def release_memory(self) -> None:

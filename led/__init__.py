@@ -24,10 +24,8 @@ if TYPE_CHECKING:  # with `as`, type checkers see public names
         GenerateOutput as GenerateOutput,
         generate as generate,
     )
-    from led.generation.scheduler import (
-        Scheduler as Scheduler,
-        SchedulerLimits as SchedulerLimits,
-    )
+    from led.generation.limits import SchedulerLimits as SchedulerLimits
+    from led.generation.scheduler import Scheduler as Scheduler
     from led.heads.conditional_generation import LEDForConditionalGeneration as LEDForConditionalGeneration
     from led.heads.question_answering import LEDForQuestionAnswering as LEDForQuestionAnswering
     from led.heads.sequence_classification import LEDForSequenceClassification as LEDForSequenceClassification
@@ -83,7 +81,7 @@ _MODULES = {
     "PackedBatch": "led.batch.packed_batch",
     "QuestionAnsweringPipeline": "led.pipelines.question_answering",
     "Scheduler": "led.generation.scheduler",
-    "SchedulerLimits": "led.generation.scheduler",
+    "SchedulerLimits": "led.generation.limits",
     "Text2TextPipeline": "led.pipelines.text_generation",
     "TextClassificationPipeline": "led.pipelines.text_classification",
     "generate": "led.generation.generate",

@@ -22,6 +22,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 from annotated_types import Ge, Gt, Interval, Le, MinLen
 from pydantic import TypeAdapter, ValidationError
 
+from led.generation.limits import SchedulerLimits
 from led.pipelines.chunking import ChunkEnds, Overflow
 from led.pipelines.global_attention import GlobalAttention
 from led.pipelines.joining import Truncation
@@ -239,6 +240,11 @@ class RunSettings:
     def fuses_chunks(self) -> bool:
         """Whether what is written for the chunks of a document is read again."""
         return False
+
+    @property
+    def slots(self) -> int:
+        """Documents that one replica decodes together."""
+        return SchedulerLimits(self.max_num_seqs).num_seqs("cuda" if self.gpus else "cpu")
 
     @property
     def precision(self) -> str:

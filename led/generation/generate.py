@@ -12,9 +12,10 @@ from torch import Tensor
 from led.batch.packed_batch import pack
 from led.config import LEDConfig
 from led.generation.config import GenerationConfig
+from led.generation.limits import SchedulerLimits
 from led.generation.logits_processors import AllowedTokens, ScoreFunction
 from led.generation.runner import LanguageModel
-from led.generation.scheduler import Scheduler, SchedulerLimits
+from led.generation.scheduler import Scheduler
 from led.model.led_model import as_encoder_output
 from led.model.outputs import LEDEncoderBaseModelOutput, ModelOutput
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,41 +18,11 @@ from led.batch.packed_batch import PackedBatch, concatenate
 from led.generation.config import GenerationConfig
 from led.generation.cross_attention_profile import summed_cross_attention
 from led.generation.cuda_graph_runner import CudaGraphRunner
+from led.generation.limits import SchedulerLimits
 from led.generation.logits_processors import AllowedTokens, Rows, ScoreFunction, build_processors
 from led.generation.memory_budget import free_bytes
 from led.generation.runner import DecodeRunner, EagerRunner, LanguageModel
 from led.generation.search import BeamSearch, GreedySearch, Hypotheses, Search, SearchConfig, StepOutput
-
-
-@dataclass(frozen=True)
-class SchedulerLimits:
-    """The limits of what is processed at once.
-
-    `max_num_seqs` is the number of slots, which are documents decoded together. `max_num_batched_tokens` are
-    encoded in one packed batch. `memory_bytes` bounds the KV caches. A longer document is encoded alone, and
-    one that needs more memory is decoded alone. For None, the device decides: slots and tokens by its kind,
-    and half of its free memory when the scheduler is created. The other half is for encoding and for other
-    processes.
-
-    Raises:
-        ValueError: a limit is below 1.
-    """
-
-    max_num_seqs: int | None = None
-    max_num_batched_tokens: int | None = None
-    memory_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if value is not None and value < 1:
-                raise ValueError(f"{f.name} is {value}; it must be at least 1.")
-
-    def resolve(self, device: torch.device) -> tuple[int, int, int]:
-        """The limits in force on `device`: slots, tokens, bytes."""
-        slots, tokens = (64, 131072) if device.type == "cuda" else (16, 16384)
-        memory_bytes = self.memory_bytes or free_bytes(device) // 2
-        return self.max_num_seqs or slots, self.max_num_batched_tokens or tokens, memory_bytes
 
 
 @dataclass(frozen=True)
@@ -112,7 +82,9 @@ class Scheduler:
     ) -> None:
         self.model, self.config, self._attention = model, config, attention
         device = model.device
-        self._slots, self._max_tokens, memory_bytes = (limits or SchedulerLimits()).resolve(device)
+        limits = limits or SchedulerLimits()
+        self._slots, self._max_tokens = limits.num_seqs(device.type), limits.num_batched_tokens(device.type)
+        memory_bytes = limits.memory_bytes or free_bytes(device) // 2
         self.prompt = list(prompt) if prompt is not None else [config.decoder_start_token_id]
         max_length = config.max_sequence_length(model.config, len(self.prompt))
         search_config = SearchConfig(

@@ -7,7 +7,7 @@ before chunks that have not started, so a document is not held up by those behin
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -78,18 +78,20 @@ class Progress:
 class ChunkQueue:
     """The requests of all chunks of `documents`, and which of them are running.
 
-    `request` makes the request of chunk i of a document's level. With `one_at_a_time`, no two chunks run
+    `documents` yields None if no document is ready although more may follow. `request` makes the request of
+    chunk i of a document's level. With `one_at_a_time`, no two chunks run
     together.
     """
 
     def __init__(
         self,
-        documents: Sequence[LongDocument],
+        documents: Iterable[LongDocument | None],
         request: Callable[[Progress, Level, int], Request],
         *,
         one_at_a_time: bool,
     ) -> None:
-        self._documents, self._request, self._one_at_a_time = documents, request, one_at_a_time
+        self._documents, self._has_more = iter(documents), True
+        self._request, self._one_at_a_time = request, one_at_a_time
         self._started = 0
         self._open: dict[int, Progress] = {}
         self._ready: deque[tuple[int, Level, int]] = deque()
@@ -97,22 +99,29 @@ class ChunkQueue:
         self._count = 0
 
     def requests(self) -> Iterator[Request | None]:
-        """Yield the next request, or None while every remaining one waits for a result."""
+        """Yield the next request, or None while every remaining one waits for a result or is not ready."""
         while True:
-            if not self._ready and self._started < len(self._documents):
-                self._start()
+            if not self._ready and self._has_more:
+                self._start_next()
             if self._ready and not (self._one_at_a_time and self._running):
                 index, level, i = self._ready.popleft()
                 self._running[self._count] = index, level, i
                 self._count += 1
                 yield self._request(self._open[index], level, i)
-            elif self._open:
+            elif self._open or self._has_more:
                 yield None
             else:
                 return
 
-    def _start(self) -> None:
-        index, document = self._started, self._documents[self._started]
+    def _start_next(self) -> None:
+        try:
+            document = next(self._documents)
+        except StopIteration:
+            self._has_more = False
+            return
+        if document is None:
+            return
+        index = self._started
         self._started += 1
         ids, leading = document.input_ids, document.leading
         length = len(ids) - leading - 1

@@ -11,7 +11,7 @@ Units: tokens, unless a name says characters.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -119,9 +119,12 @@ class DocumentSummarizer:
         self._rules, self._decode, self._attention_bins = rules, decode, attention_bins
 
     def run(
-        self, documents: Sequence[LongDocument], *, one_at_a_time: bool = False
+        self, documents: Iterable[LongDocument | None], *, one_at_a_time: bool = False
     ) -> Iterator[tuple[int, DocumentSummary]]:
         """Yield (index of the document, its summary) as documents finish.
+
+        Documents are taken when there is room for them. None, which is not counted, says that no document is
+        ready although more may follow.
 
         With `one_at_a_time`, chunks do not share a step, so that an error tells which one failed.
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from led.generation.scheduler import SchedulerLimits
+from led.generation.limits import SchedulerLimits
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.heads.question_answering import LEDForQuestionAnswering
 from led.heads.sequence_classification import LEDForSequenceClassification

@@ -10,7 +10,8 @@ from typing import Any, get_args
 import torch
 
 from led.generation.config import GenerationConfig
-from led.generation.scheduler import Scheduler, SchedulerLimits
+from led.generation.limits import SchedulerLimits
+from led.generation.scheduler import Scheduler
 from led.generation.task_settings import TaskSettings, task_settings
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.pipelines.base import (

@@ -36,12 +36,12 @@ class PredictorActor(Predictor):
         self._control = control
         control.register_replica()
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        if not len(table) or self._control.is_stopped():
-            return table.slice(0, 0)
+    def __call__(self, table: pa.Table) -> pa.Table:  # type: ignore[override]
+        if not len(table):
+            return table
         try:
-            return super().__call__(table)
-        except self.loaded.fatal:
+            return super().__call__(table, self._control.is_stopped)
+        except self.loop.loaded.fatal:
             # Ray replaces a process that died. An error would fail the run instead.
             logger.exception("the accelerator failed, so this replica exits")
             os._exit(1)

@@ -71,6 +71,12 @@ def replicas_per_node(node: Node, threads: int, gpus: float) -> int:
     return min(by_gpus, by_cpus)
 
 
+def shards_in_flight(slots: int, shard_documents: int) -> int:
+    """Shards that a replica holds at once, so that its slots are full while a shard ends and the next one
+    comes: those in the slots, the next one, and one on its way."""
+    return 2 + -(-slots // shard_documents)
+
+
 def plan_capacity(
     nodes: Sequence[Node],
     shards: int,

@@ -10,7 +10,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from led.checkpoint.hub import Checkpoint
 from pipeline.cluster.actor import PredictorActor
-from pipeline.cluster.capacity import IO_CPUS, Capacity, plan_capacity
+from pipeline.cluster.capacity import IO_CPUS, Capacity, plan_capacity, shards_in_flight
 from pipeline.cluster.control import RunControl
 from pipeline.cluster.session import cluster_nodes, join_cluster, translate_ray_errors
 from pipeline.cluster.sink import CommitSink
@@ -90,6 +90,7 @@ class Workers:
             override_num_blocks=len(shards),
             concurrency=min(capacity.readers, len(shards)),
         )
+        in_flight = shards_in_flight(settings.slots, settings.shard_documents)
         weights = {"weights_sha256": plan.config["weights_sha256"]}
         # Ray Data restarts a dead replica and repeats its shard, without limit. `Predictor._predict` breaks
         # the loop, with the crash counts of `workers/crashes.py`.
@@ -100,7 +101,12 @@ class Workers:
             batch_format="pyarrow",
             zero_copy_batch=True,
             compute=ActorPoolStrategy(
-                min_size=capacity.replicas, max_size=capacity.max_replicas, initial_size=capacity.replicas
+                min_size=capacity.replicas,
+                max_size=capacity.max_replicas,
+                initial_size=capacity.replicas,
+                max_tasks_in_flight_per_actor=in_flight,
+                max_concurrent_calls_per_actor=in_flight,
+                enable_true_multi_threading=True,
             ),
             num_cpus=capacity.cpus,
             num_gpus=settings.gpus or None,

@@ -34,7 +34,6 @@ from pipeline.monitor.stats import Estimate, device_hours
 from pipeline.planning.plan import FORECAST_VERSION, Plan, Shard
 from pipeline.prepare import build_plan
 from pipeline.schema import COUNTS, INTERNAL, LEVELS, MEASURED, NUMBER
-from pipeline.settings import RunSettings
 from pipeline.tasks import Task
 from pipeline.tasks.base import InputLimits
 from pipeline.workers.predictor import Predictor
@@ -166,7 +165,7 @@ def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int
     sample = sample_lengths(reader, length_pieces, documents, seconds / 2)
     start = time.monotonic()
     workers = Workers(task, checkpoint, len(plan.shards), f"calibration-{uuid.uuid4().hex}")
-    slots = _slots(settings)
+    slots = settings.slots
     piece_rows = max(1, min(settings.shard_documents, slots))
     max_pieces = max(_MIN_PIECES, _PIECES_PER_REPLICA * workers.capacity.replicas)
     pieces = sample_shards(plan, piece_rows, max_pieces, seed + 1)
@@ -197,18 +196,6 @@ def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int
         slots,
         task.describe_settings(checkpoint.folder),
     )
-
-
-def _slots(settings: RunSettings) -> int:
-    """The slots of a replica."""
-    # Imported here so that this module can be imported without torch.
-    import torch
-
-    from led.generation.scheduler import SchedulerLimits
-
-    # The replica may run on another machine, so this machine's free memory is not queried.
-    limits = SchedulerLimits(settings.max_num_seqs, memory_bytes=1)
-    return limits.resolve(torch.device("cuda" if settings.gpus else "cpu"))[0]
 
 
 def _forecast(

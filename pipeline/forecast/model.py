@@ -1,15 +1,17 @@
 """The forecast model: the duration of a run, from sampled document lengths and calibration shards. Pure
 functions.
 
-The duration of a shard is a sum of terms. Each term is proportional to a quantity that is countable in
-advance:
+A replica decodes its shards as one stream, in which the last documents of a shard share the slots with the
+first ones of the next. The duration of a shard is a sum of terms. Each term is proportional to a quantity
+that is countable in advance:
 
 - encoding: input tokens
 - decoding: steps, documents in those steps, and the input tokens that these documents attend to
 - the rest: rows and tokens
 
-Calibration fits the costs per unit. The shards of the run are then simulated with lengths drawn from the
-sample, and with the batches that the scheduler would form.
+Calibration fits the costs per unit. The streams of the run are then simulated with lengths drawn from the
+sample, and with the slots of the scheduler. The steps of a stream are divided among its shards by their
+document steps.
 
 The 80 % interval comes from simulated runs. Each of them draws its shards anew and starts each shard on the
 replica that becomes free first. Three errors that all shards have in common widen it. They are the errors of
@@ -181,11 +183,18 @@ def forecast_seconds(
     shard_rows = list(shard_rows)
     repeated = shard_rows * max(1, _MAX_SIMULATED // len(shard_rows))
     drawn = rng.sample(repeated, min(_MAX_SIMULATED, len(repeated)))
-    works = []
+    shards_of_items = []
     for rows in drawn:
         of_shard = rng.choices(lengths, k=rows)
         of_shard = [of_shard[i] for i in longest_first([length.input_tokens for length in of_shard])]
-        works.append(_simulated_work(of_shard, known, stretch, slots, fused_tokens, rng))
+        items = [item for length in of_shard for item in _draw_items(length, known, fused_tokens, rng)]
+        shards_of_items.append(items)
+    per_replica = -(-len(shard_rows) // replicas)
+    works = [
+        work
+        for first in range(0, len(shards_of_items), per_replica)
+        for work in _stream_works(shards_of_items[first : first + per_replica], stretch, slots)
+    ]
     slot_steps = sum(work.steps for work in works) * slots
     slot_utilization = sum(work.document_steps for work in works) / slot_steps if slot_steps else 0.0
     draws = np.random.default_rng(seed)
@@ -269,20 +278,24 @@ def _measured_work(shard: CalibrationShard) -> Work:
     )
 
 
-def _simulated_work(
-    lengths: Sequence[Length],
-    known: Sequence[tuple[int, int]],
-    stretch: float,
-    slots: int,
-    fused_tokens: int | None,
-    rng: random.Random,
-) -> Work:
-    items: list[tuple[int, int]] = []
-    for length in lengths:
-        items += _draw_items(length, known, fused_tokens, rng)
-    steps, document_steps = count_steps([round(written * stretch) for _, written in items], slots)
-    token_steps = sum(read * written for read, written in items)
-    return Work(sum(read for read, _ in items), len(items), steps, document_steps, token_steps)
+def _stream_works(shards: Sequence[Sequence[tuple[int, int]]], stretch: float, slots: int) -> list[Work]:
+    """The work of each shard of a stream, from (tokens read, tokens written) of its documents and chunks.
+
+    A document takes `stretch` times as many steps as it has tokens written.
+    """
+    steps_of = [[round(written * stretch) for _, written in items] for items in shards]
+    steps, document_steps = count_steps([own for steps in steps_of for own in steps], slots)
+    share = steps / document_steps if document_steps else 0.0
+    return [
+        Work(
+            tokens=sum(read for read, _ in items),
+            rows=len(items),
+            steps=share * sum(own),
+            document_steps=sum(own),
+            token_steps=sum(read * written for read, written in items),
+        )
+        for items, own in zip(shards, steps_of, strict=True)
+    ]
 
 
 def _draw_items(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,11 @@ class LoadedAnswerer(LoadedModel[LEDForQuestionAnswering]):
         self.settings = settings
         self.tokenizer = load_tokenizer(folder, settings.special_tokens)
 
-    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
+    def predict(self, documents: Iterable[ModelInput | None]) -> Iterator[tuple[int, Row]]:
         """Yield the answer in each document."""
         encodings: dict[str, Any] = {}
-        for i, chunks, scores in read_documents(self.model, documents, self.settings):
-            text = documents[i].text
+        for i, document, chunks, scores in read_documents(self.model, documents, self.settings):
+            text = document.text
             assert text is not None
             if text not in encodings:
                 # Encodings are large, so only the last document's is kept.

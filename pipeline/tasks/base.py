@@ -10,7 +10,7 @@ model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -83,18 +83,25 @@ class ModelInput:
 
 
 class LoadedTask(Protocol):
-    """A task with its model in memory. `measured` adds up numbers by name, such as seconds of encoding.
-    `hardware` has the names of the processor or GPU and of the dtype that it computes in.
+    """A task with its model in memory. `hardware` has the names of the processor or GPU, and of the dtype
+    that it computes in.
 
     After an error of a `fatal` type the process is unusable, so the error is not attributed to a document.
     """
 
-    measured: dict[str, float]
     hardware: dict[str, str]
     fatal: tuple[type[Exception], ...]
 
-    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
-        """Yield (index of the document, its task columns) in any order."""
+    @property
+    def measured(self) -> dict[str, float]:
+        """Sums since the model was loaded, by name, such as seconds of encoding."""
+
+    def predict(self, documents: Iterable[ModelInput | None]) -> Iterator[tuple[int, Row]]:
+        """Yield (index of the document, its task columns) in any order.
+
+        Documents are taken when there is room for them. None says that no document is ready although more may
+        follow. It is not counted as a document, and `predict` then works on those that it has.
+        """
 
     def release_memory(self) -> None:
         """Free what a failed batch still holds."""

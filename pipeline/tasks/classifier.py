@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ class LoadedClassifier(LoadedModel[LEDForSequenceClassification]):
         self.problem, self.pooling = config["problem_type"], config["pooling"]
         self.thresholds = config["thresholds"]
 
-    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
+    def predict(self, documents: Iterable[ModelInput | None]) -> Iterator[tuple[int, Row]]:
         """Yield the labels of each document."""
-        for i, _, logits in read_documents(self.model, documents, self.settings):
+        for i, _, _, logits in read_documents(self.model, documents, self.settings):
             yield i, self._row(pool_logits(torch.stack(logits), self.pooling))
 
     def _row(self, logits_C: torch.Tensor) -> Row:

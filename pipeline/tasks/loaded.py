@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
+from led.generation.limits import SchedulerLimits
 from led.generation.memory_budget import usable_cpus
-from led.generation.scheduler import SchedulerLimits
 from led.heads.question_answering import LEDForQuestionAnswering
 from led.heads.sequence_classification import LEDForSequenceClassification
 from led.model.inference_packing import inference_dtype
@@ -18,7 +18,6 @@ from led.model.pretrained import LEDPreTrainedModel
 from led.ops.cpu_capabilities import cpu
 from led.pipelines.chunk_reader import read_chunks
 from led.pipelines.chunking import ChunkInput
-from pipeline.batching import by_token_budget
 from pipeline.settings import RunSettings
 from pipeline.tasks.base import ModelInput, chunks_of
 
@@ -33,9 +32,13 @@ class LoadedModel(Generic[M]):
         (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
     )
 
+    @property
+    def measured(self) -> dict[str, float]:
+        """Nothing, unless a task measures something."""
+        return {}
+
     def __init__(self, settings: RunSettings, folder: Path) -> None:
         torch.set_num_threads(settings.threads)
-        self.measured: dict[str, float] = {}
         int8 = settings.precision == "int8"
         device = torch.device("cuda" if settings.gpus else "cpu")
         dtype = torch.float32 if int8 else inference_dtype(getattr(torch, settings.precision), device)
@@ -73,16 +76,34 @@ def replicas_sharing_memory(settings: RunSettings) -> float:
 
 def read_documents(
     model: LEDForSequenceClassification | LEDForQuestionAnswering,
-    documents: Sequence[ModelInput],
+    documents: Iterable[ModelInput | None],
     settings: RunSettings,
-) -> Iterator[tuple[int, list[ChunkInput], list[Any]]]:
-    """Yield (index of the document, its chunks, the model's output for each chunk). Documents are packed
-    together."""
-    max_tokens = SchedulerLimits(max_num_batched_tokens=settings.max_num_batched_tokens).resolve(
-        model.device
-    )[1]
-    for group in by_token_budget([len(document.input_ids) for document in documents], max_tokens):
-        chunks = [chunks_of(documents[i]) for i in group]
+) -> Iterator[tuple[int, ModelInput, list[ChunkInput], list[Any]]]:
+    """Yield (index of the document, the document, its chunks, the model's output for each chunk). Documents
+    are packed together."""
+    max_tokens = SchedulerLimits(max_num_batched_tokens=settings.max_num_batched_tokens).num_batched_tokens(
+        model.device.type
+    )
+    number = 0
+    for group in _packs(documents, max_tokens):
+        chunks = [chunks_of(document) for document in group]
         outputs = iter(read_chunks(model, [chunk for parts in chunks for chunk in parts], max_tokens))
-        for i, parts in zip(group, chunks, strict=True):
-            yield i, parts, [next(outputs) for _ in parts]
+        for document, parts in zip(group, chunks, strict=True):
+            yield number, document, parts, [next(outputs) for _ in parts]
+            number += 1
+
+
+def _packs(documents: Iterable[ModelInput | None], budget: int) -> Iterator[list[ModelInput]]:
+    """Groups of documents with at most `budget` tokens together, or one longer document."""
+    group: list[ModelInput] = []
+    tokens = 0
+    for document in documents:
+        length = 0 if document is None else len(document.input_ids)
+        if group and (document is None or tokens + length > budget):
+            yield group
+            group, tokens = [], 0
+        if document is not None:
+            group.append(document)
+            tokens += length
+    if group:
+        yield group

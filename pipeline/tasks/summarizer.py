@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from led.generation.config import GenerationConfig
+from led.generation.limits import SchedulerLimits
 from led.generation.memory_budget import free_bytes
-from led.generation.scheduler import Scheduler, SchedulerLimits
+from led.generation.scheduler import Scheduler
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.pipelines.chunk_queue import LongDocument
 from led.pipelines.overflow import ChunkFailed, DocumentSummarizer, DocumentSummary, OverflowRules
@@ -41,58 +42,73 @@ class LoadedSummarizer(LoadedModel[LEDForConditionalGeneration]):
         memory = share if settings.memory_gib is None else int(settings.memory_gib * 2**30)
         self.limits = SchedulerLimits(settings.max_num_seqs, settings.max_num_batched_tokens, max(1, memory))
         self._scheduler: Scheduler | None = None
+        self._measured_before: dict[str, float] = {}  # by schedulers that were released
 
-    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
+    @property
+    def measured(self) -> dict[str, float]:
+        """What the scheduler measured, and those before it."""
+        before, now = self._measured_before, self._scheduler.measured if self._scheduler else {}
+        return {name: before.get(name, 0) + now.get(name, 0) for name in {**before, **now}}
+
+    def predict(self, documents: Iterable[ModelInput | None]) -> Iterator[tuple[int, Row]]:
         """Yield the summary of each document as it finishes.
 
         A document of several chunks that fails alone is decoded again chunk by chunk, so that the error names
         the chunk.
         """
-        in_chunks = len(documents) == 1 and len(documents[0].chunks) > 1
+        alone = documents[0] if isinstance(documents, Sequence) and len(documents) == 1 else None
         try:
             yield from self._predict(documents)
             return
         except self.fatal:
             raise
         except Exception:
-            if not in_chunks:
+            if alone is None or len(alone.chunks) <= 1:
                 raise
         # Outside the except clause, the tensors that the traceback held are free.
         self.release_memory()
         try:
-            yield from self._predict(documents, one_at_a_time=True)
+            yield from self._predict([alone], one_at_a_time=True)
         except ChunkFailed as failed:
             if isinstance(failed.__cause__, self.fatal):
                 raise failed.__cause__ from None
             raise
 
     def _predict(
-        self, documents: Sequence[ModelInput], *, one_at_a_time: bool = False
+        self, documents: Iterable[ModelInput | None], *, one_at_a_time: bool = False
     ) -> Iterator[tuple[int, Row]]:
         # Kept between batches: on a GPU the scheduler holds the KV cache memory and the captured CUDA graphs.
         if self._scheduler is None:
             self._scheduler = Scheduler(
                 self.model, self.generation, self.limits, attention=self.settings.attention
             )
-        scheduler, before = self._scheduler, self._scheduler.measured
         summarizer = DocumentSummarizer(
-            scheduler,
+            self._scheduler,
             self.tokenizer,
             self.global_tokens,
             self.overflow_rules,
             lambda tokens: self.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
             ATTENTION_BINS if self.settings.attention else None,
         )
-        inputs = [LongDocument(d.input_ids, d.global_positions, d.leading, d.chunks) for d in documents]
-        try:
-            for i, summary in summarizer.run(inputs, one_at_a_time=one_at_a_time):
-                yield i, self._row(summary, documents[i].text)
-        finally:
-            spent = {name: value - before[name] for name, value in scheduler.measured.items()}
-            self.measured = {name: self.measured.get(name, 0) + more for name, more in spent.items()}
+        texts: dict[int, str | None] = {}  # of the documents being summarized
+
+        def inputs() -> Iterator[LongDocument | None]:
+            number = 0
+            for document in documents:
+                if document is None:
+                    yield None
+                    continue
+                texts[number] = document.text
+                number += 1
+                yield LongDocument(
+                    document.input_ids, document.global_positions, document.leading, document.chunks
+                )
+
+        for i, summary in summarizer.run(inputs(), one_at_a_time=one_at_a_time):
+            yield i, self._row(summary, texts.pop(i))
 
     def release_memory(self) -> None:
-        self._scheduler = None
+        self._measured_before, self._scheduler = self.measured, None
         super().release_memory()
 
     def _row(self, summary: DocumentSummary, text: str | None) -> Row:

@@ -2,7 +2,8 @@
 cause.
 
 An error can be caught, and its document found by bisection. A process that is killed for its memory, or that
-crashes, raises nothing. A shard whose replica died twice in one run is therefore processed one document at a
+crashes, raises nothing. A shard whose replica died is therefore processed while no other shard is, so that
+the others are not suspected again. A shard whose replica died twice in one run is processed one document at a
 time, and each document is noted first. A document at which the process died twice, alone, is quarantined: it
 becomes a failed row.
 
@@ -17,6 +18,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+ALONE_AFTER = 1  # crashes in a shard
 ONE_BY_ONE_AFTER = 2  # crashes in a shard; a single one may have any cause
 QUARANTINE_AFTER = 2  # crashes at a document that was processed alone
 
@@ -33,14 +35,16 @@ class CrashCounts:
     def __init__(self, run: str, shard_id: str) -> None:
         self._notes = Path(tempfile.gettempdir()) / f"led-{run}-{shard_id}"
 
-    def start(self) -> tuple[int, set[int]]:
-        """Note a new attempt. Returns the number of earlier attempts, which all crashed, and the quarantined
-        documents."""
+    def read(self) -> tuple[int, set[int]]:
+        """The number of earlier attempts, which all crashed, and the quarantined documents."""
         lines = self._notes.read_text().split() if self._notes.exists() else []
         last_lines = [line for line, following in pairwise([*lines, "attempt"]) if following == "attempt"]
         crashes = Counter(int(line) for line in last_lines if line != "attempt")
-        self._note("attempt")
         return lines.count("attempt"), {document for document, n in crashes.items() if n >= QUARANTINE_AFTER}
+
+    def start(self) -> None:
+        """Note a new attempt."""
+        self._note("attempt")
 
     def start_document(self, document: int) -> None:
         """Note that a document is processed alone."""

@@ -10,7 +10,8 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -22,8 +23,9 @@ from pipeline.logs import event
 from pipeline.schema import COUNTS, INPUT, MEASURED, PROVENANCE, STATE
 from pipeline.tasks import Task
 from pipeline.tasks.base import ModelInput, Row
-from pipeline.workers.bisect import Failed, bisect_failures
-from pipeline.workers.crashes import ONE_BY_ONE_AFTER, QUARANTINE_REASON, CrashCounts
+from pipeline.workers.bisect import Failed
+from pipeline.workers.crashes import ALONE_AFTER, ONE_BY_ONE_AFTER, QUARANTINE_REASON, CrashCounts
+from pipeline.workers.prediction_loop import Outcomes, Predicted, PredictionLoop
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 class Predictor:
     """A task with its model in memory. Called with the table of one shard, it returns the rows of that shard.
+
+    Calls from several threads share the model (see `PredictionLoop`).
 
     `run` identifies the run for the crash counts. Without it, as outside a cluster, crashes are not counted.
     `hashes` are the plan's checkpoint hashes, which the checkpoint must match. `base_model` is the base of a
@@ -49,13 +53,16 @@ class Predictor:
         base_model: str | None = None,
     ) -> None:
         self.task, self.run = task, run
-        self.loaded = task.load(worker_checkpoint(model, revision, hashes or {}, base_model))
+        self.loop = PredictionLoop(
+            lambda: task.load(worker_checkpoint(model, revision, hashes or {}, base_model))
+        )
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """The shard's rows in order: model inputs dropped, the task's columns filled, measurements added."""
-        start, measured_before = time.monotonic(), self.loaded.measured
+    def __call__(self, table: pa.Table, is_stopped: Callable[[], bool] = lambda: False) -> pa.Table:
+        """The shard's rows in order: model inputs dropped, the task's columns filled, measurements added.
+
+        No rows if `is_stopped` before the first document is processed.
+        """
         shard_id = table["_shard"][0].as_py()
-        event("shard started", shard=shard_id, rows=len(table))
         state = table.select(STATE.names).to_pylist()
         columns = table.select([*INPUT.names, *COUNTS.names, *PROVENANCE.names]).to_pylist()
         todo = [
@@ -74,7 +81,10 @@ class Predictor:
             for c in (columns[i] for i in order)
         ]
         results: list[Row] = table.select(self.task.columns.names).to_pylist()
-        for i, outcome in zip(order, self._predict(shard_id, documents), strict=True):
+        predicted = self._predict(shard_id, documents, is_stopped)
+        if predicted is None:
+            return table.slice(0, 0)
+        for i, outcome in zip(order, predicted.outcomes, strict=True):
             if isinstance(outcome, Failed):
                 logger.warning("a document failed: %s", outcome.reason)
                 state[i] = {"status": "failed", "stage": "predict", "reason": outcome.reason}
@@ -84,45 +94,48 @@ class Predictor:
         for filled in (pa.Table.from_pylist(state, STATE), pa.Table.from_pylist(results, self.task.columns)):
             for field in filled.schema:
                 out = out.set_column(out.schema.get_field_index(field.name), field, filled[field.name])
-        measured = json.loads(table[MEASURED.name][0].as_py())
-        measured |= {
-            name: value - measured_before.get(name, 0) for name, value in self.loaded.measured.items()
-        }
-        measured["predict_seconds"] = time.monotonic() - start
+        measured = json.loads(table[MEASURED.name][0].as_py()) | predicted.measured
+        measured["predict_seconds"] = predicted.seconds
         measured["finished_at"] = time.time()
-        measured["hardware"] = self.loaded.hardware
+        measured["hardware"] = self.loop.loaded.hardware
         measured["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
         column = pa.array([json.dumps(measured)] * len(out), MEASURED.type)
         return out.set_column(out.schema.get_field_index(MEASURED.name), MEASURED, column)
 
-    def _predict(self, shard_id: str, documents: Sequence[ModelInput]) -> list[Row | Failed]:
-        """The result of each document: all in one batch, or one by one if earlier attempts at this shard
-        crashed."""
-        if self.run is None:
-            return self._predict_batch(documents)
-        counts = CrashCounts(self.run, shard_id)
-        crashes, quarantined = counts.start()
-        if crashes < ONE_BY_ONE_AFTER:
-            outcomes = self._predict_batch(documents)
-        else:
-            outcomes = self._predict_one_by_one(documents, counts, quarantined)
-        counts.finish()
-        return outcomes
+    def _predict(
+        self, shard_id: str, documents: Sequence[ModelInput], is_stopped: Callable[[], bool]
+    ) -> Predicted | None:
+        """The outcome of each document: in the stream of all shards, alone if an earlier attempt at this
+        shard crashed, or one by one if several did. None after a stop request."""
+        counts = CrashCounts(self.run, shard_id) if self.run is not None else None
+        crashes, quarantined = counts.read() if counts else (0, set())
+
+        def start() -> bool:
+            if is_stopped():
+                return False
+            event("shard started", shard=shard_id, documents=len(documents))
+            if counts:
+                counts.start()
+            return True
+
+        alone: Callable[[], Outcomes] | None = None
+        if counts and crashes >= ONE_BY_ONE_AFTER:
+            alone = partial(self._predict_one_by_one, documents, counts, quarantined)
+        elif crashes >= ALONE_AFTER:
+            alone = partial(self.loop.bisect, documents)
+        predicted = self.loop.predict(documents, start, alone)
+        if counts and predicted is not None:
+            counts.finish()
+        return predicted
 
     def _predict_one_by_one(
         self, documents: Sequence[ModelInput], counts: CrashCounts, quarantined: set[int]
-    ) -> list[Row | Failed]:
-        outcomes: list[Row | Failed] = []
+    ) -> Outcomes:
+        outcomes: Outcomes = []
         for i, document in enumerate(documents):
             if i in quarantined:
                 outcomes.append(Failed(QUARANTINE_REASON))
             else:
                 counts.start_document(i)
-                outcomes += self._predict_batch([document])
+                outcomes += self.loop.bisect([document])
         return outcomes
-
-    def _predict_batch(self, documents: Sequence[ModelInput]) -> list[Row | Failed]:
-        loaded = self.loaded
-        return bisect_failures(
-            documents, loaded.predict, fatal=loaded.fatal, before_retry=loaded.release_memory
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -41,13 +41,23 @@ class _Brittle:
             loaded.tokenizer.encode(text)[1:-1] for text in (BREAKS, TOO_LARGE, KILLS)
         )
 
-    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
-        if any(_begins(document, self.kills) for document in documents):
-            os.kill(os.getpid(), signal.SIGKILL)
-        if any(_begins(document, self.too_large) for document in documents):
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        for i, row in self.loaded.predict(documents):
-            if _begins(documents[i], self.breaks):
+    def predict(self, documents: Iterable[ModelInput | None]) -> Iterator[tuple[int, Row]]:
+        taken: list[ModelInput] = []
+
+        def checked() -> Iterator[ModelInput | None]:
+            for document in documents:
+                if document is not None:
+                    taken.append(document)
+                    if _begins(document, self.kills):
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    if _begins(document, self.too_large):
+                        raise RuntimeError(
+                            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+                        )
+                yield document
+
+        for i, row in self.loaded.predict(checked()):
+            if _begins(taken[i], self.breaks):
                 raise KeyError("position 7")
             yield i, row
 
@@ -69,8 +79,9 @@ class _Unwell:
     def measured(self) -> dict[str, float]:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def predict(self, documents: Sequence[ModelInput]) -> Iterator[tuple[int, Row]]:
-        yield from ()
+    def predict(self, documents: Iterable[ModelInput | None]) -> Iterator[tuple[int, Row]]:
+        for i, _ in enumerate(document for document in documents if document is not None):
+            yield i, {}
 
     def release_memory(self) -> None:
         pass

@@ -11,10 +11,11 @@ import torch
 from led.batch.packed_batch import PackedBatch, pack_documents
 from led.generation.config import GenerationConfig
 from led.generation.cuda_graph_runner import CudaGraphRunner
+from led.generation.limits import SchedulerLimits
 from led.generation.logits_processors import build_processors, on_device
 from led.generation.memory_budget import kv_cache_bytes
 from led.generation.runner import EagerRunner
-from led.generation.scheduler import Scheduler, SchedulerLimits
+from led.generation.scheduler import Scheduler
 from led.generation.search import BeamSearch, GreedySearch, Hypotheses
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.kv_cache.paged_cross_attention import pages_for

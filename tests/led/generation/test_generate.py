@@ -18,7 +18,8 @@ import torch
 from led.batch.packed_batch import pack
 from led.generation.config import GenerationConfig
 from led.generation.generate import generate
-from led.generation.scheduler import Scheduler, SchedulerLimits
+from led.generation.limits import SchedulerLimits
+from led.generation.scheduler import Scheduler
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.testing import TINY, spread_weights, tiny_config, tiny_model
 

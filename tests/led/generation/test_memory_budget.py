@@ -12,6 +12,7 @@ import torch
 from led.batch.packed_batch import pack_documents
 from led.generation import memory_budget
 from led.generation.config import GenerationConfig
+from led.generation.limits import SchedulerLimits
 from led.generation.memory_budget import (
     available_bytes,
     cpus_within_quota,
@@ -20,7 +21,7 @@ from led.generation.memory_budget import (
     usable_cpus,
 )
 from led.generation.runner import EagerRunner, SelectTokens
-from led.generation.scheduler import Request, Scheduler, SchedulerLimits
+from led.generation.scheduler import Request, Scheduler
 from led.generation.search import Search, StepOutput
 from led.testing import tiny_model
 

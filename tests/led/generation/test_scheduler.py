@@ -13,8 +13,9 @@ from torch import Tensor
 
 from led.batch.packed_batch import PackedBatch, pack_documents
 from led.generation.config import GenerationConfig
+from led.generation.limits import SchedulerLimits
 from led.generation.runner import EagerRunner, SelectTokens
-from led.generation.scheduler import Request, Scheduler, SchedulerLimits
+from led.generation.scheduler import Request, Scheduler
 from led.generation.search import BeamSearch, GreedySearch, Search, StepOutput
 from led.testing import tiny_model
 
@@ -192,13 +193,12 @@ def test_two_beams_or_more_are_a_beam_search(num_beams: int, search: type[Search
 @pytest.mark.parametrize(
     ("device", "expected"), [("cpu", (16, 16384)), ("cuda", (64, 131072))], ids=["cpu", "cuda"]
 )
-def test_the_device_decides_about_limits_that_are_not_given(
-    device: str, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("led.generation.scheduler.free_bytes", lambda device: 1001)
-    where = torch.device(device)
-    assert SchedulerLimits().resolve(where) == (*expected, 500)
-    assert SchedulerLimits(3, 40, 7).resolve(where) == (3, 40, 7)
+def test_the_device_decides_about_limits_that_are_not_given(device: str, expected: tuple[int, int]) -> None:
+    def in_force(limits: SchedulerLimits) -> tuple[int, int]:
+        return limits.num_seqs(device), limits.num_batched_tokens(device)
+
+    assert in_force(SchedulerLimits()) == expected
+    assert in_force(SchedulerLimits(3, 40, 7)) == (3, 40)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from led.generation.generate import generate
-from led.generation.scheduler import SchedulerLimits
+from led.generation.limits import SchedulerLimits
 from led.generation.search import BeamSearch, GreedySearch, Hypotheses, SearchConfig, blockwise_topk
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.testing import TINY, spread_weights, tiny_config

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from led.batch.packed_batch import pack_documents
-from led.generation.scheduler import Scheduler, SchedulerLimits
+from led.generation.limits import SchedulerLimits
+from led.generation.scheduler import Scheduler
 from led.kv_cache import cross_attention
 from led.kv_cache.cross_attention import PREPACK_FROM, KeysValues, PrepackedKeysValues, decode_layout
 from led.testing import tiny_model

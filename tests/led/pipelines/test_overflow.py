@@ -11,7 +11,8 @@ import torch
 
 from led.generation.config import GenerationConfig
 from led.generation.cross_attention_profile import profile_of
-from led.generation.scheduler import Request, Scheduler, SchedulerLimits
+from led.generation.limits import SchedulerLimits
+from led.generation.scheduler import Request, Scheduler
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.pipelines.chunk_queue import LongDocument
 from led.pipelines.chunking import ChunkRules, Overflow, chunk_document

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from led.batch.packed_batch import PackedBatch
-from led.generation.scheduler import SchedulerLimits
+from led.generation.limits import SchedulerLimits
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.heads.question_answering import LEDForQuestionAnswering
 from led.heads.sequence_classification import LEDForSequenceClassification

@@ -32,14 +32,12 @@ def test_the_scheduler_is_kept_between_batches_until_memory_is_released(model_fo
     model = Summarize(SummarizeSettings(input=("i",), output="o", model=str(model_folder))).load(model_folder)
     documents = [ModelInput([0, *range(5, 5 + n), 2], [0]) for n in (3, 9, 20)]
     first = dict(model.predict(documents))
-    kept, measured = model._scheduler, model.measured
-    steps = measured["steps"]
+    kept, steps = model._scheduler, model.measured["steps"]
     assert steps > 0
     next(model.predict(documents))
-    assert measured["steps"] == steps  # an abandoned batch changes no measurement
+    abandoned = model.measured["steps"] - steps
+    assert 0 < abandoned <= steps
     assert dict(model.predict(documents)) == first and model._scheduler is kept
-    model.measured = {}
-    assert dict(model.predict(documents)) == first and model.measured["steps"] == steps
     model.release_memory()
     assert dict(model.predict(documents)) == first and model._scheduler is not kept
-    assert model.measured["steps"] == 2 * steps
+    assert model.measured["steps"] == 3 * steps + abandoned
