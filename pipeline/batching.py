@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 def longest_first(lengths: Sequence[int]) -> list[int]:
     """The indices of `lengths`, longest first. Equal lengths keep their order.
 
-    A document that exceeds the memory then fails early. Neighbors in a packed batch have similar lengths, and
-    the short ones keep slots busy at the end.
+    A document that exceeds the memory then fails early, and neighbors in a packed batch have similar lengths.
     """
     return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
 

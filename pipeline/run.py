@@ -25,7 +25,7 @@ from pipeline.monitor.watcher import ProgressWatcher
 from pipeline.output.commit import finish, read_all_shard_metadata
 from pipeline.output.open_store import open_store
 from pipeline.output.store import Store, probe
-from pipeline.planning.plan import MANIFEST, REPORT, Plan, Shard, remaining
+from pipeline.planning.plan import MANIFEST, REPORT, Plan, Shard, execution_order, remaining
 from pipeline.prepare import build_plan, existing_plan, freeze_plan
 from pipeline.report.page import check_reference, try_report
 from pipeline.schema import STATUSES
@@ -183,8 +183,7 @@ def _execute(
     settings = task.settings
     workers = Workers(task, checkpoint, len(todo), run_id)
     stats = RunStats(plan.documents, len(plan.shards), workers.capacity.replicas, all=committed)
-    # Shards run in random order, so early throughput predicts the rest. A shard ID is a hash.
-    todo = sorted(todo, key=lambda shard: shard.shard_id)
+    todo = execution_order(todo)
     interval_s = min(progress_interval_s, max(_INTERVAL_S, len(plan.shards) / _SHARDS_PER_S))
     sink = CommitSink(store.url, {**plan.config, "model": settings.model, "plan": plan.fingerprint})
     with Progress(settings, progress_interval_s) as progress, translate_ray_errors():

@@ -42,6 +42,9 @@ from pipeline.workers.reader import ShardReader
 # Rows per piece when lengths are sampled. Small pieces spread the sample over the corpus.
 _LENGTH_PIECE_ROWS = 32
 
+# Pieces that are read in one pass over the files.
+_PIECES_PER_PASS = 16
+
 _LEVEL_TOKENS = LEVELS.names[1]
 
 # Pieces that the calibration submits: at least this many, and this many per replica. The limit is needed
@@ -116,7 +119,7 @@ def sample_shards(plan: Plan, rows: int, max_pieces: int, seed: int) -> list[Sha
         position = bisect.bisect_right(ends, number)
         shard = plan.shards[position]
         start = shard.start + rows * (number - (ends[position - 1] if position else 0))
-        piece = replace(shard.split, start=start).first(rows)
+        piece = shard.split.after(start - shard.start).first(rows)
         pieces.append(replace(shard, shard_id=f"{shard.shard_id}-{start}", **vars(piece)))
     return pieces
 
@@ -125,10 +128,12 @@ def sample_lengths(reader: ShardReader, pieces: Sequence[Shard], rows: int, seco
     """Status and token counts of the rows of `pieces`. Stops after `rows` rows or after `seconds`."""
     tables: list[pa.Table] = []
     start = time.monotonic()
-    for piece in pieces:
-        tables.append(reader(piece).select(["status", *COUNTS.names]))
-        if sum(map(len, tables)) >= rows or time.monotonic() - start > seconds:
-            break
+    for first in range(0, len(pieces), _PIECES_PER_PASS):
+        # In the order of the files, so that a row group is decoded once for all its pieces.
+        for piece in sorted(pieces[first : first + _PIECES_PER_PASS], key=lambda p: (p.path, p.start)):
+            tables.append(reader(piece).select(["status", *COUNTS.names]))
+            if sum(map(len, tables)) >= rows or time.monotonic() - start > seconds:
+                return pa.concat_tables(tables)
     return pa.concat_tables(tables)
 
 

@@ -174,6 +174,14 @@ def open_file(path: str, *, exact: bool = False) -> Iterator[IO[bytes]]:
         yield opened
 
 
+def file_version(opened: IO[bytes]) -> str:
+    """What tells an open file from another file that is at its path later. Empty if that is not known."""
+    if (details := getattr(opened, "details", None)) is not None:
+        return _etag(details) or ""
+    stat = os.fstat(opened.fileno())
+    return f"{stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
+
+
 @contextmanager
 def input_errors(what: str) -> Iterator[None]:
     """Raise any error inside as one of this package that names `what`.
@@ -278,12 +286,16 @@ def _entry(fs: Any, info: Info) -> FileEntry:
     if "://" not in path:
         stat = os.stat(path)
         return FileEntry(path, stat.st_size, str(stat.st_mtime_ns))
-    etag = info.get("ETag") or info.get("blob_id")  # the names that S3 and the hub use
+    etag = _etag(info)
     if not etag:
         raise UsageError(
             f"{path} has no etag, so a change could not be detected; copy it to a store that has etags."
         )
     return FileEntry(path, int(info["size"]), str(etag).strip('"'))
+
+
+def _etag(info: Info) -> str | None:
+    return info.get("ETag") or info.get("blob_id")  # the names that S3 and the hub use
 
 
 def _address(fs: Any, name: str) -> str:

@@ -6,6 +6,7 @@ fetches only its own rows. The other columns have the values of a group's first 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -44,15 +45,19 @@ def inspect_groups(
             for value in rows.table[key].to_pylist()
         )
         bounds = group_bounds(keys)
-    splits = tuple(
-        replace(
-            split,
-            members=whole.members[bounds[split.start] : bounds[split.stop]],
-            group_rows=tuple(bounds[split.start : split.stop + 1]),
+    reachable = [split.start - split.skipped_rows for split in stats.splits if not split.offset]
+    splits = []
+    for split in split_rows(len(bounds) - 1, documents):
+        first, last = bounds[split.start], bounds[split.stop]
+        splits.append(
+            replace(
+                split,
+                members=whole.members[first:last],
+                group_rows=tuple(bounds[split.start : split.stop + 1]),
+                skipped_rows=first - reachable[bisect_right(reachable, first) - 1],
+            )
         )
-        for split in split_rows(len(bounds) - 1, documents)
-    )
-    return FileStats(len(bounds) - 1, splits, stats.schema)
+    return FileStats(len(bounds) - 1, tuple(splits), stats.schema)
 
 
 def group_bounds(keys: Iterator[Any]) -> list[int]:

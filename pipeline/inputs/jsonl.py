@@ -1,7 +1,7 @@
 """JSON lines: one JSON object per line, blank lines left out.
 
 Lines are counted once, when the run is planned. A shard of an uncompressed file starts at its byte offset. A
-shard of a compressed file reads the file from the start, so split large files before compressing them.
+shard of a compressed file reads the file from the start, or continues where the process was in that file.
 
 All columns are text: strings as they are, null as null, and every other value as JSON. `parse_nested`
 restores lists and records.
@@ -10,12 +10,14 @@ restores lists and records.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import IO, Any
 
 import pyarrow as pa
 
+from pipeline.inputs.cursors import CURSORS
 from pipeline.inputs.files import COMPRESSED, FileEntry, open_file
 from pipeline.inputs.rows import BATCH_ROWS, FileStats, Rows, table_of
 from pipeline.inputs.splits import Split
@@ -31,25 +33,26 @@ class JsonLines:
 
     def inspect(self, entry: FileEntry, documents: int, max_bytes: int) -> FileStats:
         """Counts the lines. The columns are the keys of the first hundred lines."""
-        seekable = not entry.path.endswith(COMPRESSED)
         splits: list[Split] = []
         keys: dict[str, None] = {}
         rows = objects = 0
-        with _lines(entry.path, 0, max(_CHUNK, max_bytes * _LINE_PER_TEXT)) as lines:
-            for offset, line in lines:
+        compressed = entry.path.endswith(COMPRESSED)
+        with ExitStack() as stack:
+            for offset, line in _lines(entry.path, 0, max(_CHUNK, max_bytes * _LINE_PER_TEXT), stack):
                 if rows < _LINES_INSPECTED:
                     value, reason = _parse(line)
                     keys |= dict.fromkeys(value)
                     objects += reason is None
                 if rows % documents == 0:
-                    splits.append(Split(rows, rows, offset if seekable else 0))
+                    splits.append(Split(rows, rows, 0 if compressed else offset))
                 rows += 1
         if rows and not objects:
             first = min(rows, _LINES_INSPECTED)
             raise ValueError(f"none of its first {first} lines is a JSON object; every line must be one")
         ends = [split.start for split in splits[1:]] + [rows]
         complete = tuple(
-            Split(split.start, stop, split.offset) for split, stop in zip(splits, ends, strict=True)
+            Split(split.start, stop, split.offset, skipped_rows=split.start if compressed else 0)
+            for split, stop in zip(splits, ends, strict=True)
         )
         return FileStats(rows, complete, pa.schema([pa.field(_utf8(key), pa.string()) for key in keys]))
 
@@ -57,36 +60,50 @@ class JsonLines:
         self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int, lists: bool
     ) -> Iterator[Rows]:
         """Parses the lines of the split."""
-        row = split.start if split.offset else 0
+        given = (path, text, tuple(columns), max_bytes, lists)
+        return CURSORS.read(given, lambda: _Lines(split, *given), split.start, split.stop)
+
+
+class _Lines:
+    """A cursor over the lines of a file: those of a split, or all of a compressed file."""
+
+    def __init__(
+        self, split: Split, path: str, text: str, columns: Sequence[str], max_bytes: int, lists: bool
+    ) -> None:
+        self.position = split.start if split.offset else 0
+        self.end = sys.maxsize if path.endswith(COMPRESSED) else split.stop
+        self._text, self._columns, self._accept_lists = text, columns, lists
+        with ExitStack() as stack:
+            self._lines = _lines(path, split.offset, max_bytes * _LINE_PER_TEXT, stack)
+            self._stack = stack.pop_all()
+
+    def read(self, start: int, stop: int) -> Iterator[Rows]:
         parsed: list[tuple[dict[str, Any], str | None]] = []
-        with _lines(path, split.offset, max_bytes * _LINE_PER_TEXT) as lines:
-            for _, line in lines:
-                if row >= split.stop:
-                    break
-                if row >= split.start:
-                    parsed.append(_parse(line))
-                row += 1
-                if len(parsed) == BATCH_ROWS:
-                    yield _json_rows(parsed, text, columns, lists)
-                    parsed = []
-        if parsed:
-            yield _json_rows(parsed, text, columns, lists)
-        if row < split.stop:
-            raise EOFError(f"it ends after {row} lines; {split.stop} were planned")
+        while self.position < stop:
+            try:
+                _, line = next(self._lines)
+            except StopIteration:
+                raise EOFError(f"it ends after {self.position} lines; {stop} were planned") from None
+            if self.position >= start:
+                parsed.append(_parse(line))
+            self.position += 1
+            if len(parsed) == BATCH_ROWS or (parsed and self.position == stop):
+                yield _json_rows(parsed, self._text, self._columns, self._accept_lists)
+                parsed = []
+
+    def close(self) -> None:
+        self._stack.close()
 
 
-@contextmanager
-def _lines(path: str, offset: int, max_bytes: int) -> Iterator[Iterator[tuple[int, bytes | None]]]:
-    """The lines of a file from byte `offset`, as `split_lines` yields them."""
-    with open_file(path) as opened:
-        opened.seek(offset)
-        if path.endswith(COMPRESSED):
-            with pa.CompressedInputStream(
-                pa.PythonFile(opened), "gzip" if path.endswith(".gz") else "zstd"
-            ) as stream:
-                yield split_lines(stream, 0, max_bytes)
-        else:
-            yield split_lines(opened, offset, max_bytes)
+def _lines(path: str, offset: int, max_bytes: int, stack: ExitStack) -> Iterator[tuple[int, bytes | None]]:
+    """The lines of a file from byte `offset`, as `split_lines` yields them. `stack` closes the file."""
+    opened = stack.enter_context(open_file(path))
+    opened.seek(offset)
+    if not path.endswith(COMPRESSED):
+        return split_lines(opened, offset, max_bytes)
+    kind = "gzip" if path.endswith(".gz") else "zstd"
+    stream = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(opened), kind))
+    return split_lines(stream, 0, max_bytes)
 
 
 def split_lines(stream: IO[bytes], offset: int, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Split:
 
     `offset` is the byte at which row `start` begins, or 0 if that is unknown. `members` are the files of the
     rows if the input is a folder of texts. `group_rows` are the rows at which groups begin, and the row after
-    the last group. It is empty if documents are rows.
+    the last group. It is empty if documents are rows. `skipped_rows` must be decoded to reach the first row.
     """
 
     start: int
@@ -20,13 +20,23 @@ class Split:
     offset: int = 0
     members: tuple[str, ...] = ()
     group_rows: tuple[int, ...] = ()
+    skipped_rows: int = 0
+
+    @property
+    def rows(self) -> int:
+        """The number of its rows."""
+        return self.group_rows[-1] - self.group_rows[0] if self.group_rows else self.stop - self.start
 
     def first(self, documents: int) -> Split:
         """Its first `documents` documents."""
         stop = min(self.start + documents, self.stop)
         groups = self.group_rows[: stop - self.start + 1]
         rows = groups[-1] - groups[0] if groups else stop - self.start
-        return Split(self.start, stop, self.offset, self.members[:rows], groups)
+        return replace(self, stop=stop, members=self.members[:rows], group_rows=groups)
+
+    def after(self, documents: int) -> Split:
+        """The rest after its first `documents` documents, which are rows without an offset."""
+        return replace(self, start=self.start + documents, skipped_rows=self.skipped_rows + documents)
 
 
 def joined(splits: Sequence[Split]) -> Split:
@@ -56,6 +66,9 @@ def split_row_groups(groups: Sequence[int], documents: int) -> tuple[Split, ...]
             start = stop
         stop += rows
         if rows > documents:
-            splits += [Split(start + c.start, start + c.stop) for c in split_rows(rows, documents)]
+            splits += [
+                Split(start + c.start, start + c.stop, skipped_rows=c.start)
+                for c in split_rows(rows, documents)
+            ]
             start = stop
     return (*splits, Split(start, stop)) if stop > start else tuple(splits)

@@ -42,8 +42,7 @@ FORECAST_VERSION = 2
 
 @dataclass(frozen=True)
 class Shard:
-    """Documents `start` to `stop`, exclusive, of the file at `path`. `offset`, `members` and `group_rows` are
-    those of the split.
+    """Documents `start` to `stop`, exclusive, of the file at `path`, with the other fields of the split.
 
     `content` is the content ID of the file when it was planned.
     """
@@ -56,6 +55,7 @@ class Shard:
     members: tuple[str, ...] = ()
     content: str = ""
     group_rows: tuple[int, ...] = ()
+    skipped_rows: int = 0
 
     @property
     def documents(self) -> int:
@@ -65,7 +65,7 @@ class Shard:
     @property
     def split(self) -> Split:
         """Its range of the file."""
-        return Split(self.start, self.stop, self.offset, self.members, self.group_rows)
+        return Split(self.start, self.stop, self.offset, self.members, self.group_rows, self.skipped_rows)
 
     @property
     def source(self) -> str:
@@ -176,6 +176,20 @@ def remaining(plan: Plan, names: Iterable[str]) -> list[Shard]:
     return [shard for shard in plan.shards if shard.part not in committed]
 
 
+def execution_order(shards: Sequence[Shard]) -> list[Shard]:
+    """The order in which a run processes its shards.
+
+    It is random, so early throughput predicts the rest, except that shards of one row group or one compressed
+    file follow one another, so that it is decoded once. A shard ID is a hash.
+    """
+    units: dict[tuple[str, int], list[Shard]] = {}
+    for shard in shards:
+        first = shard.group_rows[0] if shard.group_rows else shard.start
+        units.setdefault((shard.path, first - shard.skipped_rows), []).append(shard)
+    in_units = (sorted(unit, key=lambda shard: shard.start) for unit in units.values())
+    return [shard for unit in sorted(in_units, key=lambda unit: unit[0].shard_id) for shard in unit]
+
+
 def plan_differences(before: Plan, now: Plan) -> list[str]:
     """Why a run with plan `now` cannot resume one with plan `before`, one line each. Empty if it can."""
     lines = config_differences(before.config, now.config)
@@ -218,11 +232,11 @@ def _shard(file: InputFile, split: Split, config_fingerprint: str) -> Shard:
 
 
 def _values(shard: Shard) -> dict[str, Any]:
-    """A shard's entry in the plan. Groups are left out if there are none, as in plans without them."""
+    """A shard's entry in the plan. What few shards have is left out, as in plans of earlier versions."""
     values = asdict(shard)
-    if not shard.group_rows:
-        del values["group_rows"]
-    return values
+    return {
+        name: value for name, value in values.items() if value or name not in ("group_rows", "skipped_rows")
+    }
 
 
 def _digest(values: dict[str, Any]) -> str:

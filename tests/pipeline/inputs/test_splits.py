@@ -26,8 +26,8 @@ def test_small_groups_share_a_split_and_large_ones_are_split() -> None:
         Split(0, 4),
         Split(4, 6),
         Split(6, 10),
-        Split(10, 14),
-        Split(14, 15),
+        Split(10, 14, skipped_rows=4),
+        Split(14, 15, skipped_rows=8),
         Split(15, 16),
     )
     assert split_rows(5, 2) == (Split(0, 2), Split(2, 4), Split(4, 5))

@@ -18,6 +18,7 @@ from pipeline.planning.plan import (
     Plan,
     Shard,
     config_differences,
+    execution_order,
     make_plan,
     plan_differences,
     remaining,
@@ -144,3 +145,23 @@ def test_a_skipped_file_that_became_readable_is_a_difference() -> None:
     skipped, readable = (make_plan([f], {}, 2) for f in (replace(file, skipped="it is torn"), file))
     assert plan_differences(skipped, readable) == ["input skipped before, readable now: /in/0"]
     assert plan_differences(skipped, skipped) == plan_differences(readable, skipped) == []
+
+
+def test_the_order_is_random_except_within_what_must_be_read_from_its_start() -> None:
+    splits = {
+        "large": [Split(start, start + 10, skipped_rows=start % 40) for start in range(0, 80, 10)],
+        "small": [Split(start, start + 10) for start in range(0, 200, 10)],
+    }
+    inputs = [InputFile(path, 1, parts[-1].stop, f"sha256:{path}", "") for path, parts in splits.items()]
+    plan = make_plan(inputs, {}, 10, splits)
+    order = execution_order(plan.shards)
+    assert sorted(order, key=lambda s: (s.path, s.start)) == list(plan.shards)
+    large = [i for i, shard in enumerate(order) if shard.path == "large"]
+    first, second = large[:4], large[4:]
+    assert first == list(range(first[0], first[0] + 4)) and second == list(range(second[0], second[0] + 4))
+    starts = [[order[i].start for i in part] for part in (first, second)]
+    assert sorted(starts) == [[0, 10, 20, 30], [40, 50, 60, 70]]
+    small = [shard.start for shard in order if shard.path == "small"]
+    assert small != sorted(small)
+    rest = [shard for shard in order if shard.start % 20]
+    assert execution_order(rest[::-1]) == execution_order(rest)
