@@ -25,6 +25,7 @@ GROUPS = {
         "id_column",
         "passthrough",
         "max_input_tokens",
+        "count_truncated_tokens",
         "max_document_bytes",
         "on_bad_shard",
         "on_duplicate_id",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pyarrow as pa
+import pyarrow.compute as pc
 
 # The shard's ID and size, and measurements of its processing (numbers by name, as JSON). The commit receives
 # them with the rows and does not write them.
@@ -29,7 +32,17 @@ STATUSES = ("ok", "failed", "skipped")
 # Every row of every task.
 DOC_ID = pa.field("doc_id", pa.string())
 STATE = pa.schema([pa.field(name, pa.string()) for name in ("status", "stage", "reason")])
-COUNTS = pa.schema([pa.field(name, pa.int32()) for name in ("input_tokens", "truncated_tokens", "chunks")])
+COUNTS = pa.schema(
+    [
+        pa.field("input_tokens", pa.int32()),
+        pa.field("truncated_tokens", pa.int32()),
+        pa.field("truncated_characters", pa.int32()),
+        pa.field("chunks", pa.int32()),
+    ]
+)
+
+# The counts of what was cut off a document. The tokens are null if they were not counted.
+TRUNCATED = ("truncated_tokens", "truncated_characters")
 
 # Tasks with several rows per document number them from 0.
 NUMBER = "question_number"
@@ -69,6 +82,15 @@ QUESTIONS = "questions"
 
 # A hash of the text and question. For a row that an earlier run computed, also `<plan>/<file>` of that run.
 PROVENANCE = pa.schema([pa.field("text_hash", pa.string()), pa.field("reused_from", pa.string())])
+
+
+def split_by_shard(block: pa.Table) -> list[pa.Table]:
+    """The rows of each shard of a block, in order. Those of a shard follow one another."""
+    if not len(block):
+        return []
+    names = block[SHARD.names[0]].combine_chunks()
+    firsts = [0, *(i + 1 for i in pc.indices_nonzero(pc.not_equal(names[1:], names[:-1])).to_pylist())]
+    return [block.slice(a, b - a) for a, b in pairwise([*firsts, len(block)])]
 
 
 def output_columns(task: pa.Schema) -> list[str]:

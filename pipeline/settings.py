@@ -82,8 +82,10 @@ class RunSettings:
     """Longest input, special tokens included. Default: the model's own limit. Each row counts the tokens that
     were cut off."""
     max_document_bytes: Count = 16 << 20
-    """Longest text in UTF-8 bytes. A longer text is a failed row. Tokenizing 16 MiB takes 17 seconds and up
-    to 3 GB."""
+    """Longest text in UTF-8 bytes. A longer text is a failed row. Tokenizing 16 MiB takes 17 seconds."""
+    count_truncated_tokens: bool = omitted_by_default(False)
+    """Tokenize the rest of documents that are much longer than the input limit, only to count its tokens. By
+    default their truncated_tokens is null. truncated_characters is always there."""
     special_tokens: Literal["additional", "parse", "none"] | None = omitted_by_default(None)
     """Special tokens that count as tokens where they occur in a text: only those that the checkpoint added
     (additional), also control tokens such as </s> (parse), or none. Default: split_special_tokens in

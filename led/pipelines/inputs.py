@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from led.pipelines.chunking import Chunk, ChunkRules, chunk_document, truncate
+from led.pipelines.chunking import Chunk, ChunkRules, chunk_document
 from led.pipelines.global_attention import GlobalTokens
 from led.pipelines.joining import BETWEEN_TEXTS, Joined, Truncation, join, whole_text
 from led.tokenizer.tokenizer import LEDTokenizer
@@ -39,15 +39,17 @@ class InputRules:
 class EncodedInput:
     """A model input. The document begins after `leading` tokens: `<s>` and the prefix.
 
-    `documents` has (tokens kept, tokens cut) of each document if there are several. `chunks` are the parts
-    in which the document is read, if the call has rules for chunks.
+    `truncated_tokens` is None if the rest of a long text was not tokenized, `truncated_characters` is always
+    known. `documents` has (tokens kept, tokens cut) of each document if there are several. `chunks` are the
+    parts in which the document is read, if the call has rules for chunks.
     """
 
     input_ids: list[int]
     global_positions: list[int]
     leading: int = 1
-    truncated_tokens: int = 0
-    documents: tuple[tuple[int, int], ...] = ()
+    truncated_tokens: int | None = 0
+    truncated_characters: int = 0
+    documents: tuple[tuple[int, int | None], ...] = ()
     chunks: tuple[Chunk, ...] = ()
 
 
@@ -57,10 +59,13 @@ def encode_inputs(
     limit: int,
     rules: InputRules,
     chunk_rules: ChunkRules | None = None,
+    *,
+    count: bool = True,
 ) -> list[EncodedInput]:
     """The model inputs of these texts, of at most `limit` tokens. `</s>` is kept.
 
-    The characters of a chunk are those of `whole_text`.
+    Without `count`, the rest of a long text is not tokenized, and its tokens are not counted. The characters
+    of a chunk are those of `whole_text`.
 
     Raises:
         ValueError: a span is not in its text, documents cannot be truncated to the limit, or a chunk has no
@@ -73,29 +78,40 @@ def encode_inputs(
         texts += [
             (item.prefix if i == 0 else "") + (part if part.strip() else "") for i, part in enumerate(parts)
         ]
-    encodings = iter(tokenizer.encode_batch(texts))
+    # Shares in proportion to lengths need all lengths.
+    count = count or (any(not isinstance(i.text, str) for i in inputs) and rules.truncation == "proportional")
+    encodings = iter(tokenizer.encode_texts(texts, limit, count=count))
     encoded = []
+    number = 0  # of the item's first text
     for item in inputs:
         if isinstance(item.text, str):
             encoding = next(encodings)
-            ids, dropped = truncate(encoding.ids, limit)
+            ids, dropped = encoding.ids, encoding.omitted
             leading = _leading(encoding.offsets, item.prefix)
             marked = tokens_in_spans(encoding.offsets, item.spans, len(item.text), len(item.prefix))
-            counts: tuple[tuple[int, int], ...] = ()
+            counts: tuple[tuple[int, int | None], ...] = ()
             start = -len(item.prefix)
-            offsets = _shifted(encoding.offsets[leading : len(ids) - 1], start) if chunk_rules else []
+            characters = characters_after(encoding.offsets[1:-1], len(item.prefix) + len(item.text), dropped)
+            offsets = _shifted(encoding.offsets[leading:-1], start) if chunk_rules else []
         else:
             if item.spans:
                 raise ValueError("spans of global tokens need one text, and this input has a list of texts")
             several = [next(encodings) for _ in item.text]
+            own_texts = texts[number : number + len(several)]
             leading, marked = _leading(several[0].offsets if several else (), item.prefix), []
             documents = [encoding.ids[1:-1] for encoding in several]
             joined = join(documents, rules.separator, limit - 2, rules.truncation)
             ids = [tokenizer.cls_token_id, *joined.ids, tokenizer.sep_token_id]
             counts = tuple(
-                (kept, len(document) - kept) for kept, document in zip(joined.lengths, documents, strict=True)
+                (kept, None if encoding.omitted is None else len(encoding.ids) - 2 + encoding.omitted - kept)
+                for kept, encoding in zip(joined.lengths, several, strict=True)
             )
-            dropped = sum(cut for _, cut in counts)
+            cuts = [cut for _, cut in counts]
+            dropped = None if None in cuts else sum(cut or 0 for cut in cuts)
+            characters = sum(
+                characters_after(encoding.offsets[1 : kept + 1], len(text), cut)
+                for encoding, (kept, cut), text in zip(several, counts, own_texts, strict=True)
+            )
             offsets = []
             if chunk_rules is not None:
                 offsets = _joined_offsets(
@@ -106,8 +122,17 @@ def encode_inputs(
         chunks: Sequence[Chunk] = ()
         if chunk_rules is not None:
             chunks = chunk_document(whole_text(item.text), offsets, leading, chunk_rules)
-        encoded.append(EncodedInput(ids, positions, leading, dropped, counts, tuple(chunks)))
+        encoded.append(EncodedInput(ids, positions, leading, dropped, characters, counts, tuple(chunks)))
+        number += 1 if isinstance(item.text, str) else len(item.text)
     return encoded
+
+
+def characters_after(offsets: Sequence[Span], length: int, omitted: int | None) -> int:
+    """The characters after those of the kept tokens, in a text of `length` characters of which `omitted`
+    tokens are not kept."""
+    if omitted == 0:
+        return 0
+    return length - (offsets[-1][1] if offsets else 0)
 
 
 def _shifted(offsets: Sequence[Span], by: int) -> list[Span]:

@@ -108,7 +108,8 @@ class Text2TextPipeline(Pipeline):
             limit = UNLIMITED
             inputs = self.encode(several, limit, prefixes, global_spans, chunks)
         for i, item in enumerate(inputs):
-            over, count = item.truncated_tokens, len(item.input_ids) + item.truncated_tokens
+            over = item.truncated_tokens or 0
+            count = len(item.input_ids) + over
             if over and not truncation:
                 raise ValueError(f"text {i} has {count} tokens; this model reads at most {limit}.")
             if over:
@@ -134,8 +135,8 @@ class Text2TextPipeline(Pipeline):
         )
         results: list[list[PipelineOutput]] = [[] for _ in inputs]
         for i, summary in summarizer.run(documents):
-            over = inputs[order[i]].truncated_tokens
-            more: PipelineOutput = {"truncated_tokens": over} if over else {}
+            dropped = inputs[order[i]].truncated_tokens
+            more: PipelineOutput = {"truncated_tokens": dropped} if dropped else {}
             if overflow != "truncate":
                 more["level_tokens"] = list(summary.level_tokens)
                 more["partial_summaries"] = [asdict(part) for part in summary.partial_summaries]

@@ -45,6 +45,7 @@ from led.tokenizer.files import (
     write_folder,
     write_vocabulary,
 )
+from led.tokenizer.pieces import PIECE_CHARACTERS, TokenizedText, allows_pieces, encode_in_pieces
 from led.tokenizer.special_tokens import Vocabulary
 from led.tokenizer.truncation import (
     UNLIMITED,
@@ -59,6 +60,10 @@ from led.tokenizer.truncation import (
 )
 
 __all__ = ["SPECIAL_TOKENS", "BatchEncoding", "LEDTokenizer", "LEDTokenizerFast", "build_backend"]
+
+# If no more tokens are counted than are kept, a piece has so many characters for each of them, but not fewer
+# than the least.
+_CHARACTERS_PER_TOKEN, _LEAST_PIECE = 8, 1 << 14
 
 # The entries that a call can return, in the order of the result.
 _COLUMNS: dict[str, Callable[[Encoding], Any]] = {
@@ -108,6 +113,7 @@ class LEDTokenizer(Vocabulary):
         backend.encode_special_tokens = split_special_tokens is not False
         self.split_special_tokens = split_special_tokens
         self._variants: dict[Hashable, Tokenizer] = {}
+        self._in_pieces: dict[int, bool] = {}  # by the id of a variant
         self.model_max_length = int(model_max_length or UNLIMITED)
         self.padding_side, self.truncation_side = padding_side, truncation_side
         self.model_input_names = list(model_input_names)
@@ -220,6 +226,39 @@ class LEDTokenizer(Vocabulary):
     def encode_batch(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[Encoding]:
         """Encodings of texts or pairs, with special tokens and without truncation."""
         return self._variant(self.split_special_tokens).encode_batch(list(texts))
+
+    def encode_texts(
+        self, texts: Sequence[str], max_tokens: int | None = None, *, count: bool = True
+    ) -> list[TokenizedText]:
+        """Ids and offsets of texts, with special tokens.
+
+        At most `max_tokens` of each are returned, of which the last is the last special token. A long text is
+        tokenized in pieces, in bounded memory. Without `count`, the rest of a text that has enough tokens is
+        not tokenized.
+        """
+        found: dict[int, TokenizedText] = {}
+        size = PIECE_CHARACTERS
+        if not count and max_tokens is not None:
+            size = min(size, max(_LEAST_PIECE, _CHARACTERS_PER_TOKEN * max_tokens))
+        long = [i for i, text in enumerate(texts) if len(text) > size]
+        if long and self._allows_pieces():
+            for i in long:
+                found[i] = encode_in_pieces(self.encode_batch, texts[i], size, max_tokens, count=count)
+        short = [i for i in range(len(texts)) if i not in found]
+        for i, encoding in zip(short, self.encode_batch([texts[i] for i in short]), strict=True):
+            ids, offsets = encoding.ids, encoding.offsets
+            omitted = 0 if max_tokens is None else max(0, len(ids) - max_tokens)
+            if omitted and max_tokens is not None:
+                ids, offsets = ([*whole[: max_tokens - 1], whole[-1]] for whole in (ids, offsets))
+            found[i] = TokenizedText(ids, offsets, omitted)
+        return [found[i] for i in range(len(texts))]
+
+    def _allows_pieces(self) -> bool:
+        backend = self._variant(self.split_special_tokens)
+        key = id(backend)
+        if key not in self._in_pieces:
+            self._in_pieces[key] = allows_pieces(backend, self.encode_batch)
+        return self._in_pieces[key]
 
     def _variant(self, split_special_tokens: bool | None, is_split_into_words: bool = False) -> Tokenizer:
         """The backend for texts with this setting. Copies are kept until the tokens change."""

@@ -36,11 +36,9 @@ class PredictorActor(Predictor):
         self._control = control
         control.register_replica()
 
-    def __call__(self, table: pa.Table) -> pa.Table:  # type: ignore[override]
-        if not len(table):
-            return table
+    def __call__(self, block: pa.Table) -> pa.Table:  # type: ignore[override]
         try:
-            return super().__call__(table, self._control.is_stopped)
+            return super().__call__(block, self._control.is_stopped)
         except self.loop.loaded.fatal:
             # Ray replaces a process that died. An error would fail the run instead.
             logger.exception("the accelerator failed, so this replica exits")

@@ -10,7 +10,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from led.checkpoint.hub import Checkpoint
 from pipeline.cluster.actor import PredictorActor
-from pipeline.cluster.capacity import IO_CPUS, Capacity, plan_capacity, shards_in_flight
+from pipeline.cluster.capacity import IO_CPUS, Capacity, blocks_in_flight, bundle_shards, plan_capacity
 from pipeline.cluster.control import RunControl
 from pipeline.cluster.session import cluster_nodes, join_cluster, translate_ray_errors
 from pipeline.cluster.sink import CommitSink
@@ -18,6 +18,7 @@ from pipeline.cluster.source import ShardSource, Shared, share
 from pipeline.monitor.stats import RunStats
 from pipeline.output.previous_runs import load_previous_runs
 from pipeline.planning.plan import Plan, Shard
+from pipeline.schema import split_by_shard
 from pipeline.tasks import Task
 from pipeline.tasks.base import InputLimits
 from pipeline.workers.reader import ShardReader
@@ -66,8 +67,8 @@ class Workers:
             )
 
     def rows(self, plan: Plan, shards: Sequence[Shard]) -> ray.data.Dataset:
-        """Read, tokenize and predict `shards`: one block of rows each. After a stop request, blocks have no
-        rows."""
+        """Read, tokenize and predict `shards`. A block of rows has one shard, or several small ones. After a
+        stop request, blocks have no rows."""
         task, settings, capacity = self._task, self._task.settings, self.capacity
         context = DataContext.get_current()
         context.enable_progress_bars = settings.ray_progress
@@ -84,13 +85,15 @@ class Workers:
             reader = ShardReader(task, model, revision, limits, plan.passthrough, tokenizer, base_model)
             self._shared = share(reader, load_previous_runs(plan.config["since"], task.columns))
         self.control.reset_replicas()
+        bundles = bundle_shards(shards, settings.slots, capacity.replicas)
         documents = ray.data.read_datasource(
-            ShardSource(shards, self._shared, self.control),
+            ShardSource(bundles, self._shared, self.control),
             num_cpus=IO_CPUS,
-            override_num_blocks=len(shards),
-            concurrency=min(capacity.readers, len(shards)),
+            override_num_blocks=len(bundles),
+            concurrency=min(capacity.readers, len(bundles)),
         )
-        in_flight = shards_in_flight(settings.slots, settings.shard_documents)
+        per_block = sum(shard.documents for shard in shards) // len(bundles)
+        in_flight = blocks_in_flight(settings.slots, max(1, per_block))
         weights = {"weights_sha256": plan.config["weights_sha256"]}
         # Ray Data restarts a dead replica and repeats its shard, without limit. `Predictor._predict` breaks
         # the loop, with the crash counts of `workers/crashes.py`.
@@ -124,6 +127,7 @@ class Workers:
     def tables(self, plan: Plan, shards: Sequence[Shard]) -> Iterator[pa.Table]:
         """Yield each shard's rows as they are done. Nothing is committed."""
         with translate_ray_errors():
-            yield from self.rows(plan, shards).iter_batches(
+            for block in self.rows(plan, shards).iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
-            )
+            ):
+                yield from split_by_shard(block)

@@ -1,4 +1,4 @@
-"""The Ray Data sink. Each block is one shard, which is committed under its name."""
+"""The Ray Data sink. Each block holds shards, which are committed under their names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ray.data import Datasink
 
 from pipeline.output.commit import commit
 from pipeline.output.open_store import open_store
+from pipeline.schema import split_by_shard
 
 
 class CommitSink(Datasink[None]):
@@ -21,5 +22,5 @@ class CommitSink(Datasink[None]):
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
         store = open_store(self.url, must_exist=True)
         for block in blocks:
-            if len(block):
-                commit(store, block, self.config)
+            for shard in split_by_shard(block):
+                commit(store, shard, self.config)

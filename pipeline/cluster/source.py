@@ -1,4 +1,4 @@
-"""The Ray Data source. Each read task reads one shard and returns it as one block."""
+"""The Ray Data source. A read task reads one shard, or several small ones, and returns them as one block."""
 
 from __future__ import annotations
 
@@ -20,27 +20,30 @@ Shared: TypeAlias = "ray.ObjectRef[tuple[ShardReader, PreviousRuns | None]]"
 
 
 class ShardSource(Datasource):
-    """Shards to read and tokenize, each in a task of its own.
+    """Bundles of shards to read and tokenize, each in a task of its own.
 
     `shared` holds the reader and the index of earlier runs for all tasks (see `share`). After a stop request,
     a task reads nothing and returns no rows.
     """
 
-    def __init__(self, shards: Sequence[Shard], shared: Shared, control: RunControl) -> None:
+    def __init__(self, bundles: Sequence[Sequence[Shard]], shared: Shared, control: RunControl) -> None:
         super().__init__()
-        self._shards, self._shared, self._control = shards, shared, control
+        self._bundles, self._shared, self._control = bundles, shared, control
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
 
     def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
         return [
-            ReadTask(self._task(shard), BlockMetadata(shard.documents, None, None, None))
-            for shard in self._shards
+            ReadTask(
+                self._task(bundle),
+                BlockMetadata(sum(shard.documents for shard in bundle), None, None, None),
+            )
+            for bundle in self._bundles
         ]
 
-    def _task(self, shard: Shard) -> Callable[[], Iterable[pa.Table]]:
-        return partial(_read, self._shared, shard, self._control)
+    def _task(self, bundle: Sequence[Shard]) -> Callable[[], Iterable[pa.Table]]:
+        return partial(_read, self._shared, bundle, self._control)
 
 
 def share(reader: ShardReader, previous: PreviousRuns | None) -> Shared:
@@ -48,9 +51,9 @@ def share(reader: ShardReader, previous: PreviousRuns | None) -> Shared:
     return ray.put((reader, previous))
 
 
-def _read(shared: Shared, shard: Shard, control: RunControl) -> Iterable[pa.Table]:
+def _read(shared: Shared, bundle: Sequence[Shard], control: RunControl) -> Iterable[pa.Table]:
     if control.is_stopped():
         yield pa.table({})
         return
     reader, previous = ray.get(shared)
-    yield reader(shard, previous)
+    yield pa.concat_tables([reader(shard, previous) for shard in bundle])

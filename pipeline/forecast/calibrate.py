@@ -31,6 +31,7 @@ from pipeline.forecast.model import CalibrationShard, Length, forecast_seconds, 
 from pipeline.inputs.read import read_rows
 from pipeline.inputs.texts import read_texts
 from pipeline.monitor.stats import Estimate, device_hours
+from pipeline.output.truncated import dropped_tokens, truncated_rows
 from pipeline.planning.plan import FORECAST_VERSION, Plan, Shard
 from pipeline.prepare import build_plan
 from pipeline.schema import COUNTS, INTERNAL, LEVELS, MEASURED, NUMBER
@@ -179,10 +180,10 @@ def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int
         if not calibration:
             startup += max(0.0, time.monotonic() - start - _measured(rows)["predict_seconds"])
         calibration.append(rows)
-    columns = (sample[name].to_pylist() for name in (*COUNTS.names, "status"))
+    columns = (sample[name].to_pylist() for name in ("input_tokens", "chunks", "status"))
     lengths = [
-        Length(tokens, truncated or 0, chunks or 1)
-        for tokens, truncated, chunks, status in zip(*columns, strict=True)
+        Length(tokens, cut, chunks or 1)
+        for cut, tokens, chunks, status in zip(dropped_tokens(sample), *columns, strict=True)
         if status == "ok"
     ]
     if not lengths or not any(_calibration_shard(table).tokens for table in calibration):
@@ -232,7 +233,7 @@ def _forecast(
     price = settings.price_per_hour
     failed = [float(status != "ok") for status in sample["status"].to_pylist()]
     tokens = [value or 0 for value in sample["input_tokens"].to_pylist()]
-    truncated = [float((value or 0) > 0) for value in sample["truncated_tokens"].to_pylist()]
+    truncated = [float(value) for value in truncated_rows(sample).to_pylist()]
     chunks = [float(value or 0) for value in sample["chunks"].to_pylist()]
     hardware = [_measured(table).get("hardware", {}) for table in calibration]
     documents_complete = len(rows_of_documents) >= plan.documents

@@ -1,7 +1,7 @@
 """Cursors: positions in files that can only be read from a start, such as row groups and compressed files.
 
-A process keeps the last cursors that it used. Consecutive shards of one row group then continue where the last
-one ended, instead of decoding all rows before them again.
+A process keeps the last cursors that it used. Consecutive shards of one row group then continue where the
+last one ended, instead of decoding all rows before them again.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptOutput, PipelineError
 from pipeline.output.store import Outcome, Store
+from pipeline.output.truncated import truncated_rows
 from pipeline.planning.plan import MANIFEST, SUCCESS, Plan, Shard, remaining
 from pipeline.schema import CHUNKED_ROWS, FLAGS, INTERNAL, MEASURED, NUMBER, STATUSES
 from pipeline.versions import (
@@ -139,7 +140,7 @@ def counts_of(rows: pa.Table) -> dict[str, Any]:
         "failed_documents": _failed_documents(rows),
         "reused": len(rows) - rows["reused_from"].null_count,
         "input_tokens": _total(rows["input_tokens"]),
-        "truncated": _total(pc.greater(rows["truncated_tokens"], 0)),
+        "truncated": _total(truncated_rows(rows)),
         "output_tokens": _total(rows["output_tokens"]) if "output_tokens" in rows.column_names else 0,
         "failures": _failures(rows),
         "flags": _flags(rows),

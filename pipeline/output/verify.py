@@ -30,7 +30,7 @@ from pipeline.output.store import Store
 from pipeline.planning.document_ids import document_ids
 from pipeline.planning.duplicates import find_duplicates, hash_ids
 from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, Plan, Shard, remaining
-from pipeline.schema import DOC_ID, FLAGS, NUMBER, STATUSES
+from pipeline.schema import DOC_ID, FLAGS, NUMBER, STATUSES, TRUNCATED
 from pipeline.versions import stored_names, with_current_names
 
 # File names shown of one kind of problem.
@@ -48,7 +48,7 @@ _COUNTED = (
     "stage",
     "reason",
     "input_tokens",
-    "truncated_tokens",
+    *TRUNCATED,
     "reused_from",
     "output_tokens",
     NUMBER,

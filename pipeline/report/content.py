@@ -291,6 +291,8 @@ def _sample(row: Row, plan: Plan, reference_column: str | None) -> Sample:
     details = f"{row['input_tokens']:,} tokens in, {details}"
     if row["truncated_tokens"]:
         details += f", {row['truncated_tokens']:,} tokens truncated"
+    elif row.get("truncated_characters"):
+        details += f", {row['truncated_characters']:,} characters truncated"
     quality = row.get("quality") or {}
     measures = [
         f"{name.replace('_', ' ')}: {' '.join(words)}"

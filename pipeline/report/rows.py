@@ -19,7 +19,9 @@ import pyarrow.parquet as pq
 
 from pipeline.output.commit import read_columns
 from pipeline.output.store import Store
+from pipeline.output.truncated import dropped_tokens
 from pipeline.planning.plan import Plan
+from pipeline.schema import TRUNCATED
 from pipeline.versions import with_current_names
 
 # Numbers of rows shown: the worst, the best, and random ones.
@@ -32,7 +34,7 @@ _MAX_SCORED = 500
 COUNTED_COLUMNS = (
     "status",
     "input_tokens",
-    "truncated_tokens",
+    *TRUNCATED,
     "output_tokens",
     "flags",
     "quality.mean_log_probability",
@@ -112,8 +114,7 @@ def findings_of(part: str, table: pa.Table, seed: str) -> Findings:
     numbers, table = pc.indices_nonzero(ok).to_pylist(), table.filter(ok)
     findings, names = Findings(), table.column_names
     tokens = table["input_tokens"].to_pylist()
-    truncated = table["truncated_tokens"].to_pylist()
-    findings.lengths.update(n + dropped for n, dropped in zip(tokens, truncated, strict=True))
+    findings.lengths.update(n + more for n, more in zip(tokens, dropped_tokens(table), strict=True))
     if "output_tokens" in names:
         findings.output_lengths.update(table["output_tokens"].to_pylist())
     if "attention" in names:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from led.config import LEDConfig
 from led.pipelines.chunking import chunk_document, truncate
-from led.pipelines.inputs import tokens_in_spans
+from led.pipelines.inputs import characters_after, tokens_in_spans
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.checkpoint import load_tokenizer
 from pipeline.errors import UsageError
@@ -156,7 +156,8 @@ class Answer:
             ValueError: a question is empty, or leaves no room for the document.
         """
         texts = list(dict.fromkeys(document.whole_text for document in documents))
-        encodings = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
+        limit, count = limits.max_input_tokens, self.settings.count_truncated_tokens
+        encodings = dict(zip(texts, tokenizer.encode_texts(texts, limit, count=count), strict=True))
         rules = input_rules(tokenizer, self.settings, _OWN_RULES).global_tokens
         with_counts = bool(input_columns(self.settings))
         inputs = []
@@ -167,13 +168,15 @@ class Answer:
             asked = tokenizer.encode(question)
             leading = [*asked, asked[-1]]
             encoding = encodings[text]
-            ids, dropped = truncate([*leading, *encoding.ids[1:]], limits.max_input_tokens)
+            ids, dropped = truncate([*leading, *encoding.ids[1:]], limit)
+            omitted = None if encoding.omitted is None else encoding.omitted + dropped
             marked = tokens_in_spans(encoding.offsets, document.row.spans, len(text))
             positions = rules.positions(ids, len(leading), [i + len(leading) - 1 for i in marked])
             columns = {GLOBAL_TOKENS.name: len(positions)} if with_counts else {}
             read = encoding.offsets[1 : len(ids) - len(leading)]
             chunks = chunk_document(text, read, len(leading), limits.chunk_rules)
-            inputs.append(ModelInput(ids, positions, len(leading), dropped, chunks, text, columns))
+            cut = characters_after(read, len(text), omitted)
+            inputs.append(ModelInput(ids, positions, len(leading), omitted, cut, chunks, text, columns))
         return inputs
 
     def load(self, folder: Path) -> LoadedAnswerer:

@@ -70,13 +70,15 @@ class ModelInput:
 
     The first `leading` tokens (`<s>`, a question or prefix) come before the document, in every one of its
     `chunks`. Without chunks it is read at once. `text` is set if the task needs the text after prediction.
-    `columns` are columns of the row that are known from the input.
+    `truncated_tokens` is None if they were not counted. `columns` are columns of the row that are known from
+    the input.
     """
 
     input_ids: Sequence[int]
     global_positions: Sequence[int]
     leading: int = 1
-    truncated_tokens: int = 0
+    truncated_tokens: int | None = 0
+    truncated_characters: int = 0
     chunks: Sequence[Chunk] = ()
     text: str | None = None
     columns: Row = field(default_factory=dict)

@@ -145,7 +145,14 @@ def encode_documents(
     ]
     rules = input_rules(tokenizer, settings)
     chunk_rules = limits.chunk_rules if in_chunks else None
-    encoded = encode_inputs(tokenizer, inputs, limits.max_input_tokens, rules, chunk_rules)
+    encoded = encode_inputs(
+        tokenizer,
+        inputs,
+        limits.max_input_tokens,
+        rules,
+        chunk_rules,
+        count=settings.count_truncated_tokens,
+    )
     names = {column.name for column in input_columns(settings)}
     return [
         ModelInput(
@@ -153,6 +160,7 @@ def encode_documents(
             item.global_positions,
             item.leading,
             item.truncated_tokens,
+            item.truncated_characters,
             item.chunks,
             columns={name: value for name, value in _columns(item).items() if name in names},
         )

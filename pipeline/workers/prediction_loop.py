@@ -1,8 +1,8 @@
 """The prediction loop of a replica: one stream of documents through the model, for all shards in flight.
 
-Each shard is a call from a thread of its own. One thread owns the model and takes the documents of the shards
-in the order of their calls. The last documents of a shard therefore share the model with the first ones of
-the next shard, and no slot is empty while a shard ends.
+One thread owns the model and takes the documents of the shards in the order in which they were submitted. The
+last documents of a shard therefore share the model with the first ones of the next shard, and no slot is
+empty while a shard ends.
 
 An error stops the stream. Each shard that has documents in it is then processed alone, by bisection, before
 the stream goes on.
@@ -53,6 +53,13 @@ class _Shard:
     predicted: Predicted | None = None
     error: BaseException | None = None
 
+    def result(self) -> Predicted | None:
+        """Wait for the outcomes."""
+        self.done.wait()
+        if self.error is not None:
+            raise self.error
+        return self.predicted
+
 
 class PredictionLoop:
     """A loaded task in a thread of its own, which `load` is called in.
@@ -81,31 +88,36 @@ class PredictionLoop:
         assert self._loaded is not None
         return self._loaded
 
+    def submit(
+        self,
+        documents: Sequence[ModelInput],
+        start: Callable[[], bool] = lambda: True,
+        alone: Callable[[], Outcomes] | None = None,
+    ) -> Callable[[], Predicted | None]:
+        """Submit a shard, and return a function that waits for the outcome of each document, in order.
+
+        `start` is called in the loop's thread before the first document. If it returns False, the result is
+        None. `alone` computes the outcomes instead, while no other shard is in the stream. The returned
+        function raises an error of a `fatal` type of the task, or of `start` or `alone`.
+        """
+        called = time.monotonic()
+        if not documents:
+            predicted = Predicted([], time.monotonic() - called, {}) if start() else None
+            return lambda: predicted
+        shard = _Shard(documents, start, alone, called)
+        with self._condition:
+            self._shards.append(shard)
+            self._condition.notify()
+        return shard.result
+
     def predict(
         self,
         documents: Sequence[ModelInput],
         start: Callable[[], bool] = lambda: True,
         alone: Callable[[], Outcomes] | None = None,
     ) -> Predicted | None:
-        """The outcome of each document, in order. Calls from several threads share the stream.
-
-        `start` is called in the loop's thread before the first document. If it returns False, the result is
-        None. `alone` computes the outcomes instead, while no other shard is in the stream.
-
-        Raises:
-            Exception: an error of a `fatal` type of the task, or of `start` or `alone`.
-        """
-        called = time.monotonic()
-        if not documents:
-            return Predicted([], time.monotonic() - called, {}) if start() else None
-        shard = _Shard(documents, start, alone, called)
-        with self._condition:
-            self._shards.append(shard)
-            self._condition.notify()
-        shard.done.wait()
-        if shard.error is not None:
-            raise shard.error
-        return shard.predicted
+        """Submit a shard and wait for its outcomes."""
+        return self.submit(documents, start, alone)()
 
     def bisect(self, documents: Sequence[ModelInput]) -> Outcomes:
         """The outcome of each document, in a batch without others. Only for functions that the loop calls."""

@@ -20,7 +20,7 @@ from led.pipelines.chunking import Chunk
 from pipeline.batching import longest_first
 from pipeline.checkpoint import worker_checkpoint
 from pipeline.logs import event
-from pipeline.schema import COUNTS, INPUT, MEASURED, PROVENANCE, STATE
+from pipeline.schema import COUNTS, INPUT, MEASURED, PROVENANCE, STATE, split_by_shard
 from pipeline.tasks import Task
 from pipeline.tasks.base import ModelInput, Row
 from pipeline.workers.bisect import Failed
@@ -34,7 +34,7 @@ _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class Predictor:
-    """A task with its model in memory. Called with the table of one shard, it returns the rows of that shard.
+    """A task with its model in memory. Called with the model inputs of shards, it returns their rows.
 
     Calls from several threads share the model (see `PredictionLoop`).
 
@@ -57,11 +57,19 @@ class Predictor:
             lambda: task.load(worker_checkpoint(model, revision, hashes or {}, base_model))
         )
 
-    def __call__(self, table: pa.Table, is_stopped: Callable[[], bool] = lambda: False) -> pa.Table:
-        """The shard's rows in order: model inputs dropped, the task's columns filled, measurements added.
+    def __call__(self, block: pa.Table, is_stopped: Callable[[], bool] = lambda: False) -> pa.Table:
+        """The rows of the shards of a block: model inputs dropped, the task's columns filled, measurements
+        added.
 
-        No rows if `is_stopped` before the first document is processed.
+        A shard has no rows if `is_stopped` before its first document is processed.
         """
+        shards = [self._submit(table, is_stopped) for table in split_by_shard(block)]
+        tables = [table for rows in shards if (table := rows()) is not None]
+        return pa.concat_tables(tables) if tables else block.slice(0, 0)
+
+    def _submit(self, table: pa.Table, is_stopped: Callable[[], bool]) -> Callable[[], pa.Table | None]:
+        """Submit the documents of a shard. Returns a function that waits for its rows, None after a stop
+        request."""
         shard_id = table["_shard"][0].as_py()
         state = table.select(STATE.names).to_pylist()
         columns = table.select([*INPUT.names, *COUNTS.names, *PROVENANCE.names]).to_pylist()
@@ -75,15 +83,25 @@ class Predictor:
                 c["_global_positions"],
                 c["_leading"],
                 c["truncated_tokens"],
+                c["truncated_characters"],
                 [Chunk(*chunk) for chunk in c["_chunks"]],
                 c["_text"],
             )
             for c in (columns[i] for i in order)
         ]
+        waiting = self._predict(shard_id, documents, is_stopped)
+
+        def rows() -> pa.Table | None:
+            predicted = waiting()
+            return None if predicted is None else self._rows(table, state, order, predicted)
+
+        return rows
+
+    def _rows(
+        self, table: pa.Table, state: list[Row], order: Sequence[int], predicted: Predicted
+    ) -> pa.Table:
+        """The rows of a shard, with the outcomes of its rows in this order."""
         results: list[Row] = table.select(self.task.columns.names).to_pylist()
-        predicted = self._predict(shard_id, documents, is_stopped)
-        if predicted is None:
-            return table.slice(0, 0)
         for i, outcome in zip(order, predicted.outcomes, strict=True):
             if isinstance(outcome, Failed):
                 logger.warning("a document failed: %s", outcome.reason)
@@ -104,9 +122,9 @@ class Predictor:
 
     def _predict(
         self, shard_id: str, documents: Sequence[ModelInput], is_stopped: Callable[[], bool]
-    ) -> Predicted | None:
-        """The outcome of each document: in the stream of all shards, alone if an earlier attempt at this
-        shard crashed, or one by one if several did. None after a stop request."""
+    ) -> Callable[[], Predicted | None]:
+        """Submit documents: to the stream of all shards, alone if an earlier attempt at this shard crashed,
+        or one by one if several did. Waiting for them returns None after a stop request."""
         counts = CrashCounts(self.run, shard_id) if self.run is not None else None
         crashes, quarantined = counts.read() if counts else (0, set())
 
@@ -123,10 +141,15 @@ class Predictor:
             alone = partial(self._predict_one_by_one, documents, counts, quarantined)
         elif crashes >= ALONE_AFTER:
             alone = partial(self.loop.bisect, documents)
-        predicted = self.loop.predict(documents, start, alone)
-        if counts and predicted is not None:
-            counts.finish()
-        return predicted
+        waiting = self.loop.submit(documents, start, alone)
+
+        def wait() -> Predicted | None:
+            predicted = waiting()
+            if counts and predicted is not None:
+                counts.finish()
+            return predicted
+
+        return wait
 
     def _predict_one_by_one(
         self, documents: Sequence[ModelInput], counts: CrashCounts, quarantined: set[int]

@@ -216,6 +216,7 @@ def _row(outcome: ModelInput | Failed) -> Row:
         "_text": outcome.text,
         "input_tokens": len(outcome.input_ids),
         "truncated_tokens": outcome.truncated_tokens,
+        "truncated_characters": outcome.truncated_characters,
         "chunks": len(outcome.chunks) or 1,
         **outcome.columns,
     }

@@ -116,7 +116,7 @@ def test_interrupting_ends_with_130_and_can_be_resumed(
     write_corpus: Callable[..., Path], model_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    corpus = write_corpus([words(60, n) for n in range(100)])
+    corpus = write_corpus([words(60, n) for n in range(400)])
     run = command(
         "summarize_corpus",
         "--input",
@@ -138,7 +138,7 @@ def test_interrupting_ends_with_130_and_can_be_resumed(
     _, stderr = driver.communicate(timeout=HANG_S)
     assert driver.returncode == 130 and "rerun the same command to resume" in stderr
     assert subprocess.run(run, env=environment(), timeout=HANG_S).returncode == 0
-    assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(100))
+    assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(400))
 
 
 def test_from_s3_to_s3_and_killed_in_the_middle(

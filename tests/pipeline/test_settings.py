@@ -27,6 +27,7 @@ NOT_FINGERPRINTED = {
 }
 # Settings that are fingerprinted unless they have their default, and another value.
 OMITTED = {
+    "count_truncated_tokens": True,
     "special_tokens": "parse",
     "global_attention": ("first", "separator"),
     "multi_document": True,

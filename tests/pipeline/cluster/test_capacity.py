@@ -6,8 +6,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster.capacity import Capacity, Node, plan_capacity, replicas_per_node
+from pipeline.cluster.capacity import (
+    Capacity,
+    Node,
+    blocks_in_flight,
+    bundle_shards,
+    plan_capacity,
+    replicas_per_node,
+)
 from pipeline.errors import UsageError
+from pipeline.planning.plan import Shard
 
 
 @pytest.mark.parametrize(
@@ -118,3 +126,34 @@ def test_replicas_that_never_fit_are_refused_with_numbers(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         plan_capacity(nodes, 1000, **given)
+
+
+def shards_of(*sizes: int) -> list[Shard]:
+    return [Shard(f"s{i}", "a.parquet", 0, size) for i, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "slots", "replicas", "expected"),
+    [
+        ([64] * 5, 16, 2, [64] * 5),  # larger than the slots
+        ([1] * 100, 16, 2, [12] * 8 + [4]),  # four blocks for each replica
+        ([1] * 2000, 16, 2, [16] * 125),
+        ([5, 5, 5, 20, 3, 3] * 20, 16, 2, [15, 20, 16, 5, 20, 16, 5]),
+        ([1] * 8, 16, 2, [1] * 8),
+        ([1, 1], 16, 2, [1, 1]),
+    ],
+)
+def test_small_shards_travel_together(
+    sizes: list[int], slots: int, replicas: int, expected: list[int]
+) -> None:
+    shards = shards_of(*sizes)
+    bundles = bundle_shards(shards, slots, replicas)
+    assert [shard for bundle in bundles for shard in bundle] == shards
+    assert [sum(shard.documents for shard in bundle) for bundle in bundles][: len(expected)] == expected
+
+
+@pytest.mark.parametrize(
+    ("slots", "documents", "expected"), [(16, 64, 3), (16, 1000, 3), (16, 16, 3), (16, 1, 18), (64, 16, 6)]
+)
+def test_a_replica_holds_more_documents_than_slots(slots: int, documents: int, expected: int) -> None:
+    assert blocks_in_flight(slots, documents) == expected
