@@ -10,24 +10,28 @@ class SchedulerLimits:
     """The limits of what is processed at once.
 
     `max_num_seqs` is the number of slots, which are documents decoded together. `max_num_batched_tokens` are
-    encoded in one packed batch. `memory_bytes` bounds the KV caches. A longer document is encoded alone, and
-    one that needs more memory is decoded alone. For None, the device decides: slots and tokens by its kind,
-    and half of its free memory when the scheduler is created. The other half is for encoding and for other
-    processes.
+    encoded in one packed batch, `max_ahead_tokens` of them before there is a slot for their documents.
+    `memory_bytes` bounds the KV caches and the encoder states of documents without a slot. A longer document
+    is encoded alone, and one that needs more memory is decoded alone.
+
+    For None, the device decides: slots and tokens by its kind, and half of its free memory when the scheduler
+    is created. The other half is for encoding and for other processes. At most an eighth of the memory holds
+    encoder states.
 
     Raises:
-        ValueError: a limit is below 1.
+        ValueError: a limit is below 1, or `max_ahead_tokens` below 0.
     """
 
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     memory_bytes: int | None = None
+    max_ahead_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value = getattr(self, f.name)
-            if value is not None and value < 1:
-                raise ValueError(f"{f.name} is {value}; it must be at least 1.")
+            value, least = getattr(self, f.name), 0 if f.name == "max_ahead_tokens" else 1
+            if value is not None and value < least:
+                raise ValueError(f"{f.name} is {value}; it must be at least {least}.")
 
     def num_seqs(self, device_type: str) -> int:
         """The slots on a device of this type, such as "cuda"."""

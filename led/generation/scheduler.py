@@ -1,13 +1,15 @@
 """The continuous-batching scheduler: admit documents while there is room, decode a step, retire finished
 documents.
 
-A document leaves its slot as soon as it finishes, and another takes the slot. What a document gets does not
-depend on the other documents.
+A document leaves its slot as soon as it finishes, and another takes the slot. Documents are encoded in
+groups, some of them ahead of their slots (see `admission.py`). What a document gets does not depend on the
+other documents.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from led.batch.packed_batch import PackedBatch, concatenate
+from led.generation.admission import AdmissionRules, Pack
 from led.generation.config import GenerationConfig
 from led.generation.cross_attention_profile import summed_cross_attention
 from led.generation.cuda_graph_runner import CudaGraphRunner
@@ -83,8 +86,11 @@ class Scheduler:
         self.model, self.config, self._attention = model, config, attention
         device = model.device
         limits = limits or SchedulerLimits()
-        self._slots, self._max_tokens = limits.num_seqs(device.type), limits.num_batched_tokens(device.type)
+        self._slots = limits.num_seqs(device.type)
         memory_bytes = limits.memory_bytes or free_bytes(device) // 2
+        state_bytes = model.config.d_model * model.dtype.itemsize
+        self._rules = AdmissionRules.for_device(limits, device.type, state_bytes, memory_bytes)
+        memory_bytes -= self._rules.ahead_tokens * state_bytes
         self.prompt = list(prompt) if prompt is not None else [config.decoder_start_token_id]
         max_length = config.max_sequence_length(model.config, len(self.prompt))
         search_config = SearchConfig(
@@ -106,6 +112,7 @@ class Scheduler:
             config, len(self.prompt), logits_processor, prefix_allowed_tokens_fn
         )
         self._active: list[_Active] = []
+        self._encoded: deque[tuple[int, Request]] = deque()  # documents that wait for a slot
         names = ("encode_seconds", "decode_seconds", "steps", "document_steps", "slot_steps")
         self.measured: dict[str, float] = dict.fromkeys(names, 0)
         self._runner: DecodeRunner
@@ -131,9 +138,7 @@ class Scheduler:
         while True:
             start = time.perf_counter()
             with torch.inference_mode():
-                new = self._take(waiting)
-                if new:
-                    self._admit(new)
+                self._fill(waiting)
                 if not self._active:
                     if waiting.is_paused:
                         raise RuntimeError("the documents wait for a result, and none is being decoded")
@@ -150,37 +155,65 @@ class Scheduler:
     def _clear(self) -> None:
         """Empty all slots, also of documents whose admission failed."""
         self._active = []
+        self._encoded.clear()
         self._search.retain([])
         self._runner.clear()
 
-    def _take(self, waiting: _Lookahead) -> list[tuple[int, Request]]:
-        """The next documents for which there are slots, tokens and memory. An empty scheduler always takes
-        one."""
+    def _fill(self, waiting: _Lookahead) -> None:
+        """Put documents into the free slots, as far as the memory allows."""
+        free = self._slots - len(self._active)
+        slots = free - len(self._encoded)
+        if slots > 0 and (new := self._take(waiting, slots)):
+            self._encode(new, slots)
+        admitted: list[tuple[int, Request]] = []
+        while self._encoded and len(admitted) < free:
+            lengths = [request.document.cu_seqlens[-1] for _, request in (*admitted, self._encoded[0])]
+            if (admitted or self._active) and not self._runner.has_room(lengths):
+                break
+            admitted.append(self._encoded.popleft())
+        if admitted:
+            self._admit(admitted)
+
+    def _take(self, waiting: _Lookahead, slots: int) -> list[tuple[int, Request]]:
+        """The next documents to encode, for so many free slots. An empty scheduler always takes one."""
         new: list[tuple[int, Request]] = []
-        tokens = 0
-        while len(self._active) + len(new) < self._slots and (request := waiting.next) is not None:
+        lengths = [request.document.cu_seqlens[-1] for _, request in self._encoded]
+        pack = Pack(self._rules, slots)
+        while (request := waiting.next) is not None:
             length = request[1].document.cu_seqlens[-1]
-            if new and tokens + length > self._max_tokens:
+            if not pack.accepts(length):
                 break
-            lengths = [other.document.cu_seqlens[-1] for _, other in (*new, request)]
-            if (new or self._active) and not self._runner.has_room(lengths):
-                break
+            if pack.has_slot:
+                lengths.append(length)
+                if (new or self._encoded or self._active) and not self._runner.has_room(lengths):
+                    break
+            pack.add(length)
             new.append(request)
-            tokens += length
             waiting.advance()
         return new
 
-    def _admit(self, new: Sequence[tuple[int, Request]]) -> None:
-        """Encode the new documents in one packed batch and put them into slots."""
+    def _encode(self, new: Sequence[tuple[int, Request]], slots: int) -> None:
+        """Encode documents in one packed batch. There are slots for the first of them."""
         device = self.model.device
         batch = concatenate([request.document for _, request in new]).to(device)
         states = batch.encoder_states
         if states is None:
             states = self.model.led.encoder.encode(batch, batch.inputs_embeds)
-        self._runner.add(batch, states, self.prompt)
-        self._search.add([self.prompt] * len(new), [self._limit(request) for _, request in new])
+        documents = replace(batch, inputs_embeds=None, encoder_states=states).documents()
+        for i, ((number, request), document) in enumerate(zip(new, documents, strict=True)):
+            if i >= slots:  # a copy, since a slice would keep the states of the whole batch
+                document = replace(document, encoder_states=states[slice(*batch.spans[i])].clone())
+            self._encoded.append((number, replace(request, document=document)))
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # so that encoding time is not counted as decoding time
+
+    def _admit(self, new: Sequence[tuple[int, Request]]) -> None:
+        """Put encoded documents into slots."""
+        device = self.model.device
+        batch = concatenate([request.document for _, request in new])
+        assert batch.encoder_states is not None
+        self._runner.add(batch, batch.encoder_states, self.prompt)
+        self._search.add([self.prompt] * len(new), [self._limit(request) for _, request in new])
         for number, request in new:
             seed = self.config.seed
             generator = None if seed is None else torch.Generator(device).manual_seed(seed)

@@ -58,7 +58,7 @@ def test_the_scheduler_obeys_memory_bytes_and_decodes_a_larger_document_alone() 
         "the documents must have different texts"
     )
     for budget in (1, need[50] + need[3], need[50] + need[40], sum(need.values())):
-        found, together = decode(SchedulerLimits(memory_bytes=budget))
+        found, together = decode(SchedulerLimits(memory_bytes=budget, max_ahead_tokens=0))
         assert found == free
         assert all(len(lengths) == 1 or sum(need[n] for n in lengths) <= budget for lengths in together)
     assert max(map(len, together)) == len(LENGTHS)
@@ -73,7 +73,8 @@ def test_the_estimate_has_two_numbers_per_layer_and_dimension() -> None:
 
 def test_a_document_takes_the_estimated_bytes() -> None:
     scheduler = scheduler_of()
-    scheduler._admit([(0, Request(pack_documents([range(5, 60)], [[0]])))])
+    scheduler._encode([(0, Request(pack_documents([range(5, 60)], [[0]])))], 1)
+    scheduler._admit([scheduler._encoded.popleft()])
     for _ in range(5):
         scheduler._retire(scheduler._runner.step(scheduler._search, scheduler._select_tokens))
     assert isinstance(scheduler._runner, EagerRunner)
@@ -91,7 +92,8 @@ def test_cross_attention_in_bfloat16_takes_less() -> None:
     assert scheduler._runner._bytes_of(55) == kv_cache_bytes(config, 55, 0, 0, 2) + kv_cache_bytes(
         config, 0, 3, 13, 4
     )
-    scheduler._admit([(0, Request(pack_documents([range(5, 60)], [[0]])))])
+    scheduler._encode([(0, Request(pack_documents([range(5, 60)], [[0]])))], 1)
+    scheduler._admit([scheduler._encoded.popleft()])
     held = sum(document.nbytes for document in scheduler._runner._cache.cross_attention)
     assert held == kv_cache_bytes(config, 55, 0, 0, 2)
 

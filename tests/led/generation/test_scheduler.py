@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -38,13 +39,15 @@ def end_of(number: int) -> int:
     return 3 + 7 * number % 10
 
 
-def scheduler_of(mode: str, limits: SchedulerLimits | None, first: int = 0) -> Scheduler:
-    """A scheduler whose document i ends after `end_of(first + i)` tokens."""
+def scheduler_of(mode: str, limits: SchedulerLimits | None, first: int = 0, ahead: int = 0) -> Scheduler:
+    """A scheduler whose document i ends after `end_of(first + i)` tokens, and which encodes documents of at
+    most `ahead` tokens before there are slots for them."""
 
     def allowed(number: int, input_ids: Tensor) -> list[int]:
         return [2] if len(input_ids) == end_of(first + number) else list(range(3, 99))
 
     config = GenerationConfig(max_new_tokens=20, decoder_start_token_id=0, **MODES[mode])
+    limits = replace(limits or SchedulerLimits(), max_ahead_tokens=ahead)
     return Scheduler(tiny_model(scale=16), config, limits, prefix_allowed_tokens_fn=allowed)
 
 
@@ -245,3 +248,59 @@ def test_documents_may_wait_for_results() -> None:
     assert sorted(finished) == [0, 1, 2, 3] and finished[0] != 3
     with pytest.raises(RuntimeError, match="wait for a result, and none is being decoded"):
         list(scheduler.run([None]))
+
+
+@pytest.mark.parametrize("max_num_seqs", [1, 2, 5])
+@pytest.mark.parametrize("ahead", [20, 70, 1000])
+@pytest.mark.parametrize("mode", MODES)
+def test_documents_encoded_ahead_get_the_same_and_fill_the_slots(
+    mode: str,
+    ahead: int,
+    max_num_seqs: int,
+    alone: dict[str, list[tuple[list[list[int]], list[float]]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = SchedulerLimits(max_num_seqs=max_num_seqs)
+    scheduler = scheduler_of(mode, limits, ahead=ahead)
+    record = Recorder(scheduler, monkeypatch)
+    found = dict(scheduler.run(documents()))
+    for number, (sequences, scores) in enumerate(alone[mode]):
+        assert found[number].sequences == sequences
+        assert found[number].scores == pytest.approx(scores, abs=1e-4)
+    for first, lengths in enumerate(record.batches):
+        slots = max_num_seqs if first == 0 else 1
+        assert sum(lengths[max_num_seqs:]) <= ahead and len(lengths) >= min(slots, 1)
+    waiting = len(LENGTHS)
+    for active, encoded in record.steps:
+        assert active == min(max_num_seqs, waiting)
+        waiting -= 0
+        assert encoded >= active
+        if encoded == len(LENGTHS):
+            break
+    if ahead == 1000:  # all that a batch of 16,384 tokens holds
+        assert record.batches == [LENGTHS]
+
+
+def test_nothing_held_exceeds_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KV caches and encoder states of documents without a slot, at each step."""
+    limits = SchedulerLimits(max_num_seqs=5, memory_bytes=400_000)
+    scheduler = scheduler_of("beams", limits, ahead=150)
+    runner, step, held = scheduler._runner, scheduler._runner.step, []
+    assert isinstance(runner, EagerRunner)
+
+    def watched(search: Search, select: SelectTokens) -> StepOutput:
+        cache = runner._cache
+        rows = (cache.self_attention.layer(i) for i in range(2))
+        states = (request.document.encoder_states for _, request in scheduler._encoded)
+        storages = {
+            x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in states if x is not None
+        }
+        caches = sum(document.nbytes for document in cache.cross_attention)
+        own = sum(x.nbytes for pair in rows for x in pair or ())
+        held.append((caches + own, sum(storages.values()), len(scheduler._active)))
+        return step(search, select)
+
+    monkeypatch.setattr(runner, "step", watched)
+    assert len(dict(scheduler.run(documents()))) == len(LENGTHS)
+    assert max(active for _, _, active in held) > 1 and max(ahead for _, ahead, _ in held) > 0
+    assert all(caches + ahead <= 400_000 for caches, ahead, _ in held)
