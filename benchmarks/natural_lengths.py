@@ -20,13 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.rival import documents, in_both_environments, machine, padded, pair
+from benchmarks.rival import LED_BASE, documents, in_both_environments, machine, padded, pair
 from benchmarks.simulate_scheduler import Document, StepCosts, draw_steps, simulate
 from led import GenerationConfig, Scheduler, SchedulerLimits, pack_documents
 from led.generation.admission import AdmissionRules, EncodingCosts
 from led.generation.scheduler import Request
+from led.testing import TINY
 
 BEAMS = 4
+SMALL = {**TINY, "vocab_size": 50265, "max_encoder_position_embeddings": 256}
 
 
 def requests(rows: Sequence[torch.Tensor], steps: Sequence[int]) -> list[Request]:
@@ -72,16 +74,18 @@ def fit(rows: Sequence[Sequence[float]]) -> list[float]:
     return result.tolist()
 
 
-def measure(tokens: int, written: int, count: int, slots: int, dtype: str, rival: int) -> dict[str, Any]:
+def measure(
+    tokens: int, written: int, count: int, slots: int, dtype: str, rival: int, shape: dict[str, Any]
+) -> dict[str, Any]:
     """Seconds of a document of both libraries, slot utilization, and the simulated time by the measured."""
-    ours, reference = pair(dtype)
+    ours, reference = pair(dtype, shape)
     rng = random.Random(1)
     lengths = [rng.randint(tokens // 2, tokens) for _ in range(count)]
     rows, steps = documents(lengths, seed=1), draw_steps(count, written, seed=1)
     given = requests(rows, steps)
     encoding, step = measure_costs(ours, tokens, slots)
     sequences, measured = decode(ours, slots, written, given)
-    rules = AdmissionRules.for_device(SchedulerLimits(), "cpu", 768 * 4, 2**40)
+    rules = AdmissionRules.for_device(SchedulerLimits(), "cpu", shape["d_model"] * 4, 2**40)
     simulated = simulate(list(map(Document, lengths, steps)), slots, rules, encoding, step)
     row: dict[str, Any] = {
         "led_s": measured["cpu_s"] / count,
@@ -123,10 +127,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rival", type=int, default=0, help="documents that transformers gets as well")
     parser.add_argument("--here", action="store_true", help="measure in this process and environment")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, to try this benchmark")
     args = parser.parse_args(argv)
     if args.here:
-        row = measure(args.tokens, args.written, args.documents, args.slots, args.dtype, args.rival)
-        print(json.dumps(row))
+        given = args.tokens, args.written, args.documents, args.slots, args.dtype, args.rival
+        print(json.dumps(measure(*given, SMALL if args.tiny else LED_BASE)))
         return
     names = ("tokens", "written", "documents", "slots", "dtype", "rival")
     options = [text for name in names for text in (f"--{name}", str(getattr(args, name)))]

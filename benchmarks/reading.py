@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +90,12 @@ def measure(path: Path) -> dict[str, float]:
     return {"plan_cpu_s": plan, "read_cpu_s": seconds, "peak_mib": peak / 2**20}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[5000, 20000, 100000])
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     found: dict[str, dict[int, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for rows in args.rows:

@@ -98,3 +98,47 @@ def test_fusing_is_compared_with_reading(capsys: pytest.CaptureFixture[str]) -> 
     found = last_line(capsys, "overflow", "--model", model, *small)
     assert found["documents"] == 2 and found["chunks"] > 4
     assert found["fuse to read"] > 0 and 0 < found["slots used"] <= 1
+
+
+def test_natural_lengths_are_written_alike_and_simulated(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--tokens", "64", "--written", "9", "--documents", "5", "--slots", "2", "--rival", "5")
+    found = last_line(capsys, "natural_lengths", "--tiny", "--here", *small)
+    assert found["same_tokens"] == "5 of 5"
+    assert 0.5 < found["slot_utilization"] <= 1 and found["simulated"] > 0
+
+
+def test_the_simulated_scheduler_gains_from_encoding_ahead(capsys: pytest.CaptureFixture[str]) -> None:
+    found = last_line(capsys, "simulate_scheduler", "--documents", "640")["h200"]
+    assert len(found) == 9
+    for row in found.values():
+        assert row["stream"] < row["ahead"] <= row["limit"] and row["shards"] < row["ahead"]
+    assert found["4096/128"]["ahead"] > 0.9 * found["4096/128"]["limit"]
+
+
+def test_the_simulation_counts_what_the_scheduler_counts() -> None:
+    """Slot utilization and steps of the real scheduler, with documents that end at the same lengths."""
+    from benchmarks import natural_lengths, simulate_scheduler as simulator
+    from benchmarks.rival import documents
+    from led import LEDConfig, LEDForConditionalGeneration, SchedulerLimits
+    from led.generation.admission import AdmissionRules, EncodingCosts
+
+    model = LEDForConditionalGeneration(LEDConfig(**natural_lengths.SMALL)).eval()
+    lengths, steps = [30, 60, 9, 41, 25, 12, 50], [3, 8, 2, 9, 4, 4, 7]
+    given = natural_lengths.requests(documents(lengths), steps)
+    measured = natural_lengths.decode(model, 3, 9, given)[1]
+    rules = AdmissionRules.for_device(SchedulerLimits(), "cpu", 32 * 4, 2**30)
+    simulated = simulator.simulate(
+        list(map(simulator.Document, lengths, steps)),
+        3,
+        rules,
+        EncodingCosts(1, 0),
+        simulator.StepCosts(1, 0, 0),
+    )
+    assert simulated.decode_s == measured["steps"]
+    assert simulated.slot_utilization == pytest.approx(measured["document_steps"] / measured["slot_steps"])
+
+
+def test_reading_counts_every_row(capsys: pytest.CaptureFixture[str]) -> None:
+    found = last_line(capsys, "reading", "--rows", "300")["reading"]
+    assert set(found) == {"row groups of a shard", "one row group", "gzip"}
+    assert all(cost["300"]["read_cpu_s"] > 0 for cost in found.values())
