@@ -182,6 +182,7 @@ def _execute(
     limits."""
     settings = task.settings
     workers = Workers(task, checkpoint, len(todo), run_id)
+    event("cluster ready", replicas=workers.capacity.replicas)
     stats = RunStats(plan.documents, len(plan.shards), workers.capacity.replicas, all=committed)
     todo = execution_order(todo)
     interval_s = min(progress_interval_s, max(_INTERVAL_S, len(plan.shards) / _SHARDS_PER_S))

@@ -211,6 +211,19 @@ def test_later_rows_of_a_row_group_are_not_fetched(s3_bucket: str, monkeypatch: 
     assert sum(fetched) < 5_000_000  # of 20 MB
 
 
+def test_shards_of_one_row_group_fetch_it_once(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = pa.BufferOutputStream()
+    texts = [os.urandom(10_000).hex() for _ in range(400)]
+    pq.write_table(pa.table({"text": texts}), buffer, compression="none", use_dictionary=False)
+    put(f"{s3_bucket}/a.parquet", buffer.getvalue().to_pybytes())
+    fetched = count_fetched(monkeypatch)
+    for start in range(0, 400, 16):
+        rows = read_rows(f"{s3_bucket}/a.parquet", Split(start, start + 16), "text", ["text"], 1 << 20)
+        assert rows.table["text"].to_pylist() == texts[start : start + 16]
+    assert sum(fetched) < 8_500_000  # of 8 MB
+    assert len(fetched) < 10
+
+
 def count_fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Record the number of bytes of each further fetch from S3."""
     import s3fs
