@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import itertools
 import re
+from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 # A summary is flagged from these values on. Summaries with fewer words than SHORT or a score below UNLIKELY
@@ -33,6 +35,8 @@ QUALITY = pa.struct(
 )
 
 _WORD = re.compile(r"\w+(?:[-'’.,/]\w+)*")
+_SPACE = re.compile(r"\s")
+_BLOCK = 1 << 20
 _SEPARATOR = re.compile(r"(?<=\d),(?=\d{3}\b)")
 _POSSESSIVE = re.compile(r"['’]s$")
 _DIGIT = re.compile(r"\d")
@@ -68,13 +72,70 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(_SEPARATOR.sub("", text))
 
 
+class Source:
+    """A document as seen by the words of its summary: their positions in it. All other words are -1.
+
+    A document of millions of words takes four bytes for each of them.
+    """
+
+    def __init__(self, document: str, words: Iterable[str]) -> None:
+        self._numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
+        numbers = array("i")
+        for block in _blocks(document):
+            numbers.extend([self._numbers.get(word, -1) for word in map(_normalized, words_of(block))])
+        self._words = np.array(numbers, np.int64)
+        self._present = set(np.unique(self._words).tolist())
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __contains__(self, word: str) -> bool:
+        """Whether the document has a word of the summary."""
+        return self._numbers.get(word, -1) in self._present - {-1}
+
+    def positions(self, words: Sequence[str], length: int | None = None) -> dict[tuple[str, str], list[int]]:
+        """Where the first `length` words of the document have pairs of words that follow one another in
+        `words`."""
+        source, count = self._words[:length], len(self._numbers)
+        pairs = {self._numbers[a] * count + self._numbers[b]: (a, b) for a, b in itertools.pairwise(words)}
+        first, second = source[:-1], source[1:]
+        keys = np.where((first >= 0) & (second >= 0), first * count + second, -1)
+        found: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+        for position in np.flatnonzero(np.isin(keys, list(pairs))).tolist():
+            found[pairs[int(keys[position])]].append(position)
+        return found
+
+    def fragments(self, words: Sequence[str], length: int | None = None) -> list[int]:
+        """The lengths in words of the fragments that `words` shares with the first `length` words of the
+        document.
+
+        Fragments are matched greedily from the left, the longest first.
+        """
+        source = self._words[:length]
+        numbers = [self._numbers[word] for word in words]
+        present = self._present if length is None else set(source.tolist())
+        # By pairs of words: a single word such as "the" is at thousands of positions of a long document.
+        positions = self.positions(words, length)
+        lengths, i = [], 0
+        while i < len(words):
+            starts = positions.get((words[i], words[i + 1]), []) if i + 1 < len(words) else []
+            longer = (_common_length(numbers[i:], source[j : j + len(words) - i].tolist()) for j in starts)
+            longest = max(longer, default=int(numbers[i] in present))
+            if longest:
+                lengths.append(longest)
+            i += max(1, longest)
+        return lengths
+
+
 def measure(summary: str, document: str) -> Quality:
     """The measures of a summary. Those of an empty one are 0."""
-    written, source = words_of(summary), [_normalized(word) for word in words_of(document)]
+    written = words_of(summary)
     words = [_normalized(word) for word in written]
-    lengths = fragments(words, source)
-    beginning = source[: _LEAD_LENGTH * len(words)]
-    known, pairs = set(source), set(itertools.pairwise(source))
+    names = _names(summary)
+    source = Source(document, [*words, *(part for _, parts in names for part in parts)])
+    lengths = source.fragments(words)
+    beginning = _LEAD_LENGTH * len(words)
+    pairs = source.positions(words)
     bigrams = list(itertools.pairwise(words))
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
     numbers = [i for i, word in enumerate(words) if _DIGIT.search(word)]
@@ -83,14 +144,18 @@ def measure(summary: str, document: str) -> Quality:
         novel=_share(sum(pair not in pairs for pair in bigrams), len(bigrams)),
         coverage=_share(sum(lengths), len(words)),
         density=_share(sum(n * n for n in lengths), len(words)),
-        lead=_share(sum(fragments(words, beginning)), len(words))
-        if len(source) >= 2 * len(beginning)
+        lead=_share(sum(source.fragments(words, beginning)), len(words))
+        if len(source) >= 2 * beginning
         else 0.0,
-        numbers=[written[i] for i in numbers if words[i] not in known],
+        numbers=[written[i] for i in numbers if words[i] not in source],
         misplaced_numbers=[
-            written[i] for i in numbers if words[i] in known and not _has_neighbor(words, i, pairs)
+            written[i] for i in numbers if words[i] in source and not _has_neighbor(words, i, pairs)
         ],
-        names=_unknown_names(summary, known),
+        names=[
+            name
+            for name, (whole, *parts) in names
+            if not (whole in source or all(part in source for part in parts))
+        ],
     )
 
 
@@ -118,52 +183,41 @@ def quality_columns(summary: str, document: str, score: float | None, *, finishe
     return {"flags": flags_of(quality, len(words_of(summary)), score, finished=finished), "quality": measures}
 
 
-def fragments(words: Sequence[str], source: Sequence[str]) -> list[int]:
-    """The lengths in words of the fragments that `words` shares with `source`.
-
-    Fragments are matched greedily from the left, the longest first.
-    """
-    # By pairs of words: a single word such as "the" is at thousands of positions of a long document.
-    known = set(source)
-    positions: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
-    for position, pair in enumerate(itertools.pairwise(source)):
-        positions[pair].append(position)
-    lengths, i = [], 0
-    while i < len(words):
-        longer = (_common_length(words, i, source, j) for j in positions.get(tuple(words[i : i + 2]), ()))
-        length = max(longer, default=int(words[i] in known))
-        if length:
-            lengths.append(length)
-        i += max(1, length)
-    return lengths
+def _blocks(text: str) -> Iterator[str]:
+    """A text in parts of about `_BLOCK` characters, cut at white space."""
+    start = 0
+    while start < len(text):
+        match = _SPACE.search(text, start + _BLOCK)
+        end = match.start() if match else len(text)
+        yield text[start:end]
+        start = end
 
 
-def _common_length(words: Sequence[str], i: int, source: Sequence[str], j: int) -> int:
-    """The number of words from `words[i]` on that equal those from `source[j]` on."""
-    n = 0
-    while i + n < len(words) and j + n < len(source) and words[i + n] == source[j + n]:
-        n += 1
-    return n
+def _common_length(words: Sequence[int], source: Sequence[int]) -> int:
+    """The number of words that are equal, from the first on."""
+    pairs = enumerate(zip(words, source, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(words), len(source)))
 
 
 def _normalized(word: str) -> str:
     """A word in lower case, without a possessive ending."""
-    return _POSSESSIVE.sub("", word.lower())
+    lower = word.lower()
+    return _POSSESSIVE.sub("", lower) if lower.endswith("s") else lower
 
 
 def _share(part: float, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _has_neighbor(words: Sequence[str], i: int, pairs: set[tuple[str, str]]) -> bool:
+def _has_neighbor(words: Sequence[str], i: int, pairs: Mapping[tuple[str, str], object]) -> bool:
     """True if word `i` has a neighbor that it also has in the document, or has no neighbors at all."""
     before = i > 0 and (words[i - 1], words[i]) in pairs
     after = i + 1 < len(words) and (words[i], words[i + 1]) in pairs
     return before or after or len(words) == 1
 
 
-def _unknown_names(summary: str, known: set[str]) -> list[str]:
-    """Capitalized words that the document does not have.
+def _names(summary: str) -> list[tuple[str, list[str]]]:
+    """Capitalized words, each with its normalized form and the parts of that between hyphens.
 
     The first word of a sentence counts only if the second is capitalized too.
     """
@@ -172,9 +226,6 @@ def _unknown_names(summary: str, known: set[str]) -> list[str]:
         words = words_of(sentence)
         capitalized = [word[0].isupper() and not _DIGIT.search(word) for word in words]
         for i, word in enumerate(words):
-            if not capitalized[i] or (i == 0 and not (len(words) > 1 and capitalized[1])):
-                continue
-            parts = [_normalized(word), *_normalized(word).split("-")]
-            if not (parts[0] in known or all(part in known for part in parts[1:])):
-                names.append(word)
+            if capitalized[i] and (i > 0 or (len(words) > 1 and capitalized[1])):
+                names.append((word, [_normalized(word), *_normalized(word).split("-")]))
     return names

@@ -107,6 +107,7 @@ def test_a_run_resumes_after_the_committed_shards(
     new = pq.read_table(lost).to_pylist()
     old = pq.read_table(pa.BufferReader(before[lost][1])).to_pylist()
     assert same_row(new, old)
+    assert run(task).shards_done == 0
 
 
 def test_another_plan_in_the_folder_is_refused_with_what_differs(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, strategies as st
 
 from benchmarks.flags import measure as measure_planted
-from pipeline.tasks.quality import QUALITY, flags_of, fragments, measure, quality_columns, words_of
+from pipeline.tasks.quality import QUALITY, Source, flags_of, measure, quality_columns, words_of
 
 DOCUMENT = (
     "The pump at Fenwick failed on 3 May. Engineer Maria Lowe replaced the seal at a cost of 1,250 dollars. "
@@ -34,10 +36,58 @@ def test_words_and_numbers() -> None:
     ]
 
 
+def fragments(words: list[str], source: list[str]) -> list[int]:
+    """The reference implementation: every position of the document is tried."""
+    lengths, i = [], 0
+    while i < len(words):
+        lengths_here = [
+            next(
+                (n for n, pair in enumerate(zip(words[i:], source[j:], strict=False)) if len(set(pair)) > 1),
+                min(len(words) - i, len(source) - j),
+            )
+            for j in range(len(source))
+        ]
+        longest = max(lengths_here, default=0)
+        if longest:
+            lengths.append(longest)
+        i += max(1, longest)
+    return lengths
+
+
 def test_fragments_are_matched_longest_first_from_the_left() -> None:
-    source = ["a", "b", "c", "d", "e", "f", "a", "b", "x"]
-    assert fragments(["a", "b", "c", "q", "f", "a", "z"], source) == [3, 2]
-    assert fragments([], source) == [] and fragments(["q"], source) == []
+    words = ["a", "b", "c", "q", "f", "a", "z"]
+    assert Source("a b c d e f a b x", words).fragments(words) == [3, 2]
+    assert Source("a b", []).fragments([]) == [] and Source("a b", ["q"]).fragments(["q"]) == []
+
+
+WORDS = st.lists(st.sampled_from(["a", "b", "c", "the", "7", "x's", "Ab-c"]), max_size=30)
+
+
+@given(WORDS, WORDS, st.integers(0, 12))
+def test_the_measures_are_those_of_every_word_and_pair(
+    summary: list[str], document: list[str], length: int
+) -> None:
+    """Against plain lists and sets of all words and pairs of the document."""
+    words = [word.lower().removesuffix("'s") for word in summary]
+    source = [word.lower().removesuffix("'s") for word in document]
+    found = Source(" ".join(document), words)
+    assert len(found) == len(source) and all((word in found) == (word in source) for word in words)
+    assert found.fragments(words) == fragments(words, source)
+    assert found.fragments(words, length) == fragments(words, source[:length])
+    pairs = set(itertools.pairwise(source))
+    quality = measure(" ".join(summary), " ".join(document))
+    assert set(found.positions(words)) == pairs & set(itertools.pairwise(words))
+    novel = [pair not in pairs for pair in itertools.pairwise(words)]
+    assert quality.novel == pytest.approx(sum(novel) / len(novel) if novel else 0)
+    assert quality.numbers == [word for word in summary if word == "7" and word not in source]
+
+
+def test_blocks_of_a_long_document_are_read_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = "The pump at Fenwick failed on 3 May. It cost 1,250 dollars."
+    whole = measure(summary, DOCUMENT)
+    for size in (1, 7, 30):
+        monkeypatch.setattr("pipeline.tasks.quality._BLOCK", size)
+        assert measure(summary, DOCUMENT) == whole
 
 
 def test_coverage_and_density_as_published() -> None:
