@@ -56,7 +56,7 @@ def write(path: Path, rows: int, group: int) -> None:
             for table in pieces(rows):
                 writer.write_table(table, row_group_size=group)
     else:
-        pq.write_table(pa.concat_tables(pieces(rows)).combine_chunks(), path, row_group_size=group)
+        pq.write_table(pa.concat_tables(pieces(rows)), path, row_group_size=group)
 
 
 def read(path: str, result: Any) -> None:
