@@ -7,11 +7,12 @@ from costs that were measured there with all summaries of equal length.
 - `shards` encodes a document whenever a slot is free, and fills the slots from one shard of 64 at a time
 - `stream` fills them from one shard after another
 - `ahead` also encodes documents ahead of their slots
-- the limit has full slots and full batches
+- `slots` also has 256 slots instead of 64, as the memory of an H200 allows
+- the limit has 256 full slots and full batches
 
 Time to admit an encoded document is not modeled.
 
-    python -m benchmarks.simulate_scheduler --documents 2000
+    python -m benchmarks.simulate_scheduler --documents 4000
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def draw_steps(count: int, most: int, seed: int = 0) -> list[int]:
 
 # From benchmarks/results.md: steps of 8 and 64 documents of 1,024 to 16,384 tokens.
 H200_STEP = StepCosts(0.6e-3, 5.5e-6, 4.45e-9)
-_SHARD, _SLOTS = 64, 64
+_SHARD, _FEW_SLOTS, _SLOTS = 64, 64, 256
 
 
 def h200(tokens: int, written: int, count: int) -> dict[str, float]:
@@ -115,9 +116,10 @@ def h200(tokens: int, written: int, count: int) -> dict[str, float]:
     documents = [Document(tokens, steps) for steps in draw_steps(count, written)]
     shards = [documents[i : i + _SHARD] for i in range(0, count, _SHARD)]
     runs = {
-        "shards": [simulate(shard, _SLOTS, alone, encoding, H200_STEP) for shard in shards],
-        "stream": [simulate(documents, _SLOTS, alone, encoding, H200_STEP)],
-        "ahead": [simulate(documents, _SLOTS, ahead, encoding, H200_STEP)],
+        "shards": [simulate(shard, _FEW_SLOTS, alone, encoding, H200_STEP) for shard in shards],
+        "stream": [simulate(documents, _FEW_SLOTS, alone, encoding, H200_STEP)],
+        "ahead": [simulate(documents, _FEW_SLOTS, ahead, encoding, H200_STEP)],
+        "slots": [simulate(documents, _SLOTS, ahead, encoding, H200_STEP)],
     }
     found = {name: count / sum(run.seconds for run in several) for name, several in runs.items()}
     steps = sum(document.steps for document in documents) / count
@@ -131,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--documents", type=int, default=2000)
+    parser.add_argument("--documents", type=int, default=4000)
     args = parser.parse_args(argv)
     found = {}
     for tokens in (1024, 4096, 16384):

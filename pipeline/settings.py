@@ -124,7 +124,8 @@ class RunSettings:
     gpus: Annotated[float, Interval(ge=0, le=1)] = operational(0.0)
     """GPUs of each replica. With a fraction, replicas share a GPU."""
     max_num_seqs: Count | None = operational(None)
-    """Documents that one replica decodes together (slots). Default: 16, or 64 on a GPU."""
+    """Documents that one replica decodes together (slots). Default: 16, or on a GPU up to 256, by its
+    memory."""
     max_num_batched_tokens: Count | None = operational(None)
     """Tokens that one replica encodes together. Default: 16,384, or 131,072 on a GPU."""
     memory_gib: Annotated[float, Gt(0)] | None = operational(None)
@@ -245,7 +246,7 @@ class RunSettings:
 
     @property
     def slots(self) -> int:
-        """Documents that one replica decodes together."""
+        """The most documents that one replica decodes together."""
         return SchedulerLimits(self.max_num_seqs).num_seqs("cuda" if self.gpus else "cpu")
 
     @property

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+# The slots of a GPU whose memory allows no more.
+_LEAST_SLOTS = 8
+
 
 @dataclass(frozen=True)
 class SchedulerLimits:
@@ -14,9 +17,9 @@ class SchedulerLimits:
     `memory_bytes` bounds the KV caches and the encoder states of documents without a slot. A longer document
     is encoded alone, and one that needs more memory is decoded alone.
 
-    For None, the device decides: slots and tokens by its kind, and half of its free memory when the scheduler
-    is created. The other half is for encoding and for other processes. At most an eighth of the memory holds
-    encoder states.
+    For None, the device decides: slots and tokens by its kind and memory, and half of its free memory when
+    the scheduler is created. The other half is for encoding and for other processes. At most an eighth of the
+    memory holds encoder states.
 
     Raises:
         ValueError: a limit is below 1, or `max_ahead_tokens` below 0.
@@ -34,8 +37,20 @@ class SchedulerLimits:
                 raise ValueError(f"{f.name} is {value}; it must be at least {least}.")
 
     def num_seqs(self, device_type: str) -> int:
-        """The slots on a device of this type, such as "cuda"."""
-        return self.max_num_seqs or (64 if device_type == "cuda" else 16)
+        """The slots on a device of this type, such as "cuda", if its memory allows as many."""
+        return self.max_num_seqs or (256 if device_type == "cuda" else 16)
+
+    def slots(self, device_type: str, memory: int, slot_bytes: int) -> int:
+        """The slots on a device with this memory.
+
+        On a GPU, each of them takes `slot_bytes` all the time, and all together at most a quarter of the
+        memory, unless their number is given.
+        """
+        most = self.num_seqs(device_type)
+        if self.max_num_seqs or device_type != "cuda":
+            return most
+        affordable = memory // (4 * max(1, slot_bytes))
+        return min(most, max(_LEAST_SLOTS, 1 << max(0, affordable.bit_length() - 1)))
 
     def num_batched_tokens(self, device_type: str) -> int:
         """The tokens of one packed batch on a device of this type."""

@@ -23,7 +23,7 @@ from led.generation.cross_attention_profile import summed_cross_attention
 from led.generation.cuda_graph_runner import CudaGraphRunner
 from led.generation.limits import SchedulerLimits
 from led.generation.logits_processors import AllowedTokens, Rows, ScoreFunction, build_processors
-from led.generation.memory_budget import free_bytes
+from led.generation.memory_budget import free_bytes, kv_cache_bytes
 from led.generation.runner import DecodeRunner, EagerRunner, LanguageModel
 from led.generation.search import BeamSearch, GreedySearch, Hypotheses, Search, SearchConfig, StepOutput
 
@@ -86,7 +86,6 @@ class Scheduler:
         self.model, self.config, self._attention = model, config, attention
         device = model.device
         limits = limits or SchedulerLimits()
-        self._slots = limits.num_seqs(device.type)
         memory_bytes = limits.memory_bytes or free_bytes(device) // 2
         state_bytes = model.config.d_model * model.dtype.itemsize
         self._rules = AdmissionRules.for_device(limits, device.type, state_bytes, memory_bytes)
@@ -107,6 +106,8 @@ class Scheduler:
         self._uses_beams = config.num_beams > 1
         self._max_length = max_length
         self._rows = config.num_beams if self._uses_beams else config.num_return_sequences
+        slot_bytes = kv_cache_bytes(model.config, 0, self._rows, max_length, model.dtype.itemsize)
+        self._slots = limits.slots(device.type, memory_bytes, slot_bytes)
         self._search: Search = (BeamSearch if self._uses_beams else GreedySearch)(search_config, device)
         self._processors = build_processors(
             config, len(self.prompt), logits_processor, prefix_allowed_tokens_fn

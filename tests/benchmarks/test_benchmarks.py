@@ -108,11 +108,11 @@ def test_natural_lengths_are_written_alike_and_simulated(capsys: pytest.CaptureF
 
 
 def test_the_simulated_scheduler_gains_from_encoding_ahead(capsys: pytest.CaptureFixture[str]) -> None:
-    found = last_line(capsys, "simulate_scheduler", "--documents", "640")["h200"]
+    found = last_line(capsys, "simulate_scheduler", "--documents", "2560")["h200"]
     assert len(found) == 9
     for row in found.values():
-        assert row["stream"] < row["ahead"] <= row["limit"] and row["shards"] < row["ahead"]
-    assert found["4096/128"]["ahead"] > 0.9 * found["4096/128"]["limit"]
+        assert max(row["stream"], row["shards"]) < row["ahead"] < row["slots"] <= row["limit"]
+    assert found["4096/128"]["slots"] > 0.9 * found["4096/128"]["limit"]
 
 
 def test_the_simulation_counts_what_the_scheduler_counts() -> None:

@@ -78,3 +78,20 @@ def test_documents_ahead_have_as_many_tokens_as_device_and_memory_allow(
 
 def test_on_a_cpu_only_short_documents_are_encoded_ahead() -> None:
     assert 0 < AdmissionRules.for_device(SchedulerLimits(), "cpu", 1000, 2**36).ahead_tokens < 1024
+
+
+@pytest.mark.parametrize(
+    ("limits", "device", "memory", "expected"),
+    [
+        (SchedulerLimits(), "cpu", 10, 16),
+        (SchedulerLimits(max_num_seqs=3), "cuda", 2**40, 3),
+        (SchedulerLimits(max_num_seqs=100), "cuda", 10, 100),
+        (SchedulerLimits(), "cuda", 2**40, 256),
+        (SchedulerLimits(), "cuda", 4 * 150 * 1000, 128),  # 150 fit, and a power of two is captured
+        (SchedulerLimits(), "cuda", 10, 8),
+    ],
+)
+def test_a_gpu_has_as_many_slots_as_a_quarter_of_its_memory_holds(
+    limits: SchedulerLimits, device: str, memory: int, expected: int
+) -> None:
+    assert limits.slots(device, memory, 1000) == expected

@@ -194,7 +194,7 @@ def test_two_beams_or_more_are_a_beam_search(num_beams: int, search: type[Search
 
 
 @pytest.mark.parametrize(
-    ("device", "expected"), [("cpu", (16, 16384)), ("cuda", (64, 131072))], ids=["cpu", "cuda"]
+    ("device", "expected"), [("cpu", (16, 16384)), ("cuda", (256, 131072))], ids=["cpu", "cuda"]
 )
 def test_the_device_decides_about_limits_that_are_not_given(device: str, expected: tuple[int, int]) -> None:
     def in_force(limits: SchedulerLimits) -> tuple[int, int]:
