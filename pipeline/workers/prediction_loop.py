@@ -27,7 +27,7 @@ class Predicted:
     """The outcome of each document of a shard, and what the shard took.
 
     The time of a replica is divided among its shards without overlap: `seconds` and `measured` count from the
-    end of the shard before, or from the call if that was later.
+    end of the shard before, or from when it was submitted if that was later.
     """
 
     outcomes: Outcomes
@@ -37,7 +37,7 @@ class Predicted:
 
 @dataclass
 class _Shard:
-    """A call: its documents, how many are in the stream, and the outcomes so far.
+    """A submitted shard: its documents, how many were sent to the stream, and the outcomes so far.
 
     `alone` replaces the stream by a function that computes all outcomes. `start` is called before the first
     document and tells whether the shard is still wanted.
@@ -46,7 +46,7 @@ class _Shard:
     documents: Sequence[ModelInput]
     start: Callable[[], bool]
     alone: Callable[[], Outcomes] | None
-    called: float
+    submitted: float
     sent: int = 0
     outcomes: dict[int, Row | Failed] = field(default_factory=dict)
     done: threading.Event = field(default_factory=threading.Event)
@@ -70,7 +70,7 @@ class PredictionLoop:
 
     def __init__(self, load: Callable[[], LoadedTask]) -> None:
         self._load = load
-        self._shards: deque[_Shard] = deque()  # calls of which not every document is in the stream
+        self._shards: deque[_Shard] = deque()  # those of which not every document is in the stream
         self._in_stream: dict[int, tuple[_Shard, int]] = {}  # by number in the stream
         self._condition = threading.Condition()
         self._loaded: LoadedTask | None = None
@@ -100,24 +100,15 @@ class PredictionLoop:
         None. `alone` computes the outcomes instead, while no other shard is in the stream. The returned
         function raises an error of a `fatal` type of the task, or of `start` or `alone`.
         """
-        called = time.monotonic()
+        submitted = time.monotonic()
         if not documents:
-            predicted = Predicted([], time.monotonic() - called, {}) if start() else None
+            predicted = Predicted([], time.monotonic() - submitted, {}) if start() else None
             return lambda: predicted
-        shard = _Shard(documents, start, alone, called)
+        shard = _Shard(documents, start, alone, submitted)
         with self._condition:
             self._shards.append(shard)
             self._condition.notify()
         return shard.result
-
-    def predict(
-        self,
-        documents: Sequence[ModelInput],
-        start: Callable[[], bool] = lambda: True,
-        alone: Callable[[], Outcomes] | None = None,
-    ) -> Predicted | None:
-        """Submit a shard and wait for its outcomes."""
-        return self.submit(documents, start, alone)()
 
     def bisect(self, documents: Sequence[ModelInput]) -> Outcomes:
         """The outcome of each document, in a batch without others. Only for functions that the loop calls."""
@@ -146,8 +137,8 @@ class PredictionLoop:
                 self._end_all(error)
 
     def _serve(self, first: _Shard) -> None:
-        """Process the shards that wait, of which `first` is the first, until there is none. Errors go to the
-        calls."""
+        """Process the shards that wait, of which `first` is the first, until there is none. Errors go to
+        those who wait for them."""
         try:
             for number, row in self.loaded.predict(self._documents()):
                 shard, i = self._in_stream.pop(number)
@@ -166,7 +157,7 @@ class PredictionLoop:
             self._process_alone(self._shards.popleft(), alone)
 
     def _documents(self) -> Iterator[ModelInput | None]:
-        """The stream: documents of the calls in order, and None while there is none but some are in the
+        """The stream: documents of the shards in order, and None while there is none but some are in the
         stream. It ends when none is in the stream, so that the loop can wait or process a shard alone."""
         number = 0
         while True:
@@ -238,14 +229,14 @@ class PredictionLoop:
             self._end(shard)
 
     def _end(self, shard: _Shard) -> None:
-        """Return the outcomes to the shard's call."""
+        """Return the outcomes to the one who waits for the shard."""
         try:
             now, measured = time.monotonic(), dict(self.loaded.measured)
         except Exception as error:
             shard.error = error
             shard.done.set()
             return
-        self._last_end, since = now, max(self._last_end, shard.called)
+        self._last_end, since = now, max(self._last_end, shard.submitted)
         spent = {name: value - self._last_measured.get(name, 0) for name, value in measured.items()}
         self._last_measured = measured
         outcomes = [shard.outcomes[i] for i in range(len(shard.documents))]
@@ -253,7 +244,7 @@ class PredictionLoop:
         shard.done.set()
 
     def _end_all(self, error: BaseException) -> None:
-        """End every call with this error."""
+        """End every shard with this error."""
         shards = [shard for shard, _ in self._in_stream.values()]
         with self._condition:
             shards += self._shards

@@ -92,6 +92,11 @@ def loop(model: Slots) -> PredictionLoop:
     return PredictionLoop(load)
 
 
+def predict(loop: PredictionLoop, documents: list[ModelInput], **how: Any) -> Predicted | None:
+    """Submit a shard and wait for its outcomes."""
+    return loop.submit(documents, **how)()
+
+
 def in_order(
     loop: PredictionLoop, model: Slots, *calls: Callable[[], Predicted | None]
 ) -> list[Future[Predicted | None]]:
@@ -110,7 +115,7 @@ def test_shards_share_the_slots_and_each_call_gets_its_own_outcomes(
     loop: PredictionLoop, model: Slots
 ) -> None:
     shards = [[document(10 * s + i, 4) for i in range(3)] for s in range(1, 4)]
-    futures = in_order(loop, model, *(lambda shard=shard: loop.predict(shard) for shard in shards))
+    futures = in_order(loop, model, *(lambda shard=shard: predict(loop, shard) for shard in shards))
     for shard, future in zip(shards, futures, strict=True):
         predicted = future.result(10)
         assert predicted is not None
@@ -124,7 +129,7 @@ def test_the_time_and_the_measurements_are_divided_without_overlap(
     loop: PredictionLoop, model: Slots
 ) -> None:
     start = time.monotonic()
-    calls = [lambda s=s: loop.predict([document(10 * s, 6), document(10 * s + 1, 4)]) for s in range(1, 6)]
+    calls = [lambda s=s: predict(loop, [document(10 * s, 6), document(10 * s + 1, 4)]) for s in range(1, 6)]
     found = [future.result(10) for future in in_order(loop, model, *calls)]
     assert sum(p.measured["steps"] for p in found if p) == model.steps
     assert 0 < sum(p.seconds for p in found if p) <= time.monotonic() - start
@@ -137,7 +142,7 @@ def test_a_document_that_fails_fails_alone_and_the_stream_goes_on(loop: Predicti
         [document(20, 3), bad, document(22, 3), document(23, 3)],
         [document(30, 3)],
     ]
-    futures = in_order(loop, model, *(lambda shard=shard: loop.predict(shard) for shard in shards))
+    futures = in_order(loop, model, *(lambda shard=shard: predict(loop, shard) for shard in shards))
     first, second, third = (future.result(10) for future in futures)
     assert first and first.outcomes == [{"first": 10}, {"first": 11}]
     assert second and second.outcomes == [
@@ -160,9 +165,9 @@ def test_a_shard_alone_runs_while_no_other_is_in_the_stream(loop: PredictionLoop
     futures = in_order(
         loop,
         model,
-        lambda: loop.predict(shards[0]),
-        lambda: loop.predict(shards[1], alone=alone),
-        lambda: loop.predict(shards[2]),
+        lambda: predict(loop, shards[0]),
+        lambda: predict(loop, shards[1], alone=alone),
+        lambda: predict(loop, shards[2]),
     )
     outcomes = [predicted.outcomes for future in futures if (predicted := future.result(10))]
     assert outcomes == [[{"first": d.input_ids[0]} for d in shard] for shard in shards]
@@ -175,7 +180,7 @@ def test_a_shard_that_is_not_wanted_when_its_turn_comes_is_not_processed(
 ) -> None:
     stopped = threading.Event()
     shards = [[document(10 * s + i, 4) for i in range(3)] for s in (1, 2, 3)]
-    calls = [lambda s=s: loop.predict(s, start=lambda: not stopped.is_set()) for s in shards]
+    calls = [lambda s=s: predict(loop, s, start=lambda: not stopped.is_set()) for s in shards]
     model.go.clear()
     pool = ThreadPoolExecutor(3)
     futures = [pool.submit(calls[0])]
@@ -186,8 +191,8 @@ def test_a_shard_that_is_not_wanted_when_its_turn_comes_is_not_processed(
     model.go.set()
     first, second, third = (future.result(10) for future in futures)
     assert first and len(first.outcomes) == 3 and second is None and third is None
-    assert loop.predict([], start=lambda: False) is None
-    empty = loop.predict([])
+    assert predict(loop, [], start=lambda: False) is None
+    empty = predict(loop, [])
     assert empty is not None and empty.outcomes == [] and empty.measured == {}
 
 
@@ -196,13 +201,13 @@ def test_errors_reach_their_calls_and_the_loop_lives_on(loop: PredictionLoop) ->
         raise OSError("no space left for the notes")
 
     with pytest.raises(OSError, match="no space"):
-        loop.predict([document(1, 4)], start=start)
+        predict(loop, [document(1, 4)], start=start)
     with pytest.raises(KeyError, match="alone"):
-        loop.predict([document(1, 4)], alone=lambda: {}["alone"])
+        predict(loop, [document(1, 4)], alone=lambda: {}["alone"])
     for _ in range(2):
         with pytest.raises(Fatal):
-            loop.predict([document(1, 4), ModelInput([-2, 4], [])])
-    predicted = loop.predict([document(1, 4)])
+            predict(loop, [document(1, 4), ModelInput([-2, 4], [])])
+    predicted = predict(loop, [document(1, 4)])
     assert predicted is not None and predicted.outcomes == [{"first": 1}]
 
 
@@ -211,10 +216,10 @@ def test_a_task_that_returns_too_few_results_is_an_error_and_not_a_hang(
 ) -> None:
     monkeypatch.setattr(Slots, "predict", lambda self, documents: iter(()))
     with pytest.raises(AssertionError, match="no result for 2 of 2"):
-        loop.predict([document(1, 4), document(2, 4)])
+        predict(loop, [document(1, 4), document(2, 4)])
     monkeypatch.setattr(Slots, "predict", lambda self, documents: iter([][: bool(next(iter(documents)))]))
     with pytest.raises(AssertionError, match="no result for 2 of 2"):
-        loop.predict([document(1, 4), document(2, 4)])
+        predict(loop, [document(1, 4), document(2, 4)])
 
 
 def test_an_error_of_loading_is_raised_where_the_loop_is_created() -> None:
