@@ -139,7 +139,10 @@ class Scheduler:
         while True:
             start = time.perf_counter()
             with torch.inference_mode():
-                self._fill(waiting)
+                if new := self._take(waiting):
+                    self._encode(new)
+                if admitted := self._admissible():
+                    self._admit(admitted)
                 if not self._active:
                     if waiting.is_paused:
                         raise RuntimeError("the documents wait for a result, and none is being decoded")
@@ -160,27 +163,17 @@ class Scheduler:
         self._search.retain([])
         self._runner.clear()
 
-    def _fill(self, waiting: _Lookahead) -> None:
-        """Put documents into the free slots, as far as the memory allows."""
-        free = self._slots - len(self._active)
-        slots = free - len(self._encoded)
-        if slots > 0 and (new := self._take(waiting, slots)):
-            self._encode(new, slots)
-        admitted: list[tuple[int, Request]] = []
-        while self._encoded and len(admitted) < free:
-            lengths = [request.document.cu_seqlens[-1] for _, request in (*admitted, self._encoded[0])]
-            if (admitted or self._active) and not self._runner.has_room(lengths):
-                break
-            admitted.append(self._encoded.popleft())
-        if admitted:
-            self._admit(admitted)
+    @property
+    def _free_slots(self) -> int:
+        """Slots for which no document is encoded."""
+        return self._slots - len(self._active) - len(self._encoded)
 
-    def _take(self, waiting: _Lookahead, slots: int) -> list[tuple[int, Request]]:
-        """The next documents to encode, for so many free slots. An empty scheduler always takes one."""
+    def _take(self, waiting: _Lookahead) -> list[tuple[int, Request]]:
+        """The next documents to encode, if there are free slots. An empty scheduler always takes one."""
         new: list[tuple[int, Request]] = []
         lengths = [request.document.cu_seqlens[-1] for _, request in self._encoded]
-        pack = Pack(self._rules, slots)
-        while (request := waiting.next) is not None:
+        pack = Pack(self._rules, self._free_slots)
+        while pack.slots > 0 and (request := waiting.next) is not None:
             length = request[1].document.cu_seqlens[-1]
             if not pack.accepts(length):
                 break
@@ -193,9 +186,9 @@ class Scheduler:
             waiting.advance()
         return new
 
-    def _encode(self, new: Sequence[tuple[int, Request]], slots: int) -> None:
-        """Encode documents in one packed batch. There are slots for the first of them."""
-        device = self.model.device
+    def _encode(self, new: Sequence[tuple[int, Request]]) -> None:
+        """Encode documents in one packed batch."""
+        device, slots = self.model.device, self._free_slots
         batch = concatenate([request.document for _, request in new]).to(device)
         states = batch.encoder_states
         if states is None:
@@ -207,6 +200,16 @@ class Scheduler:
             self._encoded.append((number, replace(request, document=document)))
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # so that encoding time is not counted as decoding time
+
+    def _admissible(self) -> list[tuple[int, Request]]:
+        """The encoded documents that slots and memory are free for. They no longer wait."""
+        admitted: list[tuple[int, Request]] = []
+        while self._encoded and len(self._active) + len(admitted) < self._slots:
+            lengths = [request.document.cu_seqlens[-1] for _, request in (*admitted, self._encoded[0])]
+            if (admitted or self._active) and not self._runner.has_room(lengths):
+                break
+            admitted.append(self._encoded.popleft())
+        return admitted
 
     def _admit(self, new: Sequence[tuple[int, Request]]) -> None:
         """Put encoded documents into slots."""

@@ -93,7 +93,7 @@ def handle_ctrl_c() -> None:
 def test_ctrl_c_stops_a_run_at_a_shard_boundary_and_the_same_command_resumes_it(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
-    corpus, out = write_corpus([words(60, n) for n in range(40)]), tmp_path / "out"
+    corpus, out = write_corpus([words(60, n) for n in range(300)]), tmp_path / "out"
     given = (
         "--input",
         corpus,
@@ -105,6 +105,10 @@ def test_ctrl_c_stops_a_run_at_a_shard_boundary_and_the_same_command_resumes_it(
         1,
         "--replicas",
         1,
+        "--max-new-tokens",
+        60,
+        "--min-new-tokens",
+        60,
     )
     process = subprocess.Popen(
         command("summarize_corpus", *given),
@@ -119,7 +123,7 @@ def test_ctrl_c_stops_a_run_at_a_shard_boundary_and_the_same_command_resumes_it(
     _, printed = process.communicate(timeout=HANG_S)
     done = len(list(out.glob("part-*")))
     assert process.returncode == 130, printed
-    assert f"stopped by SIGINT. {done} of 40 documents are committed" in printed, printed
-    assert "finishing the shards in flight" in printed and "Traceback" not in printed and 3 <= done < 40
+    assert f"stopped by SIGINT. {done} of 300 documents are committed" in printed, printed
+    assert "finishing the shards in flight" in printed and "Traceback" not in printed and 3 <= done < 300
     again = summarize(*given)
-    assert again.returncode == 0 and "40 documents = 40 ok" in again.stdout, again.stderr
+    assert again.returncode == 0 and "300 documents = 300 ok" in again.stdout, again.stderr

@@ -73,7 +73,7 @@ def test_the_estimate_has_two_numbers_per_layer_and_dimension() -> None:
 
 def test_a_document_takes_the_estimated_bytes() -> None:
     scheduler = scheduler_of()
-    scheduler._encode([(0, Request(pack_documents([range(5, 60)], [[0]])))], 1)
+    scheduler._encode([(0, Request(pack_documents([range(5, 60)], [[0]])))])
     scheduler._admit([scheduler._encoded.popleft()])
     for _ in range(5):
         scheduler._retire(scheduler._runner.step(scheduler._search, scheduler._select_tokens))
@@ -92,7 +92,7 @@ def test_cross_attention_in_bfloat16_takes_less() -> None:
     assert scheduler._runner._bytes_of(55) == kv_cache_bytes(config, 55, 0, 0, 2) + kv_cache_bytes(
         config, 0, 3, 13, 4
     )
-    scheduler._encode([(0, Request(pack_documents([range(5, 60)], [[0]])))], 1)
+    scheduler._encode([(0, Request(pack_documents([range(5, 60)], [[0]])))])
     scheduler._admit([scheduler._encoded.popleft()])
     held = sum(document.nbytes for document in scheduler._runner._cache.cross_attention)
     assert held == kv_cache_bytes(config, 55, 0, 0, 2)
