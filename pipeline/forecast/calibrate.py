@@ -227,7 +227,7 @@ def _forecast(
     # On a GPU, the memory decides about the slots.
     steps = sum(shard.measured.get("steps", 0.0) for shard in shards)
     if steps:
-        slots = round(sum(shard.measured["slot_steps"] for shard in shards) / steps)
+        slots = round(sum(shard.measured.get("slot_steps", 0.0) for shard in shards) / steps)
     fused = limits.chunk_tokens if settings.fuses_chunks else None
     work_seconds, slot_utilization = forecast_seconds(
         lengths, shards, shard_rows, replicas, slots, fused_tokens=fused
