@@ -73,9 +73,9 @@ def replicas_per_node(node: Node, threads: int, gpus: float) -> int:
 
 
 def blocks_in_flight(slots: int, documents: int) -> int:
-    """Blocks of so many documents that a replica holds at once, so that its slots are full while a block ends
-    and the next one comes: those in the slots, the next one, and one on its way."""
-    return 2 + -(-slots // documents)
+    """Blocks of so many documents that a replica holds at once: one, and as many others as hold twice its
+    slots. Its slots are then full while a block ends and the next one comes."""
+    return 1 + -(-2 * slots // documents)
 
 
 def bundle_shards(shards: Sequence[Shard], slots: int, replicas: int) -> list[list[Shard]]:

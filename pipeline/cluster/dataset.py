@@ -26,10 +26,11 @@ from pipeline.workers.reader import ShardReader
 _LONGEST_SHARD_S = 24 * 3600
 
 # glibc returns freed memory to the system and faults it in again, while a replica allocates the same shapes
-# all day. In huge pages, decoding reads the KV cache of long documents a sixth faster.
+# all day. In huge pages, decoding reads the KV cache of long documents a sixth faster. Both hold only for the
+# first arena, so the thread of the prediction loop must not have one of its own.
 _TUNED_ALLOCATOR = (
     "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:"
-    "glibc.malloc.hugetlb=1"
+    "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
 )
 
 

@@ -153,7 +153,7 @@ def test_small_shards_travel_together(
 
 
 @pytest.mark.parametrize(
-    ("slots", "documents", "expected"), [(16, 64, 3), (16, 1000, 3), (16, 16, 3), (16, 1, 18), (64, 16, 6)]
+    ("slots", "documents", "expected"), [(16, 64, 2), (16, 1000, 2), (16, 16, 3), (16, 1, 33), (256, 64, 9)]
 )
 def test_a_replica_holds_more_documents_than_slots(slots: int, documents: int, expected: int) -> None:
     assert blocks_in_flight(slots, documents) == expected
