@@ -142,3 +142,10 @@ def test_reading_counts_every_row(capsys: pytest.CaptureFixture[str]) -> None:
     found = last_line(capsys, "reading", "--rows", "300")["reading"]
     assert set(found) == {"row groups of a shard", "one row group", "gzip"}
     assert all(cost["300"]["read_cpu_s"] > 0 for cost in found.values())
+
+
+def test_steps_are_compared_with_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--tokens", "64", "--documents", "1", "2", "--steps", "4")
+    found = last_line(capsys, "step_limit", "--tiny", *small)
+    for row in (found["1 x 64"], found["2 x 64"]):
+        assert row["ms"] > 0 and 0 < row["of bandwidth"] <= row["of limit"]
