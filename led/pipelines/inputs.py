@@ -78,8 +78,9 @@ def encode_inputs(
         texts += [
             (item.prefix if i == 0 else "") + (part if part.strip() else "") for i, part in enumerate(parts)
         ]
-    # Shares in proportion to lengths need all lengths.
-    count = count or (any(not isinstance(i.text, str) for i in inputs) and rules.truncation == "proportional")
+    # These shares depend on the whole lengths of the documents.
+    several_texts = any(not isinstance(item.text, str) for item in inputs)
+    count = count or (several_texts and rules.truncation in ("equal", "proportional"))
     encodings = iter(tokenizer.encode_texts(texts, limit, count=count))
     encoded = []
     number = 0  # of the item's first text
@@ -100,11 +101,12 @@ def encode_inputs(
             own_texts = texts[number : number + len(several)]
             leading, marked = _leading(several[0].offsets if several else (), item.prefix), []
             documents = [encoding.ids[1:-1] for encoding in several]
-            joined = join(documents, rules.separator, limit - 2, rules.truncation)
+            lengths = [len(encoding.ids) - 2 + (encoding.omitted or 0) for encoding in several]
+            joined = join(documents, rules.separator, limit - 2, rules.truncation, lengths)
             ids = [tokenizer.cls_token_id, *joined.ids, tokenizer.sep_token_id]
             counts = tuple(
-                (kept, None if encoding.omitted is None else len(encoding.ids) - 2 + encoding.omitted - kept)
-                for kept, encoding in zip(joined.lengths, several, strict=True)
+                (kept, None if encoding.omitted is None else length - kept)
+                for kept, encoding, length in zip(joined.lengths, several, lengths, strict=True)
             )
             cuts = [cut for _, cut in counts]
             dropped = None if None in cuts else sum(cut or 0 for cut in cuts)

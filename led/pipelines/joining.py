@@ -52,9 +52,15 @@ def separator_ids(tokenizer: LEDTokenizer, separator: str | None = None) -> list
 
 
 def join(
-    documents: Sequence[Sequence[int]], separator: Sequence[int], room: int, truncation: Truncation
+    documents: Sequence[Sequence[int]],
+    separator: Sequence[int],
+    room: int,
+    truncation: Truncation,
+    lengths: Sequence[int] | None = None,
 ) -> Joined:
     """Join documents, which are ids without special tokens, into at most `room` tokens.
+
+    `lengths` are those of the documents if only their first `room` tokens are given.
 
     Documents without tokens are left out. `equal` gives each document an equal share of the room, and passes
     on what a short document leaves. `proportional` shortens all in proportion to their lengths. `last`
@@ -64,7 +70,7 @@ def join(
     Raises:
         ValueError: `primera` leaves a document no token.
     """
-    lengths = [len(document) for document in documents]
+    lengths = lengths or [len(document) for document in documents]
     present = [i for i, length in enumerate(lengths) if length]
     if truncation == "primera":
         kept = _primera_shares(lengths, present, room + 2)

@@ -64,12 +64,8 @@ def allows_pieces(backend: Tokenizer, encode: _Encode) -> bool:
 
 def _splits_at_spaces(parts: dict[str, Any]) -> bool:
     if parts["type"] == "Sequence":
-        several = parts["pretokenizers"]
-        return (
-            bool(several)
-            and all(map(_splits_at_spaces, several[-1:]))
-            and all(part["type"] in ("Digits", "ByteLevel") for part in several)
-        )
+        *before, last = parts["pretokenizers"] or [{"type": "none"}]
+        return all(part["type"] in ("Digits", "ByteLevel") for part in before) and _splits_at_spaces(last)
     return parts["type"] == "ByteLevel" and parts.get("use_regex", True)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from led.pipelines.chunking import ChunkEnds, ChunkRules
 from led.pipelines.global_attention import GlobalAttention
 from led.pipelines.inputs import InputRules, InputText, encode_inputs, overlapping
-from led.pipelines.joining import Truncation, whole_text
+from led.pipelines.joining import Truncation, join, whole_text
 from led.tokenizer.tokenizer import LEDTokenizer
 from tests.conftest import words
 
@@ -72,6 +72,32 @@ def test_documents_of_one_input(tokenizer: LEDTokenizer) -> None:
         assert len(cut.input_ids) <= limit
         assert cut.truncated_tokens == sum(cut for _, cut in cut.documents)
         assert all(i < len(cut.input_ids) - 1 for i in cut.global_positions)
+
+
+@pytest.mark.parametrize("count", [True, False])
+@given(
+    st.lists(st.integers(0, 400), min_size=1, max_size=4),
+    st.sampled_from(["equal", "proportional", "last", "primera"]),
+    st.integers(20, 90),
+)
+def test_documents_longer_than_the_input_are_joined_by_their_whole_lengths(
+    count: bool, sizes: list[int], truncation: Truncation, limit: int
+) -> None:
+    """Against documents that are tokenized to their ends."""
+    tokenizer = learned()
+    documents = [" ".join(["pump", "rose", "water"][i % 3] for i in range(size)) for size in sizes]
+    chosen = replace(rules(tokenizer, "first"), truncation=truncation)
+    whole = [encoding.ids[1:-1] for encoding in tokenizer.encode_batch(documents)]
+    expected = join(whole, chosen.separator, limit - 2, truncation)
+    with pytest.MonkeyPatch.context() as patch:  # so that these texts are long ones
+        patch.setattr("led.tokenizer.tokenizer.PIECE_CHARACTERS", 64)
+        [found] = encode_inputs(tokenizer, [InputText(tuple(documents))], limit, chosen, count=count)
+    assert found.input_ids == [tokenizer.cls_token_id, *expected.ids, tokenizer.sep_token_id]
+    cuts = [len(ids) - kept for ids, kept in zip(whole, expected.lengths, strict=True)]
+    for (kept, cut), expected_kept, expected_cut in zip(found.documents, expected.lengths, cuts, strict=True):
+        assert kept == expected_kept and cut in ((expected_cut,) if count else (expected_cut, None))
+    assert found.truncated_tokens in ((sum(cuts),) if count else (sum(cuts), None))
+    assert (found.truncated_characters > 0) == (sum(cuts) > 0)
 
 
 def test_spans_of_characters_are_global(tokenizer: LEDTokenizer) -> None:
