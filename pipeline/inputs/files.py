@@ -143,13 +143,18 @@ def check_unchanged(path: str, content: str) -> None:
     if not content.startswith("etag:"):
         return
     with input_errors(path):
-        fs, name = fsspec.core.url_to_fs(path)
-        fs.invalidate_cache()  # with `refresh`, the hub's file system would leave the etag out
-        now = content_id(_entry(fs, retrying(lambda: fs.info(name))))
+        now = content_id(current_entry(path))
     if now != content:
         raise PlanMismatch(
             f"{path} was changed after it was planned; choose another --output to read the new content."
         )
+
+
+def current_entry(path: str) -> FileEntry:
+    """A file as it is now."""
+    fs, name = fsspec.core.url_to_fs(path)
+    fs.invalidate_cache()  # with `refresh`, the hub's file system would leave the etag out
+    return _entry(fs, retrying(lambda: fs.info(name)))
 
 
 def partitions(path: str) -> dict[str, str | None]:
@@ -172,14 +177,6 @@ def open_file(path: str, *, exact: bool = False) -> Iterator[IO[bytes]]:
     fs, name = fsspec.core.url_to_fs(path)
     with retrying(lambda: fs.open(name, "rb", **options)) as opened:
         yield opened
-
-
-def file_version(opened: IO[bytes]) -> str:
-    """What tells an open file from another file that is at its path later. Empty if that is not known."""
-    if (details := getattr(opened, "details", None)) is not None:
-        return _etag(details) or ""
-    stat = os.fstat(opened.fileno())
-    return f"{stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
 
 
 @contextmanager
@@ -286,16 +283,12 @@ def _entry(fs: Any, info: Info) -> FileEntry:
     if "://" not in path:
         stat = os.stat(path)
         return FileEntry(path, stat.st_size, str(stat.st_mtime_ns))
-    etag = _etag(info)
+    etag = info.get("ETag") or info.get("blob_id")  # the names that S3 and the hub use
     if not etag:
         raise UsageError(
             f"{path} has no etag, so a change could not be detected; copy it to a store that has etags."
         )
     return FileEntry(path, int(info["size"]), str(etag).strip('"'))
-
-
-def _etag(info: Info) -> str | None:
-    return info.get("ETag") or info.get("blob_id")  # the names that S3 and the hub use
 
 
 def _address(fs: Any, name: str) -> str:

@@ -18,7 +18,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from pipeline.inputs.cursors import CURSORS
-from pipeline.inputs.files import COMPRESSED, FileEntry, open_file
+from pipeline.inputs.files import COMPRESSED, FileEntry, current_entry, open_file
 from pipeline.inputs.rows import BATCH_ROWS, FileStats, Rows, table_of
 from pipeline.inputs.splits import Split
 
@@ -61,7 +61,8 @@ class JsonLines:
     ) -> Iterator[Rows]:
         """Parses the lines of the split."""
         given = (path, text, tuple(columns), max_bytes, lists)
-        return CURSORS.read(given, lambda: _Lines(split, *given), split.start, split.stop)
+        key = (current_entry(path), *given)
+        return CURSORS.read(key, lambda: _Lines(split, *given), split.start, split.stop)
 
 
 class _Lines:

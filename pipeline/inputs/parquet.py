@@ -7,7 +7,6 @@ process keeps its position in a row group, so shards that follow one another dec
 
 from __future__ import annotations
 
-import uuid
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.inputs.cursors import CURSORS
-from pipeline.inputs.files import FileEntry, file_version, open_file
+from pipeline.inputs.files import FileEntry, current_entry, open_file
 from pipeline.inputs.rows import BATCH_ROWS, FileStats, Rows
 from pipeline.inputs.splits import Split, split_row_groups
 
@@ -50,19 +49,20 @@ class Parquet:
         self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int, lists: bool
     ) -> Iterator[Rows]:
         """Reads the row groups that hold rows of the split."""
-        key = (path, tuple(columns))
-        return CURSORS.read(key, lambda: _RowGroups(path, split, columns), split.start, split.stop)
+        entry = current_entry(path)
+        key = (entry, tuple(columns))
+        return CURSORS.read(key, lambda: _RowGroups(entry, split, columns), split.start, split.stop)
 
 
 class _RowGroups:
     """A cursor over the row groups that hold rows of a split."""
 
-    def __init__(self, path: str, split: Split, columns: Sequence[str]) -> None:
+    def __init__(self, entry: FileEntry, split: Split, columns: Sequence[str]) -> None:
         # With these options pyarrow fetches a column piece by piece, and nothing behind the last batch.
         options = {"pre_buffer": False, "buffer_size": _READ_SIZE, "page_checksum_verification": True}
         with ExitStack() as stack:
-            opened = stack.enter_context(open_file(path, exact=True))
-            footer = _footer(path, file_version(opened) or uuid.uuid4().hex)
+            opened = stack.enter_context(open_file(entry.path, exact=True))
+            footer = _footer(entry)
             file = stack.enter_context(pq.ParquetFile(opened, metadata=footer.metadata, **options))
             bounds = footer.bounds
             first, last = bisect_right(bounds, split.start) - 1, bisect_left(bounds, split.stop)
@@ -102,9 +102,9 @@ class _Footer(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def _footer(path: str, version: str) -> _Footer:
-    """The footer of a version of a file. Parsing that of a million rows in small row groups takes a while."""
-    with open_file(path, exact=True) as opened, pq.ParquetFile(opened) as file:
+def _footer(entry: FileEntry) -> _Footer:
+    """The footer of a file. Parsing that of a million rows in small row groups takes a while."""
+    with open_file(entry.path, exact=True) as opened, pq.ParquetFile(opened) as file:
         rows = (file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
         return _Footer(file.metadata, list(accumulate(rows, initial=0)))
 

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.inputs import jsonl, parquet
 from pipeline.inputs.cursors import CURSORS, CursorCache
-from pipeline.inputs.files import find_files
+from pipeline.inputs.files import current_entry, find_files
 from pipeline.inputs.read import inspect_file, read_rows
 from pipeline.inputs.rows import Rows
 from pipeline.inputs.splits import Split
@@ -118,6 +118,18 @@ def test_any_order_gives_the_same_rows(write: Callable[[Path], Path], tmp_path: 
         assert texts(path, split, "n") == expected(split) and texts(path, split) == expected(split)
 
 
+@WRITERS
+def test_a_file_that_replaced_another_is_read_from_its_start(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write(tmp_path)
+    first, second, *_ = splits_of(path)
+    assert texts(path, first) == expected(first)
+    write(tmp_path, "b").replace(path)
+    assert texts(path, second) == expected(second, "b")
+    assert texts(path, first) == expected(first, "b")
+
+
 def test_shards_of_several_files_may_alternate(tmp_path: Path, opened: list[str]) -> None:
     paths = write_parquet(tmp_path), write_lines(tmp_path, "b")
     splits = [splits_of(path) for path in paths]
@@ -145,7 +157,7 @@ def test_large_texts_are_decoded_in_small_batches(tmp_path: Path, monkeypatch: p
     table = pa.table({"text": [f"{i}".encode() + data for i in range(200)]})
     pq.write_table(table, path, row_group_size=200, use_dictionary=False)
     monkeypatch.setattr(parquet, "_BATCH_BYTES", 1 << 20)
-    cursor = parquet._RowGroups(str(path), Split(0, 30), ["text"])
+    cursor = parquet._RowGroups(current_entry(str(path)), Split(0, 30), ["text"])
     pieces = list(cursor.read(100, 130))
     cursor.close()
     assert sum(len(rows.table) for rows in pieces) == 30
