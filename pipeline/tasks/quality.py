@@ -73,54 +73,53 @@ def words_of(text: str) -> list[str]:
 
 
 class Source:
-    """A document as seen by the words of its summary: their positions in it. All other words are -1.
+    """A document as seen by the words of its summary, and by `others`: where it has them.
 
-    A document of millions of words takes four bytes for each of them.
+    All other words of the document are -1, so that one of millions of words takes four bytes for each.
+    `pairs` has the positions at which two words of the summary that follow one another do so, too.
     """
 
-    def __init__(self, document: str, words: Iterable[str]) -> None:
-        self._numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    def __init__(self, document: str, words: Sequence[str], others: Iterable[str] = ()) -> None:
+        self._numbers = {word: number for number, word in enumerate(dict.fromkeys([*words, *others]))}
         numbers = array("i")
         for block in _blocks(document):
             numbers.extend([self._numbers.get(word, -1) for word in map(_normalized, words_of(block))])
-        self._words = np.array(numbers, np.int64)
-        self._present = set(np.unique(self._words).tolist())
+        self._words, self._source = words, np.array(numbers, np.int32)
+        self._present = set(np.unique(self._source).tolist()) - {-1}
+        self.pairs = self._find_pairs()
 
-    def __len__(self) -> int:
-        return len(self._words)
-
-    def __contains__(self, word: str) -> bool:
-        """Whether the document has a word of the summary."""
-        return self._numbers.get(word, -1) in self._present - {-1}
-
-    def positions(self, words: Sequence[str], length: int | None = None) -> dict[tuple[str, str], list[int]]:
-        """Where the first `length` words of the document have pairs of words that follow one another in
-        `words`."""
-        source, count = self._words[:length], len(self._numbers)
-        pairs = {self._numbers[a] * count + self._numbers[b]: (a, b) for a, b in itertools.pairwise(words)}
-        first, second = source[:-1], source[1:]
+    def _find_pairs(self) -> dict[tuple[str, str], list[int]]:
+        numbers, count = self._numbers, len(self._numbers)
+        pairs = {numbers[a] * count + numbers[b]: (a, b) for a, b in itertools.pairwise(self._words)}
+        first, second = self._source[:-1].astype(np.int64), self._source[1:]
         keys = np.where((first >= 0) & (second >= 0), first * count + second, -1)
         found: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         for position in np.flatnonzero(np.isin(keys, list(pairs))).tolist():
             found[pairs[int(keys[position])]].append(position)
-        return found
+        return dict(found)
 
-    def fragments(self, words: Sequence[str], length: int | None = None) -> list[int]:
-        """The lengths in words of the fragments that `words` shares with the first `length` words of the
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __contains__(self, word: str) -> bool:
+        """Whether the document has a word of the summary, or another one that was named."""
+        return self._numbers.get(word, -1) in self._present
+
+    def fragments(self, length: int | None = None) -> list[int]:
+        """The lengths in words of the fragments that the summary shares with the first `length` words of the
         document.
 
         Fragments are matched greedily from the left, the longest first.
         """
-        source = self._words[:length]
+        words, source = self._words, self._source[:length]
         numbers = [self._numbers[word] for word in words]
         present = self._present if length is None else set(source.tolist())
-        # By pairs of words: a single word such as "the" is at thousands of positions of a long document.
-        positions = self.positions(words, length)
         lengths, i = [], 0
         while i < len(words):
-            starts = positions.get((words[i], words[i + 1]), []) if i + 1 < len(words) else []
+            # By pairs of words: a single word such as "the" is at thousands of positions of a long document.
+            starts = self.pairs.get((words[i], words[i + 1]), ()) if i + 1 < len(words) else ()
             longer = (_common_length(numbers[i:], source[j : j + len(words) - i].tolist()) for j in starts)
-            longest = max(longer, default=int(numbers[i] in present))
+            longest = max(max(longer, default=0), int(numbers[i] in present))
             if longest:
                 lengths.append(longest)
             i += max(1, longest)
@@ -132,24 +131,21 @@ def measure(summary: str, document: str) -> Quality:
     written = words_of(summary)
     words = [_normalized(word) for word in written]
     names = _names(summary)
-    source = Source(document, [*words, *(part for _, parts in names for part in parts)])
-    lengths = source.fragments(words)
+    source = Source(document, words, (part for _, parts in names for part in parts))
+    lengths = source.fragments()
     beginning = _LEAD_LENGTH * len(words)
-    pairs = source.positions(words)
     bigrams = list(itertools.pairwise(words))
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
     numbers = [i for i, word in enumerate(words) if _DIGIT.search(word)]
     return Quality(
         repetition=_share(len(trigrams) - len(set(trigrams)), len(trigrams)),
-        novel=_share(sum(pair not in pairs for pair in bigrams), len(bigrams)),
+        novel=_share(sum(pair not in source.pairs for pair in bigrams), len(bigrams)),
         coverage=_share(sum(lengths), len(words)),
         density=_share(sum(n * n for n in lengths), len(words)),
-        lead=_share(sum(source.fragments(words, beginning)), len(words))
-        if len(source) >= 2 * beginning
-        else 0.0,
+        lead=_share(sum(source.fragments(beginning)), len(words)) if len(source) >= 2 * beginning else 0.0,
         numbers=[written[i] for i in numbers if words[i] not in source],
         misplaced_numbers=[
-            written[i] for i in numbers if words[i] in source and not _has_neighbor(words, i, pairs)
+            written[i] for i in numbers if words[i] in source and not _has_neighbor(words, i, source.pairs)
         ],
         names=[
             name

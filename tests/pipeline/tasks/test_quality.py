@@ -56,8 +56,8 @@ def fragments(words: list[str], source: list[str]) -> list[int]:
 
 def test_fragments_are_matched_longest_first_from_the_left() -> None:
     words = ["a", "b", "c", "q", "f", "a", "z"]
-    assert Source("a b c d e f a b x", words).fragments(words) == [3, 2]
-    assert Source("a b", []).fragments([]) == [] and Source("a b", ["q"]).fragments(["q"]) == []
+    assert Source("a b c d e f a b x", words).fragments() == [3, 2]
+    assert Source("a b", []).fragments() == [] and Source("a b", ["q"]).fragments() == []
 
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "the", "7", "x's", "Ab-c"]), max_size=30)
@@ -72,11 +72,11 @@ def test_the_measures_are_those_of_every_word_and_pair(
     source = [word.lower().removesuffix("'s") for word in document]
     found = Source(" ".join(document), words)
     assert len(found) == len(source) and all((word in found) == (word in source) for word in words)
-    assert found.fragments(words) == fragments(words, source)
-    assert found.fragments(words, length) == fragments(words, source[:length])
+    assert found.fragments() == fragments(words, source)
+    assert found.fragments(length) == fragments(words, source[:length])
     pairs = set(itertools.pairwise(source))
     quality = measure(" ".join(summary), " ".join(document))
-    assert set(found.positions(words)) == pairs & set(itertools.pairwise(words))
+    assert set(found.pairs) == pairs & set(itertools.pairwise(words))
     novel = [pair not in pairs for pair in itertools.pairwise(words)]
     assert quality.novel == pytest.approx(sum(novel) / len(novel) if novel else 0)
     assert quality.numbers == [word for word in summary if word == "7" and word not in source]
