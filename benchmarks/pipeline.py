@@ -21,10 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.rival import machine
+from benchmarks.slot_utilization import write_corpus
 from pipeline.checkpoint import find_checkpoint
 from pipeline.prepare import build_plan
 from pipeline.settings import SummarizeSettings
@@ -105,12 +105,7 @@ def main() -> None:
     cores = os.cpu_count() or 1
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
-        corpus = pa.concat_tables(
-            [pq.read_table("demo/corpus", columns=["text"])] * (args.documents // 240 + 1)
-        )
-        corpus = corpus.slice(0, args.documents)
-        corpus = corpus.append_column("doc_id", pa.array([f"d{i}" for i in range(len(corpus))]))
-        pq.write_table(corpus, f"{folder}/corpus.parquet", row_group_size=SHARD)
+        write_corpus(Path(folder) / "corpus.parquet", args.documents, SHARD)
         settings = SummarizeSettings(
             input=(f"{folder}/corpus.parquet",), output=f"{folder}/out", model=MODEL, shard_documents=SHARD
         )

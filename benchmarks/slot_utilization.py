@@ -24,11 +24,15 @@ from pipeline.output.open_store import open_store
 MODEL = "demo/checkpoints/led-reports-summary"
 
 
-def write_corpus(path: Path, documents: int) -> None:
-    """The demo corpus, repeated to so many documents."""
+def write_corpus(path: Path, documents: int, row_group: int | None = None) -> None:
+    """Write the demo corpus, repeated to so many documents, in row groups of this size or in one."""
     table = pq.read_table("demo/corpus", columns=["text"])
     table = pa.concat_tables([table] * -(-documents // len(table))).slice(0, documents)
-    pq.write_table(table.append_column("doc_id", pa.array([f"d{i}" for i in range(documents)])), path)
+    pq.write_table(
+        table.append_column("doc_id", pa.array([f"d{i}" for i in range(documents)])),
+        path,
+        row_group_size=row_group,
+    )
 
 
 def run_job(corpus: Path, output: Path, shard: int) -> dict[str, float]:
