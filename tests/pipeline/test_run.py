@@ -224,13 +224,13 @@ def test_too_many_failures_end_the_run_and_what_is_committed_stays(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
     corpus = write_corpus(
-        [None if n % 3 == 0 else words(60, n) for n in range(120)]
+        [None if n % 3 == 0 else words(60, n) for n in range(480)]
     )  # in every shard, whichever is first
     long = {"min_new_tokens": 60, "max_new_tokens": 60, "shard_documents": 3}
     task = job(model_folder, corpus, tmp_path / "out", max_failed=0.01, **long)
     with pytest.raises(
         TooManyFailures,
-        match=r"\d of 120 documents failed; --max-failed is 0.01.* higher --max-failed to resume",
+        match=r"\d of 480 documents failed; --max-failed is 0.01.* higher --max-failed to resume",
     ):
         run(task, progress_interval_s=0.1)
     with pytest.raises(
@@ -239,23 +239,23 @@ def test_too_many_failures_end_the_run_and_what_is_committed_stays(
     ):
         run(task)
     assert list((tmp_path / "out").glob("part-*")) and not (tmp_path / "out" / SUCCESS).exists()
-    assert run(job(model_folder, corpus, tmp_path / "out", max_failed=40, **long)).manifest["ok"] == 80
+    assert run(job(model_folder, corpus, tmp_path / "out", max_failed=160, **long)).manifest["ok"] == 320
 
 
 def test_a_run_that_is_told_to_stop_ends_at_a_shard_border_and_goes_on(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
     task = job(
-        model_folder, write_corpus([words(30, n) for n in range(30)]), tmp_path / "out", shard_documents=1
+        model_folder, write_corpus([words(30, n) for n in range(120)]), tmp_path / "out", shard_documents=1
     )
     told = replace(task.settings, price_per_hour=1e9, max_cost=0.5)
     with pytest.raises(
-        Stopped, match=r"--max-cost 0\.5.* of 30 documents are committed; rerun the same command to resume"
+        Stopped, match=r"--max-cost 0\.5.* of 120 documents are committed; rerun the same command to resume"
     ):
         run(replace(task, settings=told), progress_interval_s=0.2)
     done = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("part-*")}
-    assert len(done) < 30 and not (tmp_path / "out" / SUCCESS).exists()
-    assert run(task).shards_done == 30 - len(done)
+    assert len(done) < 120 and not (tmp_path / "out" / SUCCESS).exists()
+    assert run(task).shards_done == 120 - len(done)
     assert all((tmp_path / "out" / name).read_bytes() == data for name, data in done.items())
     assert verify(open_store(str(tmp_path / "out"))).problems == []
 
