@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ import torch
 from led.generation.config import GenerationConfig
 from led.testing import tiny_model
 from led.tokenizer.tokenizer import LEDTokenizer
+
+# Hypothesis imports this module in the middle of a test, and pytest rewrites what it imports. In CPython 3.11
+# that fails (SystemError) if another thread parses Python code at that moment.
+with suppress(ImportError):  # the environment of the parity tests does not have it
+    import hypothesis.internal.conjecture.optimiser  # noqa: F401
 
 # Ray runs its workers with a lower priority than other processes. On a busy machine they would get no CPU.
 os.environ.setdefault("RAY_worker_niceness", "0")
