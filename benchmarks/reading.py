@@ -63,7 +63,7 @@ def read(path: str, result: Any) -> None:
     """Read all shards. Puts CPU seconds of planning and of reading, and peak memory beyond the start."""
     start_rss = peak_rss()
     start = time.process_time()
-    [entry] = find_files((path,))
+    [entry] = find_files((path,)).files
     planned = inspect_file(entry, SHARD, {}, skip_bad=False, max_bytes=MAX_BYTES)
     inspected = time.process_time()
     count = 0

@@ -82,7 +82,7 @@ def main() -> None:
         return plan_inputs(inspect_inputs(settings, previous), {"weights_sha256": ""}, settings, previous)
 
     first = timed("plan: list, hash, count, split", lambda: plan(None))
-    timed("compare all IDs", lambda: check_duplicate_ids(first, settings))
+    timed("compare all IDs", lambda: check_duplicate_ids(first, settings, first.id_column))
     frozen = timed("write and read the plan", lambda: Plan.from_json(first.to_json()))
     again = timed("plan again with unchanged files", lambda: plan(frozen))
     assert again.shards == frozen.shards

@@ -50,6 +50,7 @@ GROUPS = {
         "ray_address",
         "ray_start_seconds",
         "accept_unsafe_store",
+        "sign_key",
     ),
 }
 

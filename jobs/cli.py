@@ -31,6 +31,7 @@ from jobs.options import (
     PlanOptions,
     PreviewOptions,
     ReportOptions,
+    VerifyOptions,
 )
 from pipeline import __version__
 from pipeline.errors import PipelineError, UsageError
@@ -48,7 +49,7 @@ ACTIONS = {
     "plan": "estimate documents, tokens, time, memory and cost; writes only _forecast.json",
     "preview": "process a few documents in this process and show them",
     "status": "show the progress of the run in --output",
-    "verify": "count the rows in --output again, from every byte",
+    "verify": "check every byte in --output against plan, manifest and, if asked, input",
     "retry-failed": "run, and recompute the documents that failed in --since",
     "report": "write the report of the finished run in --output again",
 }
@@ -62,6 +63,9 @@ COMMANDS = {
     "doctor": "examine this machine: processor, dtypes, GPU, memory, disks, credentials, Ray",
     "nightly": "run a task as a scheduled run, into a folder of its own",
 }
+
+# Settings in which `~` is the home directory.
+_PATHS = ("input", "output", "model", "base_model", "since", "log_file", "questions_file")
 
 _EVALUATE_HELP = """Compare the results of a finished run with references.
 
@@ -168,8 +172,9 @@ def make_task(settings: RunSettings) -> Task:
 
 def inspect_output(action: str, arguments: Sequence[str], command: str) -> None:
     """Show the status of an output folder, verify it, or write its report again."""
+    classes: dict[str, type[OutputOptions]] = {"report": ReportOptions, "verify": VerifyOptions}
     options = tyro.cli(
-        ReportOptions if action == "report" else OutputOptions,
+        classes.get(action, OutputOptions),
         args=current_flags(arguments),
         prog=command,
         description=f"{ACTIONS[action].capitalize()}.",
@@ -179,10 +184,10 @@ def inspect_output(action: str, arguments: Sequence[str], command: str) -> None:
 
     if isinstance(options, ReportOptions):
         commands.report(options)
-    elif action == "status":
-        commands.status(options.output)
+    elif isinstance(options, VerifyOptions):
+        commands.verify(options)
     else:
-        commands.verify(options.output)
+        commands.status(options.output)
 
 
 def doctor(arguments: Sequence[str]) -> int:
@@ -322,6 +327,10 @@ def _read_yaml(path: Path, settings_class: type[RunSettings]) -> dict[str, Any]:
 
 def _as_setting(settings_class: type[RunSettings], name: str, value: Any) -> Any:
     """A YAML value as a setting: lists become tuples, also a single value of a list setting."""
+    if name in _PATHS:  # on a command line, the shell does this
+        values = value if isinstance(value, list) else [value]
+        values = [os.path.expanduser(each) if isinstance(each, str) else each for each in values]
+        value = values if isinstance(value, list) else values[0]
     annotation = str(settings_class.__dataclass_fields__[name].type)
     if "tuple[" in annotation:
         return tuple(value) if isinstance(value, list) else (value,)

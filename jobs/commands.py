@@ -33,9 +33,18 @@ if TYPE_CHECKING:
         PlanOptions,
         PreviewOptions,
         ReportOptions,
+        VerifyOptions,
     )
     from pipeline.forecast.calibrate import Forecast
     from pipeline.tasks import Task
+
+# What a verification compared the content of the files with.
+_BOUND_TO = {
+    "files": "Every file has the SHA-256 in the manifest.",
+    "rows": "The rows of every file have the digest in its footer.",
+    "counts": "Counts and checksums match. This run is of a version that recorded no digests, so changed "
+    "values would not be noticed.",
+}
 
 # Characters of a document that a preview shows.
 _SHOWN_CHARACTERS = 700
@@ -61,8 +70,10 @@ def run(task: Task) -> None:
     for previous in manifest["since"]:
         if previous["recomputed_because"]:
             print(f"nothing reused from {previous['output']}: {', '.join(previous['recomputed_because'])}")
-    for file in result.files_skipped:
+    for file in result.plan.skipped:
         print(f"skipped: {file.skipped}")
+    if result.plan.left_out:
+        print(result.plan.left_out_note)
     shards = (ShardMetadata(**values) for values in manifest["shards"].values())
     for (processor, dtype), count in hardware_of(shards).items():
         if dtype != task.settings.precision:
@@ -118,6 +129,8 @@ def _forecast_lines(forecast: Forecast, requested: str) -> list[str]:
         )
     if forecast.settings:
         lines.append(f"settings       {forecast.settings}")
+    if forecast.left_out:
+        lines.append(f"not read       {forecast.left_out}")
     for processor, dtype in forecast.hardware:
         lines.append(f"computed in    {_dtype_on(processor, dtype, requested)}")
     lines += [
@@ -206,19 +219,23 @@ def status(output: str) -> None:
     print(status(open_store(output)))
 
 
-def verify(output: str) -> None:
-    """Count the rows of a folder again, from every byte.
+def verify(options: VerifyOptions) -> None:
+    """Check every byte of a folder.
 
     Raises:
         PipelineError: the output does not match its plan, or is not complete yet.
     """
+    from pipeline.output.sign_key import read_key
     from pipeline.output.verify import status, verify
 
-    store = open_store(output)
+    store = open_store(options.output)
+    key = read_key(options.sign_key) if options.sign_key else None
     progress = status(store)
     print(progress)
-    result = verify(store)
+    result = verify(store, key=key, against_input=options.against_input)
     print(result)
+    for warning in result.warnings:
+        print(f"warning: {warning}")
     if result.problems:
         raise PipelineError("the output does not match its plan:\n  " + "\n  ".join(result.problems))
     if not progress.finished:
@@ -228,7 +245,10 @@ def verify(output: str) -> None:
             "resume."
         )
     duplicates = "" if result.duplicates else ", no duplicates"
-    print(f"Verified: {result.documents} documents, {result.rows.total()} rows{duplicates}, checksums match.")
+    print(
+        f"Verified: {result.documents} documents, {result.rows.total()} rows{duplicates}. "
+        f"{_BOUND_TO[result.bound_to]}"
+    )
 
 
 def report(options: ReportOptions) -> None:

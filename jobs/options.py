@@ -63,6 +63,16 @@ class ReportOptions(OutputOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifyOptions(OutputOptions):
+    """The output folder, and what else to compare it with."""
+
+    against_input: bool = False
+    """Read the input again, and compare its document IDs and texts with the rows."""
+    sign_key: str | None = None
+    """File with the key that the run was given to sign the manifest."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(OutputOptions):
     """The output folder of a finished run, and the references to compare with."""
 

@@ -13,6 +13,7 @@ PipelineError            1   the run failed. Committed shards stay. Rerun the sa
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 
 class PipelineError(Exception):
@@ -53,6 +54,18 @@ class UsageError(PipelineError):
 
 class PlanMismatch(UsageError):
     """The output folder belongs to a run with another plan."""
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Names with commas between them. Of more than `most` the first ones and the number of the others."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def printable(name: str) -> str:
+    """A file name that may not be UTF-8 as text: its other bytes are escaped, such as `caf\\xe9`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def one_line(error: BaseException, max_length: int = 200) -> str:

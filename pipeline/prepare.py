@@ -1,29 +1,21 @@
-"""Build the plan of a run, and freeze it in the output folder."""
+"""Build the plan of a run from its settings, checkpoint and input."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from led.checkpoint.hub import Checkpoint
 from led.config import LEDConfig
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline import RESULTS_VERSION
 from pipeline.checkpoint import checkpoint_hashes
-from pipeline.errors import PlanMismatch, UsageError
+from pipeline.errors import UsageError
 from pipeline.output.previous_runs import describe_previous_runs
-from pipeline.output.store import Store
 from pipeline.planning.build import inspect_inputs, plan_inputs
-from pipeline.planning.plan import PLAN, Plan, plan_differences
-from pipeline.schema import COUNTED, output_columns
+from pipeline.planning.plan import Plan
+from pipeline.schema import COUNTED, INPUT, INTERNAL, output_columns
 from pipeline.tasks import Task
-
-# Differences shown in an error message.
-_SHOWN = 20
-
-
-def existing_plan(store: Store) -> Plan | None:
-    """The plan in the output folder, or None for a new run."""
-    return Plan.from_json(store.read(PLAN)) if PLAN in store.names() else None
 
 
 def build_plan(task: Task, checkpoint: Checkpoint, previous: Plan | None) -> Plan:
@@ -36,11 +28,12 @@ def build_plan(task: Task, checkpoint: Checkpoint, previous: Plan | None) -> Pla
         CorruptInput: a file cannot be read, and --on-bad-shard is fail.
     """
     settings = task.settings
-    reserved = {*output_columns(task.columns), *COUNTED}
+    reserved = {*output_columns(task.columns), *COUNTED, *INTERNAL, *INPUT.names}
     clash = [name for name in settings.passthrough if name in reserved]
     if clash:
         raise UsageError(
-            f"--passthrough {', '.join(clash)}: the output has columns of that name; rename the input's."
+            f"--passthrough {', '.join(clash)}: the output has columns of that name, or the run uses it "
+            "internally; rename the input's."
         )
     inputs = inspect_inputs(settings, previous)
     try:
@@ -51,7 +44,7 @@ def build_plan(task: Task, checkpoint: Checkpoint, previous: Plan | None) -> Pla
                 del limits[name]
         config = {
             "code_version": RESULTS_VERSION,
-            "settings": settings.fingerprinted_settings(),
+            "settings": _with_id_column(settings.fingerprinted_settings(), inputs.id_column),
             "input_limits": limits,
             **checkpoint_hashes(checkpoint.folder),
             **task.run_config(checkpoint.folder),
@@ -63,23 +56,9 @@ def build_plan(task: Task, checkpoint: Checkpoint, previous: Plan | None) -> Pla
     config["since"] = describe_previous_runs(settings, config)
     if settings.on_duplicate_id == "keep":
         config["duplicates_kept"] = True
-    return plan_inputs(inputs, config, settings, previous)
+    return plan_inputs(inputs, config, settings, previous, reserved)
 
 
-def freeze_plan(store: Store, plan: Plan, previous: Plan | None = None) -> Plan:
-    """Write the plan create-only. A plan that is already in the folder must equal this one.
-
-    Raises:
-        PlanMismatch: the folder has another plan. The message lists what differs.
-    """
-    if previous is None:  # without conditional writes, a second write would replace the plan
-        store.create(PLAN, plan.to_json())
-    frozen = previous or Plan.from_json(store.read(PLAN))
-    changed = plan_differences(frozen, plan)
-    if changed:
-        lines = [*changed[:_SHOWN], *([f"and {len(changed) - _SHOWN} more"] if len(changed) > _SHOWN else [])]
-        raise PlanMismatch(
-            f"{store.url} holds a run with another plan:\n  " + "\n  ".join(lines) + "\n"
-            "Use that run's settings to resume it, or another --output to start a new run."
-        )
-    return frozen
+def _with_id_column(values: dict[str, Any], id_column: str | None) -> dict[str, Any]:
+    """The settings of a run with the column of document IDs that its input has."""
+    return values if "group_by" in values else values | {"id_column": id_column}

@@ -36,6 +36,7 @@ _NETWORK_WORDS = (
     "ReadError",
     "WriteError",
     "IncompleteRead",
+    "Checksum",
 )
 
 

@@ -15,18 +15,19 @@ from pipeline.cluster.dataset import Workers
 from pipeline.cluster.session import translate_ray_errors
 from pipeline.cluster.sink import CommitSink
 from pipeline.errors import PipelineError, TooManyFailures, UsageError
-from pipeline.inputs.read import InputFile
 from pipeline.logs import event, logging_to
 from pipeline.monitor.limits import RunLimits, StopRequest, check_failures, stop_on_signals
 from pipeline.monitor.progress import Progress, ProgressLog
 from pipeline.monitor.prometheus import PrometheusMetrics
 from pipeline.monitor.stats import RunStats, Totals
 from pipeline.monitor.watcher import ProgressWatcher
-from pipeline.output.commit import finish, read_all_shard_metadata
+from pipeline.output.commit import Committed, finish, read_all_shard_metadata
+from pipeline.output.freeze import check_same_plan, existing_plan
 from pipeline.output.open_store import open_store
+from pipeline.output.sign_key import read_key
 from pipeline.output.store import Store, probe
 from pipeline.planning.plan import MANIFEST, REPORT, Plan, Shard, execution_order, remaining
-from pipeline.prepare import build_plan, existing_plan, freeze_plan
+from pipeline.prepare import build_plan
 from pipeline.report.page import check_reference, try_report
 from pipeline.schema import STATUSES
 from pipeline.settings import RunSettings
@@ -43,17 +44,14 @@ _UPLOADED = "/runtime_resources/working_dir_files/"
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its manifest, its output folder, the number of shards this run computed, and its
-    report.
+    """A finished run: its plan, its manifest, its output folder, the number of shards this run computed, and
+    its report."""
 
-    `files_skipped` are the files that could not be planned, each with its reason.
-    """
-
+    plan: Plan
     manifest: dict[str, Any]
     output: str
     shards_done: int
     report: str
-    files_skipped: list[InputFile]
 
 
 def run(task: Task, progress_interval_s: float = 30.0) -> RunResult:
@@ -77,6 +75,7 @@ def run(task: Task, progress_interval_s: float = 30.0) -> RunResult:
 def _run(task: Task, run_id: str, progress_interval_s: float) -> RunResult:
     settings = task.settings
     store = open_store(settings.output)
+    key = read_key(settings.sign_key) if settings.sign_key else None
     if _UPLOADED in store.url:
         raise UsageError(
             f"--output {settings.output} is inside the cluster's copy of the job's working directory, which "
@@ -86,18 +85,22 @@ def _run(task: Task, run_id: str, progress_interval_s: float) -> RunResult:
     previous = existing_plan(store)
     plan = build_plan(task, checkpoint, previous)
     check_reference(plan, settings.reference_column)
-    if not settings.accept_unsafe_store:
-        probe(store)
-    plan = freeze_plan(store, plan, previous)
+    probe(store, must_refuse=not settings.accept_unsafe_store)
+    if previous is not None:
+        check_same_plan(store, previous, plan)
+        plan = previous
     todo = remaining(plan, store.names())
     counts = {"documents": plan.documents, "shards": len(plan.shards), "remaining": len(todo)}
     in_force = task.describe_settings(checkpoint.folder)
     event("started", output=store.url, plan=plan.fingerprint, settings=in_force, **counts)
+    written: dict[str, Committed] = {}
     if todo:
+        if plan.left_out:
+            print(plan.left_out_note, file=sys.stderr, flush=True)
         if in_force:
             print(f"settings: {in_force}", file=sys.stderr, flush=True)
-        _process(task, checkpoint, plan, todo, store, run_id, progress_interval_s)
-    manifest = finish(store, plan)
+        written = _process(task, checkpoint, plan, todo, store, run_id, progress_interval_s)
+    manifest = finish(store, plan, written, key)
     report = try_report(
         store,
         plan,
@@ -114,7 +117,7 @@ def _run(task: Task, run_id: str, progress_interval_s: float) -> RunResult:
         manifest["failed_documents"], settings.max_failed, plan.documents, manifest["failures"], advice
     )
     return RunResult(
-        manifest, store.url, len(todo), f"{store.url}/{REPORT}" if report else "not written", plan.skipped
+        plan, manifest, store.url, len(todo), f"{store.url}/{REPORT}" if report else "not written"
     )
 
 
@@ -126,8 +129,9 @@ def _process(
     store: Store,
     run_id: str,
     progress_interval_s: float,
-) -> None:
-    """Process the remaining shards until they are done or a stop is requested.
+) -> dict[str, Committed]:
+    """Process the remaining shards until they are done or a stop is requested. Returns the files that
+    were written, by name.
 
     Raises:
         Stopped: a signal, --stop-at or --max-cost requested a stop.
@@ -145,13 +149,14 @@ def _process(
     )
     stop = StopRequest()
     with stop_on_signals(stop):
-        _execute(task, checkpoint, plan, todo, totals, stop, store, run_id, progress_interval_s)
+        written = _execute(task, checkpoint, plan, todo, totals, stop, store, run_id, progress_interval_s)
     if stop.error is not None and (undone := remaining(plan, store.names())):
         done = plan.documents - sum(shard.documents for shard in undone)
         counts = f"{done} of {plan.documents} documents are committed"
         raise type(stop.error)(
             f"{stop.error} {counts}; rerun {_next_command(stop.error, settings)} to resume."
         )
+    return written
 
 
 def _next_command(error: PipelineError, settings: RunSettings) -> str:
@@ -177,7 +182,7 @@ def _execute(
     store: Store,
     run_id: str,
     progress_interval_s: float,
-) -> None:
+) -> dict[str, Committed]:
     """Run Ray Data over the shards, a group of shards at a time, while a watcher reports progress and checks
     limits."""
     settings = task.settings
@@ -186,7 +191,8 @@ def _execute(
     stats = RunStats(plan.documents, len(plan.shards), workers.capacity.replicas, all=committed)
     todo = execution_order(todo)
     interval_s = min(progress_interval_s, max(_INTERVAL_S, len(plan.shards) / _SHARDS_PER_S))
-    sink = CommitSink(store.url, {**plan.config, "model": settings.model, "plan": plan.fingerprint})
+    config = {**plan.config, "model": settings.model, "plan": plan.fingerprint}
+    sink = CommitSink(store.url, config, plan.to_json())
     with Progress(settings, progress_interval_s) as progress, translate_ray_errors():
         limits = RunLimits(stop, settings, workers.control.stop)
         observers = (
@@ -202,3 +208,4 @@ def _execute(
                 workers.commit(plan, todo[first : first + group], sink)
                 if stop.error is not None:
                     break
+    return sink.written

@@ -10,9 +10,8 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-import fsspec
-
 from pipeline.errors import PipelineError, UsageError, one_line
+from pipeline.file_systems import locate
 from pipeline.retry import is_transient, retrying
 from pipeline.stop_time import parse_stop_time, stop_time_passed_message
 
@@ -39,7 +38,7 @@ def earlier_runs(folder: str, name: str) -> list[str]:
 
 
 def _earlier_runs(folder: str, name: str) -> list[str]:
-    fs, root = fsspec.core.url_to_fs(folder)
+    fs, root = locate(folder)
     fs.invalidate_cache()
     try:
         names = [path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)]
@@ -71,4 +70,6 @@ def run_arguments(folder: str, name: str, since: Sequence[str], stop_at: str | N
         return arguments
     if stop_time <= now:
         raise UsageError(stop_time_passed_message(stop_at))
-    return [*arguments, "--stop-at", datetime.fromtimestamp(stop_time).isoformat(timespec="minutes")]
+    # With its offset, since a local time may occur twice.
+    local = datetime.fromtimestamp(stop_time).astimezone()
+    return [*arguments, "--stop-at", local.isoformat(timespec="minutes")]

@@ -32,6 +32,8 @@ from pipeline.stop_time import parse_stop_time
 Probability = Annotated[float, Interval(ge=0, le=1)]
 Count = Annotated[int, Ge(1)]
 
+PASSTHROUGH_FLAG = "--passthrough"
+
 
 def omitted_by_default(default: Any) -> Any:
     """A field that is left out of the fingerprint at its default, which is what runs without the setting
@@ -146,6 +148,8 @@ class RunSettings:
     """Show Ray's own progress bars as well."""
     accept_unsafe_store: bool = operational(False)
     """Allow an output store without conditional writes. Two runs must then never write to the same folder."""
+    sign_key: str | None = operational(None)
+    """File with a secret key that signs the manifest. verify --sign-key then detects a forged output."""
     ray_address: str | None = operational(None)
     """Address of the cluster to join. Default: the job's own cluster or RAY_ADDRESS, otherwise a new local
     cluster."""
@@ -215,7 +219,7 @@ class RunSettings:
         """(flag, column) of the input columns that are read besides text and ID."""
         spans = self.span_column
         return [
-            *(("--passthrough", column) for column in self.passthrough),
+            *((PASSTHROUGH_FLAG, column) for column in self.passthrough),
             *([("--global-attention", spans)] if spans else []),
         ]
 

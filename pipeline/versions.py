@@ -82,14 +82,14 @@ def upgrade_shard_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "measured": _renamed(values["measured"], _MEASURED)}
 
 
-def upgrade_manifest(manifest: Mapping[str, Any], version: int) -> dict[str, Any]:
-    """A manifest of version 1 as one of `version`."""
+def upgrade_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest of version 1 as one of version 2."""
     manifest = _renamed(manifest, _COUNTS)
     shards = {part: upgrade_shard_metadata(values) for part, values in manifest["shards"].items()}
     since = manifest.get("since")
     return {
         **manifest,
-        "version": version,
+        "version": 2,
         "since": None if since is None else [_renamed(run, _PREVIOUS_RUN) for run in since],
         "shards": shards,
     }

@@ -20,7 +20,6 @@ from pipeline.output.previous_runs import load_previous_runs
 from pipeline.planning.plan import Plan, Shard
 from pipeline.schema import split_by_shard
 from pipeline.tasks import Task
-from pipeline.tasks.base import InputLimits
 from pipeline.workers.reader import ShardReader
 
 _LONGEST_SHARD_S = 24 * 3600
@@ -82,8 +81,7 @@ class Workers:
         model, revision = self._checkpoint.source, self._checkpoint.revision
         base_model = self._checkpoint.base_model
         if self._shared is None:
-            limits, tokenizer = InputLimits(**plan.config["input_limits"]), plan.config["tokenizer_sha256"]
-            reader = ShardReader(task, model, revision, limits, plan.passthrough, tokenizer, base_model)
+            reader = ShardReader.of_plan(task, plan, model, revision, base_model)
             self._shared = share(reader, load_previous_runs(plan.config["since"], task.columns))
         self.control.reset_replicas()
         bundles = bundle_shards(shards, settings.slots, capacity.replicas)

@@ -19,13 +19,16 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.cluster.capacity import Node
-from pipeline.errors import PipelineError, one_line
+from pipeline.errors import PipelineError, UsageError, one_line
 from pipeline.logs import event
 
 # Ray stops a worker process after one idle second if a node has more processes than CPUs. Every shard would
 # then wait for a new process to import everything. Other clusters set
 # RAY_idle_worker_killing_time_threshold_ms.
 KEEP_WORKERS = {"idle_worker_killing_time_threshold_ms": 3_600_000}
+
+# Called in every worker before it imports anything of this project.
+_WORKER_SETUP = "led_corpus.use_own_packages"
 
 # Ray's own limits for the start of its processes are 20 seconds and more.
 TIMED_OUT_AFTER_S = 15.0
@@ -42,6 +45,7 @@ def join_cluster(
     A cluster that is started here serves its metrics on `metrics_port`. Signal handlers stay as they are.
 
     Raises:
+        UsageError: the port for metrics is taken.
         PipelineError: the cluster cannot be joined or started.
     """
     if ray.is_initialized():
@@ -49,6 +53,7 @@ def join_cluster(
     address = address or os.environ.get("RAY_ADDRESS")
     if not address:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        _check_port_free(metrics_port)
     handler = signal.getsignal(signal.SIGTERM)
     local: dict[str, Any] = {}
     if not address:
@@ -60,7 +65,13 @@ def join_cluster(
 
     def init() -> None:
         # Without an address, Ray would join the cluster that was last started on this machine.
-        ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
+        ray.init(
+            address=address or "local",
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            runtime_env={"worker_process_setup_hook": _WORKER_SETUP},
+            **local,
+        )
 
     if address:
         try:
@@ -78,6 +89,24 @@ def join_cluster(
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # During a graceful shutdown, fewer tasks are left than could run.
     warnings.filterwarnings("ignore", "The maximum number of concurrent tasks")
+
+
+def _check_port_free(port: int | None) -> None:
+    """Check that no other program listens on the port for metrics. Ray itself would find out after a minute.
+
+    Raises:
+        UsageError: one does.
+    """
+    if not port:
+        return
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", port))
+        except OSError as error:
+            raise UsageError(
+                f"--metrics-port is {port}, which cannot be used ({error.strerror}); choose another port."
+            ) from error
 
 
 def start_cluster(init: Callable[[], None], seconds: float) -> None:

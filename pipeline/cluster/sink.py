@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
+import ray
 from ray.data import Datasink
+from ray.data.datasource.datasink import WriteResult
 
-from pipeline.output.commit import commit
+from pipeline.output.commit import PLAN_SHA256, Committed, commit
+from pipeline.output.freeze import freeze_plan
 from pipeline.output.open_store import open_store
 from pipeline.schema import split_by_shard
 
+# The SHA-256 of the plan in each folder (URL, fingerprint of the plan) to which this process has committed.
+_PLANS: dict[tuple[str, str], str] = {}
 
-class CommitSink(Datasink[None]):
-    """Commits shards to the folder at `url`. The run `config` is written to the footer of each file."""
+# Files that were written, by name.
+Written: TypeAlias = dict[str, Committed]
 
-    def __init__(self, url: str, config: dict[str, Any]) -> None:
-        self.url, self.config = url, config
 
-    def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
+class CommitSink(Datasink[Written]):
+    """Commits shards to the folder at `url`, and the content of the plan with the first of them. The run
+    `config` is written to the footer of each file. `written` are the files that this run has written."""
+
+    def __init__(self, url: str, config: dict[str, Any], plan: bytes) -> None:
+        self.url, self.config, self._plan = url, config, ray.put(plan)
+        self.written: Written = {}
+
+    def write(self, blocks: Iterable[pa.Table], ctx: Any) -> Written:
         store = open_store(self.url, must_exist=True)
-        for block in blocks:
-            for shard in split_by_shard(block):
-                commit(store, shard, self.config)
+        shards = [shard for block in blocks for shard in split_by_shard(block)]
+        if not shards:  # after a stop request
+            return {}
+        folder = (self.url, self.config["plan"])
+        if folder not in _PLANS:
+            _PLANS[folder] = freeze_plan(store, ray.get(self._plan))
+        config = self.config | {PLAN_SHA256: _PLANS[folder]}
+        committed = [commit(store, shard, config) for shard in shards]
+        return {each.metadata.part: each for each in committed if each.digest is not None}
+
+    def on_write_complete(self, write_result: WriteResult[Written]) -> None:
+        for written in write_result.write_returns:
+            self.written |= written

@@ -63,7 +63,7 @@ class Forecast:
     `calibration_rows` are the rows that the forecast is based on. `limit` is the input limit in tokens, None
     without one, and `lengths` are the sampled document lengths, sorted. `hardware` has the names of the
     processor or GPU and of the dtype in force of each kind of replica. `settings` are those that the
-    checkpoint or a default decides.
+    checkpoint or a default decides. `left_out` names files of the input that are not read.
     """
 
     documents: int
@@ -90,6 +90,7 @@ class Forecast:
     lengths: tuple[int, ...]
     hardware: tuple[tuple[str, str], ...]
     settings: str
+    left_out: str
 
     @property
     def shown_limit(self) -> int:
@@ -166,7 +167,7 @@ def forecast(task: Task, documents: int = 2000, seconds: float = 60.0, seed: int
     plan = build_plan(task, checkpoint, None)
     startup += time.monotonic() - start
     input_limits = InputLimits(**plan.config["input_limits"])
-    reader = ShardReader(task, str(checkpoint.folder), None, input_limits, plan.passthrough)
+    reader = ShardReader.of_plan(task, plan, str(checkpoint.folder))
     length_pieces = sample_shards(plan, _LENGTH_PIECE_ROWS, documents, seed)
     sample = sample_lengths(reader, length_pieces, documents, seconds / 2)
     start = time.monotonic()
@@ -264,6 +265,7 @@ def _forecast(
         limit=limits.max_input_tokens if limits.max_input_tokens < UNLIMITED else None,
         chunk_tokens=limits.chunk_tokens,
         settings=described,
+        left_out=plan.left_out_note,
         hardware=tuple(sorted({(found["processor"], found["dtype"]) for found in hardware if found})),
         lengths=tuple(sorted(length.input_tokens + length.truncated_tokens for length in lengths)),
     )
@@ -328,11 +330,11 @@ def preview(task: Task, documents: int, seed: int = 0) -> Iterator[tuple[str | N
     settings = task.settings
     checkpoint = find_checkpoint(settings)
     plan = build_plan(task, checkpoint, None)
-    limits = InputLimits(**plan.config["input_limits"])
-    reader = ShardReader(task, str(checkpoint.folder), None, limits, plan.passthrough)
+    reader = ShardReader.of_plan(task, plan, str(checkpoint.folder))
     predictor = Predictor(task, str(checkpoint.folder), None)
     for piece in sample_shards(plan, 1, documents, seed):
-        rows = predictor(reader(piece)).drop_columns(INTERNAL).to_pylist()
+        # Copied columns stay out: not every value of Arrow has one of Python.
+        rows = predictor(reader(piece)).drop_columns([*INTERNAL, *plan.passthrough.names]).to_pylist()
         if rows[0]["status"] == "skipped":
             yield from ((None, row) for row in rows)
             continue

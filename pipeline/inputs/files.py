@@ -9,26 +9,36 @@ This module does not read the content of files. `formats.py` does.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from glob import has_magic
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 from urllib.parse import unquote
 
-import fsspec
 import pyarrow as pa
 
-from pipeline.errors import CorruptInput, PipelineError, PlanMismatch, Unreachable, UsageError, one_line
-from pipeline.inputs.listing import Info, files_below, files_matching, is_local, protocol_of
+from pipeline.errors import (
+    CorruptInput,
+    PipelineError,
+    PlanMismatch,
+    Unreachable,
+    UsageError,
+    one_line,
+    printable,
+)
+from pipeline.file_systems import REMOTE, locate
+from pipeline.inputs.listing import Info, files_below, files_matching, is_hidden, is_local, protocol_of
+from pipeline.remote import open_object, refusal, stat
 from pipeline.retry import retrying
-
-REMOTE = ("s3", "s3a", "hf")
 
 TEXT = ".txt"
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -36,8 +46,37 @@ COMPRESSED = (".gz", ".zst")
 PARQUET = ".parquet"
 
 _ENDINGS = "names must end in .parquet, .jsonl, .ndjson or .json (also .gz and .zst), or .txt"
+# What to do about formats that are not read but that many corpora have.
+_NOT_READ = {
+    ".csv": "CSV is not read; convert it to Parquet, for example with DuckDB or pandas",
+    ".tsv": "TSV is not read; convert it to Parquet, for example with DuckDB or pandas",
+    ".md": "Markdown is read as text if its names end in .txt",
+    ".pdf": "PDF is not read; extract the text first",
+    ".docx": "Word is not read; extract the text first",
+    ".html": "HTML is not read; extract the text first",
+}
 _S3_ADVICE = "check its address, the endpoint (AWS_ENDPOINT_URL) and the credentials"
 _ADVICE = {"s3": _S3_ADVICE, "s3a": _S3_ADVICE, "hf": "check its address, the network and HF_TOKEN"}
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_LARGEST_POINTER = 1024
+_IS_UTF_16 = "it is not in UTF-8 but in UTF-16 or UTF-32"
+_IS_LFS = "it is a Git LFS pointer, not the file itself"
+
+# What is wrong with a file, by words in the error of a library: what to say, and what to do.
+_CAUSES = (
+    (_IS_UTF_16, "is not in UTF-8 but in UTF-16 or UTF-32", "convert it to UTF-8"),
+    (_IS_LFS, "is a Git LFS pointer, not the file itself", "fetch the file with `git lfs pull`"),
+    ("ncrypted", "is encrypted", "decrypt it first"),
+    (
+        "requires too much memory",
+        "was compressed with a window of more than 128 MiB, as zstd --long=31 does",
+        "compress it again without --long",
+    ),
+)
+
+_MALFORMED = (pa.ArrowException, ValueError, EOFError, gzip.BadGzipFile, zlib.error)
+
 _READ_AHEAD = 8 << 20
 _AT_ONCE = 32  # parallel requests to a store
 
@@ -62,18 +101,39 @@ class FileEntry:
         return "://" in self.path
 
 
+class FoundFiles(NamedTuple):
+    """The files of all inputs, and the paths of files in folders that are left out."""
+
+    files: list[FileEntry]
+    left_out: list[str]
+
+
+class _Listing(NamedTuple):
+    """The files of one input, the folder that holds them, and the files in it that are left out."""
+
+    root: str
+    files: list[FileEntry]
+    left_out: list[str]
+
+
 def format_suffix(path: str) -> str | None:
-    """The format of a file by its name, without compression: `.parquet`, `.jsonl` or `.txt`.
+    """The format of a file by its name, in any case, without compression: `.parquet`, `.jsonl` or `.txt`.
 
     None for other files.
     """
-    suffix = PurePosixPath(path).suffix
+    suffix = PurePosixPath(path).suffix.lower()
     if _uncompressed(path) in JSON_LINES:
         return JSON_LINES[0]
     return suffix if suffix in (PARQUET, TEXT) else None
 
 
-def find_files(inputs: Sequence[str]) -> list[FileEntry]:
+def compression_of(path: str) -> str | None:
+    """The compression of a file by its name, in any case: `.gz`, `.zst` or None."""
+    suffix = PurePosixPath(path).suffix.lower()
+    return suffix if suffix in COMPRESSED else None
+
+
+def find_files(inputs: Sequence[str]) -> FoundFiles:
     """The files of all inputs, sorted, without duplicates. Inputs are paths, addresses, folders and globs.
 
     The texts of one input become one folder. In folders, names that start with `.` or `_` are left out.
@@ -81,20 +141,22 @@ def find_files(inputs: Sequence[str]) -> list[FileEntry]:
     which usually describe a corpus.
 
     Raises:
-        UsageError: an input does not exist, cannot be listed, or has no readable file.
+        UsageError: an input does not exist, cannot be listed, has no readable file, or is a table.
     """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         listings = list(pool.map(_find, inputs))
     seen: set[str] = set()
     files: list[FileEntry] = []
     texts: dict[str, list[FileEntry]] = {}
-    for root, listed in listings:
-        for file in listed:
+    for listing in listings:
+        for file in listing.files:
             if file.path not in seen:
-                (texts.setdefault(root, []) if format_suffix(file.path) == TEXT else files).append(file)
+                of_format = texts.setdefault(listing.root, []) if format_suffix(file.path) == TEXT else files
+                of_format.append(file)
             seen.add(file.path)
     folders = [text_folder(root, members) for root, members in texts.items()]
-    return sorted([*files, *folders], key=lambda file: file.path)
+    left_out = sorted({path for listing in listings for path in listing.left_out} - seen)
+    return FoundFiles(sorted([*files, *folders], key=lambda file: file.path), left_out)
 
 
 def text_folder(root: str, texts: Sequence[FileEntry]) -> FileEntry:
@@ -150,15 +212,34 @@ def check_unchanged(path: str, content: str) -> None:
         )
 
 
+def check_same_content(path: str, content: str) -> None:
+    """Check that a file, also one on a local disk, has the same content as when it was planned.
+
+    Raises:
+        PlanMismatch: it has another.
+        Unreachable: it cannot be read.
+    """
+    check_unchanged(path, content)
+    if content.startswith("sha256:") and not path.endswith("/"):
+        now = _local_content(current_entry(path))
+        if now != content:
+            raise PlanMismatch(f"{path} was changed after it was planned.")
+
+
+# The shards of a file follow one another, and its content is read once for all of them.
+_local_content = lru_cache(maxsize=64)(content_id)
+
+
 def current_entry(path: str) -> FileEntry:
     """A file as it is now."""
-    fs, name = fsspec.core.url_to_fs(path)
+    fs, name = locate(path)
     fs.invalidate_cache()  # with `refresh`, the hub's file system would leave the etag out
-    return _entry(fs, retrying(lambda: fs.info(name)))
+    return _entry(fs, retrying(lambda: stat(fs, name)))
 
 
 def partitions(path: str) -> dict[str, str | None]:
     """The Hive columns of a path: `…/year=2024/…` has the column `year` with the text `2024`."""
+    path = printable(path)
     pairs = [part.split("=", 1) for part in path.split("/")[:-1] if re.fullmatch(r"[^=]+=[^=]*", part)]
     return {key: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for key, value in pairs}
 
@@ -171,10 +252,15 @@ def open_file(path: str, *, exact: bool = False) -> Iterator[IO[bytes]]:
     Raises:
         OSError: the file cannot be opened.
     """
+    fs, name = locate(path)
+    if getattr(fs, "async_impl", False):
+        size = int(retrying(lambda: stat(fs, name))["size"])
+        with open_object(fs, name, size, 0 if exact else _READ_AHEAD) as opened:
+            yield opened
+        return
     options: dict[str, Any] = {}
-    if "://" in path:
+    if not is_local(fs):
         options = {"cache_type": "none"} if exact else {"cache_type": "readahead", "block_size": _READ_AHEAD}
-    fs, name = fsspec.core.url_to_fs(path)
     with retrying(lambda: fs.open(name, "rb", **options)) as opened:
         yield opened
 
@@ -192,21 +278,55 @@ def input_errors(what: str) -> Iterator[None]:
     except PipelineError:
         raise
     except Exception as error:
+        what = printable(what)
+        for sign, cause, remedy in _CAUSES:
+            if sign in str(error):
+                raise CorruptInput(
+                    f"{what} {cause}; {remedy}, or skip it with --on-bad-shard skip."
+                ) from error
         # For malformed bytes, pyarrow raises a bare OSError without a number.
         malformed = type(error) is OSError and error.errno is None
-        if malformed or isinstance(error, pa.ArrowException | ValueError | EOFError):
+        if malformed or isinstance(error, _MALFORMED):
             next_step = "repair or remove it, or skip it with --on-bad-shard skip"
             raise CorruptInput(f"{what} cannot be read ({one_line(error)}); {next_step}.") from error
+        said, cure = refusal(error)
+        then = f"{cure[0].upper()}{cure[1:]}" if cure else "Once it can be reached"
         raise Unreachable(
-            f"{what} cannot be reached ({type(error).__name__}: {one_line(error)}). Once it can be reached, "
-            "rerun the same command to resume."
+            f"{what} cannot be reached ({type(error).__name__}: {said}). {then}, rerun the same command "
+            "to resume."
         ) from error
 
 
-def _find(given: str) -> tuple[str, list[FileEntry]]:
-    """The files of an input, and the folder that holds them."""
-    scheme, _, rest = given.rpartition("://")
-    if re.match(r"[^/]*:[^/]*@", rest):
+def check_no_pointer(entry: FileEntry) -> None:
+    """Check that a file is not the pointer that Git LFS leaves in its place.
+
+    Raises:
+        ValueError: it is.
+    """
+    if not entry.members and 0 < entry.size <= _LARGEST_POINTER:
+        with open_file(entry.path, exact=True) as opened:
+            if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise ValueError(_IS_LFS)
+
+
+def check_text_start(start: bytes) -> None:
+    """Check that the first bytes of a file are those of a text in UTF-8, not of another kind of file.
+
+    Raises:
+        ValueError: they are of UTF-16 or UTF-32, or of a Git LFS pointer.
+    """
+    if start.startswith(_LFS_POINTER):
+        raise ValueError(_IS_LFS)
+    # In UTF-16 and UTF-32, at least every other byte of ASCII text is zero.
+    zeros = [start[i : i + 3 : 2] == b"\0\0" for i in (0, 1)]
+    if start.startswith(_UTF_16) or (any(zeros) and any(start[:4])):
+        raise ValueError(_IS_UTF_16)
+
+
+def _find(given: str) -> _Listing:
+    """The files of an input."""
+    scheme, _, rest = given.partition("://") if "://" in given else ("", "", given)
+    if scheme and re.match(r"[^/]*:[^/]*@", rest):
         raise UsageError(
             f"the address of an input on {scheme} has credentials in it; remove them and set environment "
             "variables such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
@@ -216,7 +336,7 @@ def _find(given: str) -> tuple[str, list[FileEntry]]:
             f"the input {given} is on {scheme}; inputs must be local or mounted files, s3:// or hf://."
         )
     try:
-        fs, path = fsspec.core.url_to_fs(given)
+        fs, path = locate(given)
         return retrying(lambda: _list(fs, path, given))
     except UsageError:
         raise
@@ -227,51 +347,70 @@ def _find(given: str) -> tuple[str, list[FileEntry]]:
         ) from error
 
 
-def _list(fs: Any, path: str, given: str) -> tuple[str, list[FileEntry]]:
+def _list(fs: Any, path: str, given: str) -> _Listing:
     fs.invalidate_cache()
+    left_out: list[Info] = []
     try:
-        info = fs.info(path)
+        info = stat(fs, path)
+        # A store may have an empty object of the same name as a folder.
+        if info["type"] == "file" and not info["size"] and format_suffix(path) is None and not is_local(fs):
+            below = fs.ls(path + "/", detail=True)
+            info = {"name": path, "type": "directory"} if below else info
     except FileNotFoundError:
         if not has_magic(path):
             hint = "give Parquet, JSON lines or text files, folders of them, or globs"
             raise UsageError(f"the input {given} does not exist; {hint}.") from None
         root, matching = files_matching(fs, path)
         inside = [info for info in matching if format_suffix(info["name"])]
+        left_out = [info for info in matching if not format_suffix(info["name"])]
     else:
         if info["type"] == "file":
             if format_suffix(path) is None:
-                raise UsageError(f"the input {given} has no known file name extension; {_ENDINGS}.")
+                note = _NOT_READ.get(
+                    PurePosixPath(path).suffix.lower(), "it has no known file name extension"
+                )
+                raise UsageError(f"the input {given} cannot be read: {note}. {_ENDINGS.capitalize()}.")
             root, inside = path.rpartition("/")[0], [info]
         else:
             # On the hub, a folder's name in the listing differs from the requested one.
-            root, inside = info["name"].rstrip("/"), _one_format(fs, info["name"].rstrip("/"), given)
+            root = info["name"].rstrip("/")
+            inside, left_out = _one_format(fs, root, given)
     if not inside:
         hint = f" For .json files, and for names that begin with _ or ., use a glob: {given}/*.json."
         hint = "" if has_magic(path) else hint
-        raise UsageError(f"the input {given} holds no file that can be read; {_ENDINGS}.{hint}")
-    return _address(fs, root), [_entry(fs, info) for info in inside]
+        found = {PurePosixPath(info["name"]).suffix.lower() for info in left_out}
+        notes = "".join(f" {note}." for suffix, note in _NOT_READ.items() if suffix in found)
+        raise UsageError(f"the input {given} holds no file that can be read; {_ENDINGS}.{notes}{hint}")
+    files = [_entry(fs, info) for info in inside]
+    return _Listing(_address(fs, root), files, [_address(fs, info["name"]) for info in left_out])
 
 
-def _one_format(fs: Any, root: str, given: str) -> list[Info]:
-    """The files below a folder, which must have one format."""
+def _one_format(fs: Any, root: str, given: str) -> tuple[list[Info], list[Info]]:
+    """The files below a folder, which must have one format, and those that are left out."""
     kinds: dict[str, list[Info]] = {}
+    left_out: list[Info] = []
     for info in files_below(fs, root):
         kind = format_suffix(info["name"])
-        if kind and _uncompressed(info["name"]) != ".json":
+        if is_hidden(info["name"], root):
+            left_out += [info] if kind else []
+        elif kind and _uncompressed(info["name"]) != ".json":
             kinds.setdefault(kind, []).append(info)
+        else:
+            left_out.append(info)
     if len(kinds) > 1:
         counts = " and ".join(f"{len(infos)} {kind}" for kind, infos in sorted(kinds.items()))
         raise UsageError(
             f"the folder {given} holds {counts} files; choose one format with a glob such as "
             f"{given}/**/*{min(kinds)}."
         )
-    return next(iter(kinds.values()), [])
+    return next(iter(kinds.values()), []), left_out
 
 
 def _uncompressed(path: str) -> str:
     """The extension of a file name, without that of a compression."""
     name = PurePosixPath(path)
-    return PurePosixPath(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
+    suffix = PurePosixPath(name.stem).suffix if compression_of(path) else name.suffix
+    return suffix.lower()
 
 
 def _hash_listing(lines: Iterable[str]) -> str:

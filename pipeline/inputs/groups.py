@@ -7,41 +7,42 @@ fetches only its own rows. The other columns have the values of a group's first 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, listed
 from pipeline.inputs.files import FileEntry, partitions
-from pipeline.inputs.rows import BATCH_ROWS, FileStats, Format, Rows
+from pipeline.inputs.rows import BATCH_ROWS, FileStats, Format, Request, Rows
 from pipeline.inputs.splits import Split, joined, split_rows
+from pipeline.inputs.types import field_type
 
 
 def inspect_groups(
-    file_format: Format, entry: FileEntry, key: str, documents: int, max_bytes: int
+    file_format: Format, entry: FileEntry, key: str, documents: int, request: Request
 ) -> FileStats:
     """The statistics of a file whose documents are groups. `rows` counts them.
 
     Raises:
         UsageError: the file has no column `key`.
     """
-    stats = file_format.inspect(entry, documents, max_bytes)
+    stats = file_format.inspect(entry, documents, request)
     whole = joined(stats.splits) if stats.splits else Split(0, 0)
     in_path = partitions(entry.path)
-    if key in in_path:
+    if key in in_path or not stats.rows:
         bounds = [0, stats.rows] if stats.rows else [0]
-    elif key not in stats.schema.names:
+    elif field_type(stats.schema, key) is None:
         raise UsageError(
-            f"{entry.path} has no column {key!r}; it has {', '.join(stats.schema.names)}. Name one with "
+            f"{entry.path} has no column {key!r}; it has {listed(stats.schema.names)}. Name one with "
             "--group-by."
         )
     else:
         keys = (
             value
-            for rows in file_format.stream(entry.path, whole, "", [key], max_bytes, False)
+            for rows in file_format.stream(entry.path, whole, Request((key,), max_bytes=request.max_bytes))
             for value in rows.table[key].to_pylist()
         )
         bounds = group_bounds(keys)
@@ -73,45 +74,46 @@ def group_bounds(keys: Iterator[Any]) -> list[int]:
     return [*bounds, rows]
 
 
-def stream_groups(
-    file_format: Format, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int
-) -> Iterator[Rows]:
+def stream_groups(file_format: Format, path: str, split: Split, request: Request) -> Iterator[Rows]:
     """Yield the groups of a split as rows, with a list of texts each.
 
     A group with a row that cannot be read has that row's reason.
     """
-    first, last = split.group_rows[0], split.group_rows[-1]
-    inner = Split(first, last, 0, split.members)
-    sizes = [stop - start for start, stop in pairwise(split.group_rows)]
-    pending: list[tuple[dict[str, Any], str | None]] = []
-    groups: list[list[tuple[dict[str, Any], str | None]]] = []
-    schema: pa.Schema | None = None
-    for rows in file_format.stream(path, inner, text, columns, max_bytes, False):
-        schema = rows.table.schema
-        pending += [(row, rows.reasons.get(i)) for i, row in enumerate(rows.table.to_pylist())]
-        while sizes and len(pending) >= sizes[0]:
-            count = sizes.pop(0)
-            groups.append(pending[:count])
-            pending = pending[count:]
-        while len(groups) >= BATCH_ROWS:
-            yield _table(groups[:BATCH_ROWS], schema, text)
-            groups = groups[BATCH_ROWS:]
-    if groups and schema is not None:
-        yield _table(groups, schema, text)
+    inner = Split(split.group_rows[0], split.group_rows[-1], 0, split.members)
+    bounds = [row - inner.start for row in split.group_rows]
+    tables: list[pa.Table] = []
+    reasons: dict[int, str] = {}
+    done = rows_ahead = 0  # the groups that were yielded, and the rows of later ones that were read
+    for rows in file_format.stream(path, inner, replace(request, lists=False)):
+        begin = bounds[done] + rows_ahead
+        reasons |= {begin + i: reason for i, reason in rows.reasons.items()}
+        tables.append(rows.table)
+        rows_ahead += len(rows.table)
+        complete = bisect_right(bounds, bounds[done] + rows_ahead) - 1
+        if complete - done >= BATCH_ROWS or (complete == len(bounds) - 1 and complete > done):
+            table = pa.concat_tables(tables)
+            of_groups = bounds[done : complete + 1]
+            yield _groups(table, of_groups, reasons, request.text)
+            rest = table.slice(of_groups[-1] - of_groups[0])
+            tables, rows_ahead, done = [rest], len(rest), complete
 
 
-def _table(groups: Sequence[list[tuple[dict[str, Any], str | None]]], schema: pa.Schema, text: str) -> Rows:
-    reasons = {}
-    for i, group in enumerate(groups):
-        reason = next((f"row {n + 1} of the group: {r}" for n, (_, r) in enumerate(group) if r), None)
-        if reason is not None:
-            reasons[i] = reason
-    columns = {}
-    for field in schema:
-        if field.name == text:
-            kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-            values = [[row[text] for row, _ in group] for group in groups]
-            columns[text] = pa.array(values, pa.large_list(kind))
+def _groups(table: pa.Table, bounds: Sequence[int], reasons: Mapping[int, str], text: str) -> Rows:
+    """Groups that begin at row `bounds[0]` of all, which is row 0 of the table."""
+    of_groups = {}
+    for i, (first, last) in enumerate(pairwise(bounds)):
+        found = next((row for row in range(first, last) if row in reasons), None)
+        if found is not None:
+            of_groups[i] = f"row {found - first + 1} of the group: {reasons[found]}"
+    offsets = pa.array([row - bounds[0] for row in bounds], pa.int64())
+    firsts = table.take(offsets[:-1])
+    arrays = []
+    for name in table.column_names:
+        if name == text:
+            values = table[name].slice(0, bounds[-1] - bounds[0])
+            if pa.types.is_dictionary(values.type):
+                values = values.cast(values.type.value_type)
+            arrays.append(pa.LargeListArray.from_arrays(offsets, values.combine_chunks()))
         else:
-            columns[field.name] = pa.array([group[0][0][field.name] for group in groups], field.type)
-    return Rows(pa.table(columns), reasons)
+            arrays.append(firsts[name])
+    return Rows(pa.table(arrays, table.column_names), of_groups)

@@ -3,24 +3,34 @@
 Lines are counted once, when the run is planned. A shard of an uncompressed file starts at its byte offset. A
 shard of a compressed file reads the file from the start, or continues where the process was in that file.
 
-All columns are text: strings as they are, null as null, and every other value as JSON. `parse_nested`
-restores lists and records.
+A column that the output copies has the type of all its values, for example a list of texts. Where they have
+no common type, and in all other columns, strings are read as they are, null as null, and every other value as
+JSON. `parse_nested` restores lists and records.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 
 from pipeline.inputs.cursors import CURSORS
-from pipeline.inputs.files import COMPRESSED, FileEntry, current_entry, open_file
-from pipeline.inputs.rows import BATCH_ROWS, FileStats, Rows, table_of
+from pipeline.inputs.files import (
+    FileEntry,
+    check_text_start,
+    compression_of,
+    current_entry,
+    open_file,
+)
+from pipeline.inputs.json_types import ColumnTypes, clean, field_value
+from pipeline.inputs.rows import BATCH_ROWS, FileStats, Request, Rows, table_of
 from pipeline.inputs.splits import Split
+from pipeline.inputs.types import is_text
 
 _CHUNK = 1 << 20
 _LINES_INSPECTED = 100
@@ -31,51 +41,52 @@ _LINE_PER_TEXT = 8
 class JsonLines:
     """Files with one JSON object per line."""
 
-    def inspect(self, entry: FileEntry, documents: int, max_bytes: int) -> FileStats:
-        """Counts the lines. The columns are the keys of the first hundred lines."""
+    def inspect(self, entry: FileEntry, documents: int, request: Request) -> FileStats:
+        """Counts the lines. The columns are the keys of the first hundred lines, and the requested ones
+        wherever they occur. A later line is only parsed if it may have a requested column that was not yet
+        found, or one whose values are not all texts."""
         splits: list[Split] = []
         keys: dict[str, None] = {}
         rows = objects = 0
-        compressed = entry.path.endswith(COMPRESSED)
+        compressed = compression_of(entry.path) is not None
+        types = ColumnTypes(request.columns, sampled=request.text)
         with ExitStack() as stack:
-            for offset, line in _lines(entry.path, 0, max(_CHUNK, max_bytes * _LINE_PER_TEXT), stack):
-                if rows < _LINES_INSPECTED:
+            most = max(_CHUNK, request.max_bytes * _LINE_PER_TEXT)
+            for offset, line in _lines(entry.path, 0, most, stack):
+                if rows < _LINES_INSPECTED or (line is not None and types.may_change(line)):
                     value, reason = _parse(line)
-                    keys |= dict.fromkeys(value)
+                    keys |= dict.fromkeys(value) if rows < _LINES_INSPECTED else {}
                     objects += reason is None
+                    types.add(value)
                 if rows % documents == 0:
                     splits.append(Split(rows, rows, 0 if compressed else offset))
                 rows += 1
         if rows and not objects:
             first = min(rows, _LINES_INSPECTED)
             raise ValueError(f"none of its first {first} lines is a JSON object; every line must be one")
-        ends = [split.start for split in splits[1:]] + [rows]
+        ends = [split.start for split in splits[1:]] + ([rows] if rows else [])
         complete = tuple(
             Split(split.start, stop, split.offset, skipped_rows=split.start if compressed else 0)
             for split, stop in zip(splits, ends, strict=True)
         )
-        return FileStats(rows, complete, pa.schema([pa.field(_utf8(key), pa.string()) for key in keys]))
+        kinds = {str(_utf8(key)): pa.string() for key in keys} | types.found()
+        return FileStats(rows, complete, pa.schema(kinds))
 
-    def stream(
-        self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int, lists: bool
-    ) -> Iterator[Rows]:
+    def stream(self, path: str, split: Split, request: Request) -> Iterator[Rows]:
         """Parses the lines of the split."""
-        given = (path, text, tuple(columns), max_bytes, lists)
-        key = (current_entry(path), *given)
-        return CURSORS.read(key, lambda: _Lines(split, *given), split.start, split.stop)
+        key = (current_entry(path), request)
+        return CURSORS.read(key, lambda: _Lines(path, split, request), split.start, split.stop)
 
 
 class _Lines:
     """A cursor over the lines of a file: those of a split, or all of a compressed file."""
 
-    def __init__(
-        self, split: Split, path: str, text: str, columns: Sequence[str], max_bytes: int, lists: bool
-    ) -> None:
+    def __init__(self, path: str, split: Split, request: Request) -> None:
         self.position = split.start if split.offset else 0
-        self.end = sys.maxsize if path.endswith(COMPRESSED) else split.stop
-        self._text, self._columns, self._accept_lists = text, columns, lists
+        self.end = sys.maxsize if compression_of(path) else split.stop
+        self._request = request
         with ExitStack() as stack:
-            self._lines = _lines(path, split.offset, max_bytes * _LINE_PER_TEXT, stack)
+            self._lines = _lines(path, split.offset, request.max_bytes * _LINE_PER_TEXT, stack)
             self._stack = stack.pop_all()
 
     def read(self, start: int, stop: int) -> Iterator[Rows]:
@@ -89,7 +100,7 @@ class _Lines:
                 parsed.append(_parse(line))
             self.position += 1
             if len(parsed) == BATCH_ROWS or (parsed and self.position == stop):
-                yield _json_rows(parsed, self._text, self._columns, self._accept_lists)
+                yield _json_rows(parsed, self._request)
                 parsed = []
 
     def close(self) -> None:
@@ -100,10 +111,13 @@ def _lines(path: str, offset: int, max_bytes: int, stack: ExitStack) -> Iterator
     """The lines of a file from byte `offset`, as `split_lines` yields them. `stack` closes the file."""
     opened = stack.enter_context(open_file(path))
     opened.seek(offset)
-    if not path.endswith(COMPRESSED):
+    kind = compression_of(path)
+    if kind is None:
         return split_lines(opened, offset, max_bytes)
-    kind = "gzip" if path.endswith(".gz") else "zstd"
-    stream = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(opened), kind))
+    if kind == ".gz":  # pyarrow does not read files that are padded with zeros
+        stream = cast("IO[bytes]", stack.enter_context(gzip.GzipFile(fileobj=opened)))
+    else:
+        stream = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(opened), "zstd"))
     return split_lines(stream, 0, max_bytes)
 
 
@@ -111,10 +125,17 @@ def split_lines(stream: IO[bytes], offset: int, max_bytes: int) -> Iterator[tupl
     """Yield (offset in bytes, line) for each line that is not blank. A line over `max_bytes` is None.
 
     At most `max_bytes` of a line are kept, so an endless line does not fill the memory.
+
+    Raises:
+        ValueError: the stream starts like a file in UTF-16, or like a Git LFS pointer.
     """
     kept: list[bytes] = []
     length, blank = 0, True
+    start = offset
     while chunk := stream.read(_CHUNK):
+        if start == 0:
+            check_text_start(chunk)
+            start = -1
         for i, piece in enumerate(chunk.split(b"\n")):
             if i:  # a line ended before this piece
                 if not blank:
@@ -142,22 +163,31 @@ def _parse(line: bytes | None) -> tuple[dict[str, Any], str | None]:
     return value, None
 
 
-def _json_rows(
-    parsed: Sequence[tuple[dict[str, Any], str | None]], text: str, columns: Sequence[str], lists: bool
-) -> Rows:
+def _json_rows(parsed: Sequence[tuple[dict[str, Any], str | None]], request: Request) -> Rows:
+    """The requested columns of these objects. A line without an object has nulls and its reason.
+
+    Raises:
+        ValueError: a value does not fit the type that the plan has for its column.
+    """
     rows: list[dict[str, Any]] = []
     reasons = {}
+    typed = {name for name, kind in request.types if not is_text(kind)}
     for i, (value, reason) in enumerate(parsed):
-        row: dict[str, Any] = {name: _utf8(value.get(name)) for name in columns if name != text}
+        row: dict[str, Any] = {
+            name: clean(field_value(value, name)) if name in typed else _utf8(field_value(value, name))
+            for name in request.columns
+            if name != request.text
+        }
+        text = field_value(value, request.text)
         try:
-            row[text] = _text(value.get(text), lists)
+            row[request.text] = _text(text, request.lists)
         except TypeError:
-            rule = "a string or an array of strings" if lists else "a string"
-            reason = f"the text is {_kind(value[text])}, not {rule}"
+            rule = "a string or an array of strings" if request.lists else "a string"
+            reason = f"the text is {_kind(text)}, not {rule}"
         if reason is not None:
             reasons[i] = reason
         rows.append(row)
-    return Rows(table_of(rows, text, columns, lists=lists), reasons)
+    return Rows(table_of(rows, request), reasons)
 
 
 def _text(value: Any, lists: bool) -> Any:
@@ -178,12 +208,14 @@ def _utf8(value: Any) -> str | None:
     """A JSON value as text. Half a surrogate pair is escaped, since UTF-8 cannot hold it."""
     if value is None:
         return None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace").decode()
+    return str(clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
 
 
 def parse_nested(value: Any) -> Any:
-    """The list or object in a text that is JSON from start to end. Other values are returned unchanged."""
+    """The list or object in a text that is JSON from start to end, with every value inside it as text. So
+    are the values of a list or record. Other values are returned unchanged."""
+    if isinstance(value, list | dict):
+        return _as_texts(value)
     if not isinstance(value, str) or not value.startswith(("[", "{")):
         return value
     try:

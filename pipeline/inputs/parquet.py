@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 
 from pipeline.inputs.cursors import CURSORS
 from pipeline.inputs.files import FileEntry, current_entry, open_file
-from pipeline.inputs.rows import BATCH_ROWS, FileStats, Rows
+from pipeline.inputs.rows import BATCH_ROWS, FileStats, Request, Rows
 from pipeline.inputs.splits import Split, split_row_groups
+from pipeline.inputs.types import cast_columns, select_fields
 
 # Bytes of a column fetched at once. The wait for a reply is then short beside the transfer.
 _READ_SIZE = 4 << 20
@@ -31,13 +32,17 @@ _BATCH_BYTES = 32 << 20
 # Rows decoded at once for a smaller split.
 _LEAST_ROWS = 16
 
+# Timestamps in 96 bits, as older Spark and Impala write them, reach beyond the years 1677 to 2262 of 64-bit
+# nanoseconds. In nanoseconds pyarrow would read another date.
+_TYPES = {"coerce_int96_timestamp_unit": "us"}
+
 
 class Parquet:
     """Parquet files."""
 
-    def inspect(self, entry: FileEntry, documents: int, max_bytes: int) -> FileStats:
+    def inspect(self, entry: FileEntry, documents: int, request: Request) -> FileStats:
         """Reads only the footer."""
-        with open_file(entry.path, exact=True) as opened, pq.ParquetFile(opened) as file:
+        with open_file(entry.path, exact=True) as opened, pq.ParquetFile(opened, **_TYPES) as file:
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             if sum(groups) != file.metadata.num_rows or any(rows < 0 for rows in groups):
                 raise ValueError(
@@ -45,13 +50,15 @@ class Parquet:
                 )
             return FileStats(sum(groups), split_row_groups(groups, documents), file.schema_arrow)
 
-    def stream(
-        self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int, lists: bool
-    ) -> Iterator[Rows]:
+    def stream(self, path: str, split: Split, request: Request) -> Iterator[Rows]:
         """Reads the row groups that hold rows of the split."""
         entry = current_entry(path)
-        key = (entry, tuple(columns))
-        return CURSORS.read(key, lambda: _RowGroups(entry, split, columns), split.start, split.stop)
+        columns, types = request.columns, dict(request.types)
+        rows = CURSORS.read(
+            (entry, columns), lambda: _RowGroups(entry, split, columns), split.start, split.stop
+        )
+        for batch in rows:
+            yield Rows(cast_columns(batch.table, types), batch.reasons)
 
 
 class _RowGroups:
@@ -59,7 +66,12 @@ class _RowGroups:
 
     def __init__(self, entry: FileEntry, split: Split, columns: Sequence[str]) -> None:
         # With these options pyarrow fetches a column piece by piece, and nothing behind the last batch.
-        options = {"pre_buffer": False, "buffer_size": _READ_SIZE, "page_checksum_verification": True}
+        options = {
+            "pre_buffer": False,
+            "buffer_size": _READ_SIZE,
+            "page_checksum_verification": True,
+            **_TYPES,
+        }
         with ExitStack() as stack:
             opened = stack.enter_context(open_file(entry.path, exact=True))
             footer = _footer(entry)
@@ -72,6 +84,7 @@ class _RowGroups:
             self._batches = file.iter_batches(
                 _batch_rows(file, groups, split, columns), groups, list(columns)
             )
+            self._columns = list(columns)
             self._ahead: pa.Table | None = None
             self._stack = stack.pop_all()
 
@@ -81,7 +94,7 @@ class _RowGroups:
                 batch = next(self._batches, None)
                 if batch is None:
                     return
-                self._ahead = pa.Table.from_batches([batch])
+                self._ahead = select_fields(pa.Table.from_batches([batch]), self._columns)
             table = self._ahead
             begin, end = max(start - self.position, 0), min(stop - self.position, len(table))
             self._ahead = table.slice(end) if end < len(table) else None
@@ -112,6 +125,7 @@ def _footer(entry: FileEntry) -> _Footer:
 def _batch_rows(file: pq.ParquetFile, groups: Sequence[int], split: Split, columns: Sequence[str]) -> int:
     """Rows to decode at once: as many as the split has, but at most `BATCH_ROWS` and about `_BATCH_BYTES`."""
     size = rows = 0
+    prefixes = tuple(f"{name}." for name in columns)
     for i in groups:
         group = file.metadata.row_group(i)
         rows += group.num_rows
@@ -119,7 +133,7 @@ def _batch_rows(file: pq.ParquetFile, groups: Sequence[int], split: Split, colum
         size += sum(
             column.total_uncompressed_size
             for column in of_group
-            if column.path_in_schema.split(".")[0] in columns
+            if f"{column.path_in_schema}.".startswith(prefixes)
         )
     wanted = max(_LEAST_ROWS, split.rows)
     return max(1, min(BATCH_ROWS, wanted, _BATCH_BYTES * rows // max(1, size)))

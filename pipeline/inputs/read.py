@@ -3,19 +3,32 @@ file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import pyarrow as pa
 
-from pipeline.errors import CorruptInput, UsageError
-from pipeline.inputs.files import FileEntry, content_id, input_errors, partitions
+from pipeline.errors import CorruptInput, UsageError, listed
+from pipeline.inputs.files import (
+    JSON_LINES,
+    FileEntry,
+    check_no_pointer,
+    content_id,
+    format_suffix,
+    input_errors,
+    partitions,
+)
 from pipeline.inputs.formats import format_of
 from pipeline.inputs.groups import inspect_groups, stream_groups
-from pipeline.inputs.rows import FileStats, Rows
+from pipeline.inputs.json_types import common_json_type
+from pipeline.inputs.rows import FileStats, Request, Rows
 from pipeline.inputs.splits import Split
 from pipeline.inputs.texts import is_list
+from pipeline.inputs.types import common_type, field_type, is_text
 from pipeline.retry import retrying
 
 
@@ -55,11 +68,14 @@ def inspect_file(
     skip_bad: bool,
     max_bytes: int,
     group_by: str | None = None,
+    text: str = "",
+    columns: Sequence[str] = (),
 ) -> PlannedFile:
     """Inspect a file with texts of at most `max_bytes`, and split it into shards of at most `documents`.
 
-    With `group_by`, a document is a group of rows with one key in that column. The file is not opened if
-    `known` has it with the same size and stamp.
+    With `group_by`, a document is a group of rows with one key in that column. `columns` are those whose
+    types a run needs, besides that of the column `text`. The file is not opened if `known` has it with the
+    same size and stamp.
 
     Raises:
         CorruptInput: it cannot be read, and `skip_bad` is False.
@@ -70,9 +86,10 @@ def inspect_file(
     if before is not None and unchanged and (before.file.skipped is None or skip_bad):
         return before
     content = content_id(entry)
+    request = Request(tuple(dict.fromkeys([*columns, *([text] if text else [])])), text, max_bytes)
     try:
         with input_errors(entry.path):
-            stats = retrying(lambda: _inspect(entry, documents, max_bytes, group_by))
+            stats = retrying(lambda: _inspect(entry, documents, request, group_by))
     except CorruptInput as error:
         if not skip_bad:
             raise
@@ -82,25 +99,34 @@ def inspect_file(
     )
 
 
-def _inspect(entry: FileEntry, documents: int, max_bytes: int, group_by: str | None) -> FileStats:
+def _inspect(entry: FileEntry, documents: int, request: Request, group_by: str | None) -> FileStats:
+    check_no_pointer(entry)
     file_format = format_of(entry.path)
     if group_by is None:
-        return file_format.inspect(entry, documents, max_bytes)
-    return inspect_groups(file_format, entry, group_by, documents, max_bytes)
+        return file_format.inspect(entry, documents, request)
+    return inspect_groups(file_format, entry, group_by, documents, request)
 
 
 def read_rows(
-    path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int, *, lists: bool = False
+    path: str,
+    split: Split,
+    text: str,
+    columns: Sequence[str],
+    max_bytes: int,
+    *,
+    lists: bool = False,
+    types: Iterable[pa.Field] = (),
 ) -> Rows:
-    """The rows of a split, all at once. With `lists`, the column `text` may hold lists of texts. Transient
-    faults are retried.
+    """The rows of a split, all at once. With `lists`, the column `text` may hold lists of texts. `types` are
+    those of some columns. Transient faults are retried.
 
     Raises:
         CorruptInput: the rows cannot be read, or their number differs from the plan.
         Unreachable: the file cannot be fetched.
     """
+    request = Request(tuple(columns), text, max_bytes, lists, tuple((f.name, f.type) for f in types))
     with _named_errors(path, split):
-        pieces = retrying(lambda: list(_stream(path, split, text, columns, max_bytes, lists)))
+        pieces = retrying(lambda: list(_stream(path, split, request)))
         reasons: dict[int, str] = {}
         count = 0
         for rows in pieces:
@@ -117,25 +143,23 @@ def stream_rows(path: str, split: Split, text: str, columns: Sequence[str], max_
         Unreachable: the file cannot be fetched.
     """
     with _named_errors(path, split):
-        yield from _stream(path, split, text, columns, max_bytes, False)
+        yield from _stream(path, split, Request(tuple(columns), text, max_bytes))
 
 
 def _named_errors(path: str, split: Split) -> AbstractContextManager[None]:
     return input_errors(f"rows {split.start} to {split.stop} of {path}")
 
 
-def _stream(
-    path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int, lists: bool
-) -> Iterator[Rows]:
-    columns = list(dict.fromkeys(columns))
+def _stream(path: str, split: Split, request: Request) -> Iterator[Rows]:
+    columns = tuple(dict.fromkeys(request.columns))
     in_path = {} if split.members else partitions(path)
-    in_file = [column for column in columns if column not in in_path]
+    in_file = replace(request, columns=tuple(column for column in columns if column not in in_path))
     count = 0
     file_format = format_of(path)
     if split.group_rows:
-        stream = stream_groups(file_format, path, split, text, in_file, max_bytes)
+        stream = stream_groups(file_format, path, split, in_file)
     else:
-        stream = file_format.stream(path, split, text, in_file, max_bytes, lists)
+        stream = file_format.stream(path, split, in_file)
     for rows in stream:
         table = rows.table
         for column in columns:
@@ -170,10 +194,12 @@ def check_columns(
             raise UsageError(
                 f"column {column!r} of {path} is in the file and in its path; rename the folder {column}=…."
             )
-        if column not in in_path and column not in schema.names:
-            hint = " (or --id-column None)" if flag == "--id-column" else ""
-            names = ", ".join([*schema.names, *in_path])
-            raise UsageError(f"{path} has no column {column!r}; it has {names}. Name one with {flag}{hint}.")
+        if schema.names.count(column) > 1:
+            raise UsageError(
+                f"column {column!r} stands {schema.names.count(column)} times in {path}; rename one of them."
+            )
+        if not has_column(path, schema, column):
+            raise UsageError(_missing_column(path, schema, in_path, flag, column))
     kind = column_type(schema, text)
     if is_list(kind) and is_text(kind.value_type):
         if not lists:
@@ -182,52 +208,80 @@ def check_columns(
                 "one input (summarize, classify). Or name a column of single texts with --text-column."
             )
     elif not is_text(kind):
+        fields = [f"{text}.{f.name}" for f in kind if is_text(f.type)] if pa.types.is_struct(kind) else []
+        hint = f", such as {listed(fields, 3)}" if fields else ""
         raise UsageError(
-            f"column {text!r} of {path} holds {kind}, not text; name a text column with --text-column."
+            f"column {text!r} of {path} holds {_short(kind)}, not text; name a text column with "
+            f"--text-column{hint}."
         )
     if doc_id is not None:
         kind = column_type(schema, doc_id)
         if not (is_text(kind) or pa.types.is_integer(kind)):
             raise UsageError(
-                f"column {doc_id!r} of {path} holds {kind}; an --id-column holds text or whole numbers."
+                f"column {doc_id!r} of {path} holds {_short(kind)}; an --id-column holds text or whole "
+                "numbers."
             )
 
 
 def check_same_types(schemas: Mapping[str, pa.Schema], columns: Sequence[str]) -> pa.Schema:
-    """The types of `columns`, which must be the same in all files, so that the results read as one table.
+    """One type for each of `columns` that holds its values in all files unchanged, so that the results read
+    as one table.
 
     Raises:
-        UsageError: two files differ.
+        UsageError: two files have types without such a common type.
     """
     types: dict[str, pa.DataType] = {}
     for column in columns:
         kinds = {column_type(schema, column): path for path, schema in schemas.items()}
-        if len(kinds) > 1:
-            examples = " and ".join(f"{kind} in {path}" for kind, path in list(kinds.items())[:2])
+        kind = common_type(list(kinds))
+        if kind is None and all(format_suffix(path) == JSON_LINES[0] for path in kinds.values()):
+            kind = reduce(common_json_type, kinds) or pa.string()
+        if kind is None:
+            examples = " and ".join(f"{_short(kind)} in {path}" for kind, path in list(kinds.items())[:2])
             raise UsageError(
                 f"--passthrough {column}: its type differs, {examples}; give the files one type."
             )
-        types[column] = next(iter(kinds))
+        types[column] = kind
     return pa.schema(types)
 
 
+def has_column(path: str, schema: pa.Schema, column: str) -> bool:
+    """Whether the file at `path`, or its path, has a column, or the field `a.b` of one."""
+    return column in partitions(path) or field_type(schema, column) is not None
+
+
 def column_type(schema: pa.Schema, column: str) -> pa.DataType:
-    """The type of a column of a file. Columns of its path are text."""
-    return schema.field(column).type if column in schema.names else pa.string()
+    """The type of a column of a file, or of a field `a.b`. Columns of its path are text."""
+    return field_type(schema, column) or pa.string()
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a type holds text, bytes that may be text, or only nulls."""
-    types = pa.types
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    checks = (
-        types.is_null,
-        types.is_string,
-        types.is_large_string,
-        types.is_string_view,
-        types.is_binary,
-        types.is_large_binary,
-        types.is_binary_view,
-    )
-    return any(check(kind) for check in checks)
+def _missing_column(
+    path: str, schema: pa.Schema, in_path: Mapping[str, object], flag: str, column: str
+) -> str:
+    """The message for a column that a file does not have."""
+    names = list(dict.fromkeys([*schema.names, *in_path]))
+    index = _index_names(schema)
+    if column in index:
+        return (
+            f"{path} has {column!r} as the index of a pandas table, not as a column; write the file again "
+            "after reset_index()."
+        )
+    similar = difflib.get_close_matches(column, names, n=1, cutoff=0.7)
+    hint = " (or --id-column None)" if flag == "--id-column" else ""
+    advice = f"did you mean {similar[0]!r}?" if similar else f"Name one with {flag}{hint}."
+    return f"{path} has no column {column!r}; it has {listed(names)}. {advice[0].upper()}{advice[1:]}"
+
+
+def _index_names(schema: pa.Schema) -> set[str]:
+    """The names of the ranges that a pandas table has as its index. They are no columns of the file."""
+    try:
+        values = json.loads((schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
+        return {value["name"] for value in values if isinstance(value, dict) and value.get("name")}
+    except (ValueError, AttributeError):
+        return set()
+
+
+def _short(kind: pa.DataType) -> str:
+    """A type in words of bounded length."""
+    text = str(kind)
+    return text if len(text) <= 200 else f"{text[:200]}…"

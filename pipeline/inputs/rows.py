@@ -16,6 +16,22 @@ BATCH_ROWS = 256
 
 
 @dataclass(frozen=True)
+class Request:
+    """What to read of every row: these `columns`, of which `text` holds the document.
+
+    `a.b` is the field b of a column of records. At most `max_bytes` of a text are needed. With `lists`, the
+    column `text` may hold lists of texts. `types` are those of some of the columns, as the plan has them.
+    Without a type, a column of JSON lines is read as text.
+    """
+
+    columns: tuple[str, ...]
+    text: str = ""
+    max_bytes: int = 1 << 62
+    lists: bool = False
+    types: tuple[tuple[str, pa.DataType], ...] = ()
+
+
+@dataclass(frozen=True)
 class FileStats:
     """What planning needs of a file: its rows, its splits, its columns."""
 
@@ -35,23 +51,22 @@ class Rows:
 class Format(Protocol):
     """A file format. Errors are those of the libraries. The caller adds the file's name."""
 
-    def inspect(self, entry: FileEntry, documents: int, max_bytes: int) -> FileStats:
-        """The statistics of a file, split into shards of at most `documents` rows."""
+    def inspect(self, entry: FileEntry, documents: int, request: Request) -> FileStats:
+        """The statistics of a file, split into shards of at most `documents` rows. The types of the
+        requested columns are those that all their values have."""
 
-    def stream(
-        self, path: str, split: Split, text: str, columns: Sequence[str], max_bytes: int, lists: bool
-    ) -> Iterator[Rows]:
-        """Yield the rows of a split. At most `max_bytes` of the column `text` are needed.
-
-        With `lists`, that column may hold lists of texts.
-        """
+    def stream(self, path: str, split: Split, request: Request) -> Iterator[Rows]:
+        """Yield the rows of a split."""
 
 
-def table_of(
-    rows: Sequence[Mapping[str, object]], text: str, columns: Sequence[str], *, lists: bool = False
-) -> pa.Table:
-    """A table of texts. The column `text` holds bytes, since they may not be UTF-8, or with `lists`
-    lists of them."""
-    of_text = pa.large_list(pa.large_binary()) if lists else pa.large_binary()
-    types = {name: of_text if name == text else pa.string() for name in columns}
-    return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in types.items()})
+def table_of(rows: Sequence[Mapping[str, object]], request: Request) -> pa.Table:
+    """A table of texts, and of columns with types of their own. The column `text` holds bytes, since they may
+    not be UTF-8, or with `lists` lists of them."""
+    of_text = pa.large_list(pa.large_binary()) if request.lists else pa.large_binary()
+    types = dict.fromkeys(request.columns, pa.string()) | dict(request.types)
+    kinds = [of_text if name == request.text else types[name] for name in request.columns]
+    arrays = [
+        pa.array([row.get(name) for row in rows], kind)
+        for name, kind in zip(request.columns, kinds, strict=True)
+    ]
+    return pa.table(arrays, list(request.columns))

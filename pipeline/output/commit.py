@@ -1,12 +1,14 @@
 """The commit of a shard: its rows as one Parquet file, written once. The manifest, and the success marker.
 
-The file is the commit. Its footer holds the metadata of the shard and the name of the attempt that wrote it,
-so the state of a run can be read from the files alone.
+The file is the commit. Its footer holds the metadata of the shard, a digest of each column and the name of
+the attempt that wrote it, so the state of a run can be read from the files alone. The manifest holds the
+SHA-256 of every file, and the success marker that of the manifest.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import io
 import json
 import re
@@ -15,14 +17,15 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptOutput, PipelineError
+from pipeline.output.digests import FileDigest, column_digests, digest_of, file_digest, rows_sha256
 from pipeline.output.store import Outcome, Store
 from pipeline.output.truncated import truncated_rows
 from pipeline.planning.plan import MANIFEST, SUCCESS, Plan, Shard, remaining
@@ -36,12 +39,22 @@ from pipeline.versions import (
     with_current_names,
 )
 
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
 
-# Footers read at once.
+# The field of the success marker with the signature of the manifest.
+SIGNATURE = "hmac_sha256"
+
+# The key of a run config for the SHA-256 of the plan in the folder.
+PLAN_SHA256 = "plan_sha256"
+
+# Files read at once.
 _READERS = 32
 
 _SHARD_METADATA, _RUN_CONFIG = b"led.shard_metadata", b"led.run_config"
+_COLUMN_DIGESTS = b"led.column_digests"
+
+# Fields of the shard metadata that earlier versions did not record.
+_OPTIONAL = ("hardware", "rows_sha256")
 
 _NUMBER = re.compile(r"(?<![\w-])(0x[0-9a-f]+|[0-9]+)\b")
 
@@ -55,7 +68,8 @@ class ShardMetadata:
     `reused` rows come from an earlier run and are part of the other counts. `failures` are counts by stage
     and reason, with `#` for numbers. `flags` are counts by quality flag. `seconds` is the time of prediction.
     `measured` holds further measurements by name. `hardware` names the processor or GPU and the dtype in
-    force. It is empty in shards of versions that did not record it.
+    force. `rows_sha256` is a digest of the rows. Both are empty in shards of versions that did not record
+    them.
     """
 
     shard_id: str
@@ -76,6 +90,19 @@ class ShardMetadata:
     seconds: float
     measured: dict[str, float]
     hardware: dict[str, str] = field(default_factory=dict)
+    rows_sha256: str = ""
+
+    @property
+    def part(self) -> str:
+        """The name of its file."""
+        return Shard(self.shard_id, "", 0, 0).part
+
+
+class Committed(NamedTuple):
+    """A committed shard: its metadata, and the digest of its file if this attempt has written it."""
+
+    metadata: ShardMetadata
+    digest: FileDigest | None
 
 
 def hardware_of(shards: Iterable[ShardMetadata]) -> dict[tuple[str, str], int]:
@@ -84,7 +111,7 @@ def hardware_of(shards: Iterable[ShardMetadata]) -> dict[tuple[str, str], int]:
     return dict(Counter((each["processor"], each["dtype"]) for each in found).most_common())
 
 
-def commit(store: Store, block: pa.Table, config: Mapping[str, Any]) -> ShardMetadata:
+def commit(store: Store, block: pa.Table, config: Mapping[str, Any]) -> Committed:
     """Write one shard's rows under the shard's name, create-only.
 
     If another attempt wrote the shard first, its file stays and its metadata is returned.
@@ -112,23 +139,33 @@ def commit(store: Store, block: pa.Table, config: Mapping[str, Any]) -> ShardMet
         **counts_of(block),
     )
     table = block.drop_columns(INTERNAL)
-    footer = {_SHARD_METADATA: json.dumps(asdict(shard_metadata)), _RUN_CONFIG: json.dumps(dict(config))}
+    # The digests are those of the rows as they are read back, since Parquet does not have all types of Arrow.
+    digests = column_digests(pq.ParquetFile(pa.BufferReader(_encode(table, {}))).read())
+    shard_metadata = replace(shard_metadata, rows_sha256=rows_sha256(digests))
+    footer = {
+        _SHARD_METADATA: json.dumps(asdict(shard_metadata)),
+        _RUN_CONFIG: json.dumps(dict(config)),
+        _COLUMN_DIGESTS: json.dumps(digests),
+    }
+    data = _encode(table, footer)
+    name = shard_metadata.part
+    if store.create(name, data) is Outcome.CREATED:
+        return Committed(shard_metadata, file_digest(data))
+    return Committed(read_shard_metadata(store, name), None)
+
+
+def _encode(table: pa.Table, footer: Mapping[bytes, str]) -> bytes:
+    """A Parquet file with these rows, and texts in its footer."""
     buffer = io.BytesIO()
     pq.write_table(
-        table.replace_schema_metadata(footer), buffer, compression="zstd", write_page_checksum=True
+        table.replace_schema_metadata(dict(footer)), buffer, compression="zstd", write_page_checksum=True
     )
-    name = Shard(shard_metadata.shard_id, "", 0, 0).part
-    if store.create(name, buffer.getvalue()) is Outcome.CREATED:
-        return shard_metadata
-    return read_shard_metadata(store, name)
+    return buffer.getvalue()
 
 
 def _as_dict(shard: ShardMetadata) -> dict[str, Any]:
-    """The values of a shard. `hardware` is left out if its version did not record it."""
-    values = asdict(shard)
-    if not shard.hardware:
-        del values["hardware"]
-    return values
+    """The values of a shard. What its version did not record is left out."""
+    return {name: value for name, value in asdict(shard).items() if value or name not in _OPTIONAL}
 
 
 def counts_of(rows: pa.Table) -> dict[str, Any]:
@@ -184,6 +221,15 @@ def parse_shard_metadata(footer: Mapping[bytes, bytes]) -> ShardMetadata:
     return ShardMetadata(**json.loads(footer[_SHARD_METADATA]))
 
 
+def parse_column_digests(footer: Mapping[bytes, bytes]) -> dict[str, str]:
+    """The digest of each column in a footer. Empty for a file of a version that had none.
+
+    Raises:
+        TypeError, ValueError: it is malformed.
+    """
+    return dict(json.loads(footer.get(_COLUMN_DIGESTS, b"{}")))
+
+
 def parse_run_config(footer: Mapping[bytes, bytes]) -> dict[str, Any]:
     """The run config in a footer.
 
@@ -205,19 +251,40 @@ def read_all_shard_metadata(store: Store, shards: Sequence[Shard]) -> dict[str, 
         return {metadata.shard_id: metadata for metadata in read}
 
 
-def finish(store: Store, plan: Plan) -> dict[str, Any]:
+def finish(
+    store: Store,
+    plan: Plan,
+    written: Mapping[str, Committed] | None = None,
+    key: bytes | None = None,
+) -> dict[str, Any]:
     """Write the manifest and then the success marker, each create-only. Returns the manifest.
 
+    `written` are the files that this run has written, by name. The digests of other files are read. A `key`
+    signs the manifest.
+
     Raises:
-        PipelineError: shards are missing, or their number of documents differs from the plan.
+        PipelineError: shards are missing, their number of documents differs from the plan, or a file that
+            this run has written was replaced.
     """
-    missing = remaining(plan, store.names())
+    written = written or {}
+    missing = [shard for shard in remaining(plan, store.names()) if not store.exists(shard.part)]
     if missing:
         raise PipelineError(
             f"{len(missing)} of {len(plan.shards)} shards are not in {store.url}, though all were processed: "
             "the folder is not the same on all machines. Use a folder that all machines mount, or s3://."
         )
     shards_metadata = read_all_shard_metadata(store, plan.shards)
+    replaced = [
+        each.metadata.part
+        for each in written.values()
+        if shards_metadata[each.metadata.shard_id].attempt != each.metadata.attempt
+    ]
+    if replaced:
+        raise PipelineError(
+            f"{len(replaced)} files that this run has written were replaced by another run, such as "
+            f"{replaced[0]}, although {store.url} refused that when it was probed. Let no other run write "
+            "there, and run again with another --output, or on another store."
+        )
     wrong = [
         shard.part
         for shard in plan.shards
@@ -229,17 +296,39 @@ def finish(store: Store, plan: Plan) -> dict[str, Any]:
         raise PipelineError(
             f"{len(wrong)} of {len(plan.shards)} shards are not committed as planned: {listed}."
         )
-    manifest = make_manifest(plan, shards_metadata)
+    manifest = make_manifest(plan, shards_metadata, _all_digests(store, plan, written))
     store.create(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-    written = store.read(MANIFEST)
-    manifest = parse_manifest(written, f"{store.url}/{MANIFEST}")
-    store.create(SUCCESS, (json.dumps(success_marker(plan, written)) + "\n").encode())
+    content = store.read(MANIFEST)
+    manifest = parse_manifest(content, f"{store.url}/{MANIFEST}")
+    store.create(SUCCESS, (json.dumps(success_marker(plan, content, key)) + "\n").encode())
     return manifest
 
 
-def success_marker(plan: Plan, manifest: bytes) -> dict[str, Any]:
-    """The content of the success marker: the hash of the manifest, and the number of documents."""
-    return {"manifest_sha256": hashlib.sha256(manifest).hexdigest(), "documents": plan.documents}
+def _all_digests(store: Store, plan: Plan, written: Mapping[str, Committed]) -> dict[str, FileDigest]:
+    """The digest of every file of a plan."""
+    parts = [shard.part for shard in plan.shards]
+
+    def digest(part: str) -> FileDigest:
+        known = written[part].digest if part in written else None
+        return known or read_digest(store, part)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(parts, pool.map(digest, parts), strict=True))
+
+
+def read_digest(store: Store, name: str) -> FileDigest:
+    """The digest of a committed file."""
+    with store.open(name) as opened:
+        return digest_of(opened)
+
+
+def success_marker(plan: Plan, manifest: bytes, key: bytes | None = None) -> dict[str, Any]:
+    """The content of the success marker: the hash of the manifest, the number of documents, and with a `key`
+    the HMAC-SHA256 of the manifest."""
+    marker = {"manifest_sha256": hashlib.sha256(manifest).hexdigest(), "documents": plan.documents}
+    if key is None:
+        return marker
+    return marker | {SIGNATURE: hmac.new(key, manifest, hashlib.sha256).hexdigest()}
 
 
 def parse_json_object(data: bytes, name: str) -> dict[str, Any]:
@@ -267,25 +356,31 @@ def parse_manifest(data: bytes, name: str) -> dict[str, Any]:
     """
     manifest = parse_json_object(data, name)
     try:
-        return upgrade_manifest(manifest, MANIFEST_VERSION) if manifest.get("version") == 1 else manifest
+        return upgrade_manifest(manifest) if manifest.get("version") == 1 else manifest
     except (AttributeError, KeyError, TypeError) as error:
         raise CorruptOutput(
             f"{name} was not written by this system ({error!r}); choose another folder."
         ) from error
 
 
-def make_manifest(plan: Plan, shards_metadata: Mapping[str, ShardMetadata]) -> dict[str, Any]:
-    """The content of a finished run: counts in total and by shard."""
+def make_manifest(
+    plan: Plan,
+    shards_metadata: Mapping[str, ShardMetadata],
+    digests: Mapping[str, FileDigest] | None = None,
+) -> dict[str, Any]:
+    """The content of a finished run: counts in total and by shard, and the digest of every file. Without
+    `digests`, it is a manifest of version 2, which had none."""
     counts = ("rows", *STATUSES, "failed_documents", "reused", "truncated", "input_tokens", "output_tokens")
     metadata = shards_metadata.values()
     return {
-        "version": MANIFEST_VERSION,
+        "version": 2 if digests is None else MANIFEST_VERSION,
         "plan": plan.fingerprint,
         "documents": plan.documents,
         **{name: sum(getattr(each, name) for each in metadata) for name in counts},
         **{name: _sums(getattr(each, name) for each in metadata) for name in ("failures", "flags")},
         "since": plan.config.get("since"),
         "shards": {shard.part: _as_dict(shards_metadata[shard.shard_id]) for shard in plan.shards},
+        **({} if digests is None else {"files": {part: each._asdict() for part, each in digests.items()}}),
     }
 
 

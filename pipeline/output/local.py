@@ -50,6 +50,19 @@ class LocalStore:
         except FileNotFoundError:
             return set()
 
+    def exists(self, name: str) -> bool:
+        with self._access_errors():
+            return (self.folder / name).is_file()
+
+    def unusual_entries(self) -> dict[str, str]:
+        with self._access_errors(), os.scandir(self.folder) as entries:
+            kinds = {
+                entry.name: "symbolic link" if entry.is_symlink() else "folder"
+                for entry in entries
+                if entry.is_symlink() or entry.is_dir()
+            }
+        return {name: kind for name, kind in kinds.items() if not name.startswith(".")}
+
     def create(self, name: str, data: bytes) -> Outcome:
         hidden = self._write_hidden(name, data)
         try:

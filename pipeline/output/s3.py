@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, BinaryIO, TypeVar, cast
 
-import fsspec
 from botocore.exceptions import NoCredentialsError
 
 from pipeline.errors import CorruptOutput, PipelineError, UsageError, one_line
+from pipeline.file_systems import file_system
 from pipeline.output.store import Outcome, plain_name
+from pipeline.remote import call, open_object, read_all, refusal, stat
 from pipeline.retry import retrying
 
 # The largest object, in bytes, that S3 accepts in one request.
@@ -30,10 +31,8 @@ _CREATE_ONLY = ("s3", "gs", "abfs")
 # Attempts at one request, over about a minute. A store that answers 503 for longer is broken.
 ATTEMPTS = 8
 
-# The libraries must not retry, since their retries would multiply with those of `retry.py`.
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "s3": {"config_kwargs": {"retries": {"max_attempts": 0}, "connect_timeout": 10, "read_timeout": 60}},
-}
+# Bytes that are fetched at once from a file that is read in parts.
+_READ_AHEAD = 1 << 16
 
 T = TypeVar("T")
 
@@ -53,7 +52,10 @@ class ObjectStore:
                 f"the output {url} is on {scheme}://, which does not support create-only writes; use one of "
                 f"{', '.join(f'{s}://' for s in _CREATE_ONLY)} or a local folder."
             )
-        self._fs = file_system(scheme)
+        try:
+            self._fs: Any = file_system(scheme)
+        except (ValueError, ImportError) as error:
+            raise UsageError(f"{scheme}:// cannot be used: {one_line(error)}") from error
         self._folder = rest
         if "/" not in rest.strip("/"):
             raise UsageError(
@@ -61,21 +63,27 @@ class ObjectStore:
             )
 
     def names(self) -> set[str]:
-        def listing() -> list[str]:
+        return {name for name, kind in self._entries().items() if kind == "file"}
+
+    def unusual_entries(self) -> dict[str, str]:
+        return {name: "folder" for name, kind in self._entries().items() if kind == "directory"}
+
+    def _entries(self) -> dict[str, str]:
+        """The names in the folder, without hidden ones, each with its type (file or directory)."""
+
+        def listing() -> list[dict[str, str]]:
             self._fs.invalidate_cache()
             try:
-                return [
-                    path
-                    for path in self._fs.ls(self._folder, detail=False)
-                    if path.rstrip("/") != self._folder
-                ]
+                return cast(list[dict[str, str]], call(self._fs, "ls", self._folder, detail=True))
             except FileNotFoundError:
                 return []
 
-        names = (
-            path.rsplit("/", 1)[1] for path in self._request("list", "", listing) if not path.endswith("/")
-        )
-        return {name for name in names if not name.startswith(".")}
+        listed = {
+            info["name"].rstrip("/").rsplit("/", 1)[1]: info["type"]
+            for info in self._request("list", "", listing)
+            if info["name"].rstrip("/") != self._folder
+        }
+        return {name: kind for name, kind in listed.items() if not name.startswith(".")}
 
     def create(self, name: str, data: bytes) -> Outcome:
         path = self._path(name)
@@ -87,7 +95,7 @@ class ObjectStore:
 
         def attempt() -> Outcome:
             try:
-                self._fs.pipe_file(path, data, mode="create", chunksize=LARGEST)
+                call(self._fs, "pipe_file", path, data, mode="create", chunksize=LARGEST, size=len(data))
                 return Outcome.CREATED
             except (PermissionError, NoCredentialsError):
                 raise
@@ -105,21 +113,28 @@ class ObjectStore:
 
     def read(self, name: str) -> bytes:
         try:
-            return cast(bytes, self._request("read", name, lambda: self._fs.cat_file(self._path(name))))
+            return self._request("read", name, lambda: read_all(self._fs, self._path(name)))
         except FileNotFoundError as error:
             raise CorruptOutput(f"{self.url}/{name} does not exist.") from error
+
+    def exists(self, name: str) -> bool:
+        try:
+            self._request("find", name, lambda: stat(self._fs, self._path(name)))
+            return True
+        except FileNotFoundError:
+            return False
 
     def open(self, name: str) -> BinaryIO:
-        def attempt() -> BinaryIO:
-            return cast(BinaryIO, self._fs.open(self._path(name), "rb", block_size=2**16))
-
+        path = self._path(name)
         try:
-            return self._request("open", name, attempt)
+            size = int(self._request("open", name, lambda: stat(self._fs, path)["size"]))
         except FileNotFoundError as error:
             raise CorruptOutput(f"{self.url}/{name} does not exist.") from error
+        return open_object(self._fs, path, size, _READ_AHEAD, lambda work: self._request("read", name, work))
 
     def replace(self, name: str, data: bytes) -> None:
-        self._request("write", name, lambda: self._fs.pipe_file(self._path(name), data))
+        path = self._path(name)
+        self._request("write", name, lambda: call(self._fs, "pipe_file", path, data, size=len(data)))
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{plain_name(name)}"
@@ -128,7 +143,7 @@ class ObjectStore:
         """The content of an object, or None if it does not exist."""
         self._fs.invalidate_cache()
         try:
-            return cast(bytes, self._fs.cat_file(path))
+            return read_all(self._fs, path)
         except FileNotFoundError:
             return None
 
@@ -146,8 +161,13 @@ class ObjectStore:
         except (PipelineError, FileNotFoundError):
             raise
         except (PermissionError, NoCredentialsError) as error:
+            said, remedy = refusal(error)
+            if remedy is not None:
+                raise PipelineError(
+                    f"{what} was refused ({said}): {remedy}, then rerun the same command to resume."
+                ) from error
             raise UsageError(
-                f"{what} was refused ({one_line(error)}); check the credentials and their permissions."
+                f"{what} was refused ({said}); check the credentials and their permissions."
             ) from error
         except Exception as error:
             reason = f"{type(error).__name__}: {one_line(error)}"
@@ -155,18 +175,3 @@ class ObjectStore:
                 f"{what} failed after up to {ATTEMPTS} attempts ({reason}). Once the store answers, rerun "
                 "the same command to resume."
             ) from error
-
-
-def file_system(scheme: str) -> Any:
-    """The fsspec file system of a scheme, without cached listings and without retries of its own.
-
-    Raises:
-        UsageError: fsspec does not have it, or its package is not installed.
-    """
-    try:
-        fs = fsspec.filesystem(scheme, use_listings_cache=False, **_OPTIONS.get(scheme, {}))
-    except (ValueError, ImportError) as error:
-        raise UsageError(f"{scheme}:// cannot be used: {one_line(error)}") from error
-    if hasattr(fs, "retries"):
-        fs.retries = 1
-    return fs

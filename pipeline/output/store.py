@@ -31,6 +31,12 @@ class Store(Protocol):
     def names(self) -> set[str]:
         """The names of all files, without hidden ones."""
 
+    def exists(self, name: str) -> bool:
+        """Whether the file `name` exists, which a listing may show late."""
+
+    def unusual_entries(self) -> dict[str, str]:
+        """The entries that are not plain files: their names, and what they are."""
+
     def create(self, name: str, data: bytes) -> Outcome:
         """Write the file `name` completely, unless it exists.
 
@@ -66,14 +72,15 @@ def plain_name(name: str) -> str:
     return name
 
 
-def probe(store: Store) -> None:
-    """Check that `store` refuses to write a name twice. Otherwise another writer could change results.
+def probe(store: Store, *, must_refuse: bool = True) -> None:
+    """Check that `store` can be written to, and refuses to write a name twice. Otherwise another writer could
+    change results. Without `must_refuse`, a store that writes twice is accepted.
 
     Raises:
         UsageError: the store replaces existing files.
     """
-    outcomes = (store.create(PROBE, uuid.uuid4().hex.encode()) for _ in range(2))
-    if all(outcome is Outcome.CREATED for outcome in outcomes):
+    outcomes = [store.create(PROBE, uuid.uuid4().hex.encode()) for _ in range(2)]
+    if must_refuse and all(outcome is Outcome.CREATED for outcome in outcomes):
         raise UsageError(
             f"{store.url} replaces existing files although the request forbids it (If-None-Match). Another "
             "run, or a late write of a dead one, could change results. Choose another store, or give "

@@ -1,24 +1,34 @@
-"""Count the content of an output folder again: from its listing for the status, from every byte for the
-proof."""
+"""Check an output folder against its plan, manifest and input.
+
+The status comes from a listing, the proof from every byte.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import CorruptOutput, UsageError
+from pipeline.errors import CorruptOutput, PipelineError, UsageError, listed
+from pipeline.inputs.files import check_same_content
+from pipeline.inputs.read import read_rows
+from pipeline.inputs.texts import read_texts
 from pipeline.output.commit import (
+    PLAN_SHA256,
+    SIGNATURE,
     ShardMetadata,
     counts_of,
     make_manifest,
+    parse_column_digests,
     parse_json_object,
     parse_manifest,
     parse_run_config,
@@ -26,6 +36,7 @@ from pipeline.output.commit import (
     read_columns,
     success_marker,
 )
+from pipeline.output.digests import FileDigest, column_digest, digest_of, rows_sha256
 from pipeline.output.store import Store
 from pipeline.planning.document_ids import document_ids
 from pipeline.planning.duplicates import find_duplicates, hash_ids
@@ -38,9 +49,8 @@ _SHOWN = 5
 
 _FILES_AT_ONCE = 16  # reading a file is mostly waiting for the store
 
-# Rows in memory at a time, of the columns that are only read to check that they can be. They may be whole
-# documents.
-_ROWS_AT_ONCE = 8
+# Rows of a column in memory at a time. They may be whole documents.
+_ROWS_AT_ONCE = 64
 
 _COUNTED = (
     DOC_ID.name,
@@ -77,14 +87,19 @@ class Status:
 
 @dataclass
 class Verification:
-    """What the bytes hold: documents, rows by status, duplicate IDs (their number and some of them), and the
-    problems."""
+    """What the bytes hold: documents, rows by status, duplicate IDs (their number and some of them), the
+    problems, and the warnings.
+
+    `bound_to` says what the content was compared with. Output of earlier versions has counts alone.
+    """
 
     documents: int = 0
     rows: Counter[str] = field(default_factory=Counter)
     duplicates: int = 0
     duplicate_ids: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    bound_to: Literal["files", "rows", "counts"] = "files"
 
     def __str__(self) -> str:
         text = f"{self.rows.total()} rows = " + " + ".join(f"{self.rows[name]} {name}" for name in STATUSES)
@@ -97,9 +112,10 @@ class Verification:
 
 
 class _VerifiedShard(NamedTuple):
-    """A committed file without problems: its metadata, and a hash of each document ID."""
+    """A committed file without problems: its metadata, its digest, and a hash of each document ID."""
 
     metadata: ShardMetadata
+    digest: FileDigest
     hashes: np.ndarray
 
 
@@ -109,8 +125,11 @@ def read_plan(store: Store) -> Plan:
     Raises:
         UsageError: the folder holds no run.
     """
-    if PLAN not in store.names():
-        raise UsageError(f"{store.url} holds no run (no {PLAN}); name the folder that was given as --output.")
+    if not store.exists(PLAN):
+        raise UsageError(
+            f"{store.url} holds no run (no {PLAN}); name the folder that was given as --output. A run writes "
+            "its plan with its first shard."
+        )
     return Plan.from_json(store.read(PLAN))
 
 
@@ -132,29 +151,26 @@ def status(store: Store) -> Status:
     )
 
 
-def verify(store: Store) -> Verification:
-    """Count every committed row again and compare with the plan, the footers, the manifest and the success
-    marker.
+def verify(store: Store, *, key: bytes | None = None, against_input: bool = False) -> Verification:
+    """Check every committed byte against the footers, the plan, the manifest and the success marker.
 
     Several files are read in parallel. Eight bytes of every document ID are kept. Duplicate IDs are a problem
-    unless the run had --on-duplicate-id keep.
+    unless the run had --on-duplicate-id keep. With a `key`, the manifest must be signed with it. With
+    `against_input`, the input is read again, and its document IDs and texts must be those of the rows.
 
     Raises:
         UsageError: the folder holds no run.
+        PipelineError: the folder or the input cannot be read now.
     """
     plan, names = read_plan(store), store.names()
     result = Verification()
-    planned = {shard.part for shard in plan.shards}
-    unplanned = sorted(name for name in names if name.startswith("part-") and name not in planned)
-    _add_problems(result, unplanned, "is not in the plan")
-    todo = remaining(plan, names)
-    if todo and SUCCESS in names:
-        _add_problems(
-            result, [shard.part for shard in todo], "is missing, though the run is marked as finished"
-        )
+    _check_names(store, plan, names, result)
     committed = [shard for shard in plan.shards if shard.part in names]
+    manifest = _read_manifest(store, result) if MANIFEST in names else {}
+    digests = _digests_in(manifest, result)
+    checks = _Checks(store, plan, hashlib.sha256(store.read(PLAN)).hexdigest(), digests, against_input)
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        checked = list(pool.map(lambda shard: _check_shard(store, shard, plan), committed))
+        checked = list(pool.map(checks.shard, committed))
     result.problems += [problem for problem in checked if isinstance(problem, str)]
     pairs = zip(committed, checked, strict=True)
     verified = {shard.part: shard_ for shard, shard_ in pairs if isinstance(shard_, _VerifiedShard)}
@@ -162,6 +178,9 @@ def verify(store: Store) -> Verification:
     for metadata in shards_metadata.values():
         result.documents += metadata.documents
         result.rows.update({name: getattr(metadata, name) for name in STATUSES})
+    if digests is None:
+        bound = shards_metadata and all(each.rows_sha256 for each in shards_metadata.values())
+        result.bound_to = "rows" if bound else "counts"
     hashes = [shard.hashes for shard in verified.values()]
     result.duplicates, result.duplicate_ids = find_duplicates(
         hashes, [partial(_read_ids, store, part) for part in verified]
@@ -169,21 +188,59 @@ def verify(store: Store) -> Verification:
     if result.duplicates and not plan.config.get("duplicates_kept"):
         result.problems.append(result.describe_duplicates())
     complete = len(shards_metadata) == len(plan.shards)
-    if (
-        MANIFEST in names
-        and complete
-        and _read_manifest(store, result) != make_manifest(plan, shards_metadata)
-    ):
+    if MANIFEST in names and complete and manifest != make_manifest(plan, shards_metadata, digests):
         result.problems.append(f"{MANIFEST} does not match the files")
     if SUCCESS in names:
-        manifest = store.read(MANIFEST) if MANIFEST in names else b""
-        if _read_marker(store, result) != success_marker(plan, manifest):
-            result.problems.append(f"{SUCCESS} does not match {MANIFEST}")
+        written = store.read(MANIFEST) if MANIFEST in names else b""
+        _check_marker(_read_marker(store, result), plan, written, key, result)
         if result.documents != plan.documents:
             result.problems.append(
                 f"there are rows of {result.documents} documents; the plan has {plan.documents}"
             )
     return result
+
+
+def _check_names(store: Store, plan: Plan, names: set[str], result: Verification) -> None:
+    """Check the names in the folder: every planned file of a finished run, and none that a reader of the
+    results would take for one."""
+    planned = {shard.part for shard in plan.shards}
+    todo = remaining(plan, names)
+    if todo and SUCCESS in names:
+        _add_problems(
+            result, [shard.part for shard in todo], "is missing, though the run is marked as finished"
+        )
+    others = sorted(name for name in names - planned if not name.startswith("_"))
+    rows = [name for name in others if name.lower().endswith((".parquet", ".parq", ".pq"))]
+    _add_problems(result, rows, "is not in the plan, but readers of the folder would read its rows")
+    result.warnings += [f"{name} is not a file of this run" for name in others if name not in rows][:_SHOWN]
+    for name, kind in sorted(store.unusual_entries().items())[:_SHOWN]:
+        result.warnings.append(f"{name} is a {kind}; a run writes only plain files")
+
+
+def _digests_in(manifest: Mapping[str, Any], result: Verification) -> dict[str, FileDigest] | None:
+    """The digests of files in a manifest. None if there is none, or it is of a version without digests."""
+    if "files" not in manifest:
+        return None
+    try:
+        return {name: FileDigest(**digest) for name, digest in manifest["files"].items()}
+    except (AttributeError, TypeError) as error:
+        result.problems.append(f"the digests in {MANIFEST} are malformed ({error})")
+        return None
+
+
+def _check_marker(
+    marker: Mapping[str, Any], plan: Plan, manifest: bytes, key: bytes | None, result: Verification
+) -> None:
+    if key is None:
+        marker = {name: value for name, value in marker.items() if name != SIGNATURE}
+    elif SIGNATURE not in marker:
+        result.problems.append(f"{SUCCESS} has no signature; the run was not given a --sign-key")
+        key = None
+    elif success_marker(plan, manifest, key)[SIGNATURE] != marker[SIGNATURE]:
+        result.problems.append(f"the signature in {SUCCESS} is not that of the manifest with this key")
+        return
+    if marker != success_marker(plan, manifest, key):
+        result.problems.append(f"{SUCCESS} does not match {MANIFEST}")
 
 
 def _read_manifest(store: Store, result: Verification) -> dict[str, Any]:
@@ -202,36 +259,70 @@ def _read_marker(store: Store, result: Verification) -> dict[str, Any]:
         return {}
 
 
-def _check_shard(store: Store, shard: Shard, plan: Plan) -> _VerifiedShard | str:
-    """The verified shard, or what is wrong with it."""
-    try:
-        return _verify_shard(store, shard, plan)
-    except CorruptOutput as error:
-        return str(error)
+class _Checks(NamedTuple):
+    """The checks of single files: the folder and its plan with the SHA-256 of the plan, the digests of all
+    files if the manifest has them, and whether the input is read again."""
+
+    store: Store
+    plan: Plan
+    plan_sha256: str
+    digests: Mapping[str, FileDigest] | None
+    against_input: bool
+
+    def shard(self, shard: Shard) -> _VerifiedShard | str:
+        """The verified shard, or what is wrong with it."""
+        path = f"{self.store.url}/{shard.part}"
+        try:
+            verified = _verify_shard(self.store, shard, self.plan, self.plan_sha256)
+            if self.digests is not None and self.digests.get(shard.part) != verified.digest:
+                raise CorruptOutput(f"{path} is not the file that was committed: its SHA-256 differs")
+            if self.against_input:
+                _compare_with_input(self.store, shard, self.plan)
+            return verified
+        except CorruptOutput as error:
+            return str(error)
 
 
-def _verify_shard(store: Store, shard: Shard, plan: Plan) -> _VerifiedShard:
+def _verify_shard(store: Store, shard: Shard, plan: Plan, plan_sha256: str) -> _VerifiedShard:
     """Read a committed file to its last byte.
 
     Raises:
         CorruptOutput: its rows do not match the plan or its footer.
+        PipelineError: it cannot be read now.
     """
     path = f"{store.url}/{shard.part}"
     try:
         with store.open(shard.part) as file:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
-            footer, names = parquet.schema_arrow.metadata or {}, parquet.schema_arrow.names
+            footer = parquet.schema_arrow.metadata or {}
+            # One column after the other, since a copied one may hold whole documents.
+            digests = {
+                field.name: column_digest(
+                    field.type,
+                    (batch.column(0) for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=[field.name])),
+                )
+                for field in parquet.schema_arrow
+            }
             counted = stored_names(_COUNTED, parquet.schema_arrow)
             table = with_current_names(parquet.read(columns=counted))
-            others = [name for name in names if name not in counted]
-            for _ in parquet.iter_batches(_ROWS_AT_ONCE, columns=others) if others else ():
-                pass
+            file.seek(0)
+            digest = digest_of(file)
+        expected = parse_column_digests(footer)
         metadata, config, counts = parse_shard_metadata(footer), parse_run_config(footer), counts_of(table)
         ids = table["doc_id"].cast(DOC_ID.type)
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+    except OSError as error:
+        if error.errno is None:  # pyarrow raises it for malformed bytes
+            raise CorruptOutput(f"{path} cannot be read ({error!r})") from error
+        raise PipelineError(f"{path} cannot be read now ({error}); run verify again.") from error
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise CorruptOutput(f"{path} cannot be read ({error!r})") from error
     if config.get("plan") != plan.fingerprint or metadata.shard_id != shard.shard_id:
         raise CorruptOutput(f"{path} was written for another plan or shard")
+    if config.get(PLAN_SHA256, plan_sha256) != plan_sha256:
+        raise CorruptOutput(f"{path} was written for a {PLAN} with another content")
+    changed = [name for name, value in plan.config.items() if config.get(name) != value]
+    if PLAN_SHA256 in config and changed:
+        raise CorruptOutput(f"{path} was written with another configuration: {', '.join(changed)}")
     if counts["documents"] != shard.documents:
         raise CorruptOutput(
             f"{path} has rows of {counts['documents']} documents; the plan has {shard.documents}"
@@ -247,15 +338,79 @@ def _verify_shard(store: Store, shard: Shard, plan: Plan) -> _VerifiedShard:
     ]
     if wrong:
         raise CorruptOutput(f"{path} does not match its footer: {', '.join(wrong)}")
+    if metadata.rows_sha256 and (
+        expected != digests or list(expected) != list(digests) or rows_sha256(digests) != metadata.rows_sha256
+    ):
+        raise CorruptOutput(
+            f"{path} does not have the rows that were committed: {_difference(expected, digests)}"
+        )
     table = table.set_column(table.column_names.index(DOC_ID.name), DOC_ID, ids)
     settings = plan.config.get("settings", {})
     if settings.get("id_column", "") is None and settings.get("group_by") is None:
-        expected = document_ids(None, shard.source, shard.start, shard.stop)
-        if _first_rows(table)[DOC_ID.name].to_pylist() != expected:
+        expected_ids = document_ids(None, shard.source, shard.start, shard.stop)
+        if _first_rows(table)[DOC_ID.name].to_pylist() != expected_ids:
             raise CorruptOutput(
-                f"{path} has other doc_ids than {expected[0]} to {expected[-1]}, which its rows must have"
+                f"{path} has other doc_ids than {expected_ids[0]} to {expected_ids[-1]}, which its rows must "
+                "have"
             )
-    return _VerifiedShard(metadata, hash_ids(_ids_in(table)))
+    return _VerifiedShard(metadata, digest, hash_ids(_ids_in(table)))
+
+
+def _difference(expected: Mapping[str, str], found: Mapping[str, str]) -> str:
+    """How the columns of a file differ from those that were committed, in words."""
+    parts = [
+        (f"column {listed(names, 5)} {what}")
+        for names, what in (
+            ([name for name in expected if name in found and found[name] != expected[name]], "differs"),
+            ([name for name in expected if name not in found], "is missing"),
+            ([name for name in found if name not in expected], "was added"),
+        )
+        if names
+    ]
+    return "; ".join(parts) or "the columns are in another order, or the digests were changed"
+
+
+def _compare_with_input(store: Store, shard: Shard, plan: Plan) -> None:
+    """Compare the document IDs and texts of a shard with the input.
+
+    Raises:
+        CorruptOutput: they differ.
+        PipelineError: the input cannot be read, or has changed.
+    """
+    path = f"{store.url}/{shard.part}"
+    rows = _first_rows(read_columns(store, shard.part, [DOC_ID.name, "status", "text_hash", NUMBER]))
+    if "skipped" in rows["status"].to_pylist():  # the shard could not be read
+        return
+    settings = plan.config["settings"]
+    text, most, lists = settings["text_column"], settings["max_document_bytes"], _joins_documents(settings)
+    check_same_content(shard.path, shard.content)
+    columns = [text, *([plan.id_column] if plan.id_column else [])]
+    read = read_rows(shard.path, shard.split, text, columns, most, lists=lists)
+    column = read.table[plan.id_column] if plan.id_column else None
+    ids = document_ids(column, shard.source, shard.start, shard.stop)
+    found = rows[DOC_ID.name].to_pylist()
+    wrong = [f"{a!r} for {b!r}" for a, b in zip(found, ids, strict=True) if a != b]
+    if wrong:
+        raise CorruptOutput(f"{path} has other document IDs than the input: {listed(wrong, 3)}")
+    if not hashes_texts_alone(settings):
+        return
+    hashes = [each.text_hash for each in read_texts(read.table[text], most, lists=lists)]
+    wrong = [
+        doc_id for doc_id, a, b in zip(ids, rows["text_hash"].to_pylist(), hashes, strict=True) if a != b
+    ]
+    if wrong:
+        raise CorruptOutput(f"{path} has rows of other texts than the input: {listed(wrong, 3)}")
+
+
+def _joins_documents(settings: Mapping[str, Any]) -> bool:
+    return bool(settings.get("multi_document") or settings.get("group_by"))
+
+
+def hashes_texts_alone(settings: Mapping[str, Any]) -> bool:
+    """Whether the `text_hash` of a row depends on its text alone, not on a question, prefix or span as
+    well."""
+    asks = "max_answer_tokens" in settings or settings.get("prefix_column")
+    return not asks and not any(rule.startswith("column:") for rule in settings.get("global_attention", ()))
 
 
 def _first_rows(table: pa.Table) -> pa.Table:

@@ -6,25 +6,48 @@ listing of the input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.errors import UsageError
-from pipeline.inputs.files import find_files
-from pipeline.inputs.read import PlannedFile, check_columns, check_same_types, inspect_file
+from pipeline.file_systems import is_inside, resolved
+from pipeline.inputs.files import FileEntry, find_files
+from pipeline.inputs.read import (
+    PlannedFile,
+    check_columns,
+    check_same_types,
+    has_column,
+    inspect_file,
+)
 from pipeline.inputs.splits import Split
 from pipeline.planning.document_ids import check_duplicate_ids
 from pipeline.planning.plan import Plan, make_plan
+from pipeline.schema import DOC_ID
 from pipeline.settings import RunSettings
 
 _FILES_AT_ONCE = 16  # inspecting a file is mostly waiting for its store
 
 
-def inspect_inputs(settings: RunSettings, previous: Plan | None) -> list[PlannedFile]:
-    """Every file of the input with its splits.
+# The column of document IDs where `doc_id`, the default of --id-column, does not exist.
+_OTHER_ID = "id"
+
+
+@dataclass(frozen=True)
+class InspectedInputs:
+    """Every file of the input with its splits, the paths of the files in its folders that are left out, and
+    the column with the document IDs, if there is one."""
+
+    files: Sequence[PlannedFile]
+    left_out: Sequence[str]
+    id_column: str | None
+
+
+def inspect_inputs(settings: RunSettings, previous: Plan | None) -> InspectedInputs:
+    """Inspect every file of the input.
 
     Raises:
         UsageError: there is no input, or a file lacks a column.
@@ -41,7 +64,9 @@ def inspect_inputs(settings: RunSettings, previous: Plan | None) -> list[Planned
         settings.max_document_bytes,
         settings.shard_documents,
     )
-    entries = find_files(settings.input)
+    found = find_files(settings.input)
+    _check_output_apart(settings, found.files)
+    copied = [*settings.passthrough, *_id_columns(settings)]
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         inspected = pool.map(
             lambda entry: inspect_file(
@@ -51,37 +76,103 @@ def inspect_inputs(settings: RunSettings, previous: Plan | None) -> list[Planned
                 skip_bad=skip_bad,
                 max_bytes=max_bytes,
                 group_by=settings.group_column,
+                text=settings.text_column,
+                columns=copied,
             ),
-            entries,
+            found.files,
         )
         inputs = list(inspected)
-    for each in inputs:
-        if each.schema is not None:
-            columns = settings.text_column, settings.document_id_column, settings.extra_columns
-            check_columns(each.file.path, each.schema, *columns, lists=settings.joins_documents)
-    return inputs
+    schemas = {each.file.path: each.schema for each in inputs if each.schema is not None and each.file.rows}
+    id_column = _id_column(settings, schemas, previous)
+    for path, schema in schemas.items():
+        columns = settings.text_column, id_column, settings.extra_columns
+        check_columns(path, schema, *columns, lists=settings.joins_documents)
+    return InspectedInputs(inputs, found.left_out, id_column)
+
+
+def _id_columns(settings: RunSettings) -> list[str]:
+    """The columns that may have the document IDs."""
+    if settings.document_id_column == DOC_ID.name:
+        return [DOC_ID.name, _OTHER_ID]
+    return [settings.document_id_column] if settings.document_id_column else []
+
+
+def _id_column(settings: RunSettings, schemas: Mapping[str, pa.Schema], previous: Plan | None) -> str | None:
+    """The column with the document IDs: that of the settings, but `id` where no file has the default."""
+    candidates = _id_columns(settings)
+    if len(candidates) < 2:
+        return settings.document_id_column
+    if not schemas:
+        return previous.id_column if previous else DOC_ID.name
+    for column in candidates:
+        if all(has_column(path, schema, column) for path, schema in schemas.items()):
+            return column
+    return DOC_ID.name
+
+
+def _check_output_apart(settings: RunSettings, files: Sequence[FileEntry]) -> None:
+    """Check that the output is not among the inputs, where a later run would read it.
+
+    Raises:
+        UsageError: it is.
+    """
+    for given in settings.input:
+        if is_inside(settings.output, given):
+            raise UsageError(
+                f"--output {settings.output} is inside of --input {given}, so the next command would read "
+                "the results as documents; choose a folder elsewhere."
+            )
+    output = resolved(settings.output)
+    for file in files:
+        if not file.members and resolved(file.path).rpartition("/")[0] == output:
+            raise UsageError(
+                f"--output {settings.output} is the folder of the input {file.path}; choose an empty folder."
+            )
 
 
 def plan_inputs(
-    inputs: Sequence[PlannedFile], config: dict[str, Any], settings: RunSettings, previous: Plan | None
+    inspected: InspectedInputs,
+    config: dict[str, Any],
+    settings: RunSettings,
+    previous: Plan | None,
+    reserved: Collection[str] = (),
 ) -> Plan:
-    """The plan over inspected files. Document IDs are compared when a run is planned first, not when it
-    resumes.
+    """The plan over inspected files. `reserved` are names of columns that the output has.
+
+    Document IDs are compared when a run is planned first, not when it resumes.
 
     Raises:
         UsageError: there are no documents, two have one ID, or a column has two types.
         CorruptInput: the IDs of a file cannot be read, and --on-bad-shard is fail.
     """
-    schemas = {each.file.path: each.schema for each in inputs if each.schema is not None}
-    if schemas:
-        types = check_same_types(schemas, settings.passthrough)
+    inputs = inspected.files
+    schemas = {each.file.path: each.schema for each in inputs if each.schema is not None and each.file.rows}
+    if previous:
+        types = previous.passthrough
     else:
-        types = previous.passthrough if previous else pa.schema([])
+        copied = _copied_columns(settings, inspected.id_column, reserved)
+        types = check_same_types(schemas, copied) if schemas else pa.schema([])
     splits = {each.file.path: each.splits for each in inputs}
-    plan = make_plan([each.file for each in inputs], config, settings.shard_documents, splits, types)
+    plan = make_plan(
+        [each.file for each in inputs],
+        config,
+        settings.shard_documents,
+        splits,
+        types,
+        inspected.left_out,
+    )
     if not plan.documents:
         unreadable = len(plan.skipped)
         raise UsageError(f"the input has no documents: {len(inputs)} files, {unreadable} of them unreadable.")
     if settings.on_duplicate_id == "fail" and previous is None:
-        check_duplicate_ids(plan, settings)
+        check_duplicate_ids(plan, settings, inspected.id_column)
     return plan
+
+
+def _copied_columns(settings: RunSettings, id_column: str | None, reserved: Collection[str]) -> list[str]:
+    """The columns that are copied to the output: those of --passthrough, and the column of document IDs, so
+    that results can be joined by its own name and type."""
+    columns = list(settings.passthrough)
+    if id_column is None or id_column in (DOC_ID.name, *columns, *reserved):
+        return columns
+    return [*columns, id_column]

@@ -31,8 +31,8 @@ def document_ids(column: pa.ChunkedArray | None, source: str, start: int, stop: 
     return [f"{source}:{start + i}" if value is None else str(value) for i, value in enumerate(ids)]
 
 
-def check_duplicate_ids(plan: Plan, settings: RunSettings) -> None:
-    """Check that no document ID of a plan occurs twice, by reading the ID columns.
+def check_duplicate_ids(plan: Plan, settings: RunSettings, id_column: str | None) -> None:
+    """Check that no document ID of a plan occurs twice, by reading the column of IDs.
 
     Raises:
         UsageError: an ID occurs twice.
@@ -41,7 +41,9 @@ def check_duplicate_ids(plan: Plan, settings: RunSettings) -> None:
     shards: dict[str, list[Shard]] = {}
     for shard in plan.shards:
         shards.setdefault(shard.path, []).append(shard)
-    count, examples = duplicate_ids([partial(_ids, of_file, settings) for of_file in shards.values()])
+    count, examples = duplicate_ids(
+        [partial(_ids, of_file, settings, id_column) for of_file in shards.values()]
+    )
     if count and settings.group_column:
         raise UsageError(
             f"{count} keys of --group-by {settings.group_column} occur in several places, such as "
@@ -55,9 +57,9 @@ def check_duplicate_ids(plan: Plan, settings: RunSettings) -> None:
         )
 
 
-def _ids(shards: Sequence[Shard], settings: RunSettings) -> Iterator[list[str]]:
+def _ids(shards: Sequence[Shard], settings: RunSettings, column: str | None) -> Iterator[list[str]]:
     """The IDs of a file's documents: in one pass if the file is readable, otherwise around its bad shards."""
-    column, first = settings.document_id_column, shards[0]
+    first = shards[0]
     if column is None:  # IDs of one file differ by the row, so only the files need comparing
         yield [first.source]
         return

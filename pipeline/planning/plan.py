@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import CorruptOutput
+from pipeline.errors import CorruptOutput, listed, printable
 from pipeline.inputs.read import InputFile
 from pipeline.inputs.splits import Split, split_rows
 from pipeline.settings import fingerprint
@@ -38,6 +38,9 @@ PLAN_VERSION = 3
 
 # The version of `_forecast.json`. `forecast/calibrate.py` writes it, and `report/page.py` reads it.
 FORECAST_VERSION = 2
+
+# Names of files that are left out, kept in a plan.
+_LEFT_OUT_EXAMPLES = 20
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class Shard:
     def source(self) -> str:
         """A short name of the file: its base name and a hash of its content. Documents without an ID are
         named after it."""
-        return f"{PurePosixPath(self.path).name}-{hashlib.sha256(self.content.encode()).hexdigest()[:12]}"
+        content = hashlib.sha256(self.content.encode()).hexdigest()
+        return f"{printable(PurePosixPath(self.path).name)}-{content[:12]}"
 
     @property
     def part(self) -> str:
@@ -85,7 +89,8 @@ class Plan:
 
     `config` holds everything that the rows depend on besides the input: settings, checkpoint hashes, code
     version. `fingerprint` is its hash. `passthrough` has the types of the columns that are copied, so that
-    rows that cannot be read have them too.
+    rows that cannot be read have them too. `left_out` is the number of files in the folders of the input that
+    are not read, and `left_out_examples` are some of them.
     """
 
     inputs: tuple[InputFile, ...]
@@ -93,6 +98,8 @@ class Plan:
     shards: tuple[Shard, ...]
     passthrough: pa.Schema = field(default_factory=lambda: pa.schema([]))
     fingerprint: str = ""
+    left_out: int = 0
+    left_out_examples: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.fingerprint:
@@ -108,6 +115,19 @@ class Plan:
         """The files that are not read, each with its reason."""
         return [file for file in self.inputs if file.skipped is not None]
 
+    @property
+    def id_column(self) -> str | None:
+        """The column with the document IDs. None if they are made from file and row."""
+        settings = self.config.get("settings", {})
+        return settings.get("group_by") or settings.get("id_column")
+
+    @property
+    def left_out_note(self) -> str:
+        """The files that are left out, in words. Empty if there are none."""
+        if not self.left_out:
+            return ""
+        return f"{self.left_out} files are left out: {listed(self.left_out_examples, 5)}"
+
     def to_json(self) -> bytes:
         """The content of `_plan.json`. Its field `sha256` covers all other fields, so a changed file is
         detected."""
@@ -118,6 +138,8 @@ class Plan:
             "shards": [_values(shard) for shard in self.shards],
             "passthrough": base64.b64encode(self.passthrough.serialize()).decode(),
         }
+        if self.left_out:
+            values["left_out"] = {"files": self.left_out, "examples": self.left_out_examples}
         return (json.dumps(values | {"sha256": _digest(values)}, indent=1) + "\n").encode()
 
     @classmethod
@@ -143,7 +165,16 @@ class Plan:
                 for shard in values["shards"]
             )
             passthrough = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["passthrough"])))
-            return cls(inputs, values["config"], shards, passthrough, name)
+            left_out = values.get("left_out", {"files": 0, "examples": ()})
+            return cls(
+                inputs,
+                values["config"],
+                shards,
+                passthrough,
+                name,
+                int(left_out["files"]),
+                tuple(left_out["examples"]),
+            )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
             raise CorruptOutput(
                 f"{PLAN} is not a plan of this system ({error!r}); choose another output folder."
@@ -156,6 +187,7 @@ def make_plan(
     shard_documents: int,
     splits: Mapping[str, Sequence[Split]] | None = None,
     passthrough: pa.Schema | None = None,
+    left_out: Sequence[str] = (),
 ) -> Plan:
     """Turn every file into shards: the `splits` of its path, or else `shard_documents` rows each, the last
     one shorter."""
@@ -167,7 +199,14 @@ def make_plan(
         for file in inputs
         for split in (splits[file.path] if file.path in splits else split_rows(file.rows, shard_documents))
     ]
-    return Plan(tuple(inputs), config, tuple(shards), passthrough or pa.schema([]))
+    return Plan(
+        tuple(inputs),
+        config,
+        tuple(shards),
+        passthrough or pa.schema([]),
+        left_out=len(left_out),
+        left_out_examples=tuple(printable(path) for path in left_out[:_LEFT_OUT_EXAMPLES]),
+    )
 
 
 def remaining(plan: Plan, names: Iterable[str]) -> list[Shard]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pipeline.errors import printable
 from pipeline.monitor.stats import Totals, device_hours, throughput
 from pipeline.output.commit import ShardMetadata, chunked_rows, hardware_of, new_rows, rows_recomputed
 from pipeline.planning.plan import FORECAST, Plan
@@ -114,7 +115,7 @@ def page_content(
         throughput=_throughput(computed),
         lengths=_lengths(plan, findings),
         failures=_failures(manifest) if manifest["failures"] else None,
-        skipped_files=_skipped_files(plan) if plan.skipped else None,
+        skipped_files=_skipped_files(plan) if plan.skipped or plan.left_out else None,
         reference_column=reference_column,
         rouge=_rouge(scored, reference_column) if reference_column is not None and scored else None,
         flags=_flags(manifest) if any("flags" in row for row in random) else None,
@@ -145,6 +146,7 @@ def _key_figures(
         ("reused from earlier runs", manifest["reused"]),
         *_new_and_recomputed(manifest),
         ("skipped files", len(plan.skipped)),
+        *([("files left out", plan.left_out)] if plan.left_out else []),
         ("truncated at the input limit", manifest["truncated"]),
         ("read in several chunks", chunked_rows(manifest)),
         ("input tokens", manifest["input_tokens"]),
@@ -263,7 +265,11 @@ def _failures(manifest: Mapping[str, Any]) -> Table:
 
 
 def _skipped_files(plan: Plan) -> Table:
-    return Table([(file.path, file.skipped) for file in plan.skipped], ("file", "reason"))
+    skipped = [(printable(file.path), file.skipped) for file in plan.skipped]
+    left_out = [(path, "left out: no document by its name") for path in plan.left_out_examples]
+    if plan.left_out > len(left_out):
+        left_out.append((f"and {plan.left_out - len(left_out)} more", "left out"))
+    return Table([*skipped, *left_out], ("file", "reason"))
 
 
 def _rouge(rows: Sequence[Row], reference_column: str) -> Table:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -27,8 +29,9 @@ from pipeline.inputs.read import read_rows
 from pipeline.inputs.texts import Text, is_list, read_texts
 from pipeline.output.previous_runs import PreviousRuns
 from pipeline.planning.document_ids import document_ids
-from pipeline.planning.plan import Shard
+from pipeline.planning.plan import Plan, Shard
 from pipeline.schema import CHUNKED_ROWS, COUNTS, DOC_ID, INPUT, MEASURED, NUMBER, PROVENANCE, SHARD, STATE
+from pipeline.settings import PASSTHROUGH_FLAG
 from pipeline.tasks import Task
 from pipeline.tasks.base import Document, InputLimits, ModelInput, RequestedRow, Row
 from pipeline.workers.bisect import Failed, bisect_failures
@@ -43,7 +46,8 @@ class ShardReader:
     uses.
 
     `passthrough` has the types of the copied columns, by default those of the file. `tokenizer_sha256` is the
-    hash that the tokenizer must have. `base_model` is the base of a LoRA adapter.
+    hash that the tokenizer must have. `base_model` is the base of a LoRA adapter. `id_column` is the column
+    with the document IDs, if it is not that of the settings.
     """
 
     task: Task
@@ -53,6 +57,15 @@ class ShardReader:
     passthrough: pa.Schema | None = None
     tokenizer_sha256: str | None = None
     base_model: str | None = None
+    id_column: str | None = None
+
+    @classmethod
+    def of_plan(
+        cls, task: Task, plan: Plan, model: str, revision: str | None = None, base_model: str | None = None
+    ) -> ShardReader:
+        """A reader for the shards of a plan."""
+        limits, tokenizer = InputLimits(**plan.config["input_limits"]), plan.config["tokenizer_sha256"]
+        return cls(task, model, revision, limits, plan.passthrough, tokenizer, base_model, plan.id_column)
 
     def __call__(self, shard: Shard, previous: PreviousRuns | None = None) -> pa.Table:
         """The rows of `shard`, in order. Several rows of one document follow one another.
@@ -79,10 +92,11 @@ class ShardReader:
         settings = self.task.settings
         self._tokenizer()  # loaded first: a missing tokenizer is not the fault of a document
         check_unchanged(shard.path, shard.content)
-        id_columns = [settings.document_id_column] if settings.document_id_column else []
-        extra_columns = [column for _, column in settings.extra_columns]
+        id_column = self.id_column or settings.document_id_column
+        copied = list(settings.passthrough) if self.passthrough is None else self.passthrough.names
+        needed = [column for flag, column in settings.extra_columns if flag != PASSTHROUGH_FLAG]
         try:
-            columns = [settings.text_column, *id_columns, *extra_columns]
+            columns = [settings.text_column, *([id_column] if id_column else []), *copied, *needed]
             rows = read_rows(
                 shard.path,
                 shard.split,
@@ -90,27 +104,28 @@ class ShardReader:
                 columns,
                 settings.max_document_bytes,
                 lists=settings.joins_documents,
+                types=self.passthrough or (),
             )
         except CorruptInput as error:
             if settings.on_bad_shard == "fail":
                 raise
             return self._skipped(shard, str(error))
-        id_column = rows.table[id_columns[0]] if id_columns else None
-        ids = document_ids(id_column, shard.source, shard.start, shard.stop)
+        id_values = rows.table[id_column] if id_column else None
+        ids = document_ids(id_values, shard.source, shard.start, shard.stop)
         column = rows.table[settings.text_column]
         texts = read_texts(column, settings.max_document_bytes, lists=settings.joins_documents)
         texts = [text._replace(reason=rows.reasons.get(i, text.reason)) for i, text in enumerate(texts)]
-        values = column_values(shard.path, rows.table.select(dict.fromkeys(extra_columns)))
+        values = column_values(shard.path, rows.table.select(list(dict.fromkeys(needed))))
         requested = self._expand(ids, texts, values)
         documents = [row.document for row in requested]
         table = self._table(shard, [row.doc_id for row in requested], self._rows(requested, previous))
-        for name in reversed(settings.passthrough):
+        for name in reversed(copied):
             column = rows.table[name]
             kind = column.type if self.passthrough is None else self.passthrough.field(name).type
             if column.type != kind:  # the text column itself, which was read as bytes
                 column = pa.chunked_array([pa.array([_as_column(text, kind) for text in texts], kind)])
             if len(documents) != len(column):
-                column = column.take(pa.array(documents))
+                column = repeat_rows(column, documents)
             table = table.add_column(3, pa.field(name, column.type), column)
         return table
 
@@ -177,6 +192,15 @@ class ShardReader:
         return worker_tokenizer(
             self.model, self.revision, self.tokenizer_sha256, special_tokens, self.base_model
         )
+
+
+def repeat_rows(column: pa.ChunkedArray, rows: Sequence[int]) -> pa.ChunkedArray:
+    """The values of a column at these rows, as slices of it. `take` would copy them into one array, which
+    holds at most 2 GiB of texts."""
+    ends = list(accumulate(map(len, column.chunks)))
+    found = ((row, bisect_right(ends, row)) for row in rows)
+    slices = [column.chunk(i).slice(row - ends[i] + len(column.chunk(i)), 1) for row, i in found]
+    return pa.chunked_array(slices, column.type)
 
 
 def _as_column(text: Text, kind: pa.DataType) -> Any:

@@ -142,7 +142,7 @@ def test_the_whole_command_on_a_cluster(api: Api, tmp_path: Path, monkeypatch: p
     words = api.jobs["led-2026-11-24-x"]["spec"]["entrypoint"].split()
     assert words[4:6] == ["--output", f"{tmp_path}/runs/2026-11-24"] and words[6] == "--stop-at"
     assert (
-        timedelta(0) < datetime.fromisoformat(words[7]) - datetime.now() <= timedelta(days=1)
+        timedelta(0) < datetime.fromisoformat(words[7]) - datetime.now().astimezone() <= timedelta(days=1)
         and words[7][-5:] == "06:00"
     )
     monkeypatch.setattr(

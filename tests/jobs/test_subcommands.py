@@ -60,7 +60,7 @@ def test_a_preview_a_forecast_a_run_and_its_report(
     assert led_corpus("report", "--output", out).returncode == 0 and report.read_text() == page
     assert "12/12 documents" in led_corpus("status", "--output", out).stdout
     verified = summarize("verify", "--output", out)
-    assert "Verified: 12 documents, 12 rows, no duplicates, checksums match." in verified.stdout
+    assert "Verified: 12 documents, 12 rows, no duplicates. Every file has the SHA-256" in verified.stdout
     unknown = led_corpus("report", "--output", out, "--reference-column", "right")
     assert unknown.returncode == 2 and "the output has no such column" in unknown.stderr
     again = summarize("retry-failed", *given)

@@ -26,8 +26,9 @@ import s3fs  # noqa: F401 # imported once here, not in every process
 
 from jobs.cli import exit_code
 from led.checkpoint.hub import Checkpoint
-from pipeline import run as composition
-from pipeline.output.commit import commit
+from pipeline import remote, retry, run as composition
+from pipeline.output.commit import PLAN_SHA256, Committed, commit
+from pipeline.output.freeze import freeze_plan
 from pipeline.output.local import LocalStore
 from pipeline.output.open_store import open_store
 from pipeline.output.previous_runs import load_previous_runs
@@ -47,7 +48,7 @@ from pipeline.workers.reader import ShardReader
 from tests.waiting import HANG_S
 
 
-def task_of(corpus: Path, model: Path, output: str, changes: dict[str, Any]) -> Summarize:
+def task_of(corpus: Path | str, model: Path, output: str, changes: dict[str, Any]) -> Summarize:
     given = {"input": (str(corpus),), "output": output, "model": str(model), "shard_documents": 2}
     return Summarize(SummarizeSettings(**given | changes))
 
@@ -75,22 +76,36 @@ def run_to_the_end(task: Task) -> None:
     composition.run(task, progress_interval_s=1e9)
 
 
-def one_by_one(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], *_: Any) -> None:
+def one_by_one(
+    task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], *_: Any
+) -> dict[str, Committed]:
     settings = task.settings
     store = open_store(settings.output)
     reader = ShardReader(task, settings.model, None, InputLimits(**plan.config["input_limits"]))
     config, since = {**plan.config, "plan": plan.fingerprint}, plan.config.get("since")
     previous = load_previous_runs(since, task.columns) if since else None
+    written = {}
     for shard in shards:
-        commit(store, reverse(reader(shard, previous), task), config)
+        config[PLAN_SHA256] = freeze_plan(store, plan.to_json())
+        committed = commit(store, reverse(reader(shard, previous), task), config)
+        if committed.digest is not None:
+            written[committed.metadata.part] = committed
+    return written
 
 
 def job(
-    corpus: Path, model: Path, output: str, environment: dict[str, str], death: str, changes: dict[str, Any]
+    corpus: Path | str,
+    model: Path,
+    output: str,
+    environment: dict[str, str],
+    death: str,
+    changes: dict[str, Any],
 ) -> None:
     """Run to the end with the exit code of the command, or be killed."""
     os.environ.update(environment)
     composition._execute = one_by_one
+    remote.REQUEST_SECONDS = float(environment.get("REQUEST_SECONDS", remote.REQUEST_SECONDS))
+    retry.FIRST_PAUSE_S = float(environment.get("FIRST_PAUSE_S", retry.FIRST_PAUSE_S))
     if death:
         prepare_death(death)
     try:
@@ -168,7 +183,7 @@ def _patch(
 class Machine:
     """Runs the job in processes that can be killed. `kill` may be called from any thread."""
 
-    def __init__(self, corpus: Path, model: Path, environment: dict[str, str]) -> None:
+    def __init__(self, corpus: Path | str, model: Path, environment: dict[str, str]) -> None:
         self._arguments = (corpus, model)
         self._environment = environment
         self._context = multiprocessing.get_context("forkserver")

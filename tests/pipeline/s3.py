@@ -84,6 +84,10 @@ class Proxy:
     reply. "body": forward half of the body, then cut both; "late": keep it, cut, and `land` forwards it
     later. Each of the five calls `on_fault` at its moment. "503", "409": answer so, do not forward; "412
     after": forward, answer 412 if there was a condition; "slow": wait a second.
+
+    To the n-th request of any kind it does what `strike(n)` says. "500", "503", "403" and codes of errors
+    such as "ExpiredToken": answer so; "reset": cut the connection; "cut": answer with half of the body;
+    "short": the same, with the length of that half; "never": do not answer until the proxy is closed.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -92,6 +96,9 @@ class Proxy:
         self.on_fault: Callable[[], None] = lambda: None
         self.listing_fault: Callable[[int], str] = lambda n: ""
         self.page: int | None = None
+        self.strike: Callable[[int], str] = lambda n: ""
+        self.requests: list[str] = []
+        self._closed = threading.Event()
         self.mutations: list[str] = []
         self.listings = 0
         self._late: list[tuple[BaseHTTPRequestHandler, bytes]] = []
@@ -127,12 +134,19 @@ class Proxy:
         with self._lock:
             self.fault, self.on_fault, self.mutations = fault, on_fault, []
             self.listing_fault, self.page, self.listings = (lambda n: ""), None, 0
+            self.strike, self.requests = (lambda n: ""), []
 
     def close(self) -> None:
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
 
     def _handle(self, request: BaseHTTPRequestHandler) -> None:
+        with self._lock:
+            self.requests.append(f"{request.command} {request.path}")
+            strike = self.strike(len(self.requests) - 1)
+        if strike:
+            return self._struck(request, strike)
         action = ""
         if request.command in ("PUT", "POST", "DELETE"):
             with self._lock:
@@ -164,6 +178,27 @@ class Proxy:
         if action == "after":
             request.wfile.flush()
             self.on_fault()
+
+    def _struck(self, request: BaseHTTPRequestHandler, strike: str) -> None:
+        body = self._body(request)
+        if strike == "never":
+            self._closed.wait()
+        if strike in ("never", "reset"):
+            return self._cut(request)
+        if strike not in ("cut", "short"):
+            status = int(strike) if strike.isdigit() else _STATUS_OF[strike]
+            return self._answer(request, status, {"Content-Type": "application/xml"}, _error(strike))
+        status, headers, content = self._forward(request, body)
+        half = content[: len(content) // 2]
+        if strike == "short" or not content:
+            return self._answer(request, status, headers, half)
+        headers["Content-Length"] = str(len(content))
+        request.send_response_only(status)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(half)
+        self._cut(request)
 
     @staticmethod
     def _body(request: BaseHTTPRequestHandler) -> bytes:
@@ -235,6 +270,17 @@ class Proxy:
         request.connection.shutdown(socket.SHUT_RDWR)
 
 
+# The codes of errors by their status, and the statuses of other codes.
+_CODES = {
+    "500": "InternalError",
+    "503": "SlowDown",
+    "403": "AccessDenied",
+    "409": "ConditionalRequestConflict",
+    "412": "PreconditionFailed",
+}
+_STATUS_OF = {"RequestTimeTooSkewed": 403, "ExpiredToken": 400}
+
+
 def _error(status: str) -> bytes:
-    code = {"503": "SlowDown", "409": "ConditionalRequestConflict", "412": "PreconditionFailed"}[status]
+    code = _CODES.get(status, status)
     return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()

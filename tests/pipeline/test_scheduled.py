@@ -50,9 +50,10 @@ def test_another_attempt_stops_at_the_same_time() -> None:
         "s3://b/n/2026-11-23",
         "s3://b/n/2026-11-21",
         "--stop-at",
-        "2026-11-25T06:00",
+        arguments[-1],
     ]
-    assert datetime.fromisoformat(arguments[-1]) - datetime.fromtimestamp(now) == timedelta(hours=8)
+    assert datetime.fromisoformat(arguments[-1]).timestamp() == now + timedelta(hours=8).total_seconds()
+    assert datetime.fromisoformat(arguments[-1]).utcoffset() is not None
     number: Any = 1320  # YAML reads 22:00 as this number
     with pytest.raises(
         UsageError, match=r"--stop-at is 1320; write 06:00 or 2026-11-24T06:00, in quotes in YAML"

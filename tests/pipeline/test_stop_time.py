@@ -8,6 +8,7 @@ from datetime import datetime
 import pytest
 
 from pipeline.errors import UsageError
+from pipeline.scheduled import run_arguments
 from pipeline.stop_time import parse_stop_time
 
 
@@ -44,6 +45,36 @@ def test_six_is_six_on_the_clock_after_daylight_saving_changes(
             == parse_stop_time(stop[:16], 0.0)
             == datetime.fromisoformat(stop).timestamp()
         )
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("start", "stop_at", "stop"),
+    [
+        # The clock is set back from three to two, so 02:30 occurs twice.
+        ("2026-10-24T22:00+02:00", "02:30", "2026-10-25T02:30+01:00"),
+        ("2026-10-25T02:10+02:00", "02:30", "2026-10-25T02:30+01:00"),
+        ("2026-10-25T02:40+02:00", "02:30", "2026-10-25T02:30+01:00"),
+        ("2026-10-25T02:10+01:00", "02:30", "2026-10-25T02:30+01:00"),
+        ("2026-10-25T02:40+01:00", "02:30", "2026-10-26T02:30+01:00"),
+        ("2026-10-24T22:00+02:00", "2026-10-25T02:30", "2026-10-25T02:30+01:00"),
+        ("2026-10-24T22:00+02:00", "2026-10-25T02:30+02:00", "2026-10-25T02:30+02:00"),
+        # It is set forward from two to three, so 02:30 does not occur.
+        ("2026-03-28T22:00+01:00", "02:30", "2026-03-29T03:30+02:00"),
+    ],
+)
+def test_a_time_that_occurs_twice_or_never(
+    start: str, stop_at: str, stop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        now, expected = (datetime.fromisoformat(each).timestamp() for each in (start, stop))
+        assert parse_stop_time(stop_at, now) == expected
+        arguments = run_arguments("out", "2026-10-25", [], stop_at, now)
+        assert parse_stop_time(arguments[-1], now) == expected
     finally:
         monkeypatch.undo()
         time.tzset()

@@ -49,7 +49,7 @@ def write_lines(folder: Path, name: str = "a") -> Path:
 
 
 def splits_of(path: Path) -> tuple[Split, ...]:
-    [entry] = find_files((str(path),))
+    [entry] = find_files((str(path),)).files
     return inspect_file(entry, SHARD, {}, skip_bad=False, max_bytes=1 << 20).splits
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import remote
 from pipeline.errors import PlanMismatch, Unreachable, UsageError, one_line
 from pipeline.inputs.files import check_unchanged, content_id, find_files, format_suffix, partitions
 from pipeline.inputs.read import inspect_file, read_rows
@@ -20,7 +21,7 @@ from pipeline.inputs.splits import Split
 
 
 def paths(*inputs: object) -> list[str]:
-    return [entry.path for entry in find_files([str(i) for i in inputs])]
+    return [entry.path for entry in find_files([str(i) for i in inputs]).files]
 
 
 def test_folders_globs_and_files_name_each_file_once(write_corpus: Callable[..., Path]) -> None:
@@ -57,7 +58,7 @@ def test_relative_paths_are_made_absolute(
     [
         ("nowhere", "nowhere does not exist; give Parquet, JSON lines or text files"),
         ("*.none", "holds no file that can be read; names must end in .parquet"),
-        ("a.csv", "a.csv has no known file name extension; names must end in .parquet"),
+        ("a.csv", "a.csv cannot be read: CSV is not read; convert it to Parquet"),
         ("empty", "holds no file that can be read"),
         ("json", r"For \.json files, and for names that begin with _ or \., use a glob: json/\*\.json"),
         ("mixed", r"holds 1 \.parquet and 1 \.txt files; choose one format with a glob such as mixed/"),
@@ -90,8 +91,8 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(scheme: str) -> 
 def test_texts_of_one_folder_are_one_input_for_any_pattern(tmp_path: Path) -> None:
     for name in ("b.txt", "a.txt", "c.txt"):
         (tmp_path / name).write_text(name)
-    [folder] = find_files([str(tmp_path / "a*.txt"), str(tmp_path / "b.txt"), str(tmp_path / "c.txt")])
-    assert folder == find_files([str(tmp_path)])[0]
+    [folder] = find_files([str(tmp_path / "a*.txt"), str(tmp_path / "b.txt"), str(tmp_path / "c.txt")]).files
+    assert folder == find_files([str(tmp_path)]).files[0]
     assert [m.path for m in folder.members] == ["a.txt", "b.txt", "c.txt"] and folder.size == 15
 
 
@@ -141,7 +142,7 @@ def test_s3_is_listed_read_and_identified_by_etag(s3_bucket: str) -> None:
         == expected
     )
     assert paths(*expected, f"s3a{s3_bucket[2:]}/in") == expected
-    first = find_files(expected)[0]
+    first = find_files(expected).files[0]
     inspected = inspect_file(first, 1, {}, skip_bad=False, max_bytes=16 << 20)
     assert (
         inspected.file.content == f"etag:{first.stamp}"
@@ -151,14 +152,14 @@ def test_s3_is_listed_read_and_identified_by_etag(s3_bucket: str) -> None:
     rows = read_rows(first.path, Split(1, 2), "text", ["text", "year"], 100)
     assert rows.table.to_pydict() == {"text": ["two"], "year": ["2023"]}
     put(expected[0], parquet(doc_id=["a", "b"], text=["one", "2wo"]))
-    changed = find_files(expected)[0]
+    changed = find_files(expected).files[0]
     assert changed.size == first.size and content_id(changed) != inspected.file.content
 
 
 def test_a_file_on_s3_that_changes_during_the_run_is_detected(s3_bucket: str) -> None:
     address = f"{s3_bucket}/a.parquet"
     put(address, parquet(text=["one"]))
-    content = content_id(find_files([address])[0])
+    content = content_id(find_files([address]).files[0])
     check_unchanged(address, content)
     put(address, parquet(text=["two"]))
     with pytest.raises(PlanMismatch, match=r"a\.parquet was changed after it was planned"):
@@ -166,18 +167,16 @@ def test_a_file_on_s3_that_changes_during_the_run_is_detected(s3_bucket: str) ->
 
 
 def test_requests_to_a_busy_store_are_retried(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import s3fs
-
     put(f"{s3_bucket}/a.parquet", parquet(text=["one"]))
     faults = [OSError(errno.EBUSY, "SlowDown"), ConnectionResetError("by peer")]
-    fetch = s3fs.core.S3File._fetch_range
+    fetch = remote.read_range
 
-    def busy(self: Any, start: int, end: int) -> bytes:
+    def busy(*args: Any) -> bytes:
         if faults:
             raise faults.pop()
-        return fetch(self, start, end)
+        return fetch(*args)
 
-    monkeypatch.setattr(s3fs.core.S3File, "_fetch_range", busy)
+    monkeypatch.setattr(remote, "read_range", busy)
     monkeypatch.setattr("pipeline.retry.FIRST_PAUSE_S", 0.01)
     assert len(read_rows(f"{s3_bucket}/a.parquet", Split(0, 1), "text", ["text"], 100).table) == 1
     assert not faults
@@ -189,7 +188,7 @@ def test_only_the_requested_columns_and_row_groups_are_fetched_from_s3(
     texts = [f"{i:06d}" * 2000 for i in range(100)]
     put(f"{s3_bucket}/a.parquet", parquet(text=texts, ballast=[str(i % 10) * 100_000 for i in range(100)]))
     fetched = count_fetched(monkeypatch)
-    [entry] = find_files([f"{s3_bucket}/a.parquet"])
+    [entry] = find_files([f"{s3_bucket}/a.parquet"]).files
     assert entry.size > 10_000_000
     inspected = inspect_file(entry, 10, {}, skip_bad=False, max_bytes=16 << 20)
     assert sum(fetched) < 100_000, "planning reads the footer"
@@ -226,17 +225,15 @@ def test_shards_of_one_row_group_fetch_it_once(s3_bucket: str, monkeypatch: pyte
 
 def count_fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Record the number of bytes of each further fetch from S3."""
-    import s3fs
-
     counts: list[int] = []
-    fetch = s3fs.core.S3File._fetch_range
+    fetch = remote.read_range
 
-    def counted(self: Any, start: int, end: int) -> bytes:
-        data = fetch(self, start, end)
+    def counted(*args: Any) -> bytes:
+        data = fetch(*args)
         counts.append(len(data))
         return data
 
-    monkeypatch.setattr(s3fs.core.S3File, "_fetch_range", counted)
+    monkeypatch.setattr(remote, "read_range", counted)
     return counts
 
 
@@ -245,7 +242,7 @@ def test_json_lines_and_texts_are_read_from_s3(s3_bucket: str) -> None:
     for name in ("x", "y"):
         put(f"{s3_bucket}/t/{name}.txt", name.encode())
     lines, texts = (
-        inspect_file(find_files([f"{s3_bucket}/{f}"])[0], 2, {}, skip_bad=False, max_bytes=16 << 20)
+        inspect_file(find_files([f"{s3_bucket}/{f}"]).files[0], 2, {}, skip_bad=False, max_bytes=16 << 20)
         for f in "jt"
     )
     got = [

@@ -55,7 +55,8 @@ def task_of(corpus: Path, model: Path, **settings: Any) -> Summarize:
 
 def read(task: Summarize, plan: Plan, model: Path, shards: Any = None) -> list[dict[str, Any]]:
     limits = InputLimits(**plan.config["input_limits"])
-    reader = ShardReader(task, str(model), None, limits, plan.passthrough)
+    types = plan.passthrough if task.settings.passthrough else None
+    reader = ShardReader(task, str(model), None, limits, types)
     return [row for shard in shards or plan.shards for row in reader(shard).to_pylist()]
 
 

@@ -33,7 +33,7 @@ from pipeline.inputs.splits import Split
 replies = []
 for given in json.loads(sys.argv[1]):
     try:
-        files = find_files([given])
+        files = find_files([given]).files
         for file in files:
             inspected = inspect_file(file, 10, {}, skip_bad=False, max_bytes=1 << 20)
             check_unchanged(file.path, content_id(file))
@@ -43,7 +43,7 @@ for given in json.loads(sys.argv[1]):
             replies.append([file.path, texts])
     except PipelineError as error:
         replies.append(str(error))
-files = find_files(["hf://datasets/who/what/data/a.parquet"])
+files = find_files(["hf://datasets/who/what/data/a.parquet"]).files
 try:
     check_unchanged(files[0].path, "etag:another")
 except PipelineError as error:

@@ -59,7 +59,10 @@ def test_a_cycle_of_links_and_a_broken_link_are_errors(tmp_path: Path) -> None:
 
 def test_hidden_names_are_left_out_unless_a_glob_has_them(tmp_path: Path) -> None:
     corpus = tree(tmp_path / "corpus", "a.txt", "_b.txt", ".c/d.txt", "_e/f.txt")
-    assert names(corpus, files_below(LOCAL, str(corpus))) == ["a.txt"]
+    assert names(corpus, files_below(LOCAL, str(corpus))) == ["_b.txt", "a.txt"]
+    found = find_files([str(corpus)])
+    assert [member.path for member in found.files[0].members] == ["a.txt"]
+    assert found.left_out == [f"{corpus}/_b.txt"]
     for pattern, expected in (
         ("**", ["a.txt"]),
         ("*.txt", ["a.txt"]),

@@ -3,6 +3,7 @@ complete."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from dataclasses import replace
@@ -23,9 +24,11 @@ from pipeline.output.commit import (
     parse_json_object,
     parse_manifest,
     parse_run_config,
+    read_digest,
     read_shard_metadata,
     rows_recomputed,
 )
+from pipeline.output.digests import FileDigest
 from pipeline.output.local import LocalStore
 from pipeline.planning.plan import MANIFEST, SUCCESS, make_plan
 
@@ -57,9 +60,11 @@ def block(shard_id: str, rows: int, expected: int, first: int = 0) -> pa.Table:
 def test_a_second_commit_keeps_the_first_and_returns_its_metadata(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     shard = PLAN.shards[0]
-    first = commit(store, block(shard.shard_id, 3, 3), {"model": "m"})
+    first, digest = commit(store, block(shard.shard_id, 3, 3), {"model": "m"})
     data = (tmp_path / shard.part).read_bytes()
-    second = commit(store, block(shard.shard_id, 3, 3, first=7), {"model": "m"})
+    assert digest == (len(data), hashlib.sha256(data).hexdigest()) == read_digest(store, shard.part)
+    second, unknown = commit(store, block(shard.shard_id, 3, 3, first=7), {"model": "m"})
+    assert unknown is None
     assert second == first == read_shard_metadata(store, shard.part)
     assert (tmp_path / shard.part).read_bytes() == data
     assert (first.rows, first.ok, first.failed, first.input_tokens, first.truncated, first.output_tokens) == (
@@ -85,7 +90,7 @@ def test_documents_with_several_rows_are_counted_once(tmp_path: Path) -> None:
     rows = block(PLAN.shards[0].shard_id, 6, 6)
     status = pa.array(["ok", "failed", "failed", "ok", "ok", "failed"])
     rows = rows.set_column(rows.column_names.index("status"), "status", status)
-    shard_metadata = commit(
+    shard_metadata, _ = commit(
         LocalStore(tmp_path), rows.append_column("question_number", pa.array([0, 1, 2, 0, 0, 1])), {}
     )
     assert (
@@ -117,7 +122,10 @@ def test_the_success_marker_needs_every_shard_and_is_written_once(tmp_path: Path
     assert SUCCESS not in store.names()
     commit(store, block(second.shard_id, second.documents, second.documents, second.start), {})
     manifest = finish(store, PLAN)
-    assert (manifest["version"], manifest["documents"], manifest["ok"], manifest["failed"]) == (2, 5, 3, 2)
+    assert (manifest["version"], manifest["documents"], manifest["ok"], manifest["failed"]) == (3, 5, 3, 2)
+    assert {name: FileDigest(**values) for name, values in manifest["files"].items()} == {
+        shard.part: read_digest(store, shard.part) for shard in PLAN.shards
+    }
     assert manifest["failures"] == {"read: the text is not UTF-8 (byte # at #)": 2}
     before = {name: (tmp_path / name).read_bytes() for name in (MANIFEST, SUCCESS)}
     assert finish(store, PLAN) == manifest
@@ -220,7 +228,7 @@ def test_measurements_are_rounded_to_milliseconds(tmp_path: Path, monkeypatch: p
         ("all", '{"finished_at": 2.34567, "predict_seconds": 1.0, "a": 0.98765}', (2.346, 1.0, {"a": 0.988})),
     ):
         rows = changed(block("a", 1, 1), _measured=[given])
-        metadata = commit(LocalStore(tmp_path / name), rows, {})
+        metadata = commit(LocalStore(tmp_path / name), rows, {}).metadata
         assert (metadata.finished_at, metadata.seconds, metadata.measured) == expected
 
 

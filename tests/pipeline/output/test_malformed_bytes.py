@@ -65,7 +65,7 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
 
 def everything(path: Path) -> list[Any]:
     """All texts of a file, as the reader receives them."""
-    inspected = inspect_file(find_files([str(path)])[0], 4, {}, skip_bad=False, max_bytes=16 << 20)
+    inspected = inspect_file(find_files([str(path)]).files[0], 4, {}, skip_bad=False, max_bytes=16 << 20)
     check_columns(str(path), inspected.schema, "text", "doc_id", [])
     rows = []
     for split in inspected.splits:

@@ -30,10 +30,10 @@ from hypothesis.stateful import (
 from pipeline.errors import CorruptOutput, PlanMismatch
 from pipeline.inputs.read import InputFile
 from pipeline.output.commit import commit, finish
+from pipeline.output.freeze import freeze_plan
 from pipeline.output.store import Outcome
 from pipeline.output.verify import verify
 from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, Plan, make_plan, remaining
-from pipeline.prepare import freeze_plan
 from tests.pipeline.output.test_commit import block
 
 INPUT = [InputFile("/in", 1, 7, "h", "1")]
@@ -58,6 +58,12 @@ class FakeStore:
 
     def names(self) -> set[str]:
         return set(self.written)
+
+    def exists(self, name: str) -> bool:
+        return name in self.written
+
+    def unusual_entries(self) -> dict[str, str]:
+        return {}
 
     def create(self, name: str, data: bytes) -> Outcome:
         fault = self.faults.pop(0) if self.faults else "none"
@@ -129,7 +135,7 @@ class Protocol(RuleBasedStateMachine):
     def begin(self, fault: str, plan: Plan) -> object:
         before = self.store.written.get(PLAN)
         try:
-            survives = self._survives([fault], lambda: freeze_plan(self.store, plan))
+            survives = self._survives([fault], lambda: freeze_plan(self.store, plan.to_json()))
         except PlanMismatch:
             assert before is not None and before != plan.to_json()
             return multiple()
@@ -185,7 +191,8 @@ class Protocol(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         plan = Plan.from_json(self.store.read(PLAN)) if PLAN in self.store.written else RUN
-        writer = Writer(0, freeze_plan(self.store, plan))
+        freeze_plan(self.store, plan.to_json())
+        writer = Writer(0, plan)
         for which in range(3):
             self.commit_quietly(writer, which)
         while self.store.late:

@@ -25,7 +25,16 @@ from pipeline import run as composition
 from pipeline.checkpoint import find_checkpoint
 from pipeline.errors import PlanMismatch
 from pipeline.monitor.stats import Totals
-from pipeline.output.commit import commit, new_rows, parse_manifest, read_shard_metadata, rows_recomputed
+from pipeline.output.commit import (
+    PLAN_SHA256,
+    Committed,
+    commit,
+    new_rows,
+    parse_manifest,
+    read_shard_metadata,
+    rows_recomputed,
+)
+from pipeline.output.freeze import freeze_plan
 from pipeline.output.open_store import open_store
 from pipeline.output.previous_runs import describe_previous_runs, load_previous_runs
 from pipeline.output.verify import read_plan, status, verify
@@ -266,14 +275,18 @@ def test_scores_are_those_of_the_old_version(name: str) -> None:
 # ---- rows of old runs in new ones
 
 
-def without_ray(task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], *_: Any) -> None:
+def without_ray(
+    task: Task, checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard], *_: Any
+) -> dict[str, Committed]:
     """Read, predict and commit shard by shard in this process."""
     store, model = open_store(task.settings.output), str(checkpoint.folder)
     reader = ShardReader(task, model, None, InputLimits(**plan.config["input_limits"]), plan.passthrough)
     previous = load_previous_runs(plan.config["since"], task.columns)
     predictor = Predictor(task, model, None)
+    config = {**plan.config, "plan": plan.fingerprint, PLAN_SHA256: freeze_plan(store, plan.to_json())}
     for shard in shards:
-        commit(store, predictor(reader(shard, previous)), {**plan.config, "plan": plan.fingerprint})
+        commit(store, predictor(reader(shard, previous)), config)
+    return {}
 
 
 def inputs(corpus: str) -> tuple[str, ...]:

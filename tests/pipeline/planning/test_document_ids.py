@@ -30,7 +30,7 @@ from pipeline.settings import RunSettings
 def planned(folder: Path, documents: int = 3) -> Plan:
     files = [
         inspect_file(entry, documents, {}, skip_bad=False, max_bytes=16 << 20)
-        for entry in find_files([str(folder)])
+        for entry in find_files([str(folder)]).files
     ]
     return make_plan([i.file for i in files], {}, documents, {i.file.path: i.splits for i in files})
 
@@ -98,27 +98,27 @@ def test_a_generated_id_is_compared_with_those_of_the_column(write_corpus: Calla
     table = pq.read_table(folder / "001.parquet")
     pq.write_table(table.set_column(0, "doc_id", pa.array([name])), folder / "001.parquet")
     with pytest.raises(UsageError, match=rf"1 document IDs occur .* such as {name};"):
-        check_duplicate_ids(planned(folder), SETTINGS)
+        check_duplicate_ids(planned(folder), SETTINGS, "doc_id")
 
 
 def test_ids_of_json_lines_are_compared_from_the_first_row_on(tmp_path: Path) -> None:
     lines = [f'{{"doc_id": "d{i % 4}", "text": "x"}}\n' for i in range(5)]
     (tmp_path / "a.jsonl").write_text("".join(lines))
     with pytest.raises(UsageError, match=r"1 document IDs occur .* such as d0;"):
-        check_duplicate_ids(planned(tmp_path), SETTINGS)
+        check_duplicate_ids(planned(tmp_path), SETTINGS, "doc_id")
 
 
 def test_duplicate_ids_are_refused_with_examples(write_corpus: Callable[..., Path]) -> None:
     folder = write_corpus(["x"] * 8, ["x"] * 4)
-    check_duplicate_ids(planned(folder), SETTINGS)
+    check_duplicate_ids(planned(folder), SETTINGS, "doc_id")
     table = pq.read_table(folder / "001.parquet")
     pq.write_table(table.set_column(0, "doc_id", pa.array(["d1", "d6", "d9", None])), folder / "001.parquet")
     with pytest.raises(
         UsageError,
         match=r"2 document IDs occur more than once, such as d1, d6; .*--on-duplicate-id keep",
     ):
-        check_duplicate_ids(planned(folder), SETTINGS)
-    check_duplicate_ids(planned(folder), replace(SETTINGS, id_column=None))
+        check_duplicate_ids(planned(folder), SETTINGS, "doc_id")
+    check_duplicate_ids(planned(folder), replace(SETTINGS, id_column=None), None)
 
 
 def test_a_transient_fault_while_ids_are_read_is_retried(
@@ -136,7 +136,7 @@ def test_a_transient_fault_while_ids_are_read_is_retried(
     whole = inputs._stream
     monkeypatch.setattr(inputs, "_stream", stream)
     monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0)
-    check_duplicate_ids(plan, SETTINGS)
+    check_duplicate_ids(plan, SETTINGS, "doc_id")
     assert not faults
 
 
@@ -145,7 +145,7 @@ def test_copies_of_a_file_have_the_same_generated_ids(write_corpus: Callable[...
     (folder / "copy").mkdir()
     (folder / "copy" / "000.parquet").write_bytes((folder / "000.parquet").read_bytes())
     with pytest.raises(UsageError, match=r"1 document IDs occur .* such as 000\.parquet-[0-9a-f]{12}"):
-        check_duplicate_ids(planned(folder), replace(SETTINGS, id_column=None))
+        check_duplicate_ids(planned(folder), replace(SETTINGS, id_column=None), None)
 
 
 def test_ids_around_unreadable_rows_are_compared(write_corpus: Callable[..., Path]) -> None:
@@ -160,6 +160,6 @@ def test_ids_around_unreadable_rows_are_compared(write_corpus: Callable[..., Pat
     data[start : start + 40] = bytes(40)
     path.write_bytes(data)
     with pytest.raises(CorruptInput, match=r"rows 0 to 20 of .*000\.parquet cannot be read"):
-        check_duplicate_ids(planned(folder), SETTINGS)
+        check_duplicate_ids(planned(folder), SETTINGS, "doc_id")
     with pytest.raises(UsageError, match=r"1 document IDs occur .* such as d1;"):
-        check_duplicate_ids(planned(folder), replace(SETTINGS, on_bad_shard="skip"))
+        check_duplicate_ids(planned(folder), replace(SETTINGS, on_bad_shard="skip"), "doc_id")
