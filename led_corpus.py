@@ -48,3 +48,7 @@ def script(task: str) -> None:
     from jobs import cli
 
     cli.script(task)
+
+
+if __name__ == "__main__":
+    console()

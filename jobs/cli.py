@@ -34,7 +34,7 @@ from jobs.options import (
     VerifyOptions,
 )
 from pipeline import __version__
-from pipeline.errors import PipelineError, UsageError
+from pipeline.errors import PipelineError, UsageError, escape_controls
 from pipeline.settings import AnswerSettings, ClassifySettings, RunSettings, SummarizeSettings, check_setting
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ COMMANDS = {
     "doctor": "examine this machine: processor, dtypes, GPU, memory, disks, credentials, Ray",
     "nightly": "run a task as a scheduled run, into a folder of its own",
 }
+
+_DEEPEST_YAML = 10
 
 # Settings in which `~` is the home directory.
 _PATHS = ("input", "output", "model", "base_model", "since", "log_file", "questions_file")
@@ -309,7 +311,7 @@ def _partial(settings_class: type[Settings], values: Mapping[str, Any]) -> Setti
 def _read_yaml(path: Path, settings_class: type[RunSettings]) -> dict[str, Any]:
     """The settings in a YAML file, each checked against its field."""
     try:
-        values = yaml.safe_load(path.read_text("utf-8")) or {}
+        values = yaml.load(path.read_text("utf-8"), _Loader) or {}
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an invalid date
         raise UsageError(f"--config {path} cannot be read: {error}") from error
     if not isinstance(values, dict):
@@ -323,6 +325,24 @@ def _read_yaml(path: Path, settings_class: type[RunSettings]) -> dict[str, Any]:
         settings[key] = _as_setting(settings_class, key, value)
         check_setting(settings_class, key, settings[key])
     return settings
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader for settings: values, and lists of values. Aliases, with which a short file can describe a
+    huge value, and deep nesting are errors."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name); write the value out")
+        self._depth += 1
+        if self._depth > _DEEPEST_YAML:
+            raise yaml.YAMLError("its values are nested too deeply")
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
 
 def _as_setting(settings_class: type[RunSettings], name: str, value: Any) -> Any:
@@ -343,7 +363,7 @@ def exit_code(job: Callable[[], int | None]) -> int:
     try:
         return job() or 0
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escape_controls(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader of the output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from pipeline.errors import PipelineError, UsageError
+from pipeline.errors import CorruptOutput, PipelineError, UsageError, escape_controls, one_line
 from pipeline.monitor.progress import clock
 from pipeline.monitor.stats import Estimate
 from pipeline.output.commit import (
@@ -71,9 +71,9 @@ def run(task: Task) -> None:
         if previous["recomputed_because"]:
             print(f"nothing reused from {previous['output']}: {', '.join(previous['recomputed_because'])}")
     for file in result.plan.skipped:
-        print(f"skipped: {file.skipped}")
+        print(escape_controls(f"skipped: {file.skipped}"))
     if result.plan.left_out:
-        print(result.plan.left_out_note)
+        print(escape_controls(result.plan.left_out_note))
     shards = (ShardMetadata(**values) for values in manifest["shards"].values())
     for (processor, dtype), count in hardware_of(shards).items():
         if dtype != task.settings.precision:
@@ -192,9 +192,9 @@ def preview(task: Task, options: PreviewOptions) -> None:
         else:
             below, result = f"{row['status']}: {row['stage']}", row["reason"]
         flags = ", ".join(row.get("flags") or [])
-        side = Text(f"{result}\n\n{below}" + (f"\nflags: {flags}" if flags else ""))
+        side = Text(escape_controls(f"{result}\n\n{below}" + (f"\nflags: {flags}" if flags else "")))
         panels = [
-            Panel(Text(shown), title=Text(row["doc_id"]), width=width),
+            Panel(Text(escape_controls(shown)), title=Text(escape_controls(row["doc_id"])), width=width),
             Panel(side, title="output", width=width),
         ]
         console.print(Columns(panels))
@@ -233,9 +233,9 @@ def verify(options: VerifyOptions) -> None:
     progress = status(store)
     print(progress)
     result = verify(store, key=key, against_input=options.against_input)
-    print(result)
+    print(escape_controls(str(result)))
     for warning in result.warnings:
-        print(f"warning: {warning}")
+        print(escape_controls(f"warning: {warning}"))
     if result.problems:
         raise PipelineError("the output does not match its plan:\n  " + "\n  ".join(result.problems))
     if not progress.finished:
@@ -266,14 +266,24 @@ def report(options: ReportOptions) -> None:
         raise UsageError(
             f"{store.url} holds no finished run (no {SUCCESS}); rerun the same command to resume it."
         )
-    write_report(
-        store,
-        plan,
-        parse_manifest(store.read(MANIFEST), f"{store.url}/{MANIFEST}"),
-        reference_column=options.reference_column,
-        price_per_hour=options.price_per_hour,
-        gpus=options.gpus,
-    )
+    manifest = parse_manifest(store.read(MANIFEST), f"{store.url}/{MANIFEST}")
+    try:
+        write_report(
+            store,
+            plan,
+            manifest,
+            reference_column=options.reference_column,
+            price_per_hour=options.price_per_hour,
+            gpus=options.gpus,
+            compare_previous=options.compare_previous,
+        )
+    except PipelineError:
+        raise
+    except Exception as error:  # the files of a foreign folder may hold anything
+        raise CorruptOutput(
+            f"the report of {store.url} cannot be made ({type(error).__name__}: {one_line(error)}); run "
+            "verify to see what differs from the run."
+        ) from error
     print(f"report: {store.url}/{REPORT}")
 
 

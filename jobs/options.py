@@ -60,6 +60,9 @@ class ReportOptions(OutputOptions):
     """Price of one device-hour: a GPU's, or without GPUs that of one replica's CPUs."""
     gpus: float = 0.0
     """GPUs that each replica had."""
+    compare_previous: bool = False
+    """Read the manifest of the previous run, at the address that the plan names, to show what changed. Give
+    it only for folders that you trust."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,12 @@ _CONSTANTS = {"model_type": "led", "is_encoder_decoder": True}
 # Keys that are derived from others and not read.
 _DERIVED = ("label2id",)
 
+# The most classes without names of their own.
+_MOST_LABELS = 1 << 20
+
+# The widest window, as a multiple of the positions. A wider one would only take memory.
+_WIDEST_WINDOW = 64
+
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
@@ -112,12 +118,14 @@ class LEDConfig:
             object.__setattr__(self, "attention_window", tuple(self.attention_window))
         if isinstance(self.eos_token_id, list):
             object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
-        activation = _ACTIVATION_ALIASES.get(self.activation_function, self.activation_function)
-        object.__setattr__(self, "activation_function", activation)
+        if isinstance(self.activation_function, str):
+            activation = _ACTIVATION_ALIASES.get(self.activation_function, self.activation_function)
+            object.__setattr__(self, "activation_function", activation)
         if isinstance(self.decoder_prompt, list):
             object.__setattr__(self, "decoder_prompt", tuple(self.decoder_prompt))
-        count = self.num_labels or len(self.id2label or {}) or 2
-        if self.id2label is None and is_whole(count):
+        names = self.id2label if isinstance(self.id2label, Mapping) else {}
+        count = self.num_labels or len(names) or 2
+        if self.id2label is None and is_whole(count) and count <= _MOST_LABELS:
             object.__setattr__(self, "id2label", {i: f"LABEL_{i}" for i in range(count)})
         object.__setattr__(self, "num_labels", count)
         _check(self)
@@ -152,6 +160,17 @@ class LEDConfig:
         if isinstance(self.attention_window, int):
             return (self.attention_window,) * self.encoder_layers
         return self.attention_window
+
+    @property
+    def parameters(self) -> int:
+        """About the number of weights that a model of this configuration has, at least."""
+        d = self.d_model
+        embeddings = (
+            self.vocab_size + self.max_encoder_position_embeddings + self.max_decoder_position_embeddings
+        )
+        encoder = self.encoder_layers * (7 * d + 2 * self.encoder_ffn_dim)
+        decoder = self.decoder_layers * (8 * d + 2 * self.decoder_ffn_dim)
+        return d * (embeddings + encoder + decoder)
 
     @property
     def max_input_tokens(self) -> int:
@@ -226,7 +245,7 @@ class LEDConfig:
             raise FileNotFoundError(f"{folder} has no config.json; give a model folder.")
         try:
             values = json.loads(path.read_text("utf-8"))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not valid JSON ({error}); download the file again.") from error
         model_type = values.get("model_type", "led") if isinstance(values, dict) else None
         if model_type != "led":
@@ -297,10 +316,15 @@ def _check(config: LEDConfig) -> None:
             f"attention_window has {len(windows)} entries; it must have one per encoder layer "
             f"({config.encoder_layers})."
         )
-    for window in config.attention_windows:
+    for window in windows if isinstance(windows, tuple) else (windows,):
         if not isinstance(window, int) or window < 2 or window % 2:
             raise ValueError(
                 f"attention_window has {window!r}; it must be an even number of at least 2, for both sides."
+            )
+        if window > _WIDEST_WINDOW * config.max_encoder_position_embeddings:
+            raise ValueError(
+                f"attention_window has {window}; it must be at most {_WIDEST_WINDOW} times "
+                f"max_encoder_position_embeddings ({config.max_encoder_position_embeddings})."
             )
     if not isinstance(config.id2label, Mapping):
         raise ValueError(

@@ -15,6 +15,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from pydantic import ValidationError
+
+# Control characters, and those that change the direction of a text.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
 
 class PipelineError(Exception):
     """The run failed. Committed shards stay."""
@@ -56,11 +61,22 @@ class PlanMismatch(UsageError):
     """The output folder belongs to a run with another plan."""
 
 
+def first_problem(error: ValidationError) -> str:
+    """The first problem of a value that pydantic has checked: where it is, and what is wrong."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
 def listed(names: Iterable[str], most: int = 20) -> str:
     """Names with commas between them. Of more than `most` the first ones and the number of the others."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def escape_controls(text: str) -> str:
+    """A text without control characters, which could change the terminal. Line breaks and tabs stay."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def printable(name: str) -> str:

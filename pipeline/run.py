@@ -14,7 +14,7 @@ from pipeline.checkpoint import find_checkpoint
 from pipeline.cluster.dataset import Workers
 from pipeline.cluster.session import translate_ray_errors
 from pipeline.cluster.sink import CommitSink
-from pipeline.errors import PipelineError, TooManyFailures, UsageError
+from pipeline.errors import PipelineError, TooManyFailures, UsageError, escape_controls
 from pipeline.logs import event, logging_to
 from pipeline.monitor.limits import RunLimits, StopRequest, check_failures, stop_on_signals
 from pipeline.monitor.progress import Progress, ProgressLog
@@ -96,7 +96,7 @@ def _run(task: Task, run_id: str, progress_interval_s: float) -> RunResult:
     written: dict[str, Committed] = {}
     if todo:
         if plan.left_out:
-            print(plan.left_out_note, file=sys.stderr, flush=True)
+            print(escape_controls(plan.left_out_note), file=sys.stderr, flush=True)
         if in_force:
             print(f"settings: {in_force}", file=sys.stderr, flush=True)
         written = _process(task, checkpoint, plan, todo, store, run_id, progress_interval_s)

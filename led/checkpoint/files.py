@@ -72,7 +72,7 @@ def _shard_names(index: Path) -> list[str]:
         if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
             raise ValueError("weight_map must list files of this folder")
         return names
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{index} is not an index of weights ({error!r}); download the file again."
         ) from error

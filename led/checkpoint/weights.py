@@ -47,6 +47,9 @@ _WRAPPERS = ("module.", "_orig_mod.", "_forward_module.", "model.")
 # Buffers that versions of other libraries saved. They follow from the configuration.
 _STRAY = re.compile(r"(^|\.)(position_ids|version|_float_tensor)$")
 
+# A model of so many weights is built without regard to the size of the files.
+_SMALL = 1 << 24
+
 # Weights read at once.
 _READERS = 4
 
@@ -88,8 +91,15 @@ def load_weights(
     """
     entries = match_weights(model, folder, new_head)
     kind = dtype or entries[next(iter(entries))].load().dtype
+
+    def load(entry: WeightEntry) -> Tensor:
+        tensor = entry.load().to(device=device, dtype=dtype)
+        if not entry.published.endswith(OPTIONAL):  # this bias may forbid tokens
+            _check_finite(entry.published, tensor)
+        return tensor
+
     with ThreadPoolExecutor(_READERS) as readers:  # reading mapped pages and converting them release the GIL
-        tensors = readers.map(lambda entry: entry.load().to(device=device, dtype=dtype), entries.values())
+        tensors = readers.map(load, entries.values())
         loaded = dict(zip(entries, tensors, strict=True))
     state = model.state_dict()
     aliases = _aliases(state, model.has_tied_head)
@@ -102,11 +112,42 @@ def load_weights(
     model.tie_weights()
 
 
+def check_size(parameters: int, folder: str | Path) -> None:
+    """Check that a model of so many weights is not far larger than the files, before it is built.
+
+    Raises:
+        CheckpointError: it is, or the files are absent or unreadable.
+    """
+    stored = sum(entry.shape.numel() for entry in _read_entries(Path(folder)))
+    if parameters > 2 * stored + _SMALL:
+        raise CheckpointError(
+            f"config.json in {folder} describes a model of {parameters:,} weights or more; the files have "
+            f"{stored:,}. Download the checkpoint again."
+        )
+
+
 def save_weights(state: dict[str, Tensor], folder: str | Path, *, tied: bool = True) -> None:
     """Write `model.safetensors`, the shared embedding once. `tied` says whether a head shares it."""
     repeated = set(_aliases(state, tied)[1:])
     tensors = {name: x.detach().contiguous().cpu() for name, x in state.items() if name not in repeated}
     save_file(tensors, str(Path(folder) / "model.safetensors"), metadata={"format": "pt"})
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    """Check that all values of a weight are numbers.
+
+    Raises:
+        CheckpointError: a value is NaN or infinite.
+    """
+    # The sum takes a fraction of the time, and is finite only if the values are.
+    if not tensor.is_floating_point() or torch.isfinite(tensor.sum(dtype=torch.float32)):
+        return
+    if not torch.isfinite(tensor).all():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"the weight {name} has values that are NaN or infinite in {kind}; download the checkpoint "
+            "again, or choose a dtype with a wider range."
+        )
 
 
 def match_weights(model: Loadable, folder: str | Path, new_head: bool = False) -> dict[str, WeightEntry]:

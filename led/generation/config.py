@@ -230,7 +230,7 @@ class GenerationConfig:
         if path.is_file():
             try:
                 values = json.loads(path.read_text("utf-8"))
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path} is not valid JSON ({error}); download the file again.") from error
             if not isinstance(values, dict):
                 raise ValueError(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from led.checkpoint.hub import resolve
-from led.checkpoint.weights import load_weights, match_weights, save_weights
+from led.checkpoint.weights import check_size, load_weights, match_weights, save_weights
 from led.config import LEDConfig
 from led.model.inference_packing import inference_dtype, pack_model
 from led.model.layers import LEDStack
@@ -86,7 +86,9 @@ class LEDPreTrainedModel(nn.Module):
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         ).folder
-        loaded = cls._on_meta_device(changed(LEDConfig.from_pretrained(folder), changes))
+        config = LEDConfig.from_pretrained(folder)
+        check_size(config.parameters, folder)
+        loaded = cls._on_meta_device(changed(config, changes))
         device = as_device(device_map or device)
         load_weights(
             loaded,
@@ -107,7 +109,9 @@ class LEDPreTrainedModel(nn.Module):
             FileNotFoundError: there is no config.json.
             CheckpointError: as `from_pretrained`.
         """
-        match_weights(cls._on_meta_device(LEDConfig.from_pretrained(folder)), folder)
+        config = LEDConfig.from_pretrained(folder)
+        check_size(config.parameters, folder)
+        match_weights(cls._on_meta_device(config), folder)
 
     @classmethod
     def _on_meta_device(cls, config: LEDConfig) -> Self:

@@ -18,6 +18,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from led.tokenizer.backend_checks import check_backend, panics_as_errors
 from led.tokenizer.truncation import set_flags, with_special
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -139,7 +140,10 @@ def _read_backend(folder: Path) -> Tokenizer:
     whole, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
     if whole.is_file():
         try:
-            return Tokenizer.from_str(whole.read_text("utf-8"))
+            text = whole.read_text("utf-8")
+            check_backend(json.loads(text))
+            with panics_as_errors():
+                return Tokenizer.from_str(text)
         except Exception as error:  # the backend raises bare Exception
             raise ValueError(
                 f"{whole} is not a tokenizer file ({error}); download it again, or remove it if the folder "
@@ -163,7 +167,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); correct it, or download it again.") from error
     if not isinstance(value, dict):
         raise ValueError(

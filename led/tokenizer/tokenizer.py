@@ -28,6 +28,7 @@ from typing import Any
 from tokenizers import Encoding, Tokenizer, models, pre_tokenizers, trainers
 
 from led.checkpoint.hub import resolve
+from led.tokenizer.backend_checks import panics_as_errors
 from led.tokenizer.batch_encoding import (
     BatchEncoding,
     as_columns,
@@ -225,7 +226,8 @@ class LEDTokenizer(Vocabulary):
 
     def encode_batch(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[Encoding]:
         """Encodings of texts or pairs, with special tokens and without truncation."""
-        return self._variant(self.split_special_tokens).encode_batch(list(texts))
+        with panics_as_errors():
+            return self._variant(self.split_special_tokens).encode_batch(list(texts))
 
     def encode_texts(
         self, texts: Sequence[str], max_tokens: int | None = None, *, count: bool = True

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.cluster.capacity import Node
@@ -26,6 +27,9 @@ from pipeline.logs import event
 # then wait for a new process to import everything. Other clusters set
 # RAY_idle_worker_killing_time_threshold_ms.
 KEEP_WORKERS = {"idle_worker_killing_time_threshold_ms": 3_600_000}
+
+# With this variable at 0, Ray's processes listen on 127.0.0.1 only. That is its default on Windows and macOS.
+_REACHABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 # Called in every worker before it imports anything of this project.
 _WORKER_SETUP = "led_corpus.use_own_packages"
@@ -42,7 +46,8 @@ def join_cluster(
 ) -> None:
     """Join the cluster at `address`, or of the job, or start one on this machine within `start_seconds`.
 
-    A cluster that is started here serves its metrics on `metrics_port`. Signal handlers stay as they are.
+    A cluster that is started here is reached from this machine only. It serves its metrics on
+    `metrics_port`. Signal handlers stay as they are.
 
     Raises:
         UsageError: the port for metrics is taken.
@@ -53,6 +58,7 @@ def join_cluster(
     address = address or os.environ.get("RAY_ADDRESS")
     if not address:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         _check_port_free(metrics_port)
     handler = signal.getsignal(signal.SIGTERM)
     local: dict[str, Any] = {}
@@ -83,12 +89,28 @@ def join_cluster(
                 "the cluster runs the same versions of Ray and Python."
             ) from error
     else:
-        start_cluster(init, start_seconds)
+        with _this_machine_only():
+            start_cluster(init, start_seconds)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # During a graceful shutdown, fewer tasks are left than could run.
     warnings.filterwarnings("ignore", "The maximum number of concurrent tasks")
+
+
+@contextmanager
+def _this_machine_only() -> Iterator[None]:
+    """Start a cluster that other machines cannot reach."""
+    before = os.environ.get(_REACHABLE), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[_REACHABLE], ray_constants.ENABLE_RAY_CLUSTER = "0", False  # Ray has read the variable already
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
+        if before[0] is None:
+            del os.environ[_REACHABLE]
+        else:
+            os.environ[_REACHABLE] = before[0]
 
 
 def _check_port_free(port: int | None) -> None:

@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
-from pipeline.errors import CorruptOutput, PipelineError
+from pipeline.errors import CorruptOutput, PipelineError, first_problem
 from pipeline.output.digests import FileDigest, column_digests, digest_of, file_digest, rows_sha256
-from pipeline.output.store import Outcome, Store
+from pipeline.output.store import Outcome, Store, plain_name
 from pipeline.output.truncated import truncated_rows
 from pipeline.planning.plan import MANIFEST, SUCCESS, Plan, Shard, remaining
 from pipeline.schema import CHUNKED_ROWS, FLAGS, INTERNAL, MEASURED, NUMBER, STATUSES
@@ -96,6 +97,32 @@ class ShardMetadata:
     def part(self) -> str:
         """The name of its file."""
         return Shard(self.shard_id, "", 0, 0).part
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """The fields of a manifest, to validate it."""
+
+    version: int
+    plan: str
+    documents: int
+    rows: int
+    ok: int
+    failed: int
+    skipped: int
+    failed_documents: int
+    reused: int
+    truncated: int
+    input_tokens: int
+    output_tokens: int
+    failures: dict[str, int]
+    flags: dict[str, int]
+    since: list[dict[str, Any]] | None
+    shards: dict[str, ShardMetadata]
+    files: dict[str, FileDigest] = field(default_factory=dict)
+
+
+_MANIFEST = TypeAdapter(_Manifest)
 
 
 class Committed(NamedTuple):
@@ -356,11 +383,17 @@ def parse_manifest(data: bytes, name: str) -> dict[str, Any]:
     """
     manifest = parse_json_object(data, name)
     try:
-        return upgrade_manifest(manifest) if manifest.get("version") == 1 else manifest
-    except (AttributeError, KeyError, TypeError) as error:
-        raise CorruptOutput(
-            f"{name} was not written by this system ({error!r}); choose another folder."
-        ) from error
+        if manifest.get("version") == 1:
+            manifest = upgrade_manifest(manifest)
+        checked = _MANIFEST.validate_json(json.dumps(manifest), strict=True)
+        for part in (*checked.shards, *checked.files):
+            plain_name(part)
+        return manifest
+    except ValidationError as error:
+        reason = first_problem(error)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = repr(error)
+    raise CorruptOutput(f"{name} was not written by this system ({reason}); choose another folder.")
 
 
 def make_manifest(

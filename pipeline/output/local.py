@@ -52,7 +52,7 @@ class LocalStore:
 
     def exists(self, name: str) -> bool:
         with self._access_errors():
-            return (self.folder / name).is_file()
+            return (self.folder / plain_name(name)).is_file()
 
     def unusual_entries(self) -> dict[str, str]:
         with self._access_errors(), os.scandir(self.folder) as entries:
@@ -88,7 +88,7 @@ class LocalStore:
     def open(self, name: str) -> BinaryIO:
         try:
             with self._access_errors():
-                return open(self.folder / name, "rb")
+                return open(self.folder / plain_name(name), "rb")
         except FileNotFoundError as error:
             raise CorruptOutput(f"{self.folder / name} does not exist.") from error
 

@@ -13,14 +13,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
 
-from pipeline.errors import CorruptOutput, listed, printable
+from pipeline.errors import CorruptOutput, first_problem, listed, printable
 from pipeline.inputs.read import InputFile
 from pipeline.inputs.splits import Split, split_rows
 from pipeline.settings import fingerprint
@@ -81,6 +83,11 @@ class Shard:
     def part(self) -> str:
         """The name of its result file."""
         return f"part-{self.shard_id}.parquet"
+
+
+_SHARD_ID = re.compile(r"[\w-]+")
+_INPUTS = TypeAdapter(tuple[InputFile, ...])
+_SHARDS = TypeAdapter(tuple[Shard, ...])
 
 
 @dataclass(frozen=True)
@@ -156,14 +163,12 @@ class Plan:
             name = ""
             if values["version"] != PLAN_VERSION:
                 values, name = upgrade_plan(values)
-            inputs = tuple(InputFile(**file) for file in values["inputs"])
-            shards = tuple(
-                Shard(
-                    **shard
-                    | {"members": tuple(shard["members"]), "group_rows": tuple(shard.get("group_rows", ()))}
-                )
-                for shard in values["shards"]
-            )
+            inputs = _INPUTS.validate_json(json.dumps(values["inputs"]), strict=True)
+            shards = _SHARDS.validate_json(json.dumps(values["shards"]), strict=True)
+            if not isinstance(values["config"], dict):
+                raise TypeError("its config is no object")
+            if not all(_SHARD_ID.fullmatch(shard.shard_id) for shard in shards):
+                raise ValueError("the name of a shard is no plain name")
             passthrough = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["passthrough"])))
             left_out = values.get("left_out", {"files": 0, "examples": ()})
             return cls(
@@ -176,8 +181,9 @@ class Plan:
                 tuple(left_out["examples"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+            reason = first_problem(error) if isinstance(error, ValidationError) else repr(error)
             raise CorruptOutput(
-                f"{PLAN} is not a plan of this system ({error!r}); choose another output folder."
+                f"{PLAN} is not a plan of this system ({reason}); choose another output folder."
             ) from error
 
 

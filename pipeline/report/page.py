@@ -33,10 +33,12 @@ def write_report(
     reference_column: str | None = None,
     price_per_hour: float | None = None,
     gpus: float = 0.0,
+    compare_previous: bool = True,
 ) -> None:
     """Write the report of a finished run into its folder.
 
-    `gpus` are those of each replica. `price_per_hour` is the price of one device-hour.
+    `gpus` are those of each replica. `price_per_hour` is the price of one device-hour. With
+    `compare_previous`, the manifest of the previous run is read, at the address that the plan names.
 
     Raises:
         UsageError: the reference column does not exist or does not hold texts.
@@ -48,7 +50,7 @@ def write_report(
         manifest,
         findings,
         _read_forecast(store),
-        _read_previous_manifest(plan),
+        _read_previous_manifest(plan) if compare_previous else None,
         reference_column=reference_column,
         price_per_hour=price_per_hour,
         gpus=gpus,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import resource
 import sys
 import time
@@ -26,6 +27,9 @@ from pipeline.tasks.base import ModelInput, Row
 from pipeline.workers.bisect import Failed
 from pipeline.workers.crashes import ALONE_AFTER, ONE_BY_ONE_AFTER, QUARANTINE_REASON, CrashCounts
 from pipeline.workers.prediction_loop import Outcomes, Predicted, PredictionLoop
+
+# Columns of scores, of which a row has some.
+_SCORES = ("score", "label_score", "answer_score")
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +107,8 @@ class Predictor:
         """The rows of a shard, with the outcomes of its rows in this order."""
         results: list[Row] = table.select(self.task.columns.names).to_pylist()
         for i, outcome in zip(order, predicted.outcomes, strict=True):
+            if isinstance(outcome, dict) and (wrong := _not_a_number(outcome)):
+                outcome = Failed(f"the model computed a {wrong} that is not a number (NaN)")
             if isinstance(outcome, Failed):
                 logger.warning("a document failed: %s", outcome.reason)
                 state[i] = {"status": "failed", "stage": "predict", "reason": outcome.reason}
@@ -162,3 +168,9 @@ class Predictor:
                 counts.start_document(i)
                 outcomes += self.loop.bisect([document])
         return outcomes
+
+
+def _not_a_number(row: Row) -> str | None:
+    """The name of a score that is NaN, as when activations overflow. None if there is none."""
+    scores = ((name, row.get(name)) for name in _SCORES)
+    return next((name for name, score in scores if score is not None and math.isnan(score)), None)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from pipeline.cluster import session
 from pipeline.cluster.session import start_cluster
 from pipeline.errors import PipelineError
+from tests.waiting import HANG_S
+
+ROOT = Path(__file__).parents[3]
 
 
 class Clock:
@@ -53,3 +60,45 @@ def test_a_start_that_fails_at_once_is_not_repeated(monkeypatch: pytest.MonkeyPa
     clock = Clock(monkeypatch, [(2, ValueError("no space left in /tmp/ray"))])
     with pytest.raises(PipelineError, match=r"Ray cannot start.*: no space left in /tmp/ray `led-corpus doc"):
         start_cluster(clock.init, 300)
+
+
+LISTENERS = """
+import os, re, sys
+from pathlib import Path
+from pipeline.cluster.session import join_cluster
+
+join_cluster()
+import ray
+
+ray.get(ray.remote(lambda: 1).remote())
+inodes = set()
+for process in Path("/proc").glob("[0-9]*"):
+    try:
+        if os.getsid(int(process.name)) == os.getsid(0):
+            links = [os.readlink(fd) for fd in (process / "fd").iterdir()]
+            inodes.update(re.findall(r"socket:\\[(\\d+)\\]", " ".join(links)))
+    except OSError:
+        continue
+for table in ("tcp", "tcp6"):
+    for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and fields[9] in inodes:
+            print("listens on", fields[1].split(":")[0])
+"""
+
+# 127.0.0.1, also in an address of IPv6, and ::1, as the kernel prints them.
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_a_local_cluster_listens_on_this_machine_only() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENERS],
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    found = {line.split()[-1] for line in done.stdout.splitlines() if line.startswith("listens on")}
+    assert found and found <= LOOPBACK, (found, done.stderr)

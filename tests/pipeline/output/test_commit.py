@@ -20,6 +20,7 @@ from pipeline.output.commit import (
     counts_of,
     finish,
     hardware_of,
+    make_manifest,
     new_rows,
     parse_json_object,
     parse_manifest,
@@ -246,10 +247,32 @@ def test_a_manifest_is_a_json_object(data: bytes) -> None:
 
 
 def test_only_a_manifest_of_version_1_is_upgraded() -> None:
+    empty = make_manifest(make_plan([], {}, 1), {})
     for version in (0, 2, 3):
-        assert parse_manifest(json.dumps({"version": version}).encode(), MANIFEST) == {"version": version}
-    upgraded = parse_manifest(b'{"version": 1, "shards": {}}', MANIFEST)
-    assert (upgraded["version"], upgraded["shards"]) == (2, {})
+        given = empty | {"version": version}
+        assert parse_manifest(json.dumps(given).encode(), MANIFEST) == given
+    old = {("carried" if name == "reused" else name): value for name, value in empty.items()}
+    assert parse_manifest(json.dumps(old | {"version": 1}).encode(), MANIFEST) == empty
     for shards in ({"a": {"measured": 1}}, {"a": {}}, [], {"a": None}):
         with pytest.raises(CorruptOutput, match="was not written by this system"):
-            parse_manifest(json.dumps({"version": 1, "shards": shards}).encode(), MANIFEST)
+            parse_manifest(json.dumps(old | {"version": 1, "shards": shards}).encode(), MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("documents", "many"),
+        ("documents", 1e300),
+        ("ok", None),
+        ("failures", {"a": "b"}),
+        ("since", 3),
+        ("shards", {"../../etc/passwd": {}}),
+        ("files", {"/etc/passwd": {"size": 1, "sha256": "0"}}),
+        ("files", {"part-a.parquet": {"size": "1"}}),
+    ],
+)
+def test_a_manifest_with_other_values_is_refused(name: str, value: object) -> None:
+    manifest = make_manifest(make_plan([], {}, 1), {}) | {name: value}
+    with pytest.raises(CorruptOutput, match=f"{MANIFEST} was not written by this system") as raised:
+        parse_manifest(json.dumps(manifest).encode(), MANIFEST)
+    assert "\n" not in str(raised.value)

@@ -24,7 +24,7 @@ from tests.pipeline.output.test_commit import block
 from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[3]
-RUN = make_plan([InputFile("/in", 1, 8, "h", 1)], {"weights_sha256": "w"}, 3)
+RUN = make_plan([InputFile("/in", 1, 8, "h", "1")], {"weights_sha256": "w"}, 3)
 
 
 def committed(folder: Path, shards: int = 3, first: int = 0) -> LocalStore:
