@@ -368,6 +368,14 @@ def exit_code(job: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # the reader of the output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        where = escape_controls(str(error.filename or "a file"))
+        print(
+            f"error: {where} cannot be used ({error.strerror or error}); check the disk, then rerun the same "
+            "command to resume.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("interrupted; rerun the same command to resume.", file=sys.stderr)
         return INTERRUPTED

@@ -61,6 +61,21 @@ class PlanMismatch(UsageError):
     """The output folder belongs to a run with another plan."""
 
 
+def check_no_credentials(address: str, flag: str) -> None:
+    """Check that an address has no credentials in it, before anything prints or logs it.
+
+    Raises:
+        UsageError: it has. The message does not repeat them.
+    """
+    scheme, separator, rest = address.partition("://")
+    # The name of a bucket has no colon. A secret may have a slash.
+    if separator and re.match(r"[^/]*:.*@", rest):
+        raise UsageError(
+            f"the address of {flag} on {scheme} has credentials in it; remove them and set environment "
+            "variables such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
+
+
 def first_problem(error: ValidationError) -> str:
     """The first problem of a value that pydantic has checked: where it is, and what is wrong."""
     first = error.errors()[0]

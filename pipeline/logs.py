@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,17 @@ def event(name: str, **fields: Any) -> None:
     logger.info(name, extra={_EVENT: fields})
 
 
+class _LogFile(logging.FileHandler):
+    """A log file. If it cannot be written, the run says so once and continues."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._failed:
+            self._failed = True
+            print(f"warning: {self.baseFilename} cannot be written; the run continues.", file=sys.stderr)
+
+
 @contextmanager
 def logging_to(path: str | None, run: str) -> Iterator[None]:
     """Append everything that the package logs to the file at `path`, if there is one.
@@ -62,7 +74,7 @@ def logging_to(path: str | None, run: str) -> Iterator[None]:
         yield
         return
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
         raise UsageError(
             f"--log-file {path} cannot be written ({error.strerror}); create its folder, or give another."

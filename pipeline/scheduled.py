@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-from pipeline.errors import PipelineError, UsageError, one_line
+from pipeline.errors import PipelineError, UsageError, check_no_credentials, one_line
 from pipeline.file_systems import locate
 from pipeline.retry import is_transient, retrying
 from pipeline.stop_time import parse_stop_time, stop_time_passed_message
@@ -27,6 +27,7 @@ def earlier_runs(folder: str, name: str) -> list[str]:
         PipelineError: the folder cannot be listed because of a transient fault.
         UsageError: the folder cannot be listed for another reason.
     """
+    check_no_credentials(folder, "--runs")
     try:
         return retrying(lambda: _earlier_runs(folder, name))
     except Exception as error:

@@ -26,7 +26,7 @@ from led.generation.limits import SchedulerLimits
 from led.pipelines.chunking import ChunkEnds, Overflow
 from led.pipelines.global_attention import GlobalAttention
 from led.pipelines.joining import Truncation
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, check_no_credentials
 from pipeline.stop_time import parse_stop_time
 
 Probability = Annotated[float, Interval(ge=0, le=1)]
@@ -196,6 +196,10 @@ class RunSettings:
             self.max_cost,
             "it needs --price-per-hour",
         )
+        for name in ("input", "output", "since", "model", "base_model"):
+            given = getattr(self, name)
+            for address in given if isinstance(given, tuple) else (given or "",):
+                check_no_credentials(address, f"--{name.replace('_', '-')}")
         parse_stop_time(self.stop_at, 0.0)
         try:
             GlobalAttention.parse(self.global_attention)

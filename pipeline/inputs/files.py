@@ -32,6 +32,7 @@ from pipeline.errors import (
     PlanMismatch,
     Unreachable,
     UsageError,
+    check_no_credentials,
     one_line,
     printable,
 )
@@ -325,12 +326,8 @@ def check_text_start(start: bytes) -> None:
 
 def _find(given: str) -> _Listing:
     """The files of an input."""
-    scheme, _, rest = given.partition("://") if "://" in given else ("", "", given)
-    if scheme and re.match(r"[^/]*:[^/]*@", rest):
-        raise UsageError(
-            f"the address of an input on {scheme} has credentials in it; remove them and set environment "
-            "variables such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-        )
+    scheme = given.partition("://")[0] if "://" in given else ""
+    check_no_credentials(given, "--input")
     if scheme not in ("", "file", *REMOTE):
         raise UsageError(
             f"the input {given} is on {scheme}; inputs must be local or mounted files, s3:// or hf://."

@@ -8,13 +8,14 @@ may leave its hidden file behind, which is harmless.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipeline.errors import CorruptOutput, PipelineError, UsageError
 from pipeline.output.store import Outcome, plain_name
@@ -77,8 +78,9 @@ class LocalStore:
                 "needed to write results create-only; choose a folder on another disk, or s3://."
             ) from error
         finally:
-            hidden.unlink()
-        self._sync_folder()
+            with suppress(OSError):  # a hidden file that stays is harmless
+                hidden.unlink()
+        self._sync_folder(name)
         return Outcome.CREATED
 
     def read(self, name: str) -> bytes:
@@ -88,13 +90,17 @@ class LocalStore:
     def open(self, name: str) -> BinaryIO:
         try:
             with self._access_errors():
-                return open(self.folder / plain_name(name), "rb")
+                return io.BufferedReader(_ResultFile(self.folder / plain_name(name)))
         except FileNotFoundError as error:
             raise CorruptOutput(f"{self.folder / name} does not exist.") from error
 
     def replace(self, name: str, data: bytes) -> None:
-        self._write_hidden(name, data).replace(self.folder / name)
-        self._sync_folder()
+        hidden = self._write_hidden(name, data)
+        try:
+            hidden.replace(self.folder / name)
+        except OSError as error:
+            raise self._write_error(name, error) from error
+        self._sync_folder(name)
 
     def _write_hidden(self, name: str, data: bytes) -> Path:
         hidden = self.folder / f".{plain_name(name)}.{uuid.uuid4().hex}"
@@ -115,14 +121,15 @@ class LocalStore:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            hidden.unlink(missing_ok=True)
+            with suppress(OSError):
+                hidden.unlink(missing_ok=True)
             raise self._write_error(name, error) from error
         return hidden
 
     def _write_error(self, name: str, error: OSError) -> PipelineError:
         return PipelineError(
-            f"{self.folder / name} cannot be written ({error.strerror}); make room, then rerun the same "
-            "command to resume."
+            f"{self.folder / name} cannot be written ({error.strerror}); {_remedy(error)}, then rerun the "
+            "same command to resume."
         )
 
     @contextmanager
@@ -131,18 +138,58 @@ class LocalStore:
 
         Raises:
             UsageError: the path is below a file, or this user may not use it.
+            PipelineError: the disk fails.
         """
         try:
             yield
+        except FileNotFoundError:
+            raise
         except (NotADirectoryError, PermissionError) as error:
             raise UsageError(
                 f"the output folder {self.folder} cannot be used ({error.strerror}); give another, or give "
                 "this user permission."
             ) from error
+        except OSError as error:
+            raise _read_error(str(self.folder), error) from error
 
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self.folder, os.O_RDONLY)
+    def _sync_folder(self, name: str) -> None:
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            descriptor = os.open(self.folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise self._write_error(name, error) from error
+
+
+class _ResultFile(io.FileIO):
+    """A file of the folder. An error while it is read names it."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise _read_error(str(self.name), error) from error
+
+    def readall(self) -> bytes:
+        try:
+            return super().readall()
+        except OSError as error:
+            raise _read_error(str(self.name), error) from error
+
+
+def _read_error(path: str, error: OSError) -> PipelineError:
+    return PipelineError(
+        f"{path} cannot be read now ({error.strerror}); {_remedy(error)}, then rerun the same command to "
+        "resume."
+    )
+
+
+def _remedy(error: OSError) -> str:
+    """What to do about an error of a disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room"
+    if error.errno == errno.EROFS:
+        return "mount it for writing"
+    return "check the disk"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.errors import check_no_credentials
 from pipeline.output.store import Store
 
 
@@ -13,6 +14,7 @@ def open_store(url: str, must_exist: bool = False) -> Store:
     Raises:
         UsageError: the store has no create-only writes.
     """
+    check_no_credentials(url, "the folder")
     scheme, _, rest = url.rpartition("://")
     if scheme not in ("", "file"):
         from pipeline.output.s3 import ObjectStore

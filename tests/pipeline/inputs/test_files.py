@@ -14,10 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import remote
-from pipeline.errors import PlanMismatch, Unreachable, UsageError, one_line
+from pipeline.errors import PlanMismatch, Unreachable, UsageError, check_no_credentials, one_line
 from pipeline.inputs.files import check_unchanged, content_id, find_files, format_suffix, partitions
 from pipeline.inputs.read import inspect_file, read_rows
 from pipeline.inputs.splits import Split
+from pipeline.output.open_store import open_store
+from pipeline.scheduled import earlier_runs
+from pipeline.settings import RunSettings
 
 
 def paths(*inputs: object) -> list[str]:
@@ -78,10 +81,23 @@ def test_an_input_without_readable_files_is_refused(
 
 
 @pytest.mark.parametrize("scheme", ["s3", "https"])
-def test_credentials_in_an_address_are_refused_and_not_repeated(scheme: str) -> None:
-    with pytest.raises(UsageError, match=r"the address of an input on \w+ has credentials in it") as raised:
-        find_files([f"{scheme}://who:keep-this-secret@bucket/x.parquet"])
-    assert "secret" not in str(raised.value).replace("AWS_SECRET", "")
+@pytest.mark.parametrize("secret", ["keep-this-secret", "with/a/slash/secret"])
+def test_credentials_in_an_address_are_refused_and_not_repeated(scheme: str, secret: str) -> None:
+    address = f"{scheme}://who:{secret}@bucket/x.parquet"
+    given: dict[str, Any] = {"input": ("in",), "output": "out", "model": "m"}
+    for refuse in (
+        lambda: find_files([address]),
+        lambda: open_store(address),
+        lambda: earlier_runs(address, "2026-11-24"),
+        lambda: RunSettings(**given | {"output": address}),
+        lambda: RunSettings(**given | {"since": ("a", address)}),
+        lambda: RunSettings(**given | {"input": (address,)}),
+    ):
+        with pytest.raises(UsageError, match=r"the address of .* on \w+ has credentials in it") as raised:
+            refuse()
+        assert "secret" not in str(raised.value).replace("AWS_SECRET", "")
+    check_no_credentials("s3://bucket/a:b@c", "--input")
+    check_no_credentials("/a/who:x@y", "--input")
     assert (
         one_line(OSError("no answer from http://who:keep@host:1/b\nmore"))
         == "no answer from http://…@host:1/b"
