@@ -369,7 +369,9 @@ def exit_code(job: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        where = escape_controls(str(error.filename or "a file"))
+        if error.filename is None:  # not of a file, so this advice would be wrong
+            raise
+        where = escape_controls(str(error.filename))
         print(
             f"error: {where} cannot be used ({error.strerror or error}); check the disk, then rerun the same "
             "command to resume.",

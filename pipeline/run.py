@@ -22,7 +22,7 @@ from pipeline.monitor.prometheus import PrometheusMetrics
 from pipeline.monitor.stats import RunStats, Totals
 from pipeline.monitor.watcher import ProgressWatcher
 from pipeline.output.commit import Committed, finish, read_all_shard_metadata
-from pipeline.output.freeze import check_same_plan, existing_plan
+from pipeline.output.freeze import check_same_plan, existing_plan, freeze_plan
 from pipeline.output.open_store import open_store
 from pipeline.output.sign_key import read_key
 from pipeline.output.store import Store, probe
@@ -100,6 +100,7 @@ def _run(task: Task, run_id: str, progress_interval_s: float) -> RunResult:
         if in_force:
             print(f"settings: {in_force}", file=sys.stderr, flush=True)
         written = _process(task, checkpoint, plan, todo, store, run_id, progress_interval_s)
+    freeze_plan(store, plan.to_json())
     manifest = finish(store, plan, written, key)
     report = try_report(
         store,

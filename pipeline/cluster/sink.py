@@ -15,8 +15,9 @@ from pipeline.output.freeze import freeze_plan
 from pipeline.output.open_store import open_store
 from pipeline.schema import split_by_shard
 
-# The SHA-256 of the plan in each folder (URL, fingerprint of the plan) to which this process has committed.
-_PLANS: dict[tuple[str, str], str] = {}
+# The SHA-256 of the plan in the folder of each run for which this process has committed, by the object that
+# holds the run's own plan.
+_PLANS: dict[str, str] = {}
 
 # Files that were written, by name.
 Written: TypeAlias = dict[str, Committed]
@@ -32,15 +33,16 @@ class CommitSink(Datasink[Written]):
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> Written:
         store = open_store(self.url, must_exist=True)
-        shards = [shard for block in blocks for shard in split_by_shard(block)]
-        if not shards:  # after a stop request
-            return {}
-        folder = (self.url, self.config["plan"])
-        if folder not in _PLANS:
-            _PLANS[folder] = freeze_plan(store, ray.get(self._plan))
-        config = self.config | {PLAN_SHA256: _PLANS[folder]}
-        committed = [commit(store, shard, config) for shard in shards]
-        return {each.metadata.part: each for each in committed if each.digest is not None}
+        run = self._plan.hex()
+        written: Written = {}
+        for block in blocks:
+            for shard in split_by_shard(block):
+                if run not in _PLANS:
+                    _PLANS[run] = freeze_plan(store, ray.get(self._plan))
+                committed = commit(store, shard, self.config | {PLAN_SHA256: _PLANS[run]})
+                if committed.digest is not None:
+                    written[committed.metadata.part] = committed
+        return written
 
     def on_write_complete(self, write_result: WriteResult[Written]) -> None:
         for written in write_result.write_returns:

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from glob import has_magic
 from pathlib import PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -38,7 +37,7 @@ from pipeline.errors import (
 )
 from pipeline.file_systems import REMOTE, locate
 from pipeline.inputs.listing import Info, files_below, files_matching, is_hidden, is_local, protocol_of
-from pipeline.remote import open_object, refusal, stat
+from pipeline.remote import error_code, open_object, refusal, stat
 from pipeline.retry import retrying
 
 TEXT = ".txt"
@@ -222,13 +221,9 @@ def check_same_content(path: str, content: str) -> None:
     """
     check_unchanged(path, content)
     if content.startswith("sha256:") and not path.endswith("/"):
-        now = _local_content(current_entry(path))
+        now = content_id(current_entry(path))
         if now != content:
             raise PlanMismatch(f"{path} was changed after it was planned.")
-
-
-# The shards of a file follow one another, and its content is read once for all of them.
-_local_content = lru_cache(maxsize=64)(content_id)
 
 
 def current_entry(path: str) -> FileEntry:
@@ -255,8 +250,8 @@ def open_file(path: str, *, exact: bool = False) -> Iterator[IO[bytes]]:
     """
     fs, name = locate(path)
     if getattr(fs, "async_impl", False):
-        size = int(retrying(lambda: stat(fs, name))["size"])
-        with open_object(fs, name, size, 0 if exact else _READ_AHEAD) as opened:
+        found = retrying(lambda: stat(fs, name))
+        with open_object(fs, name, found, 0 if exact else _READ_AHEAD) as opened:
             yield opened
         return
     options: dict[str, Any] = {}
@@ -280,6 +275,10 @@ def input_errors(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         what = printable(what)
+        if error_code(error) == "PreconditionFailed":
+            raise PlanMismatch(
+                f"{what} was changed while it was read; choose another --output to read the new content."
+            ) from error
         for sign, cause, remedy in _CAUSES:
             if sign in str(error):
                 raise CorruptInput(

@@ -39,6 +39,8 @@ def inspect_groups(
             f"{entry.path} has no column {key!r}; it has {listed(stats.schema.names)}. Name one with "
             "--group-by."
         )
+    elif (times := stats.schema.names.count(key)) > 1:
+        raise UsageError(f"column {key!r} stands {times} times in {entry.path}; rename one of them.")
     else:
         keys = (
             value
@@ -110,9 +112,8 @@ def _groups(table: pa.Table, bounds: Sequence[int], reasons: Mapping[int, str], 
     arrays = []
     for name in table.column_names:
         if name == text:
-            values = table[name].slice(0, bounds[-1] - bounds[0])
-            if pa.types.is_dictionary(values.type):
-                values = values.cast(values.type.value_type)
+            # As bytes, with offsets of 64 bits: an array of texts holds at most 2 GiB.
+            values = table[name].slice(0, bounds[-1] - bounds[0]).cast(pa.large_binary())
             arrays.append(pa.LargeListArray.from_arrays(offsets, values.combine_chunks()))
         else:
             arrays.append(firsts[name])

@@ -8,6 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+# The largest integer up to which a float holds every integer.
+_MOST_EXACT = 1 << 53
+
 # Values whose common type is determined at once, and those that decide the type of the sampled column.
 _BATCH, _SAMPLE = 1000, 100
 
@@ -27,6 +30,12 @@ class ColumnTypes:
         self._missing = {name: _signs_of(name) for name in columns}
         self._kinds: dict[str, pa.DataType] = {}
         self._values: dict[str, list[Any]] = {}
+        self._inexact: set[str] = set()  # columns with integers that a float cannot hold
+
+    def stop_search(self, columns: Sequence[str]) -> None:
+        """Do not look for these columns any more, if no line had them yet."""
+        for name in columns:
+            self._missing.pop(name, None)
 
     def may_change(self, line: bytes) -> bool:
         """Whether a line may have a column that no line had before, or one whose values are not texts."""
@@ -53,7 +62,10 @@ class ColumnTypes:
     def _settle(self, name: str) -> None:
         """Determine the type of the values that were added. Later ones of a text do not matter."""
         values = self._values.pop(name)
-        kind = common_json_type(self._kinds.get(name, pa.null()), _type_of(values))
+        if any(isinstance(value, int) and abs(value) > _MOST_EXACT for value in values):
+            self._inexact.add(name)
+        exact = name not in self._inexact
+        kind = common_json_type(self._kinds.get(name, pa.null()), _type_of(values), exact=exact)
         self._kinds[name] = pa.string() if kind is None else kind
         if name != self._sampled and kind is not None and not pa.types.is_string(kind):
             self._values[name] = []
@@ -80,14 +92,23 @@ def clean(value: Any) -> Any:
     return value
 
 
-def common_json_type(a: pa.DataType | None, b: pa.DataType | None) -> pa.DataType | None:
-    """The type of values of both types. Records get the fields of both. None if they can only be text."""
+def common_json_type(
+    a: pa.DataType | None, b: pa.DataType | None, *, exact: bool = False
+) -> pa.DataType | None:
+    """The type of values of both types. Records get the fields of both. None if they can only be text.
+
+    Integers become floats only if `exact` says that floats can hold all of them, and not inside of lists and
+    records.
+    """
     if a is None or b is None:
         return None
     try:
         schemas = [pa.schema([("", kind)]) for kind in (a, b)]
         kind = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except pa.ArrowException:
+        return None
+    as_numbers = exact and pa.types.is_floating(kind)
+    if not as_numbers and any(_as_float(old, kind) for old in (a, b)):
         return None
     return kind if _fits(kind, _DEEPEST) else None
 
@@ -116,6 +137,15 @@ def _type_of(values: Sequence[Any]) -> pa.DataType | None:
     except (pa.ArrowException, ValueError, TypeError, OverflowError, RecursionError):
         return None
     return kind if _fits(kind, _DEEPEST) else None
+
+
+def _as_float(old: pa.DataType, new: pa.DataType) -> bool:
+    """Whether integers of the `old` type are floats in the `new` one, at any depth."""
+    if pa.types.is_struct(old):
+        return any(_as_float(field.type, new.field(field.name).type) for field in old)
+    if pa.types.is_list(old):
+        return _as_float(old.value_type, new.value_type)
+    return bool(pa.types.is_integer(old) and pa.types.is_floating(new))
 
 
 def _fits(kind: pa.DataType, depth: int) -> bool:

@@ -50,12 +50,15 @@ class JsonLines:
         rows = objects = 0
         compressed = compression_of(entry.path) is not None
         types = ColumnTypes(request.columns, sampled=request.text)
+        first = _LINES_INSPECTED
         with ExitStack() as stack:
             most = max(_CHUNK, request.max_bytes * _LINE_PER_TEXT)
             for offset, line in _lines(entry.path, 0, most, stack):
-                if rows < _LINES_INSPECTED or (line is not None and types.may_change(line)):
+                if rows == first:
+                    types.stop_search(request.optional)
+                if rows < first or (line is not None and types.may_change(line)):
                     value, reason = _parse(line)
-                    keys |= dict.fromkeys(value) if rows < _LINES_INSPECTED else {}
+                    keys |= dict.fromkeys(value) if rows < first else {}
                     objects += reason is None
                     types.add(value)
                 if rows % documents == 0:

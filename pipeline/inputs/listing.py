@@ -19,7 +19,7 @@ from pipeline.errors import UsageError
 
 # The folders of a table's log.
 _TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi"}
-_ICEBERG_FOLDER, _ICEBERG_FILE = "metadata", ".metadata.json"
+_ICEBERG_FOLDER, _ICEBERG_FILE = "metadata", re.compile(r"(v\d+|\d+-[0-9a-f-]{36})\.metadata\.json")
 
 # A file's entry in a listing. It has its `name`. In a store it also has size and etag.
 Info = Mapping[str, Any]
@@ -97,7 +97,7 @@ def _entries(fs: Any, folder: str) -> list[tuple[bool, Info]]:
         listed = [(info["type"] == "directory", info) for info in infos if info["name"] != folder]
     names = [info["name"] for is_folder, info in listed if is_folder]
     metadata = f"{folder.rstrip('/')}/{_ICEBERG_FOLDER}"
-    if metadata in names:  # only the metadata of Iceberg has such names
+    if metadata in names:
         names += os.listdir(metadata) if is_local(fs) else fs.ls(metadata, detail=False)
     _check_no_table(folder, names)
     return listed
@@ -122,12 +122,12 @@ def _check_no_table(folder: str, names: Iterable[str]) -> None:
     """
     for name in names:
         base = name.rpartition("/")[2]
-        kind = _TABLES.get(base) or ("Iceberg" if base.endswith(_ICEBERG_FILE) else None)
+        kind = _TABLES.get(base) or ("Iceberg" if _ICEBERG_FILE.fullmatch(base) else None)
         if kind:
             raise UsageError(
-                f"the input {folder} is a {kind} table. Its log decides which rows are valid, so its files "
-                "must not be read on their own. Read it with a library for such tables, and write the rows "
-                "to Parquet files in another folder."
+                f"the input {folder} is a table of {kind}. Its log decides which rows are valid, so its "
+                "files must not be read on their own. Read it with a library for such tables, and write the "
+                "rows to Parquet files in another folder."
             )
 
 

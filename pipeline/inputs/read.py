@@ -70,12 +70,13 @@ def inspect_file(
     group_by: str | None = None,
     text: str = "",
     columns: Sequence[str] = (),
+    optional: Sequence[str] = (),
 ) -> PlannedFile:
     """Inspect a file with texts of at most `max_bytes`, and split it into shards of at most `documents`.
 
     With `group_by`, a document is a group of rows with one key in that column. `columns` are those whose
-    types a run needs, besides that of the column `text`. The file is not opened if `known` has it with the
-    same size and stamp.
+    types a run needs, besides that of the column `text`, and `optional` those that a file may lack. The file
+    is not opened if `known` has it with the same size and stamp.
 
     Raises:
         CorruptInput: it cannot be read, and `skip_bad` is False.
@@ -86,7 +87,8 @@ def inspect_file(
     if before is not None and unchanged and (before.file.skipped is None or skip_bad):
         return before
     content = content_id(entry)
-    request = Request(tuple(dict.fromkeys([*columns, *([text] if text else [])])), text, max_bytes)
+    wanted = tuple(dict.fromkeys([*columns, *optional, *([text] if text else [])]))
+    request = Request(wanted, text, max_bytes, optional=tuple(optional))
     try:
         with input_errors(entry.path):
             stats = retrying(lambda: _inspect(entry, documents, request, group_by))
@@ -154,6 +156,7 @@ def _stream(path: str, split: Split, request: Request) -> Iterator[Rows]:
     columns = tuple(dict.fromkeys(request.columns))
     in_path = {} if split.members else partitions(path)
     in_file = replace(request, columns=tuple(column for column in columns if column not in in_path))
+    types = dict(request.types)
     count = 0
     file_format = format_of(path)
     if split.group_rows:
@@ -164,7 +167,8 @@ def _stream(path: str, split: Split, request: Request) -> Iterator[Rows]:
         table = rows.table
         for column in columns:
             if column in in_path:
-                table = table.append_column(column, pa.array([in_path[column]] * len(table), pa.string()))
+                values = pa.array([in_path[column]] * len(table), pa.string())
+                table = table.append_column(column, values.cast(types.get(column, pa.string())))
         count += len(table)
         yield Rows(table.select(columns), rows.reasons)
     if count != split.stop - split.start:
@@ -232,11 +236,9 @@ def check_same_types(schemas: Mapping[str, pa.Schema], columns: Sequence[str]) -
     """
     types: dict[str, pa.DataType] = {}
     for column in columns:
-        kinds = {column_type(schema, column): path for path, schema in schemas.items()}
-        kind = common_type(list(kinds))
-        if kind is None and all(format_suffix(path) == JSON_LINES[0] for path in kinds.values()):
-            kind = reduce(common_json_type, kinds) or pa.string()
+        kind = type_in_all(schemas, column)
         if kind is None:
+            kinds = {column_type(schema, column): path for path, schema in schemas.items()}
             examples = " and ".join(f"{_short(kind)} in {path}" for kind, path in list(kinds.items())[:2])
             raise UsageError(
                 f"--passthrough {column}: its type differs, {examples}; give the files one type."
@@ -248,6 +250,16 @@ def check_same_types(schemas: Mapping[str, pa.Schema], columns: Sequence[str]) -
 def has_column(path: str, schema: pa.Schema, column: str) -> bool:
     """Whether the file at `path`, or its path, has a column, or the field `a.b` of one."""
     return column in partitions(path) or field_type(schema, column) is not None
+
+
+def type_in_all(schemas: Mapping[str, pa.Schema], column: str) -> pa.DataType | None:
+    """A type that holds the values of a column in all files unchanged. In files of JSON lines, values without
+    one are text. None if there is no such type."""
+    kinds = {column_type(schema, column): path for path, schema in schemas.items()}
+    kind = common_type(list(kinds))
+    if kind is None and all(format_suffix(path) == JSON_LINES[0] for path in kinds.values()):
+        kind = reduce(common_json_type, kinds) or pa.string()
+    return kind
 
 
 def column_type(schema: pa.Schema, column: str) -> pa.DataType:

@@ -21,7 +21,7 @@ class Request:
 
     `a.b` is the field b of a column of records. At most `max_bytes` of a text are needed. With `lists`, the
     column `text` may hold lists of texts. `types` are those of some of the columns, as the plan has them.
-    Without a type, a column of JSON lines is read as text.
+    Without a type, a column of JSON lines is read as text. `optional` are columns that a file may lack.
     """
 
     columns: tuple[str, ...]
@@ -29,6 +29,7 @@ class Request:
     max_bytes: int = 1 << 62
     lists: bool = False
     types: tuple[tuple[str, pa.DataType], ...] = ()
+    optional: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ _BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
 def field_type(schema: pa.Schema, column: str) -> pa.DataType | None:
     """The type of a column, or of the field `b` of a column `a` of records if it is `a.b`. None if there is
     no such column."""
-    if column in schema.names:
-        return schema.field(column).type
+    if column in schema.names:  # perhaps several times
+        return schema.field(schema.names.index(column)).type
     first, _, rest = column.partition(".")
     if not rest or first not in schema.names:
         return None
-    kind = schema.field(first).type
+    kind = schema.field(schema.names.index(first)).type
     return field_type(pa.schema(list(kind)), rest) if pa.types.is_struct(kind) else None
 
 

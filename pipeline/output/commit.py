@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.errors import CorruptOutput, PipelineError, first_problem
+from pipeline.errors import CorruptOutput, PipelineError, UsageError, first_problem
 from pipeline.output.digests import FileDigest, column_digests, digest_of, file_digest, rows_sha256
 from pipeline.output.store import Outcome, Store, plain_name
 from pipeline.output.truncated import truncated_rows
@@ -167,7 +167,7 @@ def commit(store: Store, block: pa.Table, config: Mapping[str, Any]) -> Committe
     )
     table = block.drop_columns(INTERNAL)
     # The digests are those of the rows as they are read back, since Parquet does not have all types of Arrow.
-    digests = column_digests(pq.ParquetFile(pa.BufferReader(_encode(table, {}))).read())
+    digests = column_digests(pq.ParquetFile(pa.BufferReader(_encode(table, {}, "none"))).read())
     shard_metadata = replace(shard_metadata, rows_sha256=rows_sha256(digests))
     footer = {
         _SHARD_METADATA: json.dumps(asdict(shard_metadata)),
@@ -181,11 +181,11 @@ def commit(store: Store, block: pa.Table, config: Mapping[str, Any]) -> Committe
     return Committed(read_shard_metadata(store, name), None)
 
 
-def _encode(table: pa.Table, footer: Mapping[bytes, str]) -> bytes:
+def _encode(table: pa.Table, footer: Mapping[bytes, str], compression: str = "zstd") -> bytes:
     """A Parquet file with these rows, and texts in its footer."""
     buffer = io.BytesIO()
     pq.write_table(
-        table.replace_schema_metadata(dict(footer)), buffer, compression="zstd", write_page_checksum=True
+        table.replace_schema_metadata(dict(footer)), buffer, compression=compression, write_page_checksum=True
     )
     return buffer.getvalue()
 
@@ -292,8 +292,46 @@ def finish(
     Raises:
         PipelineError: shards are missing, their number of documents differs from the plan, or a file that
             this run has written was replaced.
+        CorruptOutput: the folder has a manifest of other files.
+        UsageError: the folder has a success marker without a signature of this key.
     """
     written = written or {}
+    shards_metadata = _check_committed(store, plan, written)
+    before = _stored_manifest(store) if store.exists(MANIFEST) else None
+    if before is None:
+        manifest = make_manifest(plan, shards_metadata, _all_digests(store, plan, written))
+        store.create(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        before = _stored_manifest(store)
+    content, manifest = before
+    files = manifest.get("files")
+    digests = None if files is None else {name: FileDigest(**digest) for name, digest in files.items()}
+    if json.loads(json.dumps(make_manifest(plan, shards_metadata, digests))) != manifest:
+        raise CorruptOutput(
+            f"{store.url}/{MANIFEST} does not match the files; run verify to see what differs, and choose "
+            "another folder."
+        )
+    marker = success_marker(plan, content, key)
+    store.create(SUCCESS, (json.dumps(marker) + "\n").encode())
+    if key is not None and parse_json_object(store.read(SUCCESS), SUCCESS) != marker:
+        raise UsageError(
+            f"{store.url}/{SUCCESS} was written without this --sign-key, and is never replaced; leave the "
+            "key out, or choose another folder."
+        )
+    return manifest
+
+
+def _stored_manifest(store: Store) -> tuple[bytes, dict[str, Any]]:
+    """The manifest in the folder, as bytes and parsed."""
+    content = store.read(MANIFEST)
+    return content, parse_manifest(content, f"{store.url}/{MANIFEST}")
+
+
+def _check_committed(store: Store, plan: Plan, written: Mapping[str, Committed]) -> dict[str, ShardMetadata]:
+    """The metadata of all shards of a plan by shard ID.
+
+    Raises:
+        PipelineError: as `finish`.
+    """
     missing = [shard for shard in remaining(plan, store.names()) if not store.exists(shard.part)]
     if missing:
         raise PipelineError(
@@ -323,12 +361,7 @@ def finish(
         raise PipelineError(
             f"{len(wrong)} of {len(plan.shards)} shards are not committed as planned: {listed}."
         )
-    manifest = make_manifest(plan, shards_metadata, _all_digests(store, plan, written))
-    store.create(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-    content = store.read(MANIFEST)
-    manifest = parse_manifest(content, f"{store.url}/{MANIFEST}")
-    store.create(SUCCESS, (json.dumps(success_marker(plan, content, key)) + "\n").encode())
-    return manifest
+    return shards_metadata
 
 
 def _all_digests(store: Store, plan: Plan, written: Mapping[str, Committed]) -> dict[str, FileDigest]:

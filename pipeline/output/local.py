@@ -188,7 +188,7 @@ def _read_error(path: str, error: OSError) -> PipelineError:
 
 def _remedy(error: OSError) -> str:
     """What to do about an error of a disk."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "make room"
     if error.errno == errno.EROFS:
         return "mount it for writing"

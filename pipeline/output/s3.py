@@ -31,6 +31,9 @@ _CREATE_ONLY = ("s3", "gs", "abfs")
 # Attempts at one request, over about a minute. A store that answers 503 for longer is broken.
 ATTEMPTS = 8
 
+# The time limit of a listing, as a number of requests. It has a page for every thousand names.
+_PAGES = 20
+
 # Bytes that are fetched at once from a file that is read in parts.
 _READ_AHEAD = 1 << 16
 
@@ -74,7 +77,9 @@ class ObjectStore:
         def listing() -> list[dict[str, str]]:
             self._fs.invalidate_cache()
             try:
-                return cast(list[dict[str, str]], call(self._fs, "ls", self._folder, detail=True))
+                return cast(
+                    list[dict[str, str]], call(self._fs, "ls", self._folder, detail=True, requests=_PAGES)
+                )
             except FileNotFoundError:
                 return []
 
@@ -127,10 +132,10 @@ class ObjectStore:
     def open(self, name: str) -> BinaryIO:
         path = self._path(name)
         try:
-            size = int(self._request("open", name, lambda: stat(self._fs, path)["size"]))
+            found = self._request("open", name, lambda: stat(self._fs, path))
         except FileNotFoundError as error:
             raise CorruptOutput(f"{self.url}/{name} does not exist.") from error
-        return open_object(self._fs, path, size, _READ_AHEAD, lambda work: self._request("read", name, work))
+        return open_object(self._fs, path, found, _READ_AHEAD, lambda work: self._request("read", name, work))
 
     def replace(self, name: str, data: bytes) -> None:
         path = self._path(name)

@@ -6,8 +6,9 @@ The status comes from a listing, the proof from every byte.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +49,9 @@ from pipeline.versions import stored_names, with_current_names
 _SHOWN = 5
 
 _FILES_AT_ONCE = 16  # reading a file is mostly waiting for the store
+
+# Files up to this size, in bytes, are read at once.
+_IN_MEMORY = 16 << 20
 
 # Rows of a column in memory at a time. They may be whole documents.
 _ROWS_AT_ONCE = 64
@@ -168,9 +172,15 @@ def verify(store: Store, *, key: bytes | None = None, against_input: bool = Fals
     committed = [shard for shard in plan.shards if shard.part in names]
     manifest = _read_manifest(store, result) if MANIFEST in names else {}
     digests = _digests_in(manifest, result)
-    checks = _Checks(store, plan, hashlib.sha256(store.read(PLAN)).hexdigest(), digests, against_input)
+    checks = _Checks(store, plan, hashlib.sha256(store.read(PLAN)).hexdigest(), digests)
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         checked = list(pool.map(checks.shard, committed))
+        if against_input:
+            units: dict[str, list[Shard]] = {}
+            for shard in committed:
+                units.setdefault(shard.path, []).append(shard)
+            for problems in pool.map(checks.against_input, units.values()):
+                result.problems += problems
     result.problems += [problem for problem in checked if isinstance(problem, str)]
     pairs = zip(committed, checked, strict=True)
     verified = {shard.part: shard_ for shard, shard_ in pairs if isinstance(shard_, _VerifiedShard)}
@@ -234,7 +244,7 @@ def _check_marker(
     if key is None:
         marker = {name: value for name, value in marker.items() if name != SIGNATURE}
     elif SIGNATURE not in marker:
-        result.problems.append(f"{SUCCESS} has no signature; the run was not given a --sign-key")
+        result.problems.append(f"{SUCCESS} has no signature; the run that finished it had no --sign-key")
         key = None
     elif success_marker(plan, manifest, key)[SIGNATURE] != marker[SIGNATURE]:
         result.problems.append(f"the signature in {SUCCESS} is not that of the manifest with this key")
@@ -260,14 +270,13 @@ def _read_marker(store: Store, result: Verification) -> dict[str, Any]:
 
 
 class _Checks(NamedTuple):
-    """The checks of single files: the folder and its plan with the SHA-256 of the plan, the digests of all
-    files if the manifest has them, and whether the input is read again."""
+    """The checks of single files: the folder and its plan with the SHA-256 of the plan, and the digests of
+    all files if the manifest has them."""
 
     store: Store
     plan: Plan
     plan_sha256: str
     digests: Mapping[str, FileDigest] | None
-    against_input: bool
 
     def shard(self, shard: Shard) -> _VerifiedShard | str:
         """The verified shard, or what is wrong with it."""
@@ -276,11 +285,21 @@ class _Checks(NamedTuple):
             verified = _verify_shard(self.store, shard, self.plan, self.plan_sha256)
             if self.digests is not None and self.digests.get(shard.part) != verified.digest:
                 raise CorruptOutput(f"{path} is not the file that was committed: its SHA-256 differs")
-            if self.against_input:
-                _compare_with_input(self.store, shard, self.plan)
             return verified
         except CorruptOutput as error:
             return str(error)
+
+    def against_input(self, shards: Sequence[Shard]) -> list[str]:
+        """How the shards of one input file differ from it. They are compared in its order, so that it is read
+        once."""
+        check_same_content(shards[0].path, shards[0].content)
+        problems = []
+        for shard in sorted(shards, key=lambda shard: shard.start):
+            try:
+                _compare_with_input(self.store, shard, self.plan)
+            except CorruptOutput as error:
+                problems.append(str(error))
+        return problems
 
 
 def _verify_shard(store: Store, shard: Shard, plan: Plan, plan_sha256: str) -> _VerifiedShard:
@@ -292,7 +311,11 @@ def _verify_shard(store: Store, shard: Shard, plan: Plan, plan_sha256: str) -> _
     """
     path = f"{store.url}/{shard.part}"
     try:
-        with store.open(shard.part) as file:
+        with store.open(shard.part) as opened:
+            # A small file is fetched by one request. Each column and the digest are read from it.
+            size = opened.seek(0, io.SEEK_END)
+            opened.seek(0)
+            file = io.BytesIO(opened.read()) if size <= _IN_MEMORY else opened
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             footer = parquet.schema_arrow.metadata or {}
             # One column after the other, since a copied one may hold whole documents.
@@ -383,7 +406,6 @@ def _compare_with_input(store: Store, shard: Shard, plan: Plan) -> None:
         return
     settings = plan.config["settings"]
     text, most, lists = settings["text_column"], settings["max_document_bytes"], _joins_documents(settings)
-    check_same_content(shard.path, shard.content)
     columns = [text, *([plan.id_column] if plan.id_column else [])]
     read = read_rows(shard.path, shard.split, text, columns, most, lists=lists)
     column = read.table[plan.id_column] if plan.id_column else None

@@ -22,6 +22,7 @@ from pipeline.inputs.read import (
     check_same_types,
     has_column,
     inspect_file,
+    type_in_all,
 )
 from pipeline.inputs.splits import Split
 from pipeline.planning.document_ids import check_duplicate_ids
@@ -66,7 +67,7 @@ def inspect_inputs(settings: RunSettings, previous: Plan | None) -> InspectedInp
     )
     found = find_files(settings.input)
     _check_output_apart(settings, found.files)
-    copied = [*settings.passthrough, *_id_columns(settings)]
+    ids = _id_columns(settings)
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         inspected = pool.map(
             lambda entry: inspect_file(
@@ -77,7 +78,8 @@ def inspect_inputs(settings: RunSettings, previous: Plan | None) -> InspectedInp
                 max_bytes=max_bytes,
                 group_by=settings.group_column,
                 text=settings.text_column,
-                columns=copied,
+                columns=[*settings.passthrough, *ids[:1]],
+                optional=ids[1:],
             ),
             found.files,
         )
@@ -102,12 +104,12 @@ def _id_column(settings: RunSettings, schemas: Mapping[str, pa.Schema], previous
     candidates = _id_columns(settings)
     if len(candidates) < 2:
         return settings.document_id_column
-    if not schemas:
-        return previous.id_column if previous else DOC_ID.name
-    for column in candidates:
-        if all(has_column(path, schema, column) for path, schema in schemas.items()):
-            return column
-    return DOC_ID.name
+    if previous is not None and previous.id_column in candidates:
+        return previous.id_column
+    with_default, with_other = (
+        [has_column(path, schema, column) for path, schema in schemas.items()] for column in candidates
+    )
+    return candidates[1] if not any(with_default) and with_other and all(with_other) else candidates[0]
 
 
 def _check_output_apart(settings: RunSettings, files: Sequence[FileEntry]) -> None:
@@ -123,10 +125,11 @@ def _check_output_apart(settings: RunSettings, files: Sequence[FileEntry]) -> No
                 "the results as documents; choose a folder elsewhere."
             )
     output = resolved(settings.output)
-    for file in files:
-        if not file.members and resolved(file.path).rpartition("/")[0] == output:
+    folders = {file.path.rpartition("/")[0]: file.path for file in files if not file.members}
+    for folder, path in folders.items():
+        if resolved(folder) == output:
             raise UsageError(
-                f"--output {settings.output} is the folder of the input {file.path}; choose an empty folder."
+                f"--output {settings.output} is the folder of the input {path}; choose an empty folder."
             )
 
 
@@ -150,8 +153,12 @@ def plan_inputs(
     if previous:
         types = previous.passthrough
     else:
-        copied = _copied_columns(settings, inspected.id_column, reserved)
-        types = check_same_types(schemas, copied) if schemas else pa.schema([])
+        types = check_same_types(schemas, settings.passthrough) if schemas else pa.schema([])
+        id_column = inspected.id_column
+        copied = id_column in (None, DOC_ID.name, *settings.passthrough, *reserved)
+        # Results can be joined by the name and type of the ID column, if all files have it in one type.
+        if not copied and schemas and (kind := type_in_all(schemas, str(id_column))) is not None:
+            types = types.append(pa.field(str(id_column), kind))
     splits = {each.file.path: each.splits for each in inputs}
     plan = make_plan(
         [each.file for each in inputs],
@@ -167,12 +174,3 @@ def plan_inputs(
     if settings.on_duplicate_id == "fail" and previous is None:
         check_duplicate_ids(plan, settings, inspected.id_column)
     return plan
-
-
-def _copied_columns(settings: RunSettings, id_column: str | None, reserved: Collection[str]) -> list[str]:
-    """The columns that are copied to the output: those of --passthrough, and the column of document IDs, so
-    that results can be joined by its own name and type."""
-    columns = list(settings.passthrough)
-    if id_column is None or id_column in (DOC_ID.name, *columns, *reserved):
-        return columns
-    return [*columns, id_column]

@@ -163,8 +163,16 @@ class Plan:
             name = ""
             if values["version"] != PLAN_VERSION:
                 values, name = upgrade_plan(values)
-            inputs = _INPUTS.validate_json(json.dumps(values["inputs"]), strict=True)
-            shards = _SHARDS.validate_json(json.dumps(values["shards"]), strict=True)
+            _INPUTS.validate_json(_valid_json(values["inputs"]), strict=True)
+            _SHARDS.validate_json(_valid_json(values["shards"]), strict=True)
+            inputs = tuple(InputFile(**file) for file in values["inputs"])
+            shards = tuple(
+                Shard(
+                    **shard
+                    | {"members": tuple(shard["members"]), "group_rows": tuple(shard.get("group_rows", ()))}
+                )
+                for shard in values["shards"]
+            )
             if not isinstance(values["config"], dict):
                 raise TypeError("its config is no object")
             if not all(_SHARD_ID.fullmatch(shard.shard_id) for shard in shards):
@@ -274,6 +282,11 @@ def _shard(file: InputFile, split: Split, config_fingerprint: str) -> Shard:
     }
     shard_id = fingerprint(content)
     return Shard(shard_id, file.path, content=file.content, **vars(split))
+
+
+def _valid_json(value: Any) -> bytes:
+    """A value as JSON in UTF-8. Bytes of file names that are not UTF-8 become question marks."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _values(shard: Shard) -> dict[str, Any]:

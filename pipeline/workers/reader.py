@@ -122,7 +122,7 @@ class ShardReader:
         for name in reversed(copied):
             column = rows.table[name]
             kind = column.type if self.passthrough is None else self.passthrough.field(name).type
-            if column.type != kind:  # the text column itself, which was read as bytes
+            if name == settings.text_column and column.type != kind:  # it was read as bytes
                 column = pa.chunked_array([pa.array([_as_column(text, kind) for text in texts], kind)])
             if len(documents) != len(column):
                 column = repeat_rows(column, documents)

@@ -143,7 +143,7 @@ def test_the_whole_command_on_a_cluster(api: Api, tmp_path: Path, monkeypatch: p
     assert words[4:6] == ["--output", f"{tmp_path}/runs/2026-11-24"] and words[6] == "--stop-at"
     assert (
         timedelta(0) < datetime.fromisoformat(words[7]) - datetime.now().astimezone() <= timedelta(days=1)
-        and words[7][-5:] == "06:00"
+        and datetime.fromisoformat(words[7]).strftime("%H:%M") == "06:00"
     )
     monkeypatch.setattr(
         sys, "argv", ["start_scheduled_run.py", "--config", str(tmp_path / "run.yaml"), "--template", "none"]

@@ -115,7 +115,7 @@ def test_a_folder_that_is_a_table_is_refused(log: str, kind: str, pattern: str, 
     (table / log).parent.mkdir(parents=True)
     (table / log).write_text("{}")
     pq.write_table(pa.table({"text": ["pump"]}), table / "part.parquet")
-    with pytest.raises(UsageError, match=f"table is a {kind} table|in is a {kind} table"):
+    with pytest.raises(UsageError, match=f"(table|in) is a table of {kind}"):
         find_files([f"{table}{pattern}"])
     (table / log).unlink()
     (table / log).parent.rmdir()
@@ -351,6 +351,59 @@ def test_a_pandas_index_is_explained(model_folder: Path, tmp_path: Path) -> None
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(UsageError, match=r"'Ticket No' as the index of a pandas table.* after reset_index"):
         planned(model_folder, tmp_path, id_column="Ticket No")
+
+
+def test_ids_of_two_types_are_not_copied(model_folder: Path, tmp_path: Path) -> None:
+    for name, value in (("a", 7), ("b", "x")):
+        table = pa.table({"id": [value], "doc_id": [name], "text": ["pump"]})
+        pq.write_table(table.drop_columns("doc_id"), tmp_path / f"{name}.parquet")
+    rows = read(model_folder, tmp_path)
+    assert rows["doc_id"].to_pylist() == ["7", "x"] and "id" not in rows.column_names
+
+
+def test_the_id_column_of_a_plan_stays(model_folder: Path, tmp_path: Path) -> None:
+    both, one = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    pq.write_table(pa.table({"id": [1], "doc_id": ["x"], "text": ["pump"]}), both)
+    pq.write_table(pa.table({"id": [2], "text": ["pump"]}), one)
+    with pytest.raises(UsageError, match=r"b\.parquet has no column 'doc_id'"):
+        planned(model_folder, tmp_path)
+    task, plan = planned(model_folder, one)
+    os.utime(one)
+    assert build_plan(task, resolve(str(model_folder)), plan).id_column == "id" == plan.id_column
+
+
+def test_a_column_of_the_path_has_the_common_type(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "lang=en").mkdir()
+    pq.write_table(pa.table({"doc_id": ["x"], "text": ["pump"]}), tmp_path / "lang=en" / "a.parquet")
+    lang = pa.array(["fr"], pa.large_string())
+    pq.write_table(pa.table({"doc_id": ["y"], "text": ["water"], "lang": lang}), tmp_path / "b.parquet")
+    rows = read(model_folder, tmp_path, passthrough=("lang",))
+    assert rows["lang"].type == pa.large_string()
+    assert dict(zip(rows["doc_id"].to_pylist(), rows["lang"].to_pylist(), strict=True)) == {
+        "x": "en",
+        "y": "fr",
+    }
+
+
+@pytest.mark.parametrize(("first", "kind"), [(2**53 + 1, pa.string()), (7, pa.float64()), ([7], pa.string())])
+def test_integers_that_a_float_cannot_hold_stay_as_they_are(
+    first: object, kind: pa.DataType, model_folder: Path, tmp_path: Path
+) -> None:
+    second: object = [0.5] if isinstance(first, list) else 0.5
+    rows = [{"doc_id": f"d{i}", "text": "pump", "n": first if i < 1000 else second} for i in range(1001)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    column = read(model_folder, tmp_path, passthrough=("n",), shard_documents=2000)["n"]
+    assert column.type == kind
+    values = [json.loads(value) if kind == pa.string() else value for value in column.to_pylist()]
+    assert values[0] == first and values[-1] == second
+
+
+def test_duplicate_names_of_id_columns_are_refused(model_folder: Path, tmp_path: Path) -> None:
+    arrays = [pa.array(["x"]), pa.array(["y"]), pa.array(["pump"])]
+    pq.write_table(pa.Table.from_arrays(arrays, ["doc_id", "doc_id", "text"]), tmp_path / "a.parquet")
+    for group_by in (None, "doc_id"):
+        with pytest.raises(UsageError, match="column 'doc_id' stands 2 times"):
+            planned(model_folder, tmp_path, group_by=group_by)
 
 
 def test_messages_have_a_bounded_length(model_folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import PlanMismatch, UsageError
+from pipeline.errors import CorruptOutput, PlanMismatch, UsageError
 from pipeline.output.commit import PLAN_SHA256, commit, finish
 from pipeline.output.freeze import freeze_plan
 from pipeline.output.local import LocalStore
@@ -221,7 +221,7 @@ def test_a_consistent_forgery_needs_the_key(out: Path, tmp_path: Path) -> None:
     key, other = read_key(str(tmp_path / "key")), read_key(str(tmp_path / "other"))
     store = LocalStore(out)
     assert verify(store, key=key).problems == [
-        f"{SUCCESS} has no signature; the run was not given a --sign-key"
+        f"{SUCCESS} has no signature; the run that finished it had no --sign-key"
     ]
     forge(out, with_column("summary", ["forged", "text"]), key)
     assert verify(store).problems == verify(store, key=key).problems == []
@@ -232,6 +232,24 @@ def test_a_consistent_forgery_needs_the_key(out: Path, tmp_path: Path) -> None:
         read_key(str(tmp_path / "short"))
     with pytest.raises(UsageError, match="cannot be read"):
         read_key(str(tmp_path / "absent"))
+
+
+def test_a_foreign_manifest_is_not_signed(out: Path) -> None:
+    """It was put there before the run ended, or a part was replaced before it did."""
+    plan, store = Plan.from_json((out / PLAN).read_bytes()), LocalStore(out)
+    (out / SUCCESS).unlink()
+    manifest = json.loads((out / MANIFEST).read_text())
+    (out / MANIFEST).write_text(json.dumps(manifest | {"ok": 99}))
+    with pytest.raises(CorruptOutput, match="does not match the files"):
+        finish(store, plan, key=b"a secret of many characters")
+    assert not (out / SUCCESS).exists()
+
+
+def test_a_marker_without_the_key_is_not_passed_off_as_signed(out: Path) -> None:
+    plan, store = Plan.from_json((out / PLAN).read_bytes()), LocalStore(out)
+    assert finish(store, plan)["documents"] == 7
+    with pytest.raises(UsageError, match="was written without this --sign-key"):
+        finish(store, plan, key=b"a secret of many characters")
 
 
 def test_the_input_is_compared(out: Path) -> None:

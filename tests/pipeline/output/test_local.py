@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
+from pipeline.output import local
 from pipeline.output.local import LocalStore
 
 
@@ -28,7 +28,7 @@ def test_a_folder_under_a_file_is_named(tmp_path: Path) -> None:
             call()
 
 
-@pytest.mark.parametrize(("module", "name"), [(os, "scandir"), (builtins, "open"), (Path, "is_file")])
+@pytest.mark.parametrize(("module", "name"), [(os, "scandir"), (local, "_ResultFile"), (Path, "is_file")])
 def test_a_folder_that_is_forbidden_is_named(
     module: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
