@@ -108,6 +108,7 @@ FILES = {
     "infra/runtime-env.yaml": "Dependencies for `ray job submit --runtime-env`.",
     "infra/arm64.sh": "Tests of `led` and a small job on aarch64, under emulation.",
     "infra/s3-server.sh": "An S3 server on this machine, for trials and tests.",
+    "tests/pipeline/output/faulty_calls.c": "A library that makes one system call of a process fail.",
     "infra/kuberay/base/kustomization.yaml": "The base: cluster, run and schedule.",
     "infra/kuberay/base/nightly.yaml": "The CronJob that starts scheduled runs.",
     "infra/kuberay/base/raycluster.yaml": "The pods of all runs, and the permanent cluster.",
