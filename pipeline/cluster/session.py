@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 import time
 import traceback
@@ -30,6 +32,12 @@ KEEP_WORKERS = {"idle_worker_killing_time_threshold_ms": 3_600_000}
 
 # With this variable at 0, Ray's processes listen on 127.0.0.1 only. That is its default on Windows and macOS.
 _REACHABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+# The longest path of a temporary folder. A socket has at most 107 characters, of which Ray's folders take 68.
+_LONGEST_FOLDER = 107 - 68
+
+# Bytes that Ray needs for logs and sockets.
+_LEAST_SPACE = 32 << 20
 
 # Called in every worker before it imports anything of this project.
 _WORKER_SETUP = "led_corpus.use_own_packages"
@@ -60,6 +68,7 @@ def join_cluster(
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         _check_port_free(metrics_port)
+        check_temporary_folder(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     handler = signal.getsignal(signal.SIGTERM)
     local: dict[str, Any] = {}
     if not address:
@@ -96,6 +105,30 @@ def join_cluster(
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # During a graceful shutdown, fewer tasks are left than could run.
     warnings.filterwarnings("ignore", "The maximum number of concurrent tasks")
+
+
+def check_temporary_folder(folder: str) -> None:
+    """Check that Ray can keep its session in a folder. It would start in vain for minutes otherwise.
+
+    Raises:
+        PipelineError: the folder has too long a path, is not writable, or is full.
+    """
+    advice = "Set TMPDIR to another folder, then rerun the same command."
+    if len(folder) > _LONGEST_FOLDER:
+        raise PipelineError(
+            f"Ray cannot start: the path of the temporary folder {folder} has {len(folder)} characters, and "
+            f"its sockets need one of at most {_LONGEST_FOLDER}. {advice}"
+        )
+    for each in (folder, os.path.join(folder, "ray")):
+        if os.path.exists(each) and not os.access(each, os.W_OK | os.X_OK):
+            raise PipelineError(
+                f"Ray cannot start: this user may not write to {each}, perhaps because it belongs to "
+                f"another. {advice}"
+            )
+    if os.path.exists(folder) and shutil.disk_usage(folder).free < _LEAST_SPACE:
+        raise PipelineError(
+            f"Ray cannot start: the disk of the temporary folder {folder} is full. Make room. Or: {advice}"
+        )
 
 
 @contextmanager

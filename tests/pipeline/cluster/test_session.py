@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.cluster import session
-from pipeline.cluster.session import start_cluster
+from pipeline.cluster.session import check_temporary_folder, start_cluster
 from pipeline.errors import PipelineError
 from tests.waiting import HANG_S
 
@@ -60,6 +64,27 @@ def test_a_start_that_fails_at_once_is_not_repeated(monkeypatch: pytest.MonkeyPa
     clock = Clock(monkeypatch, [(2, ValueError("no space left in /tmp/ray"))])
     with pytest.raises(PipelineError, match=r"Ray cannot start.*: no space left in /tmp/ray `led-corpus doc"):
         start_cluster(clock.init, 300)
+
+
+def test_a_temporary_folder_that_ray_cannot_use_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_temporary_folder("/tmp")
+    with pytest.raises(
+        PipelineError, match=r"has 90 characters, and its sockets need one of at most 39\. Set TMP"
+    ):
+        check_temporary_folder("/" + "a" * 89)
+    folder = tempfile.mkdtemp(dir="/tmp")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    with pytest.raises(
+        PipelineError, match=rf"the disk of the temporary folder {folder} is full\. Make room"
+    ):
+        check_temporary_folder(folder)
+    monkeypatch.setattr(os, "access", lambda path, _: not path.endswith("/ray"))
+    os.mkdir(f"{folder}/ray")
+    with pytest.raises(PipelineError, match=rf"this user may not write to {folder}/ray, perhaps because it"):
+        check_temporary_folder(folder)
+    shutil.rmtree(folder)
 
 
 LISTENERS = """
