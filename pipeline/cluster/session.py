@@ -68,7 +68,9 @@ def join_cluster(
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         _check_port_free(metrics_port)
-        check_temporary_folder(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+        # As Ray chooses it. It creates the folder if it does not exist.
+        temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
+        check_temporary_folder(temporary)
     handler = signal.getsignal(signal.SIGTERM)
     local: dict[str, Any] = {}
     if not address:
