@@ -11,7 +11,7 @@ Errors list every missing, unexpected and mis-shaped weight.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -78,8 +78,9 @@ def load_weights(
     device: torch.device | str = "cpu",
     init_std: float = 0.02,
     new_head: bool = False,
+    read: Sequence[WeightEntry] | None = None,
 ) -> None:
-    """Load the weights of `folder` into a model on the meta device.
+    """Load the weights of `folder`, whose entries may be `read` already, into a model on the meta device.
 
     `dtype` converts the weights. None keeps the file's own. Peak memory is about one copy of the weights.
     With `new_head`, and for weights that files may leave out, values are drawn with the standard deviation
@@ -89,7 +90,7 @@ def load_weights(
         CheckpointError: no weights, unreadable weights, or weights that are missing, unexpected or of
             another shape.
     """
-    entries = match_weights(model, folder, new_head)
+    entries = match_weights(model, folder, new_head, read)
     kind = dtype or entries[next(iter(entries))].load().dtype
 
     def load(entry: WeightEntry) -> Tensor:
@@ -112,18 +113,20 @@ def load_weights(
     model.tie_weights()
 
 
-def check_size(parameters: int, folder: str | Path) -> None:
-    """Check that a model of so many weights is not far larger than the files, before it is built.
+def read_entries(parameters: int, folder: str | Path) -> list[WeightEntry]:
+    """The entries of a folder for a model of so many weights, before it is built.
 
     Raises:
-        CheckpointError: it is, or the files are absent or unreadable.
+        CheckpointError: the model is far larger than the files, or they are absent or unreadable.
     """
-    stored = sum(entry.shape.numel() for entry in _read_entries(Path(folder)))
+    entries = list(_read_entries(Path(folder)))
+    stored = sum(entry.shape.numel() for entry in entries)
     if parameters > 2 * stored + _SMALL:
         raise CheckpointError(
             f"config.json in {folder} describes a model of {parameters:,} weights or more; the files have "
             f"{stored:,}. Download the checkpoint again."
         )
+    return entries
 
 
 def save_weights(state: dict[str, Tensor], folder: str | Path, *, tied: bool = True) -> None:
@@ -150,7 +153,12 @@ def _check_finite(name: str, tensor: Tensor) -> None:
         )
 
 
-def match_weights(model: Loadable, folder: str | Path, new_head: bool = False) -> dict[str, WeightEntry]:
+def match_weights(
+    model: Loadable,
+    folder: str | Path,
+    new_head: bool = False,
+    read: Sequence[WeightEntry] | None = None,
+) -> dict[str, WeightEntry]:
     """The entry of each of the model's weights in `folder`. One alias of the shared embedding may stand for
     the others.
 
@@ -166,7 +174,7 @@ def match_weights(model: Loadable, folder: str | Path, new_head: bool = False) -
     ignored: dict[str, WeightEntry] = {}
     unexpected: list[str] = []
     misshaped: dict[str, str] = {}
-    for entry in _unwrapped(list(_read_entries(Path(folder))), wanted):
+    for entry in _unwrapped(list(_read_entries(Path(folder)) if read is None else read), wanted):
         name = _own_name(entry.published, wanted)
         if name not in wanted and entry.published.startswith(ignored_heads):
             ignored[entry.published] = entry

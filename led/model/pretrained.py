@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from led.checkpoint.hub import resolve
-from led.checkpoint.weights import check_size, load_weights, match_weights, save_weights
+from led.checkpoint.weights import load_weights, match_weights, read_entries, save_weights
 from led.config import LEDConfig
 from led.model.inference_packing import inference_dtype, pack_model
 from led.model.layers import LEDStack
@@ -87,7 +87,7 @@ class LEDPreTrainedModel(nn.Module):
             local_files_only=local_files_only,
         ).folder
         config = LEDConfig.from_pretrained(folder)
-        check_size(config.parameters, folder)
+        entries = read_entries(config.parameters, folder)
         loaded = cls._on_meta_device(changed(config, changes))
         device = as_device(device_map or device)
         load_weights(
@@ -97,6 +97,7 @@ class LEDPreTrainedModel(nn.Module):
             device=device,
             init_std=loaded.config.init_std,
             new_head=new_head,
+            read=entries,
         )
         loaded._load_settings(folder)
         return loaded.eval()
@@ -110,8 +111,8 @@ class LEDPreTrainedModel(nn.Module):
             CheckpointError: as `from_pretrained`.
         """
         config = LEDConfig.from_pretrained(folder)
-        check_size(config.parameters, folder)
-        match_weights(cls._on_meta_device(config), folder)
+        entries = read_entries(config.parameters, folder)
+        match_weights(cls._on_meta_device(config), folder, read=entries)
 
     @classmethod
     def _on_meta_device(cls, config: LEDConfig) -> Self:

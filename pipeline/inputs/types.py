@@ -8,8 +8,8 @@ from functools import reduce
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
 
 
 def field_type(schema: pa.Schema, column: str) -> pa.DataType | None:
@@ -61,7 +61,7 @@ def common_type(kinds: Sequence[pa.DataType]) -> pa.DataType | None:
 def is_text(kind: pa.DataType) -> bool:
     """Whether a type holds text, bytes that may be text, or only nulls."""
     kind = _values(kind)
-    return pa.types.is_null(kind) or any(check(kind) for check in (*_TEXTS, *_BYTES))
+    return pa.types.is_null(kind) or any(check(kind) for check in (*TEXTS, *BYTES))
 
 
 def _both(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
@@ -71,7 +71,7 @@ def _both(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         return _both(_values(a), _values(b))
     if pa.types.is_null(a) or pa.types.is_null(b):
         return b if pa.types.is_null(a) else a
-    for checks, widest in ((_TEXTS, pa.large_string()), (_BYTES, pa.large_binary())):
+    for checks, widest in ((TEXTS, pa.large_string()), (BYTES, pa.large_binary())):
         if all(any(check(kind) for check in checks) for kind in (a, b)):
             return widest
     for is_number in (pa.types.is_integer, pa.types.is_floating):

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.inputs.types import BYTES, TEXTS
+
 _Update = Callable[[bytes | memoryview], object]
 
 # Bytes of a file that are read at once.
@@ -20,8 +22,6 @@ _PIECE = 4 << 20
 _ROWS = 64
 
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
 
 
 class FileDigest(NamedTuple):
@@ -80,7 +80,7 @@ def _wide(values: pa.Array) -> pa.Array:
     """Texts with offsets of 64 bits, as bytes, and values in place of a dictionary."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    is_text = any(check(values.type) for check in (*_TEXTS, *_BYTES))
+    is_text = any(check(values.type) for check in (*TEXTS, *BYTES))
     return values.cast(pa.large_binary()) if is_text else values
 
 
