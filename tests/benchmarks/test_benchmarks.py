@@ -148,4 +148,4 @@ def test_steps_are_compared_with_the_limit(capsys: pytest.CaptureFixture[str]) -
     small = ("--tokens", "64", "--documents", "1", "2", "--steps", "4")
     found = last_line(capsys, "step_limit", "--tiny", *small)
     for row in (found["1 x 64"], found["2 x 64"]):
-        assert row["ms"] > 0 and 0 < row["of bandwidth"] <= row["of limit"]
+        assert row["ms"] > 0 and 0 < row["of bandwidth"] <= row["of limit"] * (1 + 1e-9)
