@@ -31,9 +31,9 @@ from pipeline.checkpoint import find_checkpoint
 from pipeline.output.commit import commit
 from pipeline.output.open_store import open_store
 from pipeline.prepare import build_plan
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize
 from pipeline.tasks.base import InputLimits
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
 

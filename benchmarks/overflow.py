@@ -30,9 +30,9 @@ from led.generation.scheduler import Scheduler
 from led.pipelines.chunking import by_budget
 from led.pipelines.overflow import DocumentSummarizer
 from pipeline.checkpoint import load_tokenizer
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize
-from pipeline.tasks.base import Document, RequestedRow, chunks_of
+from pipeline.tasks.base import RequestedRow, RowInput, chunks_of
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 
 
 def texts_of(documents: int, words: tuple[int, int]) -> list[str]:
@@ -48,7 +48,7 @@ def measure(model: str, texts: Sequence[str], rounds: int, settings: dict[str, A
     folder = Path(model)
     common: dict[str, Any] = {"input": ("i",), "output": "o", "model": model, "flags": False, **settings}
     fuse, concat = (Summarize(SummarizeSettings(overflow=way, **common)) for way in ("fuse", "concat"))
-    documents = [Document(text, RequestedRow({})) for text in texts]
+    documents = [RowInput(text, RequestedRow({})) for text in texts]
     inputs = fuse.encode(load_tokenizer(folder, None), documents, fuse.input_limits(folder))
     summarizer, joiner = fuse.load(folder), concat.load(folder)
     chunks = [chunk for document in inputs for chunk in chunks_of(document)]

@@ -24,8 +24,8 @@ from pipeline.monitor.prometheus import PrometheusMetrics
 from pipeline.monitor.stats import RunStats
 from pipeline.planning.plan import Shard
 from pipeline.run import _INTERVAL_S
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
 

@@ -27,8 +27,8 @@ from benchmarks.rival import machine
 from benchmarks.slot_utilization import write_corpus
 from pipeline.checkpoint import find_checkpoint
 from pipeline.prepare import build_plan
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
 

@@ -39,7 +39,7 @@ from pipeline.output.commit import ShardMetadata, read_all_shard_metadata
 from pipeline.output.open_store import open_store
 from pipeline.planning.plan import Plan
 from pipeline.run import run
-from pipeline.settings import SummarizeSettings
+from pipeline.tasks.settings import SummarizeSettings
 
 MODEL = "demo/checkpoints/led-reports-summary"
 FILES = 50

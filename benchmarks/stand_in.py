@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.tasks import Summarize
 from pipeline.tasks.base import LoadedTask, ModelInput, Row
+from pipeline.tasks.summarize import Summarize
 
 
 @dataclass(frozen=True)

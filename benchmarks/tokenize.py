@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 
 from benchmarks.rival import machine
 from led import LEDTokenizer
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize
-from pipeline.tasks.base import Document, InputLimits
+from pipeline.tasks.base import InputLimits, RowInput
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 
 MODEL = "demo/checkpoints/led-reports-summary"
 
@@ -34,7 +34,7 @@ def main() -> None:
     task = Summarize(SummarizeSettings(input=("x",), output="x", model=MODEL))
     calls = {
         "tokenizers": lambda: library.encode_batch(texts),
-        "reader": lambda: task.encode(ours, [Document(text, {}) for text in texts], InputLimits(8192, 8192)),
+        "reader": lambda: task.encode(ours, [RowInput(text, {}) for text in texts], InputLimits(8192, 8192)),
         "call": lambda: ours(texts, truncation=True, max_length=8192),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}

@@ -16,6 +16,7 @@ from typing import Any
 
 from jobs import options
 from pipeline import settings
+from pipeline.tasks import settings as task_settings
 
 # Groups of the settings that all tasks share.
 GROUPS = {
@@ -56,15 +57,15 @@ GROUPS = {
 
 # Sections of one dataclass each, without the fields that all tasks share.
 SECTIONS: dict[str, type] = {
-    "`led-corpus summarize`": settings.SummarizeSettings,
-    "`led-corpus classify`": settings.ClassifySettings,
-    "`led-corpus answer`": settings.AnswerSettings,
+    "`led-corpus summarize`": task_settings.SummarizeSettings,
+    "`led-corpus classify`": task_settings.ClassifySettings,
+    "`led-corpus answer`": task_settings.AnswerSettings,
     "The action `plan`": options.PlanOptions,
     "The action `preview`": options.PreviewOptions,
     "`led-corpus status`": options.OutputOptions,
     "`led-corpus verify`": options.VerifyOptions,
     "`led-corpus report`": options.ReportOptions,
-    "`led-corpus evaluate summaries`": options.EvaluateSummariesOptions,
+    "`led-corpus evaluate texts` or `summaries`": options.EvaluateTextsOptions,
     "`led-corpus evaluate labels` and `answers`": options.EvaluateOptions,
     "`led-corpus nightly`": options.NightlyOptions,
 }

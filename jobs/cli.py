@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, make_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import tyro
 import yaml
@@ -23,10 +23,9 @@ import yaml
 from jobs.aliases import current_flags, current_keys, current_subcommand
 from jobs.options import (
     INTERRUPTED,
-    TASKS,
     DoctorOptions,
     EvaluateOptions,
-    EvaluateSummariesOptions,
+    EvaluateTextsOptions,
     OutputOptions,
     PlanOptions,
     PreviewOptions,
@@ -35,10 +34,8 @@ from jobs.options import (
 )
 from pipeline import __version__
 from pipeline.errors import PipelineError, UsageError, escape_controls
-from pipeline.settings import AnswerSettings, ClassifySettings, RunSettings, SummarizeSettings, check_setting
-
-if TYPE_CHECKING:
-    from pipeline.tasks import Task
+from pipeline.settings import RunSettings, check_setting
+from pipeline.tasks.registry import BUILT_IN, find_task, installed_tasks, is_task
 
 Settings = TypeVar("Settings", bound=RunSettings)
 Options = TypeVar("Options")
@@ -59,7 +56,7 @@ COMMANDS = {
     "status": ACTIONS["status"],
     "verify": ACTIONS["verify"],
     "report": ACTIONS["report"],
-    "evaluate": "compare results with references: evaluate summaries|labels|answers",
+    "evaluate": "compare results with references: evaluate [texts|labels|answers]",
     "doctor": "examine this machine: processor, dtypes, GPU, memory, disks, credentials, Ray",
     "nightly": "run a task as a scheduled run, into a folder of its own",
 }
@@ -71,10 +68,12 @@ _PATHS = ("input", "output", "model", "base_model", "since", "log_file", "questi
 
 _EVALUATE_HELP = """Compare the results of a finished run with references.
 
-`led-corpus evaluate KIND --help` lists the options of one kind."""
+Without a kind, it is that of the run's task. `led-corpus evaluate KIND --help` lists the options of one
+kind."""
 
-EVALUATIONS: dict[str, type[EvaluateOptions] | type[EvaluateSummariesOptions]] = {
-    "summaries": EvaluateSummariesOptions,
+EVALUATIONS: dict[str, type[EvaluateOptions] | type[EvaluateTextsOptions]] = {
+    "texts": EvaluateTextsOptions,
+    "summaries": EvaluateTextsOptions,
     "labels": EvaluateOptions,
     "answers": EvaluateOptions,
 }
@@ -104,7 +103,10 @@ def main(arguments: Sequence[str]) -> int:
     if name == "--version":
         print(f"led-corpus {__version__}")
         return 0
-    choose(name, {**TASKS, **COMMANDS}, "command")
+    if name == "--task" or name.startswith("--task="):
+        name, *rest = [*name.split("=")[1:], *rest] or [""]
+    if not is_task(name):
+        choose(name, {**BUILT_IN, **installed_tasks(), **COMMANDS}, "command")
     if name == "nightly":
         from jobs import scheduled
 
@@ -123,7 +125,9 @@ def main(arguments: Sequence[str]) -> int:
 def usage() -> str:
     """The help text of the command."""
     lines = ["Usage: led-corpus COMMAND …", "", "Tasks: led-corpus TASK [ACTION] [settings]", ""]
-    lines += [f"  {name:<14}{text}" for name, (_, text) in TASKS.items()]
+    lines += [f"  {name:<14}{task.help}" for name, task in BUILT_IN.items()]
+    lines += [f"  {name:<14}of {task.value}" for name, task in installed_tasks().items()]
+    lines += [f"  {'FILE.py:CLASS':<14}a task of your own, also --task FILE.py:CLASS"]
     lines += ["", "Actions of a task:", "", *(f"  {name:<14}{text}" for name, text in ACTIONS.items())]
     lines += ["", "Other commands:", "", *(f"  {name:<14}{text}" for name, text in COMMANDS.items())]
     lines += [
@@ -133,18 +137,21 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-def run_task(task: str, arguments: Sequence[str]) -> None:
+def run_task(reference: str, arguments: Sequence[str]) -> None:
     """Run an action of a task."""
     action, rest = split_action(arguments)
-    command = f"led-corpus {task} {action}"
+    command = f"led-corpus {reference} {action}"
     if action in ("status", "verify", "report"):
         return inspect_output(action, rest, command)
-    settings_class, text = TASKS[task]
+    task = find_task(reference)
     option_class = {"plan": PlanOptions, "preview": PreviewOptions}.get(action)
     actions = "\n".join(f"  {name:<14}{what}" for name, what in ACTIONS.items())
     choice = "|".join(ACTIONS)
-    description = f"{text.capitalize()}.\n\nUsage: led-corpus {task} [{choice}] [settings]\n\n{actions}"
-    settings, options = parse(settings_class, rest, command, description, option_class)
+    description = (
+        f"{task.help[:1].upper()}{task.help[1:]}.\n\nUsage: led-corpus {reference} [{choice}] [settings]\n\n"
+        f"{actions}"
+    )
+    settings, options = parse(task.settings_class, rest, command, description, option_class)
     if action == "retry-failed":
         if not settings.since:
             raise UsageError("retry-failed needs --since, the run in which documents failed.")
@@ -153,23 +160,11 @@ def run_task(task: str, arguments: Sequence[str]) -> None:
     from jobs import commands
 
     if isinstance(options, PlanOptions):
-        commands.plan(make_task(settings), options)
+        commands.plan(task.make(settings), options)
     elif isinstance(options, PreviewOptions):
-        commands.preview(make_task(settings), options)
+        commands.preview(task.make(settings), options)
     else:
-        commands.run(make_task(settings))
-
-
-def make_task(settings: RunSettings) -> Task:
-    """The task of these settings."""
-    from pipeline.tasks import Answer, Classify, Summarize
-
-    if isinstance(settings, SummarizeSettings):
-        return Summarize(settings)
-    if isinstance(settings, ClassifySettings):
-        return Classify(settings)
-    assert isinstance(settings, AnswerSettings)
-    return Answer.of(settings)
+        commands.run(task.make(settings))
 
 
 def inspect_output(action: str, arguments: Sequence[str], command: str) -> None:
@@ -205,20 +200,25 @@ def doctor(arguments: Sequence[str]) -> int:
 def evaluate(arguments: Sequence[str]) -> None:
     """Compare the results of a finished run with references."""
     if arguments and arguments[0] in ("-h", "--help"):
-        print(f"Usage: led-corpus evaluate {'|'.join(EVALUATIONS)} [options]\n\n{_EVALUATE_HELP}")
+        print(f"Usage: led-corpus evaluate [{'|'.join(EVALUATIONS)}] [options]\n\n{_EVALUATE_HELP}")
         return
-    kind = arguments[0] if arguments and not arguments[0].startswith("-") else ""
-    if not kind:
-        raise UsageError(
-            f"evaluate needs one of {', '.join(EVALUATIONS)}: led-corpus evaluate summaries --output …"
-        )
+    if arguments and not arguments[0].startswith("-"):
+        kind, rest = arguments[0], list(arguments[1:])
+    else:
+        own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        own.add_argument("--output")
+        output = own.parse_known_args(arguments)[0].output
+        if not output:
+            raise UsageError("evaluate needs --output, the folder of a finished run.")
+        from jobs import commands
+
+        kind, rest = commands.evaluation_of(output), list(arguments)
     choose(kind, EVALUATIONS, "kind of evaluation")
-    description = f"Compare the {kind} of a finished run with references."
     options = tyro.cli(
         EVALUATIONS[kind],
-        args=list(arguments[1:]),
+        args=rest,
         prog=f"led-corpus evaluate {kind}",
-        description=description,
+        description=f"Compare the {kind} of a finished run with references.",
     )
 
     from jobs import commands

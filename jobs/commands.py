@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from jobs.options import (
         DoctorOptions,
         EvaluateOptions,
-        EvaluateSummariesOptions,
+        EvaluateTextsOptions,
         PlanOptions,
         PreviewOptions,
         ReportOptions,
         VerifyOptions,
     )
     from pipeline.forecast.calibrate import Forecast
-    from pipeline.tasks import Task
+    from pipeline.tasks.base import Task
 
 # What a verification compared the content of the files with.
 _BOUND_TO = {
@@ -287,16 +287,30 @@ def report(options: ReportOptions) -> None:
     print(f"report: {store.url}/{REPORT}")
 
 
-def evaluate(kind: str, options: EvaluateOptions | EvaluateSummariesOptions) -> None:
-    """Print the scores of a finished run against references, one per line."""
-    from jobs.options import EvaluateSummariesOptions
-    from pipeline.report.scores import evaluate_answers, evaluate_labels, evaluate_summaries
+def evaluation_of(output: str) -> str:
+    """The kind of evaluation that fits the task of the run in a folder."""
+    from pipeline.output.verify import read_plan
+
+    return read_plan(open_store(output)).task.evaluation
+
+
+def evaluate(kind: str, options: EvaluateOptions | EvaluateTextsOptions) -> None:
+    """Print the scores of a finished run against references, one per line.
+
+    Raises:
+        UsageError: the folder holds no finished run, or lacks the reference column.
+    """
+    from jobs.options import EvaluateTextsOptions
+    from pipeline.output.verify import read_plan
+    from pipeline.report.scores import evaluate_answers, evaluate_labels, evaluate_texts
 
     store = open_store(options.output)
-    if isinstance(options, EvaluateSummariesOptions):
+    task = read_plan(store).task
+    if isinstance(options, EvaluateTextsOptions):
         column, facts = options.reference_column, options.facts_column
-        scores = evaluate_summaries(store, column, facts, stemmer=options.stemmer)
+        scores = evaluate_texts(store, task, column, facts, stemmer=options.stemmer)
     else:
-        scores = (evaluate_labels if kind == "labels" else evaluate_answers)(store, options.reference_column)
+        evaluate = evaluate_labels if kind == "labels" else evaluate_answers
+        scores = evaluate(store, task, options.reference_column)
     for name, value in scores.items():
         print(f"{name:<14} {value:.4f}" if isinstance(value, float) else f"{name:<14} {value}")

@@ -1,4 +1,4 @@
-"""The tasks, and the options of single subcommands besides the settings of a run.
+"""The options of single subcommands, besides the settings of a run.
 
 The text under a field is its help text.
 """
@@ -8,16 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import date
 
-from pipeline.settings import AnswerSettings, ClassifySettings, RunSettings, SummarizeSettings
-
 # Exit code after an interruption or a graceful shutdown.
 INTERRUPTED = 130
-
-TASKS: dict[str, tuple[type[RunSettings], str]] = {
-    "summarize": (SummarizeSettings, "summarize every document of a corpus"),
-    "classify": (ClassifySettings, "label every document of a corpus"),
-    "answer": (AnswerSettings, "answer questions over every document of a corpus, one row per question"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +76,13 @@ class EvaluateOptions(OutputOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSummariesOptions(OutputOptions):
+class EvaluateTextsOptions(OutputOptions):
     """The output folder of a finished run, and the references to compare with."""
 
     reference_column: str = "reference_summary"
-    """Column of the output with the reference summaries. A run copies it by --passthrough."""
+    """Column of the output with the reference texts. A run copies it by --passthrough."""
     facts_column: str | None = None
-    """Column with a list of texts that the summary should contain word for word."""
+    """Column with a list of texts that the result should contain word for word."""
     stemmer: bool = False
     """Compare word stems instead of words."""
 

@@ -22,9 +22,10 @@ from contextlib import contextmanager
 import tyro
 
 from jobs.aliases import current_flags
-from jobs.options import INTERRUPTED, TASKS, NightlyOptions
+from jobs.options import INTERRUPTED, NightlyOptions
 from pipeline.errors import PipelineError, UsageError
 from pipeline.scheduled import NAME, earlier_runs, run_arguments
+from pipeline.tasks.registry import is_task
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 def _command(job: Sequence[str]) -> list[str]:
     """The command of a task, or of a script such as jobs/summarize_corpus.py."""
     # With -P, a folder named `jobs` in the working directory does not hide this package.
-    own = ["-P", "-m", "jobs.cli"] if job[0] in TASKS else []
+    own = ["-P", "-m", "jobs.cli"] if is_task(job[0]) else []
     return [sys.executable, *own, *job]
 
 

@@ -15,7 +15,8 @@ from pipeline.output.previous_runs import describe_previous_runs
 from pipeline.planning.build import inspect_inputs, plan_inputs
 from pipeline.planning.plan import Plan
 from pipeline.schema import COUNTED, INPUT, INTERNAL, output_columns
-from pipeline.tasks import Task
+from pipeline.tasks.base import Task
+from pipeline.tasks.registry import code_of
 
 
 def build_plan(task: Task, checkpoint: Checkpoint, previous: Plan | None) -> Plan:
@@ -28,7 +29,7 @@ def build_plan(task: Task, checkpoint: Checkpoint, previous: Plan | None) -> Pla
         CorruptInput: a file cannot be read, and --on-bad-shard is fail.
     """
     settings = task.settings
-    reserved = {*output_columns(task.columns), *COUNTED, *INTERNAL, *INPUT.names}
+    reserved = {*output_columns(task.schema), *COUNTED, *INTERNAL, *INPUT.names}
     clash = [name for name in settings.passthrough if name in reserved]
     if clash:
         raise UsageError(
@@ -48,15 +49,16 @@ def build_plan(task: Task, checkpoint: Checkpoint, previous: Plan | None) -> Pla
             "input_limits": limits,
             **checkpoint_hashes(checkpoint.folder),
             **task.run_config(checkpoint.folder),
+            **code_of(type(task)),
         }
         tokenizer = LEDTokenizer.from_pretrained(checkpoint.folder)
         tokenizer.check_embedding(LEDConfig.from_pretrained(checkpoint.folder).vocab_size)
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(f"--model {settings.model}: {error}") from error
-    config["since"] = describe_previous_runs(settings, config)
+    config["since"] = describe_previous_runs(settings, config, task.hashed_config)
     if settings.on_duplicate_id == "keep":
         config["duplicates_kept"] = True
-    return plan_inputs(inputs, config, settings, previous, reserved)
+    return plan_inputs(inputs, config, settings, task.info, previous, reserved)
 
 
 def _with_id_column(values: dict[str, Any], id_column: str | None) -> dict[str, Any]:

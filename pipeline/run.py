@@ -32,7 +32,7 @@ from pipeline.report.page import check_reference, try_report
 from pipeline.schema import STATUSES
 from pipeline.settings import RunSettings
 from pipeline.stop_time import parse_stop_time
-from pipeline.tasks import Task
+from pipeline.tasks.base import Task
 
 # Seconds between listings of the output folder, and shards per second of that interval: a store with many
 # shards is listed less often.
@@ -193,7 +193,7 @@ def _execute(
     todo = execution_order(todo)
     interval_s = min(progress_interval_s, max(_INTERVAL_S, len(plan.shards) / _SHARDS_PER_S))
     config = {**plan.config, "model": settings.model, "plan": plan.fingerprint}
-    sink = CommitSink(store.url, config, plan.to_json())
+    sink = CommitSink(store.url, config, plan.to_json(), plan.task.number)
     with Progress(settings, progress_interval_s) as progress, translate_ray_errors():
         limits = RunLimits(stop, settings, workers.control.stop)
         observers = (

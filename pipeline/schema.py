@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pyarrow as pa
@@ -44,14 +45,11 @@ COUNTS = pa.schema(
 # The counts of what was cut off a document. The tokens are null if they were not counted.
 TRUNCATED = ("truncated_tokens", "truncated_characters")
 
-# Tasks with several rows per document number them from 0.
-NUMBER = "question_number"
-
 # The quality flags of a row (tasks/quality.py).
 FLAGS = pa.field("flags", pa.list_(pa.string()))
 
 # Columns of some tasks that the shard metadata counts.
-COUNTED = (NUMBER, FLAGS.name, "output_tokens")
+COUNTED = (FLAGS.name, "output_tokens")
 
 # Columns of runs that choose the global tokens, join several documents, or take a prefix from a column. Each
 # struct of `documents` is one document of the input.
@@ -77,11 +75,32 @@ PARTIAL_SUMMARIES = pa.field(
     ),
 )
 
-# The name of the questions in a run config.
-QUESTIONS = "questions"
-
 # A hash of the text and question. For a row that an earlier run computed, also `<plan>/<file>` of that run.
 PROVENANCE = pa.schema([pa.field("text_hash", pa.string()), pa.field("reused_from", pa.string())])
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a plan says about its task, so that commit, verify, report and evaluate need to know no tasks.
+
+    `title` heads the report. `result` is the column that a report shows and `evaluate` compares, in the way
+    that `evaluation` names. `score` is the column that says how likely the model finds it. `number` is the
+    column that numbers the rows of a document from 0, None if each has one. `hashes_text_alone` says that the
+    `text_hash` of a row depends on the document's text alone.
+    """
+
+    title: str = ""
+    result: str = "summary"
+    score: str | None = None
+    number: str | None = None
+    evaluation: str = "texts"
+    hashes_text_alone: bool = True
+
+
+def first_rows(table: pa.Table, number: str | None) -> pa.Table:
+    """The first row of each document. `number` is the column that numbers the rows of a document, if there
+    is one."""
+    return table if number is None else table.filter(pc.equal(table[number], 0))
 
 
 def split_by_shard(block: pa.Table) -> list[pa.Table]:

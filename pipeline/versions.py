@@ -7,10 +7,12 @@ whose footer has the key `led.receipt`. Everything else of the format is the sam
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
+from pipeline.schema import TaskInfo
 from pipeline.settings import fingerprint
 
 # old names
@@ -24,6 +26,24 @@ _ESTIMATE = {"middle": "value"}
 _FORECAST = {"actors": "replicas", "fill": "slot_utilization", "rehearsed": "calibration_rows"}
 SHARD_METADATA_0_1, RUN_CONFIG_0_1 = b"led.receipt", b"led.facts"
 # end of old names
+
+# The tasks of plans that do not describe their task, by name.
+_TASKS = {
+    "summarize": TaskInfo("Summarization", "summary", "score"),
+    "classify": TaskInfo("Classification", "label", "label_score", evaluation="labels"),
+    "answer": TaskInfo(
+        "Question answering", "answer", "answer_score", "question_number", "answers", hashes_text_alone=False
+    ),
+}
+
+
+def task_info(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The description of the task of a plan that has none, by the plan's run config."""
+    info = _TASKS.get(config.get("task", ""), TaskInfo())
+    settings = config.get("settings", {})
+    spans = any(rule.startswith("column:") for rule in settings.get("global_attention", ()))
+    alone = info.hashes_text_alone and not spans and not settings.get("prefix_column")
+    return {**asdict(info), "hashes_text_alone": alone}
 
 
 def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

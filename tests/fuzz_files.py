@@ -38,7 +38,7 @@ from pipeline.errors import PipelineError
 from pipeline.output.open_store import open_store
 from pipeline.output.verify import status, verify
 from pipeline.planning.plan import MANIFEST, PLAN
-from pipeline.settings import SummarizeSettings
+from pipeline.tasks.settings import SummarizeSettings
 from tests.conftest import make_checkpoint
 
 RUN = Path(__file__).parent / "fixtures" / "run-0.1.0" / "summaries"

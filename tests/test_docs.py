@@ -25,8 +25,11 @@ from docs import make_settings, make_tree
 from jobs import cli, commands, scheduled
 from pipeline import errors, schema
 from pipeline.monitor import prometheus
-from pipeline.settings import AnswerSettings, ClassifySettings, SummarizeSettings
-from pipeline.tasks import Answer, Classify, Summarize
+from pipeline.tasks.answer import Answer
+from pipeline.tasks.classify import Classify
+from pipeline.tasks.registry import BUILT_IN
+from pipeline.tasks.settings import AnswerSettings, ClassifySettings, SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from tests.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +60,7 @@ def blocks(page: Path, *languages: str) -> list[str]:
 
 def command_lines(page: Path) -> Iterator[list[str]]:
     """The arguments of every `led-corpus` command, and of every script of jobs/, in the blocks of a page."""
-    scripts = {f"jobs/{task}_corpus.py": [task] for task in cli.TASKS} | {"jobs/nightly.py": ["nightly"]}
+    scripts = {f"jobs/{task}_corpus.py": [task] for task in BUILT_IN} | {"jobs/nightly.py": ["nightly"]}
     for block in blocks(page, "bash", "console"):
         for line in block.replace("\\\n", " ").split("\n"):
             words = [] if line.startswith("#") else shlex.split(line.removeprefix("$ "), comments=False)
@@ -128,7 +131,7 @@ def test_commands_parse(
 
 def parse(arguments: list[str]) -> None:
     """Parse a command without running it."""
-    if arguments[0] in cli.TASKS:
+    if arguments[0] in BUILT_IN:
         with pytest.raises(SystemExit) as end:
             cli.main([*arguments, "--print-config"])
         assert end.value.code in (0, None)
@@ -237,7 +240,7 @@ def test_the_schema_page_has_every_column() -> None:
         Classify(ClassifySettings(**given)),
         Answer(AnswerSettings(**given, question=("Who?",))),
     )
-    columns = {column for task in tasks for column in schema.output_columns(task.columns)}
+    columns = {column for task in tasks for column in schema.output_columns(task.schema)}
     assert {column for column in columns if f"`{column}`" not in text} == set()
 
 

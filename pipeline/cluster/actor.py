@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.cluster.control import RunControl
 from pipeline.logs import log_to_stderr
-from pipeline.tasks import Task
+from pipeline.tasks.base import Task
 from pipeline.workers.predictor import Predictor
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from pipeline.monitor.stats import RunStats
 from pipeline.output.previous_runs import load_previous_runs
 from pipeline.planning.plan import Plan, Shard
 from pipeline.schema import split_by_shard
-from pipeline.tasks import Task
+from pipeline.tasks.base import Task
 from pipeline.workers.reader import ShardReader
 
 _LONGEST_SHARD_S = 24 * 3600
@@ -82,7 +82,7 @@ class Workers:
         base_model = self._checkpoint.base_model
         if self._shared is None:
             reader = ShardReader.of_plan(task, plan, model, revision, base_model)
-            self._shared = share(reader, load_previous_runs(plan.config["since"], task.columns))
+            self._shared = share(reader, load_previous_runs(plan.config["since"], task.schema))
         self.control.reset_replicas()
         bundles = bundle_shards(shards, settings.slots, capacity.replicas)
         documents = ray.data.read_datasource(

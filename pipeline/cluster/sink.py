@@ -25,10 +25,11 @@ Written: TypeAlias = dict[str, Committed]
 
 class CommitSink(Datasink[Written]):
     """Commits shards to the folder at `url`, and the content of the plan with the first of them. The run
-    `config` is written to the footer of each file. `written` are the files that this run has written."""
+    `config` is written to the footer of each file. `number` is the column that numbers the rows of a
+    document, if there is one. `written` are the files that this run has written."""
 
-    def __init__(self, url: str, config: dict[str, Any], plan: bytes) -> None:
-        self.url, self.config, self._plan = url, config, ray.put(plan)
+    def __init__(self, url: str, config: dict[str, Any], plan: bytes, number: str | None) -> None:
+        self.url, self.config, self._plan, self._number = url, config, ray.put(plan), number
         self.written: Written = {}
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> Written:
@@ -39,7 +40,7 @@ class CommitSink(Datasink[Written]):
             for shard in split_by_shard(block):
                 if run not in _PLANS:
                     _PLANS[run] = freeze_plan(store, ray.get(self._plan))
-                committed = commit(store, shard, self.config | {PLAN_SHA256: _PLANS[run]})
+                committed = commit(store, shard, self.config | {PLAN_SHA256: _PLANS[run]}, self._number)
                 if committed.digest is not None:
                     written[committed.metadata.part] = committed
         return written

@@ -34,9 +34,8 @@ from pipeline.monitor.stats import Estimate, device_hours
 from pipeline.output.truncated import dropped_tokens, truncated_rows
 from pipeline.planning.plan import FORECAST_VERSION, Plan, Shard
 from pipeline.prepare import build_plan
-from pipeline.schema import COUNTS, INTERNAL, LEVELS, MEASURED, NUMBER
-from pipeline.tasks import Task
-from pipeline.tasks.base import InputLimits
+from pipeline.schema import COUNTS, INTERNAL, LEVELS, MEASURED
+from pipeline.tasks.base import InputLimits, Task
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
 
@@ -219,7 +218,9 @@ def _forecast(
 ) -> Forecast:
     settings, calibrated = task.settings, pa.concat_tables(calibration)
     # The number of rows of a document is known only from the calibration.
-    rows_of_documents = [count for table in calibration for count in _rows_of_documents(table)]
+    rows_of_documents = [
+        count for table in calibration for count in _rows_of_documents(table, task.number_column)
+    ]
     rows_per_document = fmean(rows_of_documents)
     rows = round(plan.documents * rows_per_document)
     complete = len(sample) >= rows
@@ -281,11 +282,11 @@ def _output_tokens(rows: pa.Table) -> list[int]:
     return [value or 0 for value in rows["output_tokens"].to_pylist()]
 
 
-def _rows_of_documents(rows: pa.Table) -> list[float]:
-    """The number of rows of each document."""
-    if NUMBER not in rows.column_names:
+def _rows_of_documents(rows: pa.Table, number: str | None) -> list[float]:
+    """The number of rows of each document. `number` is the column that numbers them, if there is one."""
+    if number is None:
         return [1.0] * len(rows)
-    first = pc.indices_nonzero(pc.equal(rows[NUMBER], 0)).to_pylist()
+    first = pc.indices_nonzero(pc.equal(rows[number], 0)).to_pylist()
     return [float(end - start) for start, end in itertools.pairwise([*first, len(rows)])]
 
 

@@ -209,7 +209,7 @@ def check_columns(
         if not lists:
             raise UsageError(
                 f"column {text!r} of {path} holds {kind}; --multi-document joins the texts of a list into "
-                "one input (summarize, classify). Or name a column of single texts with --text-column."
+                "one input. Or name a column of single texts with --text-column."
             )
     elif not is_text(kind):
         fields = [f"{text}.{f.name}" for f in kind if is_text(f.type)] if pa.types.is_struct(kind) else []

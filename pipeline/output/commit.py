@@ -30,7 +30,7 @@ from pipeline.output.digests import FileDigest, column_digests, digest_of, file_
 from pipeline.output.store import Outcome, Store, plain_name
 from pipeline.output.truncated import truncated_rows
 from pipeline.planning.plan import MANIFEST, SUCCESS, Plan, Shard, remaining
-from pipeline.schema import CHUNKED_ROWS, FLAGS, INTERNAL, MEASURED, NUMBER, STATUSES
+from pipeline.schema import CHUNKED_ROWS, FLAGS, INTERNAL, MEASURED, STATUSES, first_rows
 from pipeline.versions import (
     RUN_CONFIG_0_1,
     SHARD_METADATA_0_1,
@@ -65,7 +65,7 @@ class ShardMetadata:
     """What a committed shard holds. `attempt` identifies the write. Prediction ended at `finished_at` (Unix
     time, seconds).
 
-    A document with several questions has several rows. It counts in `failed_documents` if one of them failed.
+    A document may have several rows. It counts in `failed_documents` if one of them failed.
     `reused` rows come from an earlier run and are part of the other counts. `failures` are counts by stage
     and reason, with `#` for numbers. `flags` are counts by quality flag. `seconds` is the time of prediction.
     `measured` holds further measurements by name. `hardware` names the processor or GPU and the dtype in
@@ -138,8 +138,9 @@ def hardware_of(shards: Iterable[ShardMetadata]) -> dict[tuple[str, str], int]:
     return dict(Counter((each["processor"], each["dtype"]) for each in found).most_common())
 
 
-def commit(store: Store, block: pa.Table, config: Mapping[str, Any]) -> Committed:
-    """Write one shard's rows under the shard's name, create-only.
+def commit(store: Store, block: pa.Table, config: Mapping[str, Any], number: str | None = None) -> Committed:
+    """Write one shard's rows under the shard's name, create-only. `number` is the column that numbers the
+    rows of a document, if there is one.
 
     If another attempt wrote the shard first, its file stays and its metadata is returned.
 
@@ -163,7 +164,7 @@ def commit(store: Store, block: pa.Table, config: Mapping[str, Any]) -> Committe
         seconds=measured.pop("predict_seconds", 0.0),
         measured=measured,
         hardware=hardware,
-        **counts_of(block),
+        **counts_of(block, number),
     )
     table = block.drop_columns(INTERNAL)
     # The digests are those of the rows as they are read back, since Parquet does not have all types of Arrow.
@@ -195,13 +196,14 @@ def _as_dict(shard: ShardMetadata) -> dict[str, Any]:
     return {name: value for name, value in asdict(shard).items() if value or name not in _OPTIONAL}
 
 
-def counts_of(rows: pa.Table) -> dict[str, Any]:
-    """The counts of `ShardMetadata`, from the rows themselves."""
+def counts_of(rows: pa.Table, number: str | None = None) -> dict[str, Any]:
+    """The counts of `ShardMetadata`, from the rows themselves. `number` is the column that numbers the rows
+    of a document, if there is one."""
     return {
-        "documents": _total(pc.equal(rows[NUMBER], 0)) if NUMBER in rows.column_names else len(rows),
+        "documents": len(first_rows(rows, number)),
         "rows": len(rows),
         **{name: _total(pc.equal(rows["status"], name)) for name in STATUSES},
-        "failed_documents": _failed_documents(rows),
+        "failed_documents": _failed_documents(rows, number),
         "reused": len(rows) - rows["reused_from"].null_count,
         "input_tokens": _total(rows["input_tokens"]),
         "truncated": _total(truncated_rows(rows)),
@@ -468,12 +470,12 @@ def new_rows(manifest: Mapping[str, Any]) -> int | None:
     return None if None in counts else int(sum(counts))
 
 
-def _failed_documents(rows: pa.Table) -> int:
+def _failed_documents(rows: pa.Table, number: str | None) -> int:
     """Documents with a row that failed."""
     failed = pc.equal(rows["status"], "failed")
-    if NUMBER not in rows.column_names:
+    if number is None:
         return _total(failed)
-    document = pc.cumulative_sum(pc.equal(rows[NUMBER], 0).cast(pa.int64()))
+    document = pc.cumulative_sum(pc.equal(rows[number], 0).cast(pa.int64()))
     return len(pc.unique(document.filter(failed)))
 
 

@@ -23,30 +23,35 @@ from pipeline.output.commit import read_columns
 from pipeline.output.open_store import open_store
 from pipeline.output.verify import read_plan
 from pipeline.planning.plan import Plan, config_differences
-from pipeline.schema import COUNTS, DOC_ID, PROVENANCE, QUESTIONS, STATE
+from pipeline.schema import COUNTS, DOC_ID, PROVENANCE, STATE
 from pipeline.settings import RunSettings
 from pipeline.versions import stored_names
 
 _FILES_AT_ONCE = 16
 
-# Parts of a run config that do not change a row. A row's text_hash covers its question, so further questions
-# change no old row.
-_IGNORED = ("since", "duplicates_kept", QUESTIONS)
+# Parts of a run config that do not change a row.
+_IGNORED = ("since", "duplicates_kept")
 
 Row = dict[str, Any]
 
 
-def describe_previous_runs(settings: RunSettings, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+def describe_previous_runs(
+    settings: RunSettings, config: Mapping[str, Any], hashed: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """The entries of a plan for the runs of --since: the run, its files, and why its rows are recomputed, if
-    they are.
+    they are. `hashed` names parts of the config that each row's `text_hash` covers, so that a change of them
+    changes no old row.
 
     Raises:
         UsageError: a folder holds no run, or it is this run's own output.
     """
-    return [_describe(folder.rstrip("/"), settings, config) for folder in settings.since]
+    ignored = (*_IGNORED, *hashed)
+    return [_describe(folder.rstrip("/"), settings, config, ignored) for folder in settings.since]
 
 
-def _describe(folder: str, settings: RunSettings, config: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(
+    folder: str, settings: RunSettings, config: Mapping[str, Any], ignored: Sequence[str]
+) -> dict[str, Any]:
     if folder == settings.output.rstrip("/"):
         raise UsageError(
             f"--since and --output are both {folder}; results are never overwritten: name a new --output."
@@ -54,7 +59,7 @@ def _describe(folder: str, settings: RunSettings, config: Mapping[str, Any]) -> 
     store = open_store(folder)
     plan = read_plan(store)
     before, now = (
-        {name: value for name, value in each.items() if name not in _IGNORED}
+        {name: value for name, value in each.items() if name not in ignored}
         for each in (plan.config, json.loads(json.dumps(config, default=str)))
     )
     parts = _committed_parts(plan, store.names())

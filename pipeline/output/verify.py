@@ -42,7 +42,7 @@ from pipeline.output.store import Store
 from pipeline.planning.document_ids import document_ids
 from pipeline.planning.duplicates import find_duplicates, hash_ids
 from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, Plan, Shard, remaining
-from pipeline.schema import DOC_ID, FLAGS, NUMBER, STATUSES, TRUNCATED
+from pipeline.schema import DOC_ID, FLAGS, STATUSES, TRUNCATED, first_rows
 from pipeline.versions import stored_names, with_current_names
 
 # File names shown of one kind of problem.
@@ -65,7 +65,6 @@ _COUNTED = (
     *TRUNCATED,
     "reused_from",
     "output_tokens",
-    NUMBER,
     FLAGS.name,
 )
 
@@ -193,7 +192,7 @@ def verify(store: Store, *, key: bytes | None = None, against_input: bool = Fals
         result.bound_to = "rows" if bound else "counts"
     hashes = [shard.hashes for shard in verified.values()]
     result.duplicates, result.duplicate_ids = find_duplicates(
-        hashes, [partial(_read_ids, store, part) for part in verified]
+        hashes, [partial(_read_ids, store, part, plan.task.number) for part in verified]
     )
     if result.duplicates and not plan.config.get("duplicates_kept"):
         result.problems.append(result.describe_duplicates())
@@ -326,12 +325,17 @@ def _verify_shard(store: Store, shard: Shard, plan: Plan, plan_sha256: str) -> _
                 )
                 for field in parquet.schema_arrow
             }
-            counted = stored_names(_COUNTED, parquet.schema_arrow)
+            number = plan.task.number
+            counted = stored_names([*_COUNTED, *([number] if number else [])], parquet.schema_arrow)
             table = with_current_names(parquet.read(columns=counted))
             file.seek(0)
             digest = digest_of(file)
         expected = parse_column_digests(footer)
-        metadata, config, counts = parse_shard_metadata(footer), parse_run_config(footer), counts_of(table)
+        metadata, config, counts = (
+            parse_shard_metadata(footer),
+            parse_run_config(footer),
+            counts_of(table, number),
+        )
         ids = table["doc_id"].cast(DOC_ID.type)
     except OSError as error:
         if error.errno is None:  # pyarrow raises it for malformed bytes
@@ -371,12 +375,12 @@ def _verify_shard(store: Store, shard: Shard, plan: Plan, plan_sha256: str) -> _
     settings = plan.config.get("settings", {})
     if settings.get("id_column", "") is None and settings.get("group_by") is None:
         expected_ids = document_ids(None, shard.source, shard.start, shard.stop)
-        if _first_rows(table)[DOC_ID.name].to_pylist() != expected_ids:
+        if first_rows(table, number)[DOC_ID.name].to_pylist() != expected_ids:
             raise CorruptOutput(
                 f"{path} has other doc_ids than {expected_ids[0]} to {expected_ids[-1]}, which its rows must "
                 "have"
             )
-    return _VerifiedShard(metadata, digest, hash_ids(_ids_in(table)))
+    return _VerifiedShard(metadata, digest, hash_ids(_ids_in(first_rows(table, number))))
 
 
 def _difference(expected: Mapping[str, str], found: Mapping[str, str]) -> str:
@@ -401,7 +405,7 @@ def _compare_with_input(store: Store, shard: Shard, plan: Plan) -> None:
         PipelineError: the input cannot be read, or has changed.
     """
     path = f"{store.url}/{shard.part}"
-    rows = _first_rows(read_columns(store, shard.part, [DOC_ID.name, "status", "text_hash", NUMBER]))
+    rows = _read_first_rows(store, shard.part, plan.task.number, "text_hash")
     if "skipped" in rows["status"].to_pylist():  # the shard could not be read
         return
     settings = plan.config["settings"]
@@ -414,7 +418,7 @@ def _compare_with_input(store: Store, shard: Shard, plan: Plan) -> None:
     wrong = [f"{a!r} for {b!r}" for a, b in zip(found, ids, strict=True) if a != b]
     if wrong:
         raise CorruptOutput(f"{path} has other document IDs than the input: {listed(wrong, 3)}")
-    if not hashes_texts_alone(settings):
+    if not plan.task.hashes_text_alone:
         return
     hashes = [each.text_hash for each in read_texts(read.table[text], most, lists=lists)]
     wrong = [
@@ -428,26 +432,19 @@ def _joins_documents(settings: Mapping[str, Any]) -> bool:
     return bool(settings.get("multi_document") or settings.get("group_by"))
 
 
-def hashes_texts_alone(settings: Mapping[str, Any]) -> bool:
-    """Whether the `text_hash` of a row depends on its text alone, not on a question, prefix or span as
-    well."""
-    asks = "max_answer_tokens" in settings or settings.get("prefix_column")
-    return not asks and not any(rule.startswith("column:") for rule in settings.get("global_attention", ()))
-
-
-def _first_rows(table: pa.Table) -> pa.Table:
-    """The first row of each document."""
-    return table.filter(pc.equal(table[NUMBER], 0)) if NUMBER in table.column_names else table
-
-
-def _ids_in(table: pa.Table) -> list[str]:
+def _ids_in(rows: pa.Table) -> list[str]:
     """The document IDs. A skipped row has no ID of its own, only its position."""
-    rows = _first_rows(table)
     return rows.filter(pc.not_equal(rows["status"], "skipped"))[DOC_ID.name].cast(DOC_ID.type).to_pylist()
 
 
-def _read_ids(store: Store, part: str) -> list[list[str]]:
-    return [_ids_in(read_columns(store, part, [DOC_ID.name, "status", NUMBER]))]
+def _read_first_rows(store: Store, part: str, number: str | None, *columns: str) -> pa.Table:
+    """The ID, the status and these columns of the first row of each document."""
+    numbers = [number] if number else []
+    return first_rows(read_columns(store, part, [DOC_ID.name, "status", *columns, *numbers]), number)
+
+
+def _read_ids(store: Store, part: str, number: str | None) -> list[list[str]]:
+    return [_ids_in(_read_first_rows(store, part, number))]
 
 
 def _add_problems(result: Verification, names: list[str], problem: str) -> None:

@@ -27,7 +27,7 @@ from pipeline.inputs.read import (
 from pipeline.inputs.splits import Split
 from pipeline.planning.document_ids import check_duplicate_ids
 from pipeline.planning.plan import Plan, make_plan
-from pipeline.schema import DOC_ID
+from pipeline.schema import DOC_ID, TaskInfo
 from pipeline.settings import RunSettings
 
 _FILES_AT_ONCE = 16  # inspecting a file is mostly waiting for its store
@@ -137,10 +137,11 @@ def plan_inputs(
     inspected: InspectedInputs,
     config: dict[str, Any],
     settings: RunSettings,
+    task: TaskInfo,
     previous: Plan | None,
     reserved: Collection[str] = (),
 ) -> Plan:
-    """The plan over inspected files. `reserved` are names of columns that the output has.
+    """The plan of `task` over inspected files. `reserved` are names of columns that the output has.
 
     Document IDs are compared when a run is planned first, not when it resumes.
 
@@ -167,6 +168,7 @@ def plan_inputs(
         splits,
         types,
         inspected.left_out,
+        task,
     )
     if not plan.documents:
         unreadable = len(plan.skipped)

@@ -25,8 +25,9 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.errors import CorruptOutput, first_problem, listed, printable
 from pipeline.inputs.read import InputFile
 from pipeline.inputs.splits import Split, split_rows
+from pipeline.schema import TaskInfo
 from pipeline.settings import fingerprint
-from pipeline.versions import upgrade_plan
+from pipeline.versions import task_info, upgrade_plan
 
 PLAN, MANIFEST, SUCCESS, REPORT, FORECAST = (
     "_plan.json",
@@ -88,6 +89,7 @@ class Shard:
 _SHARD_ID = re.compile(r"[\w-]+")
 _INPUTS = TypeAdapter(tuple[InputFile, ...])
 _SHARDS = TypeAdapter(tuple[Shard, ...])
+_TASK = TypeAdapter(TaskInfo)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Plan:
     `config` holds everything that the rows depend on besides the input: settings, checkpoint hashes, code
     version. `fingerprint` is its hash. `passthrough` has the types of the columns that are copied, so that
     rows that cannot be read have them too. `left_out` is the number of files in the folders of the input that
-    are not read, and `left_out_examples` are some of them.
+    are not read, and `left_out_examples` are some of them. `task` describes the task to readers of the plan.
     """
 
     inputs: tuple[InputFile, ...]
@@ -107,6 +109,7 @@ class Plan:
     fingerprint: str = ""
     left_out: int = 0
     left_out_examples: tuple[str, ...] = ()
+    task: TaskInfo = field(default_factory=TaskInfo)
 
     def __post_init__(self) -> None:
         if not self.fingerprint:
@@ -144,6 +147,7 @@ class Plan:
             "inputs": [asdict(file) for file in self.inputs],
             "shards": [_values(shard) for shard in self.shards],
             "passthrough": base64.b64encode(self.passthrough.serialize()).decode(),
+            "task": asdict(self.task),
         }
         if self.left_out:
             values["left_out"] = {"files": self.left_out, "examples": self.left_out_examples}
@@ -187,6 +191,9 @@ class Plan:
                 name,
                 int(left_out["files"]),
                 tuple(left_out["examples"]),
+                _TASK.validate_json(
+                    _valid_json(values.get("task") or task_info(values["config"])), strict=True
+                ),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
             reason = first_problem(error) if isinstance(error, ValidationError) else repr(error)
@@ -202,6 +209,7 @@ def make_plan(
     splits: Mapping[str, Sequence[Split]] | None = None,
     passthrough: pa.Schema | None = None,
     left_out: Sequence[str] = (),
+    task: TaskInfo | None = None,
 ) -> Plan:
     """Turn every file into shards: the `splits` of its path, or else `shard_documents` rows each, the last
     one shorter."""
@@ -220,6 +228,7 @@ def make_plan(
         passthrough or pa.schema([]),
         left_out=len(left_out),
         left_out_examples=tuple(printable(path) for path in left_out[:_LEFT_OUT_EXAMPLES]),
+        task=task or TaskInfo(),
     )
 
 

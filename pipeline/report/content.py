@@ -19,7 +19,7 @@ from pipeline.planning.plan import FORECAST, Plan
 from pipeline.report.charts import curve, histogram, shares, strip
 from pipeline.report.rows import RANDOM, Findings, Row
 from pipeline.report.scores import rouge
-from pipeline.tasks import TASKS
+from pipeline.tasks.registry import describe_row_of
 
 # Points of the curves over time.
 _TIME_BINS = 48
@@ -102,7 +102,7 @@ def page_content(
         return [_sample(row, plan, reference_column) for row in rows]
 
     return Page(
-        title=TASKS[plan.config["task"]].title,
+        title=plan.task.title,
         figures=_key_figures(plan, manifest, metadata, computed, price_per_hour, gpus),
         config=_config(plan),
         forecast=None
@@ -117,7 +117,9 @@ def page_content(
         failures=_failures(manifest) if manifest["failures"] else None,
         skipped_files=_skipped_files(plan) if plan.skipped or plan.left_out else None,
         reference_column=reference_column,
-        rouge=_rouge(scored, reference_column) if reference_column is not None and scored else None,
+        rouge=_rouge(scored, reference_column, plan.task.result)
+        if reference_column is not None and scored
+        else None,
         flags=_flags(manifest) if any("flags" in row for row in random) else None,
         attention=_attention(findings) if findings.profiles else None,
         worst=samples(findings.rows_at(findings.worst)),
@@ -272,8 +274,8 @@ def _skipped_files(plan: Plan) -> Table:
     return Table([*skipped, *left_out], ("file", "reason"))
 
 
-def _rouge(rows: Sequence[Row], reference_column: str) -> Table:
-    scores = rouge([(row[reference_column] or "", row["summary"] or "") for row in rows])
+def _rouge(rows: Sequence[Row], reference_column: str, result_column: str) -> Table:
+    scores = rouge([(row[reference_column] or "", row[result_column] or "") for row in rows])
     values = [(name, round(value, 4)) for name, value in scores.items()]
     return Table(values, ("", f"mean of {len(rows)} random rows"))
 
@@ -293,7 +295,7 @@ def _attention(findings: Findings) -> Table:
 
 
 def _sample(row: Row, plan: Plan, reference_column: str | None) -> Sample:
-    details, result = TASKS[plan.config["task"]].describe(row)
+    details, result = describe_row_of(plan.config["task"], plan.task, row)
     details = f"{row['input_tokens']:,} tokens in, {details}"
     if row["truncated_tokens"]:
         details += f", {row['truncated_tokens']:,} tokens truncated"

@@ -30,7 +30,7 @@ WORST, BEST, RANDOM = 20, 10, 20
 # Random rows whose ROUGE scores are computed.
 _MAX_SCORED = 500
 
-# The columns that are read for every row.
+# The columns that are read for every row, besides the task's score.
 COUNTED_COLUMNS = (
     "status",
     "input_tokens",
@@ -38,9 +38,6 @@ COUNTED_COLUMNS = (
     "output_tokens",
     "flags",
     "quality.mean_log_probability",
-    "score",
-    "label_score",
-    "answer_score",
     "attention",
 )
 
@@ -108,8 +105,9 @@ class Findings:
         return [self.rows[position] for _, position in ranked]
 
 
-def findings_of(part: str, table: pa.Table, seed: str) -> Findings:
-    """The findings of one file, from those of `COUNTED_COLUMNS` that it has. `seed` determines the sample."""
+def findings_of(part: str, table: pa.Table, seed: str, score: str | None = "score") -> Findings:
+    """The findings of one file, from those of `COUNTED_COLUMNS` and the column `score` that it has. `seed`
+    determines the sample."""
     ok = pc.equal(table["status"], "ok")
     numbers, table = pc.indices_nonzero(ok).to_pylist(), table.filter(ok)
     findings, names = Findings(), table.column_names
@@ -124,7 +122,7 @@ def findings_of(part: str, table: pa.Table, seed: str) -> Findings:
                 for reach in REACHES:
                     findings.attention_beyond[reach] += share_beyond(profile, n, reach)
     flags = [len(row or ()) for row in table["flags"].to_pylist()] if "flags" in names else [0] * len(table)
-    ranks = zip(flags, (-likelihood for likelihood in _likelihoods(table)), strict=True)
+    ranks = zip(flags, (-likelihood for likelihood in _likelihoods(table, score)), strict=True)
     rng = random.Random(f"{seed} {part}")
     positions = [Position(part, number) for number in numbers]
     ranked = list(zip(ranks, positions, strict=True))
@@ -133,10 +131,10 @@ def findings_of(part: str, table: pa.Table, seed: str) -> Findings:
     return findings
 
 
-def _likelihoods(table: pa.Table) -> list[float]:
+def _likelihoods(table: pa.Table, score: str | None) -> list[float]:
     """The model's score of each row. For a summary with quality measures it is the mean over its tokens."""
     names = table.column_names
-    scores = [table[name].to_pylist() for name in ("score", "label_score", "answer_score") if name in names]
+    scores = [table[score].to_pylist()] if score in names else []
     if "quality" in names:
         quality = table["quality"].to_pylist()
         scores.insert(0, [(measures or {}).get("mean_log_probability") for measures in quality])
@@ -163,12 +161,13 @@ def collect_findings(
     Of the passthrough columns only the reference is read. The others may be whole documents.
     """
     passthrough = set(plan.passthrough.names)
-    counted = [name for name in COUNTED_COLUMNS if name not in passthrough]
+    score = plan.task.score
+    counted = [name for name in (*COUNTED_COLUMNS, score) if name is not None and name not in passthrough]
     unread = passthrough - {reference_column}
     findings = Findings(RANDOM if reference_column is None else _MAX_SCORED)
 
     def count(part: str) -> Findings:
-        return findings_of(part, read_columns(store, part, counted), plan.fingerprint)
+        return findings_of(part, read_columns(store, part, counted), plan.fingerprint, score)
 
     def read(selected: tuple[str, set[int]]) -> dict[Position, Row]:
         return _read_rows(store, *selected, unread)

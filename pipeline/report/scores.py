@@ -1,7 +1,8 @@
-"""Scores of summaries, labels and answers against references that were copied to the output."""
+"""Scores of texts, labels and answers against references that were copied to the output."""
 
 from __future__ import annotations
 
+import json
 import re
 import string
 from collections import Counter
@@ -17,7 +18,7 @@ from pipeline.errors import UsageError
 from pipeline.inputs.formats import column_values
 from pipeline.output.store import Store
 from pipeline.planning.plan import PLAN, SUCCESS, Plan
-from pipeline.schema import NUMBER
+from pipeline.schema import TaskInfo
 
 _FILES_AT_ONCE = 16  # reading a file is mostly waiting for the store
 
@@ -62,29 +63,40 @@ def read_rows(store: Store, columns: Sequence[str], lists: str | None = None) ->
         return [row for rows in pool.map(read, parts) for row in rows]
 
 
-def evaluate_summaries(
-    store: Store, reference: str, facts: str | None, *, stemmer: bool = False
+def evaluate_texts(
+    store: Store, task: TaskInfo, reference: str, facts: str | None = None, *, stemmer: bool = False
 ) -> dict[str, float | int]:
-    """Mean ROUGE F1 in [0, 1] over all documents, and the share of facts in the summaries.
+    """Mean ROUGE F1 in [0, 1] over all rows, and the share of facts in the texts that `task` wrote.
 
-    `reference` is the column of reference summaries, and `facts` a column of lists of texts. A failed
-    document counts as an empty summary.
+    `reference` is the column of reference texts, and `facts` a column of lists of texts. A failed document
+    counts as an empty text. A result that is a list of texts counts as one text.
 
     Raises:
         UsageError: the run is not finished, has no such column, or a column does not hold texts.
     """
-    rows = read_rows(store, ["summary", reference, *([facts] if facts else [])], facts)
+    rows = read_rows(store, [task.result, reference, *([facts] if facts else [])], facts)
     if not all(isinstance(row[reference], str | None) for row in rows):
         raise UsageError(
-            f"column {reference!r} holds something else than texts; it must hold reference summaries."
+            f"column {reference!r} holds something else than texts; it must hold reference texts."
         )
     result: dict[str, float | int] = {"documents": len(rows)}
-    result |= rouge([(row[reference] or "", row["summary"] or "") for row in rows], stemmer=stemmer)
+    texts = [_as_text(row[task.result]) for row in rows]
+    result |= rouge(
+        [(row[reference] or "", text) for row, text in zip(rows, texts, strict=True)], stemmer=stemmer
+    )
     if facts:
-        hits = [fact in (row["summary"] or "") for row in rows for fact in _facts_in(row[facts], facts)]
+        pairs = zip(rows, texts, strict=True)
+        hits = [fact in text for row, text in pairs for fact in _facts_in(row[facts], facts)]
         result["facts"] = len(hits)
         result["facts found"] = fmean(hits) if hits else 0.0
     return result
+
+
+def _as_text(value: Any) -> str:
+    """A result as a text. Texts of a list are joined, and other values are JSON."""
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return ", ".join(value)
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value, default=str)
 
 
 def _facts_in(value: Any, column: str) -> list[str]:
@@ -96,14 +108,14 @@ def _facts_in(value: Any, column: str) -> list[str]:
 
 
 def rouge(pairs: Sequence[tuple[str, str]], *, stemmer: bool = False) -> dict[str, float]:
-    """Mean ROUGE F1 in [0, 1] of (reference, summary) pairs, by the name of the measure. At least one pair is
+    """Mean ROUGE F1 in [0, 1] of (reference, text) pairs, by the name of the measure. At least one pair is
     needed."""
     scorer = RougeScorer(list(_NAMES), use_stemmer=stemmer)
-    scores = [scorer.score(sentences(reference), sentences(summary)) for reference, summary in pairs]
+    scores = [scorer.score(sentences(reference), sentences(text)) for reference, text in pairs]
     return {title: fmean(score[name].fmeasure for score in scores) for name, title in _NAMES.items()}
 
 
-def evaluate_labels(store: Store, reference: str) -> dict[str, float | int]:
+def evaluate_labels(store: Store, task: TaskInfo, reference: str) -> dict[str, float | int]:
     """Accuracy and macro-F1 of all documents. A failed or skipped document counts as wrong.
 
     Macro-F1 is the mean over the labels of the references.
@@ -111,10 +123,10 @@ def evaluate_labels(store: Store, reference: str) -> dict[str, float | int]:
     Raises:
         UsageError: the run is not finished, has no such column, or wrote values instead of labels.
     """
-    rows = read_rows(store, ["label", "labels", "status", reference])
-    if all(row["labels"] is None for row in rows):
+    rows = read_rows(store, [task.result, "status", reference])
+    if all(row[task.result] is None for row in rows):
         raise UsageError(f"{store.url} has no labels: it is a regression, or no document was classified.")
-    predicted, expected = [row["label"] for row in rows], [row[reference] for row in rows]
+    predicted, expected = [row[task.result] for row in rows], [row[reference] for row in rows]
     # A row that could not be read has no reference either.
     if not all(
         isinstance(row[reference], str) or (row[reference] is None and row["status"] != "ok") for row in rows
@@ -134,7 +146,7 @@ def _f1_of_label(label: str, predicted: Sequence[str | None], expected: Sequence
     return 2 * hits / (sum(a == label for a in predicted) + sum(b == label for b in expected))
 
 
-def evaluate_answers(store: Store, reference: str) -> dict[str, float | int]:
+def evaluate_answers(store: Store, task: TaskInfo, reference: str) -> dict[str, float | int]:
     """Exact match and token F1 (arXiv:1606.05250) over all questions.
 
     A failed or skipped question counts as wrong, and so does a missing answer if the reference has one.
@@ -144,9 +156,13 @@ def evaluate_answers(store: Store, reference: str) -> dict[str, float | int]:
     Raises:
         UsageError: the run is not finished or has no such column.
     """
-    rows = read_rows(store, ["answer", "status", NUMBER, reference], reference)
+    number = task.number
+    rows = read_rows(store, [task.result, "status", reference, *([number] if number else [])], reference)
     pairs = [
-        (_words(row["answer"] or ""), _words(_reference_answer(row[reference], row[NUMBER], reference)))
+        (
+            _words(row[task.result] or ""),
+            _words(_reference_answer(row[reference], row[number] if number else 0, reference)),
+        )
         for row in rows
         if row["status"] == "ok"
     ]

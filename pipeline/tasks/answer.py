@@ -5,7 +5,7 @@ The tokens of the question have global attention.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,15 @@ from led.pipelines.inputs import characters_after, tokens_in_spans
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.checkpoint import load_tokenizer
 from pipeline.errors import UsageError
-from pipeline.schema import GLOBAL_TOKENS, NUMBER, QUESTIONS
-from pipeline.settings import AnswerSettings
+from pipeline.schema import GLOBAL_TOKENS
 from pipeline.tasks.base import (
     Document,
     InputLimits,
     ModelInput,
     RequestedRow,
     Row,
+    RowInput,
+    Task,
     chunked_input_limits,
 )
 from pipeline.tasks.inputs import (
@@ -35,6 +36,7 @@ from pipeline.tasks.inputs import (
     input_rules,
     spans_in,
 )
+from pipeline.tasks.settings import AnswerSettings
 
 if TYPE_CHECKING:
     from pipeline.tasks.answerer import LoadedAnswerer
@@ -53,19 +55,26 @@ _SPAN = pa.struct(
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(Task):
     """Questions over documents to answers."""
 
     settings: AnswerSettings
     questions: tuple[str, ...] = ()
 
+    settings_class = AnswerSettings
+    name = "answer"
     title = "Question answering"
+    result_column = "answer"
+    score_column = "answer_score"
+    number_column = "question_number"
+    evaluation = "answers"
+    hashed_config = ("questions",)
 
     @property
-    def columns(self) -> pa.Schema:
+    def schema(self) -> pa.Schema:
         """The question, the best answer, and further answers."""
         columns = [
-            pa.field(NUMBER, pa.int32()),
+            pa.field(self.number_column, pa.int32()),
             pa.field("question", pa.string()),
             pa.field("answer", pa.string()),
             pa.field("answer_start", pa.int32()),
@@ -117,8 +126,8 @@ class Answer:
                     f"{limit}, document included. Shorten the question."
                 )
         return {
-            "task": "answer",
-            QUESTIONS: {"of all": list(self.questions), "in column": self.settings.question_column},
+            "task": self.name,
+            "questions": {"of all": list(self.questions), "in column": self.settings.question_column},
             **input_config(self.settings, folder),
         }
 
@@ -130,7 +139,7 @@ class Answer:
         """Whole documents, in chunks."""
         return chunked_input_limits(self.settings, LEDConfig.from_pretrained(folder).max_input_tokens)
 
-    def expand_rows(self, values: Mapping[str, Any]) -> list[RequestedRow]:
+    def expand_rows(self, document: Document) -> list[RequestedRow]:
         """One row per question.
 
         Raises:
@@ -138,17 +147,18 @@ class Answer:
                 the spans of global tokens are malformed.
             UsageError: the column does not hold questions.
         """
-        column = self.settings.question_column
+        values, column = document.values, self.settings.question_column
         questions = list(self.questions) if column is None else _questions_in(values[column], column)
         if not questions:
             raise ValueError(f"the document has no question in column {column!r}")
         spans = spans_in(values, self.settings.span_column)
         return [
-            RequestedRow({NUMBER: i, "question": question}, spans) for i, question in enumerate(questions)
+            RequestedRow({self.number_column: i, "question": question}, spans)
+            for i, question in enumerate(questions)
         ]
 
     def encode(
-        self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits
+        self, tokenizer: LEDTokenizer, documents: Sequence[RowInput], limits: InputLimits
     ) -> list[ModelInput]:
         """`<s> question </s></s> text </s>`. Each text is tokenized once for all its questions.
 
@@ -185,8 +195,8 @@ class Answer:
 
         return LoadedAnswerer(self.settings, folder)
 
-    @staticmethod
-    def describe(row: Row) -> tuple[str, str]:
+    @classmethod
+    def describe(cls, row: Row) -> tuple[str, str]:
         """The question, and the answer."""
         scores = f"score {row['answer_score']:.3f}, none {row['null_score']:.3f}"
         return f"{row['question']} {row['chunks']} chunks, {scores}", row["answer"] or "no answer"

@@ -11,9 +11,9 @@ from led.heads.question_answering import LEDForQuestionAnswering
 from led.pipelines.answer_spans import best_answers
 from led.pipelines.chunking import ChunkInput
 from pipeline.checkpoint import load_tokenizer
-from pipeline.settings import AnswerSettings
 from pipeline.tasks.base import ModelInput, Row
 from pipeline.tasks.loaded import LoadedModel, read_documents
+from pipeline.tasks.settings import AnswerSettings
 
 
 class LoadedAnswerer(LoadedModel[LEDForQuestionAnswering]):

@@ -1,8 +1,9 @@
-"""The protocols of a task, and what a model reads of a document.
+"""What a task is, and what a model reads of a document.
 
-A task is the extension point of the pipeline: it turns documents into model inputs, and model outputs
-into rows. A new task is a class with the methods of `Task`, and a second one with those of `LoadedTask`
-that holds the model. Reading, ordering, bisecting failed documents and committing are the same for all tasks.
+A task is the extension point of the pipeline: it turns documents into model inputs, and model outputs into
+rows. A task is a subclass of `Task` and a class with the methods of `LoadedTask` that holds the model. Tasks
+that generate text are subclasses of `TextTask` (`text.py`), which needs less. Reading, ordering, bisecting
+failed documents and committing are the same for all tasks.
 
 Processes that only read or commit need no torch, so a task imports its loaded half where it loads or checks a
 model.
@@ -10,10 +11,12 @@ model.
 
 from __future__ import annotations
 
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import pyarrow as pa
 
@@ -22,20 +25,46 @@ from led.pipelines.inputs import Span
 from led.pipelines.joining import whole_text
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.errors import UsageError
+from pipeline.schema import TaskInfo
 from pipeline.settings import ChunkedSettings, RunSettings
 
 Row = dict[str, Any]
 
 
-class RequestedRow(NamedTuple):
-    """A row to compute of a document: the columns that are known before prediction, such as the question, and
-    the spans of global tokens."""
+@dataclass(frozen=True)
+class Failed:
+    """The reason why a document has no result."""
 
-    known_columns: Row
-    spans: tuple[Span, ...] = ()
+    reason: str
 
 
 class Document(NamedTuple):
+    """A document of the corpus: its ID, its text, and the values of the columns that the settings read
+    besides (`RunSettings.extra_columns`).
+
+    `texts` is None if the text cannot be read. It has several texts if they make one input.
+    """
+
+    id: str
+    texts: str | tuple[str, ...] | None
+    values: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """All texts as one."""
+        return whole_text(self.texts or "")
+
+
+class RequestedRow(NamedTuple):
+    """A row to compute of a document: the columns that are known before prediction, such as the question, the
+    spans of global tokens, and what the model reads, if it is not the document's own text."""
+
+    known_columns: Row
+    spans: tuple[Span, ...] = ()
+    text: str | None = None
+
+
+class RowInput(NamedTuple):
     """A text, or the texts that make one input, and the row to compute."""
 
     text: str | tuple[str, ...]
@@ -91,15 +120,15 @@ class LoadedTask(Protocol):
     After an error of a `fatal` type the process is unusable, so the error is not attributed to a document.
     """
 
-    hardware: dict[str, str]
     fatal: tuple[type[Exception], ...]
+    hardware: dict[str, str]
 
     @property
     def measured(self) -> dict[str, float]:
-        """Sums since the model was loaded, by name, such as seconds of encoding."""
+        """Running totals of what the task measured, by name."""
 
-    def predict(self, documents: Iterable[ModelInput | None]) -> Iterator[tuple[int, Row]]:
-        """Yield (index of the document, its task columns) in any order.
+    def predict(self, documents: Iterable[ModelInput | None]) -> Iterator[tuple[int, Row | Failed]]:
+        """Yield (index of the document, its task columns, or why it has none) in any order.
 
         Documents are taken when there is room for them. None says that no document is ready although more may
         follow. It is not counted as a document, and `predict` then works on those that it has.
@@ -109,49 +138,111 @@ class LoadedTask(Protocol):
         """Free what a failed batch still holds."""
 
 
-class Task(Protocol):
+class Task(ABC):
     """A task before its model is loaded. It is small and is sent to the workers, where `load` reads the
-    weights."""
+    weights.
 
-    title: str
+    Class attributes describe the task to the parts of the pipeline that know no tasks. `name` identifies it
+    in a plan, and `title` heads its report. `result_column` has what a
+    report shows and `evaluate` compares, `score_column` how likely the model finds it. If a document has
+    several rows, `number_column` numbers them from 0. `evaluation` is the kind of `evaluate` that fits.
+    `hashed_config` names the parts of `run_config` that each row's `text_hash` covers, so that rows can be
+    reused when they change.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    settings_class: ClassVar[type[RunSettings]]
+    result_column: ClassVar[str]
+    score_column: ClassVar[str | None] = None
+    number_column: ClassVar[str | None] = None
+    evaluation: ClassVar[str] = "texts"
+    hashed_config: ClassVar[tuple[str, ...]] = ()
+
+    settings: RunSettings
+
+    @classmethod
+    def of(cls, settings: Any) -> Self:
+        """The task with these settings, which are of `settings_class`.
+
+        Raises:
+            UsageError: they name something that cannot be read.
+        """
+        return cls(settings)  # type: ignore[call-arg]
 
     @property
-    def columns(self) -> pa.Schema:
+    def info(self) -> TaskInfo:
+        """What plan, report and verify need to know."""
+        return TaskInfo(
+            title=self.title,
+            result=self.result_column,
+            score=self.score_column,
+            number=self.number_column,
+            evaluation=self.evaluation,
+            hashes_text_alone=self.hashes_text_alone,
+        )
+
+    @property
+    def hashes_text_alone(self) -> bool:
+        """Whether the `text_hash` of a row depends on the document's text alone."""
+        return self.number_column is None and self.settings.span_column is None
+
+    @property
+    @abstractmethod
+    def schema(self) -> pa.Schema:
         """The columns of this task's rows, besides those of all tasks."""
 
-    @property
-    def settings(self) -> RunSettings:
-        """The settings of the run."""
-
+    @abstractmethod
     def run_config(self, folder: Path) -> dict[str, Any]:
         """What the rows depend on besides settings and weights. Checks that task and checkpoint fit
         together."""
 
+    @abstractmethod
     def describe_settings(self, folder: Path) -> str:
         """What the task computes with, where the checkpoint or a default decides, and who decided. May be
         empty."""
 
+    @abstractmethod
     def input_limits(self, folder: Path) -> InputLimits:
         """The limits for the checkpoint in `folder`. Checks the settings against the checkpoint."""
 
-    def expand_rows(self, values: Mapping[str, Any]) -> list[RequestedRow]:
-        """The rows of one document whose input columns have these values.
+    @abstractmethod
+    def expand_rows(self, document: Document) -> list[RequestedRow]:
+        """The rows of one document.
 
         Raises:
             ValueError: the document has no valid rows. It fails with that reason.
         """
 
+    @abstractmethod
     def encode(
-        self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits
+        self, tokenizer: LEDTokenizer, documents: Sequence[RowInput], limits: InputLimits
     ) -> list[ModelInput]:
         """Model inputs for these documents."""
 
+    @abstractmethod
     def load(self, folder: Path) -> LoadedTask:
         """The task with the checkpoint in `folder` in memory."""
 
-    @staticmethod
-    def describe(row: Row) -> tuple[str, str]:
+    @classmethod
+    def describe(cls, row: Row) -> tuple[str, str]:
         """(details, result) of a written row, for the report."""
+        return describe_row(row, cls.result_column, cls.score_column)
+
+
+def describe_row(row: Row, result: str, score: str | None) -> tuple[str, str]:
+    """(details, result) of a written row of a task that is not known here."""
+    details = [] if score is None or row.get(score) is None else [f"score {row[score]:.3f}"]
+    if row.get("output_tokens") is not None:
+        details.insert(0, f"{row['output_tokens']} tokens out, {row['finish_reason']}")
+    value = row.get(result)
+    if value is None:
+        return ", ".join(details), "no result"
+    is_list = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    shown = ", ".join(value) if is_list else value
+    if not isinstance(shown, str):
+        shown = json.dumps(shown, ensure_ascii=False, default=str)
+    return ", ".join(details), shown
 
 
 def chunked_input_limits(

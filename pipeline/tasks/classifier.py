@@ -10,9 +10,9 @@ import torch
 
 from led.heads.sequence_classification import LEDForSequenceClassification
 from led.pipelines.chunk_reader import pool_logits
-from pipeline.settings import ClassifySettings
 from pipeline.tasks.base import ModelInput, Row
 from pipeline.tasks.loaded import LoadedModel, read_documents
+from pipeline.tasks.settings import ClassifySettings
 
 
 class LoadedClassifier(LoadedModel[LEDForSequenceClassification]):

@@ -5,7 +5,7 @@ The logits of a document's chunks are pooled before they become probabilities.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,14 @@ from led.config import LEDConfig
 from led.pipelines.chunking import default_pooling
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.errors import UsageError
-from pipeline.settings import ClassifySettings
 from pipeline.tasks.base import (
     Document,
     InputLimits,
     ModelInput,
     RequestedRow,
     Row,
+    RowInput,
+    Task,
     chunked_input_limits,
 )
 from pipeline.tasks.inputs import (
@@ -32,21 +33,31 @@ from pipeline.tasks.inputs import (
     input_config,
     requested_row,
 )
+from pipeline.tasks.settings import ClassifySettings
 
 if TYPE_CHECKING:
     from pipeline.tasks.classifier import LoadedClassifier
 
 
 @dataclass(frozen=True)
-class Classify:
+class Classify(Task):
     """Documents to labels."""
 
     settings: ClassifySettings
 
+    settings_class = ClassifySettings
+    name = "classify"
     title = "Classification"
+    result_column = "label"
+    score_column = "label_score"
+    evaluation = "labels"
 
     @property
-    def columns(self) -> pa.Schema:
+    def hashes_text_alone(self) -> bool:
+        return super().hashes_text_alone and self.settings.prefix_column is None
+
+    @property
+    def schema(self) -> pa.Schema:
         """The best label with its probability (for regression the value), the assigned labels, and all
         scores."""
         scores = pa.list_(pa.struct([pa.field("label", pa.string()), pa.field("score", pa.float32())]))
@@ -72,7 +83,7 @@ class Classify:
                 f"--model {self.settings.model}: id2label in config.json gives two classes one name: {names}."
             )
         return {
-            "task": "classify",
+            "task": self.name,
             "problem_type": self.problem(config),
             "labels": names,
             "pooling": self.pooling(config),
@@ -127,16 +138,16 @@ class Classify:
         limit = LEDConfig.from_pretrained(folder).max_input_tokens
         return replace(chunked_input_limits(self.settings, limit), prefix=self.settings.prefix or "")
 
-    def expand_rows(self, values: Mapping[str, Any]) -> list[RequestedRow]:
+    def expand_rows(self, document: Document) -> list[RequestedRow]:
         """One row per document.
 
         Raises:
             ValueError: the prefix is not a text, or the spans of global tokens are malformed.
         """
-        return [requested_row(self.settings, values)]
+        return [requested_row(self.settings, document.values)]
 
     def encode(
-        self, tokenizer: LEDTokenizer, documents: Sequence[Document], limits: InputLimits
+        self, tokenizer: LEDTokenizer, documents: Sequence[RowInput], limits: InputLimits
     ) -> list[ModelInput]:
         """`<s> text </s>`, truncated only if --max-input-tokens is set."""
         return encode_documents(tokenizer, documents, limits, self.settings, in_chunks=True)
@@ -147,8 +158,8 @@ class Classify:
 
         return LoadedClassifier(self.settings, self.run_config(folder), folder)
 
-    @staticmethod
-    def describe(row: Row) -> tuple[str, str]:
+    @classmethod
+    def describe(cls, row: Row) -> tuple[str, str]:
         """The number of chunks, and the labels or the value."""
         labels = ", ".join(row["labels"] or [row["label"] or "no label"])
         return f"{row['chunks']} chunks, score {row['label_score']:.3f}", labels

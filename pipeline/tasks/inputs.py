@@ -15,7 +15,7 @@ from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.checkpoint import SPECIAL_TOKENS_MODES, load_tokenizer
 from pipeline.schema import DOCUMENTS, GLOBAL_TOKENS, PREFIX
 from pipeline.settings import DocumentSettings, RunSettings
-from pipeline.tasks.base import Document, InputLimits, ModelInput, RequestedRow, Row
+from pipeline.tasks.base import InputLimits, ModelInput, RequestedRow, Row, RowInput
 
 # The tokens with global attention where neither the run nor the task says anything.
 _OWN_RULES = ("first",)
@@ -129,7 +129,7 @@ def spans_in(values: Mapping[str, Any], column: str | None) -> tuple[Span, ...]:
 
 def encode_documents(
     tokenizer: LEDTokenizer,
-    documents: Sequence[Document],
+    documents: Sequence[RowInput],
     limits: InputLimits,
     settings: RunSettings,
     *,

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.errors import one_line
+from pipeline.tasks.base import Failed
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class Failed:
-    """The reason why an item failed alone."""
-
-    reason: str
-
-
 def bisect_failures(
     items: Sequence[T],
-    work: Callable[[Sequence[T]], Iterable[tuple[int, R]]],
+    work: Callable[[Sequence[T]], Iterable[tuple[int, R | Failed]]],
     *,
     fatal: tuple[type[Exception], ...] = (),
     before_retry: Callable[[], object] = lambda: None,
 ) -> list[R | Failed]:
     """The result of `work` for each item, or the reason why the item failed.
 
-    `work` yields (index, result) in any order and may raise at any time. Results that it has yielded stay.
-    The other items are retried in halves, so k bad items among n cost about 2k·log2(n) more calls. A batch
-    that exceeds the memory may also fit in halves. `before_retry` is called before each retry.
+    `work` yields (index, result or failure) in any order and may raise at any time. Results that it has
+    yielded stay. The other items are retried in halves, so k bad items among n cost about 2k·log2(n) more
+    calls. A batch that exceeds the memory may also fit in halves. `before_retry` is called before each retry.
 
     Raises:
         Exception: an error of a `fatal` type, after which no item can succeed.

@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.tasks.base import LoadedTask, ModelInput, Row
-from pipeline.workers.bisect import Failed, bisect_failures
+from pipeline.tasks.base import Failed, LoadedTask, ModelInput, Row
+from pipeline.workers.bisect import bisect_failures
 
 Outcomes = list[Row | Failed]
 

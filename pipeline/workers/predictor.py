@@ -22,14 +22,9 @@ from pipeline.batching import longest_first
 from pipeline.checkpoint import worker_checkpoint
 from pipeline.logs import event
 from pipeline.schema import COUNTS, INPUT, MEASURED, PROVENANCE, STATE, split_by_shard
-from pipeline.tasks import Task
-from pipeline.tasks.base import ModelInput, Row
-from pipeline.workers.bisect import Failed
+from pipeline.tasks.base import Failed, ModelInput, Row, Task
 from pipeline.workers.crashes import ALONE_AFTER, ONE_BY_ONE_AFTER, QUARANTINE_REASON, CrashCounts
 from pipeline.workers.prediction_loop import Outcomes, Predicted, PredictionLoop
-
-# Columns of scores, of which a row has some.
-_SCORES = ("score", "label_score", "answer_score")
 
 logger = logging.getLogger(__name__)
 
@@ -105,17 +100,19 @@ class Predictor:
         self, table: pa.Table, state: list[Row], order: Sequence[int], predicted: Predicted
     ) -> pa.Table:
         """The rows of a shard, with the outcomes of its rows in this order."""
-        results: list[Row] = table.select(self.task.columns.names).to_pylist()
+        results: list[Row] = table.select(self.task.schema.names).to_pylist()
         for i, outcome in zip(order, predicted.outcomes, strict=True):
-            if isinstance(outcome, dict) and (wrong := _not_a_number(outcome)):
-                outcome = Failed(f"the model computed a {wrong} that is not a number (NaN)")
+            score = self.task.score_column
+            # As when activations overflow.
+            if isinstance(outcome, dict) and score and math.isnan(outcome.get(score) or 0.0):
+                outcome = Failed(f"the model computed a {score} that is not a number (NaN)")
             if isinstance(outcome, Failed):
                 logger.warning("a document failed: %s", outcome.reason)
                 state[i] = {"status": "failed", "stage": "predict", "reason": outcome.reason}
             else:
                 results[i] |= outcome
         out = table.drop_columns(INPUT.names)
-        for filled in (pa.Table.from_pylist(state, STATE), pa.Table.from_pylist(results, self.task.columns)):
+        for filled in (pa.Table.from_pylist(state, STATE), pa.Table.from_pylist(results, self.task.schema)):
             for field in filled.schema:
                 out = out.set_column(out.schema.get_field_index(field.name), field, filled[field.name])
         measured = json.loads(table[MEASURED.name][0].as_py()) | predicted.measured
@@ -168,9 +165,3 @@ class Predictor:
                 counts.start_document(i)
                 outcomes += self.loop.bisect([document])
         return outcomes
-
-
-def _not_a_number(row: Row) -> str | None:
-    """The name of a score that is NaN, as when activations overflow. None if there is none."""
-    scores = ((name, row.get(name)) for name in _SCORES)
-    return next((name for name, score in scores if score is not None and math.isnan(score)), None)

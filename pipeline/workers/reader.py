@@ -30,11 +30,10 @@ from pipeline.inputs.texts import Text, is_list, read_texts
 from pipeline.output.previous_runs import PreviousRuns
 from pipeline.planning.document_ids import document_ids
 from pipeline.planning.plan import Plan, Shard
-from pipeline.schema import CHUNKED_ROWS, COUNTS, DOC_ID, INPUT, MEASURED, NUMBER, PROVENANCE, SHARD, STATE
+from pipeline.schema import CHUNKED_ROWS, COUNTS, DOC_ID, INPUT, MEASURED, PROVENANCE, SHARD, STATE
 from pipeline.settings import PASSTHROUGH_FLAG
-from pipeline.tasks import Task
-from pipeline.tasks.base import Document, InputLimits, ModelInput, RequestedRow, Row
-from pipeline.workers.bisect import Failed, bisect_failures
+from pipeline.tasks.base import Document, Failed, InputLimits, ModelInput, RequestedRow, Row, RowInput, Task
+from pipeline.workers.bisect import bisect_failures
 
 # Characters tokenized together. The tokenizer takes a hundred to two hundred times the memory of a text.
 _BATCH_CHARACTERS = 1 << 20
@@ -136,28 +135,45 @@ class ShardReader:
         requested = []
         for i, (doc_id, text) in enumerate(zip(ids, texts, strict=True)):
             try:
-                rows = self.task.expand_rows(values[i])
+                rows = self.task.expand_rows(Document(doc_id, text.text, values[i]))
             except ValueError as error:
                 rows = [RequestedRow(self._single_row())]
                 text = text._replace(reason=text.reason or str(error))
             requested += [
-                _RequestedRow(i, doc_id, text._replace(text_hash=_hash_with(text.text_hash, row)), row)
+                _RequestedRow(i, doc_id, text._replace(text_hash=self._hash(text.text_hash, row)), row)
                 for row in rows
             ]
         return requested
 
     def _single_row(self) -> Row:
         """The known columns of a document's only row."""
-        return {NUMBER: 0} if NUMBER in self.task.columns.names else {}
+        number = self.task.number_column
+        return {} if number is None else {number: 0}
+
+    def _hash(self, text_hash: str | None, row: RequestedRow) -> str | None:
+        """A hash of the text and of what else the row depends on, such as the question."""
+        number = self.task.number_column
+        columns = {name: value for name, value in row.known_columns.items() if name != number}
+        if row.spans:
+            columns["spans"] = row.spans
+        if row.text is not None:
+            columns["input"] = row.text
+        if text_hash is None or not columns:
+            return text_hash
+        both = f"{text_hash} {json.dumps(columns, sort_keys=True, default=str)}"
+        return hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
 
     def _rows(self, requested: Sequence[_RequestedRow], previous: PreviousRuns | None) -> list[Row]:
         """Each row: reused, or with its model input, or with the reason why it cannot be read."""
         hashes = [row.text.text_hash for row in requested]
         reused: Sequence[Row | None] = [None] * len(requested)
         if previous is not None:
-            reused = previous.find([row.doc_id for row in requested], hashes, self.task.columns)
+            reused = previous.find([row.doc_id for row in requested], hashes, self.task.schema)
         to_encode = [i for i, row in enumerate(requested) if reused[i] is None and row.text.reason is None]
-        documents = [Document(requested[i].text.text or "", requested[i].row) for i in to_encode]
+        documents = [
+            RowInput(requested[i].row.text or requested[i].text.text or "", requested[i].row)
+            for i in to_encode
+        ]
         encoded = dict(zip(to_encode, bisect_failures(documents, self._encode), strict=True))
         rows = []
         for i, row in enumerate(requested):
@@ -177,10 +193,10 @@ class ShardReader:
     def _table(self, shard: Shard, ids: Sequence[str], rows: Sequence[Row]) -> pa.Table:
         of_shard = {"_shard": shard.shard_id, "_rows": len(rows)}
         values = [{**of_shard, "doc_id": doc_id, **row} for doc_id, row in zip(ids, rows, strict=True)]
-        columns = pa.schema([*SHARD, DOC_ID, *STATE, *COUNTS, *PROVENANCE, *self.task.columns, *INPUT])
+        columns = pa.schema([*SHARD, DOC_ID, *STATE, *COUNTS, *PROVENANCE, *self.task.schema, *INPUT])
         return pa.Table.from_pylist(values, columns)
 
-    def _encode(self, documents: Sequence[Document]) -> Iterator[tuple[int, ModelInput]]:
+    def _encode(self, documents: Sequence[RowInput]) -> Iterator[tuple[int, ModelInput]]:
         tokenizer = self._tokenizer()
         characters = [len(document.whole_text) for document in documents]
         for group in by_token_budget(characters, _BATCH_CHARACTERS):
@@ -215,17 +231,6 @@ class _RequestedRow(NamedTuple):
     doc_id: str
     text: Text
     row: RequestedRow
-
-
-def _hash_with(text_hash: str | None, row: RequestedRow) -> str | None:
-    """A hash of the text and of what else the row depends on, such as the question."""
-    columns = {name: value for name, value in row.known_columns.items() if name != NUMBER}
-    if row.spans:
-        columns["spans"] = row.spans
-    if text_hash is None or not columns:
-        return text_hash
-    both = f"{text_hash} {json.dumps(columns, sort_keys=True)}"
-    return hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
 
 
 def _row(outcome: ModelInput | Failed) -> Row:

@@ -28,7 +28,7 @@ from infra.start_scheduled_run import scheduled_run
 from jobs.cli import parse
 from pipeline.errors import UsageError
 from pipeline.scheduled import run_arguments
-from pipeline.settings import SummarizeSettings
+from pipeline.tasks.settings import SummarizeSettings
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "infra" / "kuberay"

@@ -21,7 +21,7 @@ from pipeline.errors import UsageError, escape_controls
 from pipeline.output.local import LocalStore
 from pipeline.output.verify import read_plan
 from pipeline.planning.plan import MANIFEST, REPORT, make_plan
-from pipeline.settings import SummarizeSettings
+from pipeline.tasks.settings import SummarizeSettings
 from tests.jobs.commands import ROOT, call_here, led_corpus
 from tests.waiting import HANG_S
 

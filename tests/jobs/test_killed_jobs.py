@@ -13,8 +13,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from tests.conftest import read_output, words
 from tests.jobs.commands import command, environment, led_corpus
 from tests.pipeline.readers import rows_of

@@ -37,13 +37,10 @@ from pipeline.output.store import Store
 from pipeline.planning.plan import Plan, Shard
 from pipeline.report import page  # noqa: F401 # as s3fs
 from pipeline.schema import INPUT
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import (
-    Summarize,
-    Task,
-    summarizer,  # noqa: F401 # as s3fs; it imports torch
-)
-from pipeline.tasks.base import InputLimits
+from pipeline.tasks import text_generator  # noqa: F401 # as s3fs; it imports torch
+from pipeline.tasks.base import InputLimits, Task
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from pipeline.workers.reader import ShardReader
 from tests.waiting import HANG_S
 
@@ -55,7 +52,7 @@ def task_of(corpus: Path | str, model: Path, output: str, changes: dict[str, Any
 
 def reverse(table: pa.Table, task: Task) -> pa.Table:
     """The rows of the predictor for a shard, without a model: the reversed token IDs."""
-    rows = table.select(task.columns.names).to_pylist()
+    rows = table.select(task.schema.names).to_pylist()
     for row, ids in zip(rows, table["_input_ids"].to_pylist(), strict=True):
         if ids:
             row |= {
@@ -65,9 +62,9 @@ def reverse(table: pa.Table, task: Task) -> pa.Table:
                 "score": 0.0,
             }
             row |= {"flags": []}
-    results = pa.Table.from_pylist(rows, task.columns)
+    results = pa.Table.from_pylist(rows, task.schema)
     out = table.drop_columns(INPUT.names)
-    for field in task.columns:
+    for field in task.schema:
         out = out.set_column(out.schema.get_field_index(field.name), field, results[field.name])
     return out
 
@@ -83,11 +80,11 @@ def one_by_one(
     store = open_store(settings.output)
     reader = ShardReader(task, settings.model, None, InputLimits(**plan.config["input_limits"]))
     config, since = {**plan.config, "plan": plan.fingerprint}, plan.config.get("since")
-    previous = load_previous_runs(since, task.columns) if since else None
+    previous = load_previous_runs(since, task.schema) if since else None
     written = {}
     for shard in shards:
         config[PLAN_SHA256] = freeze_plan(store, plan.to_json())
-        committed = commit(store, reverse(reader(shard, previous), task), config)
+        committed = commit(store, reverse(reader(shard, previous), task), config, plan.task.number)
         if committed.digest is not None:
             written[committed.metadata.part] = committed
     return written

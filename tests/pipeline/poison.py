@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.tasks import Summarize
 from pipeline.tasks.base import LoadedTask, ModelInput, Row
-from pipeline.tasks.summarizer import LoadedSummarizer
+from pipeline.tasks.summarize import Summarize
+from pipeline.tasks.text_generator import LoadedTextTask
 
 KILLS = "gallery gallery gallery"
 BREAKS = "rose rose rose rose"
@@ -35,7 +35,7 @@ class _Brittle:
     measured: ClassVar[dict[str, float]] = {}
     hardware: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, loaded: LoadedSummarizer) -> None:
+    def __init__(self, loaded: LoadedTextTask) -> None:
         self.loaded, self.fatal, self.release_memory = loaded, loaded.fatal, loaded.release_memory
         self.breaks, self.too_large, self.kills = (
             loaded.tokenizer.encode(text)[1:-1] for text in (BREAKS, TOO_LARGE, KILLS)

@@ -13,7 +13,7 @@ from led.heads.sequence_classification import LEDForSequenceClassification
 from led.testing import spread_weights, tiny_config
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.planning.plan import Shard
-from pipeline.tasks import Task
+from pipeline.tasks.base import Task
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
 from tests.conftest import words

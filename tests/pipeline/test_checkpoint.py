@@ -12,9 +12,9 @@ from led.testing import tiny_model
 from pipeline.checkpoint import checkpoint_hashes, find_checkpoint, worker_checkpoint, worker_tokenizer
 from pipeline.errors import PipelineError, PlanMismatch, UsageError
 from pipeline.planning.plan import Shard
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize
 from pipeline.tasks.base import InputLimits
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from pipeline.workers.reader import ShardReader
 from tests.conftest import words
 

@@ -25,9 +25,11 @@ from pipeline.output.open_store import open_store
 from pipeline.output.verify import verify
 from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, Shard
 from pipeline.run import run
-from pipeline.settings import AnswerSettings, ClassifySettings, SummarizeSettings
-from pipeline.tasks import Answer, Classify, Summarize
+from pipeline.tasks.answer import Answer
 from pipeline.tasks.base import InputLimits
+from pipeline.tasks.classify import Classify
+from pipeline.tasks.settings import AnswerSettings, ClassifySettings, SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from pipeline.workers.crashes import QUARANTINE_REASON
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader

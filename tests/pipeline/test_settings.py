@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.settings import SummarizeSettings, fingerprint
+from pipeline.settings import fingerprint
+from pipeline.tasks.settings import SummarizeSettings
 
 NOT_FINGERPRINTED = {
     *(

@@ -19,9 +19,9 @@ from pipeline.forecast.calibrate import forecast, items_of, preview, sample_shar
 from pipeline.inputs.read import InputFile
 from pipeline.inputs.splits import Split
 from pipeline.planning.plan import FORECAST_VERSION, Plan, Shard, make_plan
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize, Task
-from pipeline.tasks.base import InputLimits
+from pipeline.tasks.base import InputLimits, Task
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
 from tests.conftest import words

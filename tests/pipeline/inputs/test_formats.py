@@ -12,8 +12,8 @@ import pytest
 from pipeline.inputs.formats import column_values
 from pipeline.inputs.read import read_rows
 from pipeline.inputs.splits import Split
-from pipeline.settings import AnswerSettings
-from pipeline.tasks import Answer
+from pipeline.tasks.answer import Answer
+from pipeline.tasks.settings import AnswerSettings
 
 VALUES: list[tuple[Any, Any]] = [
     (["Who signed?", "When?"], ["Who signed?", "When?"]),

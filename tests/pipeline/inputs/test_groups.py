@@ -18,9 +18,9 @@ from pipeline.forecast.calibrate import sample_shards
 from pipeline.inputs.groups import group_bounds
 from pipeline.planning.plan import Plan
 from pipeline.prepare import build_plan
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize
 from pipeline.tasks.base import InputLimits
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from pipeline.workers.reader import ShardReader
 from tests.conftest import words
 

@@ -17,8 +17,8 @@ from pipeline.errors import CorruptInput, UsageError
 from pipeline.inputs.files import find_files
 from pipeline.planning.plan import Plan
 from pipeline.prepare import build_plan
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from pipeline.workers.reader import ShardReader, repeat_rows
 
 

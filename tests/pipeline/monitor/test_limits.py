@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import Stopped, TooManyFailures, UsageError
 from pipeline.monitor.limits import RunLimits, StopRequest, stop_on_signals
 from pipeline.monitor.stats import RunStats
-from pipeline.settings import SummarizeSettings
+from pipeline.tasks.settings import SummarizeSettings
 from tests.pipeline.shard_metadata import shard_metadata
 
 

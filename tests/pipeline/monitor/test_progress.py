@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.monitor.progress import Progress, clock, describe_progress
 from pipeline.monitor.stats import RunStats
-from pipeline.settings import SummarizeSettings
+from pipeline.tasks.settings import SummarizeSettings
 from tests.pipeline.shard_metadata import shard_metadata
 
 

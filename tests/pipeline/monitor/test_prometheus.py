@@ -10,7 +10,7 @@ import pytest
 from pipeline.monitor import prometheus
 from pipeline.monitor.prometheus import PrometheusMetrics
 from pipeline.monitor.stats import RunStats
-from pipeline.settings import AnswerSettings
+from pipeline.tasks.settings import AnswerSettings
 from tests.pipeline.shard_metadata import shard_metadata
 
 

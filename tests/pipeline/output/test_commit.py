@@ -91,9 +91,8 @@ def test_documents_with_several_rows_are_counted_once(tmp_path: Path) -> None:
     rows = block(PLAN.shards[0].shard_id, 6, 6)
     status = pa.array(["ok", "failed", "failed", "ok", "ok", "failed"])
     rows = rows.set_column(rows.column_names.index("status"), "status", status)
-    shard_metadata, _ = commit(
-        LocalStore(tmp_path), rows.append_column("question_number", pa.array([0, 1, 2, 0, 0, 1])), {}
-    )
+    rows = rows.append_column("number", pa.array([0, 1, 2, 0, 0, 1]))
+    shard_metadata, _ = commit(LocalStore(tmp_path), rows, {}, "number")
     assert (
         shard_metadata.documents,
         shard_metadata.rows,
@@ -217,7 +216,7 @@ def test_every_count_is_that_of_the_rows() -> None:
     }
     assert counts_of(changed(rows, status=["ok"] * 4))["failed"] == 0
     rows = changed(rows, status=["failed", "failed", "ok", "ok"])
-    assert counts_of(rows.append_column("question_number", [[0, 0, 1, 2]]))["failed_documents"] == 2
+    assert counts_of(rows.append_column("number", [[0, 0, 1, 2]]), "number")["failed_documents"] == 2
     flags = pa.array([["short"], [], None, ["short", "copied"]], pa.list_(pa.string()))
     assert counts_of(rows.append_column("flags", flags))["flags"] == {"copied": 1, "short": 2}
 

@@ -22,8 +22,8 @@ from pipeline.output.previous_runs import load_previous_runs
 from pipeline.output.verify import verify
 from pipeline.planning.plan import Plan
 from pipeline.prepare import build_plan
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from tests.conftest import read_output, words
 from tests.pipeline.crash import one_by_one
 
@@ -127,7 +127,7 @@ def test_the_right_row_is_found_despite_colliding_hashes(
 def test_the_index_takes_24_bytes_per_document(first: SummarizeSettings) -> None:
     task = Summarize(replace(first, output=first.output + "-2", since=(first.output,)))
     checkpoint = find_checkpoint(first)
-    index = load_previous_runs(build_plan(task, checkpoint, None).config["since"], task.columns)
+    index = load_previous_runs(build_plan(task, checkpoint, None).config["since"], task.schema)
     assert index is not None and index.ids is not None and np.all(np.diff(index.keys) >= 0)
     assert sum(part.nbytes for part in (index.keys, index.files, index.rows, index.ids)) == 16 * 6 + 8 * 7
     assert index.count_new(["d0", "d4", "d6", "d7", ""]) == 2
@@ -180,4 +180,4 @@ def test_a_change_of_an_earlier_run_is_detected(first: SummarizeSettings) -> Non
         load_previous_runs(since, pa.schema({"label": pa.string()}))
     next(Path(first.output).glob("part-*")).unlink()
     with pytest.raises(UsageError, match="has 3 shards; it had 4 when this run was planned"):
-        load_previous_runs(since, task.columns)
+        load_previous_runs(since, task.schema)

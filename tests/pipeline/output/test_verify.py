@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,7 @@ from pipeline.output.local import LocalStore
 from pipeline.output.verify import Verification, status, verify
 from pipeline.planning.document_ids import document_ids
 from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, make_plan
+from pipeline.schema import TaskInfo
 from tests.pipeline.output.test_commit import block
 from tests.waiting import HANG_S
 
@@ -211,13 +213,15 @@ def test_five_files_with_the_same_problem_are_named(number: int, more: list[str]
 
 def test_ids_of_documents_with_several_rows_are_compared_once(tmp_path: Path) -> None:
     store, (first, second, _) = committed(tmp_path, 0), RUN.shards
+    plan = replace(RUN, task=TaskInfo(number="question_number"))
+    (tmp_path / PLAN).write_bytes(plan.to_json())
     for shard, ids, numbers in (
         (first, ["d0", "d0", "d1", "d2"], [0, 1, 0, 0]),
         (second, ["d3", "d3", "d2", "d4"], [0, 1, 0, 0]),
     ):
         rows = block(shard.shard_id, 4, 4).append_column("question_number", [numbers])
         rows = rows.set_column(rows.column_names.index("doc_id"), "doc_id", [ids])
-        commit(store, rows, {"plan": RUN.fingerprint})
+        commit(store, rows, {"plan": RUN.fingerprint}, "question_number")
     result = verify(store)
     assert (result.documents, result.rows.total(), result.duplicate_ids) == (6, 8, ["d2"])
 

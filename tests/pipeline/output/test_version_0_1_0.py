@@ -41,10 +41,13 @@ from pipeline.output.verify import read_plan, status, verify
 from pipeline.planning.plan import FORECAST, MANIFEST, PLAN, REPORT, SUCCESS, Plan, Shard
 from pipeline.prepare import build_plan
 from pipeline.report.page import write_report
-from pipeline.report.scores import evaluate_summaries
-from pipeline.settings import AnswerSettings, ClassifySettings, SummarizeSettings
-from pipeline.tasks import TASKS, Answer, Classify, Summarize, Task
-from pipeline.tasks.base import InputLimits
+from pipeline.report.scores import evaluate_texts
+from pipeline.tasks.answer import Answer
+from pipeline.tasks.base import InputLimits, Task
+from pipeline.tasks.classify import Classify
+from pipeline.tasks.registry import describe_row_of
+from pipeline.tasks.settings import AnswerSettings, ClassifySettings, SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
 from tests.conftest import read_output
@@ -246,8 +249,9 @@ def test_the_report_of_an_old_run_is_written_again(name: str, copy_of: Any) -> N
     assert digests(folder) == before
     assert "another version" not in page
     assert EXPECTED[name]["plan"] in page
+    plan = read_plan(store)
     done = [row for row in old_rows(name) if row["status"] == "ok"]
-    shown = [TASKS[EXPECTED[name]["task"]].describe(row) for row in done]
+    shown = [describe_row_of(plan.config["task"], plan.task, row) for row in done]
     for row, (details, _) in zip(done, shown, strict=True):
         assert f">{row['doc_id']}<" in page and html.escape(details) in page
     for failure in EXPECTED[name]["manifest"]["failures"]:
@@ -268,7 +272,8 @@ def test_the_report_shows_the_old_forecast(copy_of: Any) -> None:
 
 @pytest.mark.parametrize("name", ["summaries", "summaries-2"])
 def test_scores_are_those_of_the_old_version(name: str) -> None:
-    scores = evaluate_summaries(open_store(str(FIXTURES / name)), "reference", None)
+    store = open_store(str(FIXTURES / name))
+    scores = evaluate_texts(store, read_plan(store).task, "reference")
     assert scores == pytest.approx(EXPECTED[name]["old_scores"])
 
 
@@ -281,11 +286,11 @@ def without_ray(
     """Read, predict and commit shard by shard in this process."""
     store, model = open_store(task.settings.output), str(checkpoint.folder)
     reader = ShardReader(task, model, None, InputLimits(**plan.config["input_limits"]), plan.passthrough)
-    previous = load_previous_runs(plan.config["since"], task.columns)
+    previous = load_previous_runs(plan.config["since"], task.schema)
     predictor = Predictor(task, model, None)
     config = {**plan.config, "plan": plan.fingerprint, PLAN_SHA256: freeze_plan(store, plan.to_json())}
     for shard in shards:
-        commit(store, predictor(reader(shard, previous)), config)
+        commit(store, predictor(reader(shard, previous)), config, plan.task.number)
     return {}
 
 
@@ -343,10 +348,10 @@ def test_rows_of_an_old_run_are_found_by_id_and_text(name: str, tmp_path: Path) 
     folder = str(FIXTURES / name)
     task = tasks[EXPECTED[name]["task"]](tmp_path / "new", since=(folder,))
     since = describe_previous_runs(task.settings, read_plan(open_store(folder)).config)
-    previous = load_previous_runs(since, task.columns)
+    previous = load_previous_runs(since, task.schema)
     assert previous is not None
     rows = old_rows(name)
-    found = previous.find([row["doc_id"] for row in rows], [row["text_hash"] for row in rows], task.columns)
+    found = previous.find([row["doc_id"] for row in rows], [row["text_hash"] for row in rows], task.schema)
     for row, again in zip(rows, found, strict=True):
         if row["text_hash"] is None:
             assert again is None
@@ -358,7 +363,7 @@ def test_rows_of_an_old_run_are_found_by_id_and_text(name: str, tmp_path: Path) 
             plan == EXPECTED[name]["plan"] and (FIXTURES / name / part).exists()
         )
         assert again == {column: row[column] for column in again}
-        assert {*task.columns.names, "chunks", "status", "input_tokens", "text_hash"} <= again.keys()
+        assert {*task.schema.names, "chunks", "status", "input_tokens", "text_hash"} <= again.keys()
     assert previous.count_new([*(row["doc_id"] for row in rows), "unknown"]) == 1
 
 
@@ -500,12 +505,10 @@ def test_an_input_column_with_a_new_name_is_not_taken_for_the_result(tmp_path: P
     store = open_store(str(folder))
     assert verify(store).problems == []
     task = answer(tmp_path / "new", since=(str(folder),))
-    previous = load_previous_runs(
-        describe_previous_runs(task.settings, read_plan(store).config), task.columns
-    )
+    previous = load_previous_runs(describe_previous_runs(task.settings, read_plan(store).config), task.schema)
     assert previous is not None
     rows = old_rows("answers")
-    found = previous.find([row["doc_id"] for row in rows], [row["text_hash"] for row in rows], task.columns)
+    found = previous.find([row["doc_id"] for row in rows], [row["text_hash"] for row in rows], task.schema)
     assert [row and row["chunks"] for row in found] == [
         row["chunks"] if row["text_hash"] else None for row in rows
     ]

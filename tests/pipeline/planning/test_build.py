@@ -15,6 +15,7 @@ from pipeline.inputs.jsonl import JsonLines
 from pipeline.inputs.parquet import Parquet
 from pipeline.planning.build import inspect_inputs, plan_inputs
 from pipeline.planning.plan import Plan, plan_differences
+from pipeline.schema import TaskInfo
 from pipeline.settings import RunSettings
 
 
@@ -24,7 +25,7 @@ def settings(*inputs: Path, **given: object) -> RunSettings:
 
 
 def planned(given: RunSettings, before: Plan | None = None) -> Plan:
-    return plan_inputs(inspect_inputs(given, before), {"weights_sha256": "w"}, given, before)
+    return plan_inputs(inspect_inputs(given, before), {"weights_sha256": "w"}, given, TaskInfo(), before)
 
 
 @pytest.fixture

@@ -14,8 +14,23 @@ from pipeline.errors import UsageError
 from pipeline.inputs.read import InputFile
 from pipeline.output.local import LocalStore
 from pipeline.planning.plan import PLAN, make_plan
-from pipeline.report.scores import evaluate_answers, evaluate_labels, evaluate_summaries
+from pipeline.report import scores as of_tasks
+from pipeline.schema import TaskInfo
 from tests.waiting import HANG_S
+
+Scores = dict[str, float | int]
+
+
+def evaluate_summaries(store: LocalStore, reference: str, facts: str | None) -> Scores:
+    return of_tasks.evaluate_texts(store, TaskInfo(result="summary"), reference, facts)
+
+
+def evaluate_labels(store: LocalStore, reference: str) -> Scores:
+    return of_tasks.evaluate_labels(store, TaskInfo(result="label"), reference)
+
+
+def evaluate_answers(store: LocalStore, reference: str) -> Scores:
+    return of_tasks.evaluate_answers(store, TaskInfo(result="answer", number="question_number"), reference)
 
 
 def output(folder: Path, summaries: list[str | None]) -> LocalStore:

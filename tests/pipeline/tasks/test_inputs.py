@@ -24,8 +24,11 @@ from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.errors import UsageError
 from pipeline.planning.plan import Shard
 from pipeline.prepare import build_plan
-from pipeline.settings import AnswerSettings, ClassifySettings, SummarizeSettings
-from pipeline.tasks import Answer, Classify, Summarize, Task
+from pipeline.tasks.answer import Answer
+from pipeline.tasks.base import Task
+from pipeline.tasks.classify import Classify
+from pipeline.tasks.settings import AnswerSettings, ClassifySettings, SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
 from tests.conftest import words
@@ -54,7 +57,7 @@ def rows_of(task: Task, model: Path, file: Path, count: int) -> list[dict[str, A
     task.run_config(model)
     table = ShardReader(task, str(model), None, task.input_limits(model))(Shard("s", str(file), 0, count))
     written = Predictor(task, str(model), None)(table)
-    assert set(task.columns.names) <= set(written.column_names)
+    assert set(task.schema.names) <= set(written.column_names)
     return [
         {**row, "ids": ids, "globals": positions}
         for row, ids, positions in zip(

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize, loaded
+from pipeline.tasks import loaded
 from pipeline.tasks.base import ModelInput
 from pipeline.tasks.loaded import replicas_sharing_memory
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 
 
 def test_memory_is_shared_by_the_replicas_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

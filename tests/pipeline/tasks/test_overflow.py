@@ -18,10 +18,10 @@ from led.pipelines.pipeline import pipeline
 from led.testing import spread_weights
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.errors import UsageError
-from pipeline.settings import ClassifySettings, SummarizeSettings
-from pipeline.tasks import Summarize
-from pipeline.tasks.base import Document, RequestedRow
+from pipeline.tasks.base import RequestedRow, RowInput
 from pipeline.tasks.classify import Classify
+from pipeline.tasks.settings import ClassifySettings, SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from tests.conftest import words
 from tests.pipeline.readers import make_reader, rows_of
 
@@ -210,7 +210,7 @@ def test_chunks_of_labels_may_end_at_sentences(tmp_path: Path, write_corpus: Cal
     task = Classify(settings)
     tokenizer = LEDTokenizer.from_pretrained(folder)
     limits = task.input_limits(folder)
-    [document] = task.encode(tokenizer, [Document(text, RequestedRow({}))], limits)
+    [document] = task.encode(tokenizer, [RowInput(text, RequestedRow({}))], limits)
     assert len(document.chunks) > 3
     assert all(text[: c.last_character].rstrip().endswith(".") for c in document.chunks)
     [row] = rows_of(task, folder, file)

@@ -15,8 +15,8 @@ import torch
 
 from pipeline.errors import UsageError
 from pipeline.planning.plan import Shard
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader
 from tests.published import PUBLISHED, Published, inputs_of, make

@@ -10,8 +10,8 @@ import pytest
 
 from led.pipelines.pipeline import pipeline
 from led.tokenizer.tokenizer import LEDTokenizer
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from tests.conftest import words
 from tests.pipeline.readers import Corpus, rows_of
 from tests.pipeline.tasks.test_tasks import with_problem

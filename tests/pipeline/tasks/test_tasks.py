@@ -20,8 +20,9 @@ from led.pipelines.pipeline import pipeline
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.errors import UsageError
 from pipeline.planning.plan import Shard
-from pipeline.settings import AnswerSettings, ClassifySettings
-from pipeline.tasks import Answer, Classify
+from pipeline.tasks.answer import Answer
+from pipeline.tasks.classify import Classify
+from pipeline.tasks.settings import AnswerSettings, ClassifySettings
 from pipeline.workers.reader import ShardReader
 from tests.conftest import words
 from tests.pipeline.readers import Corpus, make_reader, rows_of
@@ -467,8 +468,8 @@ def test_processes_that_read_or_commit_load_no_torch(classifier: Path, write_cor
 import sys
 import pipeline.cluster.actor, pipeline.cluster.sink, pipeline.cluster.source
 from pipeline.planning.plan import Shard
-from pipeline.settings import ClassifySettings
-from pipeline.tasks import Classify
+from pipeline.tasks.settings import ClassifySettings
+from pipeline.tasks.classify import Classify
 from pipeline.workers.reader import ShardReader
 task = Classify(ClassifySettings(input=("i",), output="o", model={str(classifier)!r}))
 reader = ShardReader(task, {str(classifier)!r}, None, task.input_limits({str(classifier)!r}))

@@ -15,9 +15,9 @@ from led.generation.generate import generate
 from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.tokenizer.tokenizer import LEDTokenizer
 from pipeline.planning.plan import Shard
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks import Summarize
 from pipeline.tasks.base import InputLimits
+from pipeline.tasks.settings import SummarizeSettings
+from pipeline.tasks.summarize import Summarize
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import ShardReader, read_texts
 from tests.conftest import words

@@ -1,10 +1,11 @@
-"""The summarization task with its model in memory."""
+"""A task that generates text, with its model in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import pyarrow as pa
 
 from led.generation.config import GenerationConfig
 from led.generation.limits import SchedulerLimits
@@ -14,27 +15,28 @@ from led.heads.conditional_generation import LEDForConditionalGeneration
 from led.pipelines.chunk_queue import LongDocument
 from led.pipelines.overflow import ChunkFailed, DocumentSummarizer, DocumentSummary, OverflowRules
 from pipeline.checkpoint import load_tokenizer
-from pipeline.schema import LEVELS, PARTIAL_SUMMARIES
-from pipeline.settings import SummarizeSettings
-from pipeline.tasks.base import ModelInput, Row
+from pipeline.errors import one_line
+from pipeline.schema import LEVELS
+from pipeline.tasks.base import Failed, ModelInput, Row
+from pipeline.tasks.generated import GENERATION, Generated, TextPart, TextToRow, called_safely
 from pipeline.tasks.inputs import input_rules
 from pipeline.tasks.loaded import LoadedModel, replicas_sharing_memory
-from pipeline.tasks.quality import quality_columns
 
 # Parts of a document over which the cross-attention profile is summed.
 ATTENTION_BINS = 64
 
 
-class LoadedSummarizer(LoadedModel[LEDForConditionalGeneration]):
-    """Writes summaries with the continuous-batching scheduler."""
+class LoadedTextTask(LoadedModel[LEDForConditionalGeneration]):
+    """Generates text with the continuous-batching scheduler."""
 
     model_class = LEDForConditionalGeneration
 
     def __init__(
-        self, settings: SummarizeSettings, generation: GenerationConfig, rules: OverflowRules, folder: Path
+        self, task: TextToRow, generation: GenerationConfig, rules: OverflowRules, folder: Path
     ) -> None:
+        settings = task.settings
         super().__init__(settings, folder)
-        self.settings, self.generation, self.overflow_rules = settings, generation, rules
+        self.task, self.settings, self.generation, self.overflow_rules = task, settings, generation, rules
         self.tokenizer = load_tokenizer(folder, settings.special_tokens)
         self.global_tokens = input_rules(self.tokenizer, settings).global_tokens
         # The other half of the free memory is for encoding.
@@ -50,8 +52,8 @@ class LoadedSummarizer(LoadedModel[LEDForConditionalGeneration]):
         before, now = self._measured_before, self._scheduler.measured if self._scheduler else {}
         return {name: before.get(name, 0) + now.get(name, 0) for name in {**before, **now}}
 
-    def predict(self, documents: Iterable[ModelInput | None]) -> Iterator[tuple[int, Row]]:
-        """Yield the summary of each document as it finishes.
+    def predict(self, documents: Iterable[ModelInput | None]) -> Iterator[tuple[int, Row | Failed]]:
+        """Yield the row of each document as its text is done.
 
         A document of several chunks that fails alone is decoded again chunk by chunk, so that the error names
         the chunk.
@@ -76,11 +78,11 @@ class LoadedSummarizer(LoadedModel[LEDForConditionalGeneration]):
 
     def _predict(
         self, documents: Iterable[ModelInput | None], *, one_at_a_time: bool = False
-    ) -> Iterator[tuple[int, Row]]:
+    ) -> Iterator[tuple[int, Row | Failed]]:
         # Kept between batches: on a GPU the scheduler holds the KV cache memory and the captured CUDA graphs.
         if self._scheduler is None:
             self._scheduler = Scheduler(
-                self.model, self.generation, self.limits, attention=self.settings.attention
+                self.model, self.generation, self.limits, attention=self.task.collects_attention
             )
         summarizer = DocumentSummarizer(
             self._scheduler,
@@ -88,7 +90,7 @@ class LoadedSummarizer(LoadedModel[LEDForConditionalGeneration]):
             self.global_tokens,
             self.overflow_rules,
             lambda tokens: self.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
-            ATTENTION_BINS if self.settings.attention else None,
+            ATTENTION_BINS if self.task.collects_attention else None,
         )
         texts: dict[int, str | None] = {}  # of the documents being summarized
 
@@ -111,22 +113,46 @@ class LoadedSummarizer(LoadedModel[LEDForConditionalGeneration]):
         self._measured_before, self._scheduler = self.measured, None
         super().release_memory()
 
-    def _row(self, summary: DocumentSummary, text: str | None) -> Row:
+    def _row(self, summary: DocumentSummary, read: str | None) -> Row | Failed:
+        """The row of a text, or why the task refuses it."""
         [written] = summary.texts
-        row: Row = {
-            "summary": written,
-            "output_tokens": summary.output_tokens,
-            "finish_reason": "stop" if summary.is_finished else "length",
-            "score": summary.score,
-        }
-        if summary.attention_profile is not None:
-            row["attention"] = summary.attention_profile
+        generated = Generated(
+            text=written,
+            output_tokens=summary.output_tokens,
+            finish_reason="stop" if summary.is_finished else "length",
+            score=summary.score,
+            mean_log_probability=summary.mean_log_probability,
+            parts=tuple(TextPart(part.start, part.end, part.summary) for part in summary.partial_summaries),
+            input=read,
+            attention_profile=summary.attention_profile,
+        )
+        try:
+            own = called_safely("row", lambda: self.task.row(generated))
+            self._check_columns(own)
+        except ValueError as error:
+            return Failed(one_line(error))
+        row: Row = {field.name: getattr(generated, field.name) for field in GENERATION}
         if self.settings.overflow != "truncate":
             levels = len(summary.level_tokens), list(summary.level_tokens)
             row |= dict(zip(LEVELS.names, levels, strict=True))
-        if self.settings.keep_partial_summaries:
-            row[PARTIAL_SUMMARIES.name] = [asdict(part) for part in summary.partial_summaries]
-        if text is None:
-            return row
-        quality = quality_columns(written, text, summary.mean_log_probability, finished=summary.is_finished)
-        return row | quality
+        return {**row, **own}
+
+    def _check_columns(self, row: Row) -> None:
+        """Check that a row of the task has columns of its own only, with values of their types.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if not isinstance(row, Mapping):
+            raise ValueError(f"row() returned {type(row).__name__}; it must return values by column")
+        known = self.task.schema
+        for name, value in row.items():
+            if name not in known.names:
+                raise ValueError(f"row() returned the column {name!r}, which the task does not declare")
+            try:
+                pa.array([value], known.field(name).type)
+            except (pa.ArrowException, OverflowError, TypeError) as error:
+                raise ValueError(
+                    f"row() returned a {type(value).__name__} for the column {name!r}, which holds "
+                    f"{known.field(name).type} ({one_line(error)})"
+                ) from error
