@@ -1,4 +1,8 @@
-"""The command `led-corpus`, and the packages behind it.
+"""The Python API, the command `led-corpus`, and the packages behind them.
+
+    import led_corpus
+
+    results = led_corpus.summarize(input="corpus/", output="out/", model="my-model")
 
 The packages `led`, `pipeline` and `jobs` have names that other projects use too. This module has a name of
 its own, and makes every process import them from the folder that it is in, whatever the working directory or
@@ -12,9 +16,47 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.api import *  # noqa: F403
 
 _PACKAGES = frozenset({"led", "pipeline", "jobs"})
 _ROOT = str(Path(__file__).resolve().parent)
+
+# The names of `pipeline.api`, which is imported when one of them is used first.
+__all__ = [  # noqa: F405
+    "CorruptInput",
+    "CorruptOutput",
+    "Document",
+    "Generated",
+    "PipelineError",
+    "PlanMismatch",
+    "Processor",
+    "ProgressReport",
+    "Results",
+    "StopRequest",
+    "Stopped",
+    "TextInput",
+    "TextPart",
+    "TextSettings",
+    "TextTask",
+    "TooManyFailures",
+    "Unreachable",
+    "UsageError",
+    "__version__",
+    "answer",
+    "build_processor",
+    "classify",
+    "evaluate",
+    "plan",
+    "preview",
+    "read_results",
+    "run",
+    "status",
+    "summarize",
+    "verify",
+]
 
 
 class _OwnPackages:
@@ -29,9 +71,29 @@ class _OwnPackages:
 
 
 def use_own_packages() -> None:
-    """Import the packages of this project from where this module is. Ray calls this in every worker."""
+    """Import the packages of this project from where this module is. Ray calls this in every worker.
+
+    Raises:
+        ImportError: another package with one of these names is imported already.
+    """
     if _OwnPackages not in sys.meta_path:
         sys.meta_path.insert(0, _OwnPackages)
+    for name in sorted(_PACKAGES & sys.modules.keys()):
+        found = str(getattr(sys.modules[name], "__file__", None))
+        if not Path(found).is_relative_to(_ROOT):
+            raise ImportError(
+                f"led_corpus has a package named {name!r}, and so has {found}, which is imported already. "
+                "Import led_corpus first, or use it in a process of its own."
+            )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    use_own_packages()
+    from pipeline import api
+
+    return getattr(api, name)
 
 
 def console() -> None:

@@ -8,11 +8,10 @@ resume).
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,8 +32,8 @@ from jobs.options import (
     VerifyOptions,
 )
 from pipeline import __version__
-from pipeline.errors import PipelineError, UsageError, escape_controls
-from pipeline.settings import RunSettings, check_setting
+from pipeline.errors import PipelineError, UsageError, escape_controls, hint
+from pipeline.settings import RunSettings, as_setting, check_setting
 from pipeline.tasks.registry import BUILT_IN, find_task, installed_tasks, is_task
 
 Settings = TypeVar("Settings", bound=RunSettings)
@@ -62,9 +61,6 @@ COMMANDS = {
 }
 
 _DEEPEST_YAML = 10
-
-# Settings in which `~` is the home directory.
-_PATHS = ("input", "output", "model", "base_model", "since", "log_file", "questions_file")
 
 _EVALUATE_HELP = """Compare the results of a finished run with references.
 
@@ -246,13 +242,7 @@ def choose(name: str, known: Mapping[str, object], kind: str) -> None:
         UsageError: it is not. The message has the most similar name.
     """
     if name not in known:
-        raise UsageError(f"{name!r} is not a known {kind}; {_hint(name, known, 'there are')}")
-
-
-def _hint(name: object, known: Iterable[str], otherwise: str) -> str:
-    """The most similar known name as a question, or all known names after the word `otherwise`."""
-    similar = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {similar[0]}?" if similar else f"{otherwise} {', '.join(known)}."
+        raise UsageError(f"{name!r} is not a known {kind}; {hint(name, known, 'there are')}")
 
 
 def parse(
@@ -320,9 +310,9 @@ def _read_yaml(path: Path, settings_class: type[RunSettings]) -> dict[str, Any]:
     settings = {}
     for key, value in current_keys(values).items():
         if key not in known:
-            hint = _hint(key, known, "known:")
-            raise UsageError(f"--config {path} has the key {key!r}, which is not a setting; {hint}")
-        settings[key] = _as_setting(settings_class, key, value)
+            advice = hint(key, known, "known:")
+            raise UsageError(f"--config {path} has the key {key!r}, which is not a setting; {advice}")
+        settings[key] = as_setting(settings_class, key, value)
         check_setting(settings_class, key, settings[key])
     return settings
 
@@ -343,18 +333,6 @@ class _Loader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         finally:
             self._depth -= 1
-
-
-def _as_setting(settings_class: type[RunSettings], name: str, value: Any) -> Any:
-    """A YAML value as a setting: lists become tuples, also a single value of a list setting."""
-    if name in _PATHS:  # on a command line, the shell does this
-        values = value if isinstance(value, list) else [value]
-        values = [os.path.expanduser(each) if isinstance(each, str) else each for each in values]
-        value = values if isinstance(value, list) else values[0]
-    annotation = str(settings_class.__dataclass_fields__[name].type)
-    if "tuple[" in annotation:
-        return tuple(value) if isinstance(value, list) else (value,)
-    return value
 
 
 def exit_code(job: Callable[[], int | None]) -> int:

@@ -12,6 +12,7 @@ PipelineError            1   the run failed. Committed shards stay. Rerun the sa
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 
@@ -103,3 +104,9 @@ def one_line(error: BaseException, max_length: int = 200) -> str:
     """The first line of an error's message. Credentials in addresses are removed."""
     text = str(error).strip().split("\n")[0] or type(error).__name__
     return re.sub(r"//[^/@\s]+@", "//…@", text)[:max_length]
+
+
+def hint(name: object, known: Iterable[str], otherwise: str) -> str:
+    """The most similar known name as a question, or all known names after the word `otherwise`."""
+    similar = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {similar[0]}?" if similar else f"{otherwise} {', '.join(known)}."

@@ -6,7 +6,8 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 from led.checkpoint.hub import Checkpoint
@@ -20,7 +21,7 @@ from pipeline.monitor.limits import RunLimits, StopRequest, check_failures, stop
 from pipeline.monitor.progress import Progress, ProgressLog
 from pipeline.monitor.prometheus import PrometheusMetrics
 from pipeline.monitor.stats import RunStats, Totals
-from pipeline.monitor.watcher import ProgressWatcher
+from pipeline.monitor.watcher import Observer, ProgressWatcher
 from pipeline.output.commit import Committed, finish, read_all_shard_metadata
 from pipeline.output.freeze import check_same_plan, existing_plan, freeze_plan
 from pipeline.output.open_store import open_store
@@ -54,7 +55,23 @@ class RunResult:
     report: str
 
 
-def run(task: Task, progress_interval_s: float = 30.0) -> RunResult:
+@dataclass(frozen=True)
+class Caller:
+    """How a run reports to its caller, and how the caller stops it.
+
+    A request to `stop` ends the run after the shards in flight. `handles_signals` says that SIGINT and
+    SIGTERM make one. `shows_progress` says that the progress line is shown on stderr, at least every
+    `progress_interval_s` seconds. `observers` are called as shards are committed.
+    """
+
+    stop: StopRequest = field(default_factory=StopRequest)
+    handles_signals: bool = True
+    shows_progress: bool = True
+    progress_interval_s: float = 30.0
+    observers: tuple[Observer, ...] = ()
+
+
+def run(task: Task, caller: Caller | None = None) -> RunResult:
     """Run `task` over its corpus, or resume a run that was interrupted.
 
     Raises:
@@ -66,13 +83,13 @@ def run(task: Task, progress_interval_s: float = 30.0) -> RunResult:
     run_id = uuid.uuid4().hex[:12]
     with logging_to(task.settings.log_file, run_id):
         try:
-            return _run(task, run_id, progress_interval_s)
+            return _run(task, run_id, caller or Caller())
         except (PipelineError, KeyboardInterrupt) as error:
             event("ended", error=f"{type(error).__name__}: {error}")
             raise
 
 
-def _run(task: Task, run_id: str, progress_interval_s: float) -> RunResult:
+def _run(task: Task, run_id: str, caller: Caller) -> RunResult:
     settings = task.settings
     store = open_store(settings.output)
     key = read_key(settings.sign_key) if settings.sign_key else None
@@ -99,7 +116,7 @@ def _run(task: Task, run_id: str, progress_interval_s: float) -> RunResult:
             print(escape_controls(plan.left_out_note), file=sys.stderr, flush=True)
         if in_force:
             print(f"settings: {in_force}", file=sys.stderr, flush=True)
-        written = _process(task, checkpoint, plan, todo, store, run_id, progress_interval_s)
+        written = _process(task, checkpoint, plan, todo, store, run_id, caller)
     freeze_plan(store, plan.to_json())
     manifest = finish(store, plan, written, key)
     report = try_report(
@@ -129,7 +146,7 @@ def _process(
     todo: Sequence[Shard],
     store: Store,
     run_id: str,
-    progress_interval_s: float,
+    caller: Caller,
 ) -> dict[str, Committed]:
     """Process the remaining shards until they are done or a stop is requested. Returns the files that
     were written, by name.
@@ -148,9 +165,9 @@ def _process(
     check_failures(
         totals.counts["failed_documents"], settings.max_failed, plan.documents, totals.failures, advice
     )
-    stop = StopRequest()
-    with stop_on_signals(stop):
-        written = _execute(task, checkpoint, plan, todo, totals, stop, store, run_id, progress_interval_s)
+    stop = caller.stop
+    with stop_on_signals(stop) if caller.handles_signals else nullcontext():
+        written = _execute(task, checkpoint, plan, todo, totals, store, run_id, caller)
     if stop.error is not None and (undone := remaining(plan, store.names())):
         done = plan.documents - sum(shard.documents for shard in undone)
         counts = f"{done} of {plan.documents} documents are committed"
@@ -179,29 +196,29 @@ def _execute(
     plan: Plan,
     todo: Sequence[Shard],
     committed: Totals,
-    stop: StopRequest,
     store: Store,
     run_id: str,
-    progress_interval_s: float,
+    caller: Caller,
 ) -> dict[str, Committed]:
     """Run Ray Data over the shards, a group of shards at a time, while a watcher reports progress and checks
     limits."""
-    settings = task.settings
+    settings, stop = task.settings, caller.stop
     workers = Workers(task, checkpoint, len(todo), run_id)
     event("cluster ready", replicas=workers.capacity.replicas)
     stats = RunStats(plan.documents, len(plan.shards), workers.capacity.replicas, all=committed)
     todo = execution_order(todo)
-    interval_s = min(progress_interval_s, max(_INTERVAL_S, len(plan.shards) / _SHARDS_PER_S))
+    interval_s = min(caller.progress_interval_s, max(_INTERVAL_S, len(plan.shards) / _SHARDS_PER_S))
     config = {**plan.config, "model": settings.model, "plan": plan.fingerprint}
     sink = CommitSink(store.url, config, plan.to_json(), plan.task.number)
-    with Progress(settings, progress_interval_s) as progress, translate_ray_errors():
+    with Progress(settings, caller.progress_interval_s) as progress, translate_ray_errors():
         limits = RunLimits(stop, settings, workers.control.stop)
-        observers = (
+        observers: tuple[Observer, ...] = (
             workers.count_replicas,
             limits,
             PrometheusMetrics(settings, run_id),
             ProgressLog(),
-            progress,
+            *([progress] if caller.shows_progress else []),
+            *caller.observers,
         )
         with ProgressWatcher(store, todo, stats, observers, interval_s):
             group = workers.capacity.shards_per_group

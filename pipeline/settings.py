@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+from os import PathLike
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from annotated_types import Ge, Gt, Interval, Le, MinLen
 from pydantic import TypeAdapter, ValidationError
@@ -26,7 +29,7 @@ from led.generation.limits import SchedulerLimits
 from led.pipelines.chunking import ChunkEnds
 from led.pipelines.global_attention import GlobalAttention
 from led.pipelines.joining import Truncation
-from pipeline.errors import UsageError, check_no_credentials
+from pipeline.errors import UsageError, check_no_credentials, hint
 from pipeline.stop_time import parse_stop_time
 
 Probability = Annotated[float, Interval(ge=0, le=1)]
@@ -368,6 +371,42 @@ class ChunkedSettings(RunSettings):
     chunk_ends: ChunkEnds | None = omitted_by_default(None)
     """Where chunks end. token ends them at a fixed number of tokens, sentence at the end of a paragraph,
     sentence or word near it. Default: token for labels and answers, sentence for summaries."""
+
+
+Settings = TypeVar("Settings", bound=RunSettings)
+
+# Settings in which `~` is the home directory. On a command line, the shell does this.
+_PATHS = ("input", "output", "model", "base_model", "since", "log_file", "questions_file", "sign_key")
+
+
+def make_settings(settings_class: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """Settings from values by name, of which a list may be any sequence or a single value, and a path an
+    object.
+
+    Raises:
+        UsageError: a name is not a setting, a required setting is missing, or a value breaks a rule.
+    """
+    names = {f.name: f for f in fields(settings_class)}
+    for name in values:
+        if name not in names:
+            raise UsageError(f"{name!r} is not a setting; {hint(name, names, 'known:')}")
+    missing = [name for name, f in names.items() if f.default is MISSING and name not in values]
+    if missing:
+        raise UsageError(f"{', '.join(missing)} must be given.")
+    return settings_class(**{name: as_setting(settings_class, name, value) for name, value in values.items()})
+
+
+def as_setting(settings_class: type[RunSettings], name: str, value: Any) -> Any:
+    """A value from a file or a call as a setting: lists become tuples, also a single value of a list setting,
+    and paths become texts."""
+    if name in _PATHS:
+        values = value if isinstance(value, list | tuple) else [value]
+        values = [os.path.expanduser(each) if isinstance(each, str | PathLike) else each for each in values]
+        value = values if isinstance(value, list | tuple) else values[0]
+    annotation = str(settings_class.__dataclass_fields__[name].type)
+    if "tuple[" in annotation:
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
+    return value
 
 
 def check_setting(settings: type, name: str, value: Any) -> None:

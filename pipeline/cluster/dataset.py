@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -15,6 +16,7 @@ from pipeline.cluster.control import RunControl
 from pipeline.cluster.session import cluster_nodes, join_cluster, translate_ray_errors
 from pipeline.cluster.sink import CommitSink
 from pipeline.cluster.source import ShardSource, Shared, share
+from pipeline.cluster.user_code import send_by_value
 from pipeline.monitor.stats import RunStats
 from pipeline.output.previous_runs import load_previous_runs
 from pipeline.planning.plan import Plan, Shard
@@ -33,12 +35,17 @@ _TUNED_ALLOCATOR = (
 )
 
 
+def replica_environment(threads: int) -> dict[str, Any]:
+    """The runtime environment of a replica with this many threads."""
+    return {"env_vars": {"OMP_NUM_THREADS": str(threads), "GLIBC_TUNABLES": _TUNED_ALLOCATOR}}
+
+
 class Workers:
     """Readers, replicas and committers on the cluster, for at most `shards` shards, and the control that all
     of them read.
 
     Raises:
-        UsageError: the cluster can never hold them.
+        UsageError: the cluster can never hold them, or a worker cannot import the task.
         PipelineError: the cluster cannot be joined.
     """
 
@@ -55,6 +62,7 @@ class Workers:
                 threads=settings.threads,
                 gpus=settings.gpus,
             )
+            send_by_value(task)
             self.control = RunControl(run)
         self._shared: Shared | None = None
 
@@ -112,9 +120,7 @@ class Workers:
             ),
             num_cpus=capacity.cpus,
             num_gpus=settings.gpus or None,
-            runtime_env={
-                "env_vars": {"OMP_NUM_THREADS": str(settings.threads), "GLIBC_TUNABLES": _TUNED_ALLOCATOR}
-            },
+            runtime_env=replica_environment(settings.threads),
         )
 
     def commit(self, plan: Plan, shards: Sequence[Shard], sink: CommitSink) -> None:

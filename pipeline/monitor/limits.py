@@ -33,6 +33,10 @@ class StopRequest:
         """Request a stop. The run then ends with `error`."""
         self.error = self.error or error
 
+    def cancel(self) -> None:
+        """Request a stop on behalf of the caller of the Python API. The run then ends with `Stopped`."""
+        self.request(Stopped("stopped by the caller."))
+
 
 class RunLimits:
     """An observer that checks the run's limits and requests a stop if one is exceeded.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -80,3 +81,23 @@ def called_safely(name: str, call: Any) -> Any:
         raise
     except Exception as error:
         raise ValueError(f"{name}() raised {type(error).__name__}: {one_line(error)}") from error
+
+
+def check_columns(method: str, row: Any, schema: pa.Schema) -> None:
+    """Check that what a `method` of a task returned has columns of `schema` only, with values of their types.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{method}() returned {type(row).__name__}; it must return values by column")
+    for name, value in row.items():
+        if name not in schema.names:
+            raise ValueError(f"{method}() returned the column {name!r}, which the task does not declare")
+        try:
+            pa.array([value], schema.field(name).type)
+        except (pa.ArrowException, OverflowError, TypeError) as error:
+            raise ValueError(
+                f"{method}() returned a {type(value).__name__} for the column {name!r}, which holds "
+                f"{schema.field(name).type} ({one_line(error)})"
+            ) from error

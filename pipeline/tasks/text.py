@@ -30,7 +30,7 @@ from pipeline.tasks.base import (
     Task,
     chunked_input_limits,
 )
-from pipeline.tasks.generated import GENERATION, Generated, called_safely
+from pipeline.tasks.generated import GENERATION, Generated, called_safely, check_columns
 from pipeline.tasks.inputs import (
     describe_inputs,
     encode_documents,
@@ -210,6 +210,7 @@ class TextTask(Task):
             read = given if isinstance(given, TextInput) else TextInput(given, {})
             if not isinstance(read.text, str) or not read.text.strip():
                 raise ValueError("inputs() returned no text")
+            check_columns("inputs", read.columns, self.schema)
             numbered = {self.number_column: number} if self.number_column else {}
             rows.append(
                 row._replace(known_columns={**numbered, **row.known_columns, **read.columns}, text=read.text)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-
-import pyarrow as pa
 
 from led.generation.config import GenerationConfig
 from led.generation.limits import SchedulerLimits
@@ -18,7 +16,7 @@ from pipeline.checkpoint import load_tokenizer
 from pipeline.errors import one_line
 from pipeline.schema import LEVELS
 from pipeline.tasks.base import Failed, ModelInput, Row
-from pipeline.tasks.generated import GENERATION, Generated, TextPart, TextToRow, called_safely
+from pipeline.tasks.generated import GENERATION, Generated, TextPart, TextToRow, called_safely, check_columns
 from pipeline.tasks.inputs import input_rules
 from pipeline.tasks.loaded import LoadedModel, replicas_sharing_memory
 
@@ -128,7 +126,7 @@ class LoadedTextTask(LoadedModel[LEDForConditionalGeneration]):
         )
         try:
             own = called_safely("row", lambda: self.task.row(generated))
-            self._check_columns(own)
+            check_columns("row", own, self.task.schema)
         except ValueError as error:
             return Failed(one_line(error))
         row: Row = {field.name: getattr(generated, field.name) for field in GENERATION}
@@ -136,23 +134,3 @@ class LoadedTextTask(LoadedModel[LEDForConditionalGeneration]):
             levels = len(summary.level_tokens), list(summary.level_tokens)
             row |= dict(zip(LEVELS.names, levels, strict=True))
         return {**row, **own}
-
-    def _check_columns(self, row: Row) -> None:
-        """Check that a row of the task has columns of its own only, with values of their types.
-
-        Raises:
-            ValueError: it does not.
-        """
-        if not isinstance(row, Mapping):
-            raise ValueError(f"row() returned {type(row).__name__}; it must return values by column")
-        known = self.task.schema
-        for name, value in row.items():
-            if name not in known.names:
-                raise ValueError(f"row() returned the column {name!r}, which the task does not declare")
-            try:
-                pa.array([value], known.field(name).type)
-            except (pa.ArrowException, OverflowError, TypeError) as error:
-                raise ValueError(
-                    f"row() returned a {type(value).__name__} for the column {name!r}, which holds "
-                    f"{known.field(name).type} ({one_line(error)})"
-                ) from error

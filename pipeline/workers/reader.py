@@ -6,22 +6,18 @@ input. The task's columns are filled for rows that are reused from an earlier ru
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from led.pipelines.joining import whole_text
-from led.tokenizer.tokenizer import LEDTokenizer
-from pipeline.batching import by_token_budget
-from pipeline.checkpoint import worker_tokenizer
 from pipeline.errors import CorruptInput
 from pipeline.inputs.files import check_unchanged
 from pipeline.inputs.formats import column_values
@@ -30,13 +26,10 @@ from pipeline.inputs.texts import Text, is_list, read_texts
 from pipeline.output.previous_runs import PreviousRuns
 from pipeline.planning.document_ids import document_ids
 from pipeline.planning.plan import Plan, Shard
-from pipeline.schema import CHUNKED_ROWS, COUNTS, DOC_ID, INPUT, MEASURED, PROVENANCE, SHARD, STATE
+from pipeline.schema import CHUNKED_ROWS, DOC_ID, MEASURED
 from pipeline.settings import PASSTHROUGH_FLAG
-from pipeline.tasks.base import Document, Failed, InputLimits, ModelInput, RequestedRow, Row, RowInput, Task
-from pipeline.workers.bisect import bisect_failures
-
-# Characters tokenized together. The tokenizer takes a hundred to two hundred times the memory of a text.
-_BATCH_CHARACTERS = 1 << 20
+from pipeline.tasks.base import InputLimits, Task
+from pipeline.workers.encoder import RowEncoder
 
 
 @dataclass(frozen=True)
@@ -57,6 +50,11 @@ class ShardReader:
     tokenizer_sha256: str | None = None
     base_model: str | None = None
     id_column: str | None = None
+
+    @property
+    def _encoder(self) -> RowEncoder:
+        checkpoint = self.model, self.revision, self.base_model
+        return RowEncoder(self.task, *checkpoint, self.input_limits, self.tokenizer_sha256)
 
     @classmethod
     def of_plan(
@@ -88,8 +86,8 @@ class ShardReader:
         return table.append_column(MEASURED, pa.array([json.dumps(measured)] * len(table), MEASURED.type))
 
     def _read(self, shard: Shard, previous: PreviousRuns | None) -> pa.Table:
-        settings = self.task.settings
-        self._tokenizer()  # loaded first: a missing tokenizer is not the fault of a document
+        settings, encoder = self.task.settings, self._encoder
+        encoder.tokenizer()  # loaded first: a missing tokenizer is not the fault of a document
         check_unchanged(shard.path, shard.content)
         id_column = self.id_column or settings.document_id_column
         copied = list(settings.passthrough) if self.passthrough is None else self.passthrough.names
@@ -115,9 +113,10 @@ class ShardReader:
         texts = read_texts(column, settings.max_document_bytes, lists=settings.joins_documents)
         texts = [text._replace(reason=rows.reasons.get(i, text.reason)) for i, text in enumerate(texts)]
         values = column_values(shard.path, rows.table.select(list(dict.fromkeys(needed))))
-        requested = self._expand(ids, texts, values)
+        requested = encoder.expand(ids, texts, values)
         documents = [row.document for row in requested]
-        table = self._table(shard, [row.doc_id for row in requested], self._rows(requested, previous))
+        rows_read = encoder.rows(requested, previous)
+        table = encoder.table(shard.shard_id, [row.doc_id for row in requested], rows_read)
         for name in reversed(copied):
             column = rows.table[name]
             kind = column.type if self.passthrough is None else self.passthrough.field(name).type
@@ -128,86 +127,13 @@ class ShardReader:
             table = table.add_column(3, pa.field(name, column.type), column)
         return table
 
-    def _expand(
-        self, ids: Sequence[str], texts: Sequence[Text], values: Sequence[Row]
-    ) -> list[_RequestedRow]:
-        """The rows to compute. A document whose rows cannot be determined gets one row with the reason."""
-        requested = []
-        for i, (doc_id, text) in enumerate(zip(ids, texts, strict=True)):
-            try:
-                rows = self.task.expand_rows(Document(doc_id, text.text, values[i]))
-            except ValueError as error:
-                rows = [RequestedRow(self._single_row())]
-                text = text._replace(reason=text.reason or str(error))
-            requested += [
-                _RequestedRow(i, doc_id, text._replace(text_hash=self._hash(text.text_hash, row)), row)
-                for row in rows
-            ]
-        return requested
-
-    def _single_row(self) -> Row:
-        """The known columns of a document's only row."""
-        number = self.task.number_column
-        return {} if number is None else {number: 0}
-
-    def _hash(self, text_hash: str | None, row: RequestedRow) -> str | None:
-        """A hash of the text and of what else the row depends on, such as the question."""
-        number = self.task.number_column
-        columns = {name: value for name, value in row.known_columns.items() if name != number}
-        if row.spans:
-            columns["spans"] = row.spans
-        if row.text is not None:
-            columns["input"] = row.text
-        if text_hash is None or not columns:
-            return text_hash
-        both = f"{text_hash} {json.dumps(columns, sort_keys=True, default=str)}"
-        return hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
-
-    def _rows(self, requested: Sequence[_RequestedRow], previous: PreviousRuns | None) -> list[Row]:
-        """Each row: reused, or with its model input, or with the reason why it cannot be read."""
-        hashes = [row.text.text_hash for row in requested]
-        reused: Sequence[Row | None] = [None] * len(requested)
-        if previous is not None:
-            reused = previous.find([row.doc_id for row in requested], hashes, self.task.schema)
-        to_encode = [i for i, row in enumerate(requested) if reused[i] is None and row.text.reason is None]
-        documents = [
-            RowInput(requested[i].row.text or requested[i].text.text or "", requested[i].row)
-            for i in to_encode
-        ]
-        encoded = dict(zip(to_encode, bisect_failures(documents, self._encode), strict=True))
-        rows = []
-        for i, row in enumerate(requested):
-            outcome = encoded.get(i) or Failed(row.text.reason or "")
-            new = {"text_hash": row.text.text_hash, **_row(outcome)}
-            rows.append({**(reused[i] or new), **row.row.known_columns})
-        return rows
-
     def _skipped(self, shard: Shard, reason: str) -> pa.Table:
-        row = {"status": "skipped", "stage": "read", "reason": reason, **self._single_row()}
+        row = {"status": "skipped", "stage": "read", "reason": reason, **self._encoder.single_row}
         ids = document_ids(None, shard.source, shard.start, shard.stop)
-        table = self._table(shard, ids, [row] * shard.documents)
+        table = self._encoder.table(shard.shard_id, ids, [row] * shard.documents)
         for field in reversed(list(self.passthrough or [])):
             table = table.add_column(3, field, pa.nulls(shard.documents, field.type))
         return table
-
-    def _table(self, shard: Shard, ids: Sequence[str], rows: Sequence[Row]) -> pa.Table:
-        of_shard = {"_shard": shard.shard_id, "_rows": len(rows)}
-        values = [{**of_shard, "doc_id": doc_id, **row} for doc_id, row in zip(ids, rows, strict=True)]
-        columns = pa.schema([*SHARD, DOC_ID, *STATE, *COUNTS, *PROVENANCE, *self.task.schema, *INPUT])
-        return pa.Table.from_pylist(values, columns)
-
-    def _encode(self, documents: Sequence[RowInput]) -> Iterator[tuple[int, ModelInput]]:
-        tokenizer = self._tokenizer()
-        characters = [len(document.whole_text) for document in documents]
-        for group in by_token_budget(characters, _BATCH_CHARACTERS):
-            inputs = self.task.encode(tokenizer, [documents[i] for i in group], self.input_limits)
-            yield from zip(group, inputs, strict=True)
-
-    def _tokenizer(self) -> LEDTokenizer:
-        special_tokens = self.task.settings.special_tokens
-        return worker_tokenizer(
-            self.model, self.revision, self.tokenizer_sha256, special_tokens, self.base_model
-        )
 
 
 def repeat_rows(column: pa.ChunkedArray, rows: Sequence[int]) -> pa.ChunkedArray:
@@ -222,30 +148,3 @@ def repeat_rows(column: pa.ChunkedArray, rows: Sequence[int]) -> pa.ChunkedArray
 def _as_column(text: Text, kind: pa.DataType) -> Any:
     """The text as a value of the text column. The texts of a group become one."""
     return text.text if text.text is None or is_list(kind) else whole_text(text.text)
-
-
-class _RequestedRow(NamedTuple):
-    """A row to compute, of document number `document` in the shard."""
-
-    document: int
-    doc_id: str
-    text: Text
-    row: RequestedRow
-
-
-def _row(outcome: ModelInput | Failed) -> Row:
-    if isinstance(outcome, Failed):
-        return {"status": "failed", "stage": "read", "reason": outcome.reason}
-    return {
-        "status": "ok",
-        "_input_ids": outcome.input_ids,
-        "_global_positions": outcome.global_positions,
-        "_leading": outcome.leading,
-        "_chunks": outcome.chunks,
-        "_text": outcome.text,
-        "input_tokens": len(outcome.input_ids),
-        "truncated_tokens": outcome.truncated_tokens,
-        "truncated_characters": outcome.truncated_characters,
-        "chunks": len(outcome.chunks) or 1,
-        **outcome.columns,
-    }

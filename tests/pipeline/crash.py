@@ -70,7 +70,7 @@ def reverse(table: pa.Table, task: Task) -> pa.Table:
 
 
 def run_to_the_end(task: Task) -> None:
-    composition.run(task, progress_interval_s=1e9)
+    composition.run(task, composition.Caller(progress_interval_s=1e9))
 
 
 def one_by_one(
