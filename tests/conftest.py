@@ -74,7 +74,7 @@ def make_checkpoint(folder: Path) -> Path:
 @pytest.fixture
 def write_corpus(tmp_path: Path) -> Callable[..., Path]:
     """Writes a folder of Parquet files, one per list of texts; ids are `d<number>`, counted over all
-    files."""
+    files. `columns` are further columns, with a value for each document of all files."""
 
     def write(*files: list[str | None], name: str = "corpus", row_group: int = 5, **columns: Any) -> Path:
         folder = tmp_path / name
@@ -87,6 +87,7 @@ def write_corpus(tmp_path: Path) -> Callable[..., Path]:
                     "doc_id": ids,
                     "text": pa.array(texts, pa.string()),
                     "number": range(first, first + len(texts)),
+                    **{column: values[first : first + len(texts)] for column, values in columns.items()},
                 }
             )
             pq.write_table(table, folder / f"{number:03d}.parquet", row_group_size=row_group)

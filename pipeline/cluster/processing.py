@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray.data
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from led.checkpoint.hub import Checkpoint
 from pipeline.cluster.capacity import IO_CPUS, blocks_in_flight, plan_capacity
@@ -88,7 +88,7 @@ class Stages:
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=IO_CPUS,
-            concurrency=capacity.readers,
+            compute=TaskPoolStrategy(size=capacity.readers),
         )
         predicted = encoded.map_batches(
             BatchPredictor,

@@ -6,7 +6,7 @@ one as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -195,29 +195,34 @@ class TextTask(Task):
                 are malformed.
         """
         row = requested_row(self.settings, document.values)
+        number = self.number_column
         if document.texts is None or not self._has_own_inputs:
-            return [row]
-        inputs = called_safely("inputs", lambda: self.inputs(document))
-        several = not isinstance(inputs, str | TextInput)
-        if several and self.number_column is None:
-            raise UsageError(
-                f"inputs() of the task {self.name} returns a list; set number_column, the column that "
-                "numbers the rows of a document."
-            )
-        texts: Iterable[str | TextInput] = inputs if several else [inputs]
+            first = {} if number is None else {number: 0}
+            return [row._replace(known_columns={**first, **row.known_columns})]
         rows = []
-        for number, given in enumerate(texts):
-            read = given if isinstance(given, TextInput) else TextInput(given, {})
+        for i, read in enumerate(called_safely("inputs", lambda: self._listed_inputs(document))):
             if not isinstance(read.text, str) or not read.text.strip():
                 raise ValueError("inputs() returned no text")
             check_columns("inputs", read.columns, self.schema)
-            numbered = {self.number_column: number} if self.number_column else {}
+            numbered = {} if number is None else {number: i}
             rows.append(
                 row._replace(known_columns={**numbered, **row.known_columns, **read.columns}, text=read.text)
             )
         if not rows:
             raise ValueError("inputs() returned no text")
         return rows
+
+    def _listed_inputs(self, document: Document) -> list[TextInput]:
+        """What `inputs` returns, as a list."""
+        inputs = self.inputs(document)
+        if isinstance(inputs, str | TextInput):
+            inputs = [inputs]
+        elif self.number_column is None:
+            raise UsageError(
+                f"inputs() of the task {self.name} returns a list; set number_column, the column that "
+                "numbers the rows of a document."
+            )
+        return [given if isinstance(given, TextInput) else TextInput(given, {}) for given in inputs]
 
     def encode(
         self, tokenizer: LEDTokenizer, documents: Sequence[RowInput], limits: InputLimits

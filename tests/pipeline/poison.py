@@ -89,3 +89,9 @@ class _Unwell:
 
 def _begins(document: ModelInput, tokens: list[int]) -> bool:
     return list(document.input_ids[1 : 1 + len(tokens)]) == tokens
+
+
+class BrittleTask(BrittleSummarize):
+    """The same as a task of one's own."""
+
+    name = "brittle"
