@@ -27,7 +27,7 @@ from pipeline import errors, schema
 from pipeline.monitor import prometheus
 from pipeline.tasks.answer import Answer
 from pipeline.tasks.classify import Classify
-from pipeline.tasks.registry import BUILT_IN
+from pipeline.tasks.registry import BUILT_IN, is_task
 from pipeline.tasks.settings import AnswerSettings, ClassifySettings, SummarizeSettings
 from pipeline.tasks.summarize import Summarize
 from tests.waiting import HANG_S
@@ -74,10 +74,15 @@ def command_lines(page: Path) -> Iterator[list[str]]:
 COMMANDS = [(name(page), arguments) for page in PAGES for arguments in command_lines(page)]
 
 
+# The how-to guides whose Python runs, besides the tutorials.
+GUIDES = (DOCS / "how-to/own-tasks.md", DOCS / "how-to/ray-data.md")
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with what the pages assume: the demo, settings files, results."""
-    (tmp_path / "demo").symlink_to(ROOT / "demo")
+    for shared in ("demo", "examples"):
+        (tmp_path / shared).symlink_to(ROOT / shared)
     for file, page in SAVED.items():
         [settings] = [block for block in blocks(page, "yaml") if "model:" in block]
         (tmp_path / file).write_text(settings, "utf-8")
@@ -99,8 +104,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", TUTORIALS, ids=name)
-def test_python_blocks_of_the_tutorials_run(page: Path, folder: Path) -> None:
+@pytest.mark.parametrize("page", [*TUTORIALS, *GUIDES], ids=name)
+def test_python_blocks_run(page: Path, folder: Path) -> None:
     script = "import torch\ntorch.set_num_threads(1)\n" + "\n".join(blocks(page, "python"))
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=HANG_S)
     assert result.returncode == 0, result.stderr
@@ -112,7 +117,7 @@ def test_python_blocks_of_the_tutorials_run(page: Path, folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_imports_from_led_work(page: Path) -> None:
     for block in blocks(page, "python"):
-        for line in re.findall(r"^from (?:led|pipeline)\b.*$", block, re.MULTILINE):
+        for line in re.findall(r"^from (?:led|led_corpus|pipeline)\b.*$", block, re.MULTILINE):
             exec(line, {})
 
 
@@ -131,7 +136,7 @@ def test_commands_parse(
 
 def parse(arguments: list[str]) -> None:
     """Parse a command without running it."""
-    if arguments[0] in BUILT_IN:
+    if arguments[0] == "--task" or is_task(arguments[0]):
         with pytest.raises(SystemExit) as end:
             cli.main([*arguments, "--print-config"])
         assert end.value.code in (0, None)

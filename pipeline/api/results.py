@@ -105,9 +105,8 @@ class Results:
             located, _ = locate(self.output)
             names = [locate(name)[1] for name in names]
             file_system = pafs.PyFileSystem(pafs.FSSpecHandler(located))
-        return ray.data.read_parquet(
-            names, columns=None if columns is None else list(columns), filesystem=file_system
-        )
+        dataset = ray.data.read_parquet(names, filesystem=file_system)
+        return dataset if columns is None else dataset.select_columns(list(columns))
 
 
 def read_results(output: str) -> Results:

@@ -141,15 +141,27 @@ def code_of(task: type[Task]) -> dict[str, str]:
         return {"task_version": str(version)}
     try:
         source = inspect.getsource(inspect.getmodule(task) or task)
-    except (OSError, TypeError):  # a class of an interactive session
+    except (OSError, TypeError):  # a class of a notebook
         try:
-            source = inspect.getsource(task)
+            source = _source_of_class(task)
         except (OSError, TypeError) as error:
             raise UsageError(
                 f"the source of the task {task.name} cannot be read, so that its rows could not be told from "
                 "those of another version; set `version`, and raise it when the rows change."
             ) from error
     return {"task_sha256": hashlib.sha256(source.encode()).hexdigest()}
+
+
+def _source_of_class(task: type[Task]) -> str:
+    """The source of the methods of a class, and its attributes."""
+    parts = []
+    for name, value in sorted(vars(task).items()):
+        value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        if inspect.isfunction(value) and not name.startswith("__"):
+            parts.append(inspect.getsource(value))
+        elif not name.startswith("_"):
+            parts.append(f"{name} = {value}")
+    return "\n".join(parts)
 
 
 def describe_row_of(task: str, info: TaskInfo, row: Row) -> tuple[str, str]:
