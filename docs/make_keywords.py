@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields
 
-from pipeline.settings import RunSettings
+from pipeline.settings import PATHS, RunSettings
 from pipeline.tasks.registry import BUILT_IN
 
 HEAD = '''"""The types of the keyword arguments of the Python API. Generated from the settings by
@@ -22,9 +22,6 @@ from typing import Literal, Required, TypedDict
 from led.pipelines.chunking import ChunkEnds, Overflow
 from led.pipelines.joining import Truncation
 '''
-
-# Settings that are paths or addresses.
-_PATHS = ("input", "output", "model", "base_model", "since", "log_file", "questions_file", "sign_key")
 
 
 def main() -> None:
@@ -60,7 +57,7 @@ def _kind(name: str, annotation: str) -> str:
             if character == "," and not depth:
                 text = text[:i]
                 break
-    path = "str | PathLike[str]" if name in _PATHS else "str"
+    path = "str | PathLike[str]" if name in PATHS else "str"
     if text.startswith("tuple["):
         return f"{path} | Sequence[{path}]{optional}"
     return (path if text == "str" else text) + optional

@@ -32,6 +32,7 @@ GROUPS = {
         "on_duplicate_id",
     ),
     "Model": ("revision", "base_model", "dtype", "special_tokens", "global_attention"),
+    "Table": ("table", "table_mode"),
     "Earlier runs": ("since", "retry_failed", "on_changed_settings"),
     "Replicas and memory": (
         "replicas",

@@ -12,14 +12,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields, make_dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import replace
 
-import tyro
-import yaml
-
-from jobs.aliases import current_flags, current_keys, current_subcommand
+from jobs.aliases import current_flags, current_subcommand
 from jobs.options import (
     INTERRUPTED,
     DoctorOptions,
@@ -28,16 +23,13 @@ from jobs.options import (
     OutputOptions,
     PlanOptions,
     PreviewOptions,
+    PrintOptions,
     ReportOptions,
     VerifyOptions,
 )
 from pipeline import __version__
 from pipeline.errors import PipelineError, UsageError, escape_controls, hint
-from pipeline.settings import RunSettings, as_setting, check_setting
 from pipeline.tasks.registry import BUILT_IN, find_task, installed_tasks, is_task
-
-Settings = TypeVar("Settings", bound=RunSettings)
-Options = TypeVar("Options")
 
 # Subcommands of a task.
 ACTIONS = {
@@ -59,8 +51,6 @@ COMMANDS = {
     "doctor": "examine this machine: processor, dtypes, GPU, memory, disks, credentials, Ray",
     "nightly": "run a task as a scheduled run, into a folder of its own",
 }
-
-_DEEPEST_YAML = 10
 
 _EVALUATE_HELP = """Compare the results of a finished run with references.
 
@@ -140,13 +130,16 @@ def run_task(reference: str, arguments: Sequence[str]) -> None:
     if action in ("status", "verify", "report"):
         return inspect_output(action, rest, command)
     task = find_task(reference)
-    option_class = {"plan": PlanOptions, "preview": PreviewOptions}.get(action)
+    option_class = {"plan": PlanOptions, "preview": PreviewOptions}.get(action, PrintOptions)
     actions = "\n".join(f"  {name:<14}{what}" for name, what in ACTIONS.items())
     choice = "|".join(ACTIONS)
     description = (
         f"{task.help[:1].upper()}{task.help[1:]}.\n\nUsage: led-corpus {reference} [{choice}] [settings]\n\n"
         f"{actions}"
     )
+
+    from jobs.parsing import parse
+
     settings, options = parse(task.settings_class, rest, command, description, option_class)
     if action == "retry-failed":
         if not settings.since:
@@ -160,13 +153,15 @@ def run_task(reference: str, arguments: Sequence[str]) -> None:
     elif isinstance(options, PreviewOptions):
         commands.preview(task.make(settings), options)
     else:
-        commands.run(task.make(settings))
+        commands.run(task.make(settings), options or PrintOptions())
 
 
 def inspect_output(action: str, arguments: Sequence[str], command: str) -> None:
     """Show the status of an output folder, verify it, or write its report again."""
+    from jobs.parsing import parse_options
+
     classes: dict[str, type[OutputOptions]] = {"report": ReportOptions, "verify": VerifyOptions}
-    options = tyro.cli(
+    options = parse_options(
         classes.get(action, OutputOptions),
         args=current_flags(arguments),
         prog=command,
@@ -180,13 +175,17 @@ def inspect_output(action: str, arguments: Sequence[str], command: str) -> None:
     elif isinstance(options, VerifyOptions):
         commands.verify(options)
     else:
-        commands.status(options.output)
+        commands.status(options)
 
 
 def doctor(arguments: Sequence[str]) -> int:
     """Examine this machine. Returns 1 if something is missing without which no run succeeds."""
+    from jobs.parsing import parse_options
+
     description = f"{COMMANDS['doctor'].capitalize()}."
-    options = tyro.cli(DoctorOptions, args=list(arguments), prog="led-corpus doctor", description=description)
+    options = parse_options(
+        DoctorOptions, args=list(arguments), prog="led-corpus doctor", description=description
+    )
 
     from jobs import commands
 
@@ -210,7 +209,10 @@ def evaluate(arguments: Sequence[str]) -> None:
 
         kind, rest = commands.evaluation_of(output), list(arguments)
     choose(kind, EVALUATIONS, "kind of evaluation")
-    options = tyro.cli(
+
+    from jobs.parsing import parse_options
+
+    options = parse_options(
         EVALUATIONS[kind],
         args=rest,
         prog=f"led-corpus evaluate {kind}",
@@ -243,96 +245,6 @@ def choose(name: str, known: Mapping[str, object], kind: str) -> None:
     """
     if name not in known:
         raise UsageError(f"{name!r} is not a known {kind}; {hint(name, known, 'there are')}")
-
-
-def parse(
-    settings_class: type[Settings],
-    arguments: Sequence[str],
-    command: str = "led-corpus",
-    description: str = "",
-    option_class: type[Options] | None = None,
-) -> tuple[Settings, Options | None]:
-    """The settings and options of a command line: flags over the YAML file of `--config` over the defaults.
-
-    `--print-config` prints the settings as YAML and exits.
-
-    Raises:
-        UsageError: the file cannot be read, or has an unknown key or a wrong value.
-        SystemExit: 2 after a wrong flag, which is reported.
-    """
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    own.add_argument("--config", type=Path)
-    own.add_argument("--print-config", action="store_true")
-    given, flags = own.parse_known_args(current_flags(arguments))
-    values = _read_yaml(given.config, settings_class) if given.config else {}
-    groups: dict[str, type] = {"run": settings_class}
-    defaults: dict[str, Any] = {"run": _partial(settings_class, values)}
-    if option_class is not None:
-        groups = {"own": option_class, **groups}
-        defaults["own"] = option_class()
-    note = "Also: --config FILE.yaml (settings by name, flags override them) and --print-config."
-    command_class = make_dataclass("Command", list(groups.items()))
-    parsed = tyro.cli(
-        command_class,
-        args=flags,
-        default=command_class(**defaults),
-        prog=command,
-        description=f"{description}\n\n{note}".strip(),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-    )
-    settings, options = parsed.run, getattr(parsed, "own", None)
-    if given.print_config:
-        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
-        print(yaml.safe_dump(plain, sort_keys=False), end="")
-        raise SystemExit(0)
-    return settings, options
-
-
-def _partial(settings_class: type[Settings], values: Mapping[str, Any]) -> Settings:
-    """An instance with these values and the defaults, which is not validated yet. Missing ones are marked for
-    tyro."""
-    partial = object.__new__(settings_class)
-    for f in fields(settings_class):
-        default = tyro.MISSING if f.default is MISSING else f.default
-        object.__setattr__(partial, f.name, values.get(f.name, default))
-    return partial
-
-
-def _read_yaml(path: Path, settings_class: type[RunSettings]) -> dict[str, Any]:
-    """The settings in a YAML file, each checked against its field."""
-    try:
-        values = yaml.load(path.read_text("utf-8"), _Loader) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an invalid date
-        raise UsageError(f"--config {path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"--config {path} has no settings; write lines like `num_beams: 4`.")
-    known = [f.name for f in fields(settings_class)]
-    settings = {}
-    for key, value in current_keys(values).items():
-        if key not in known:
-            advice = hint(key, known, "known:")
-            raise UsageError(f"--config {path} has the key {key!r}, which is not a setting; {advice}")
-        settings[key] = as_setting(settings_class, key, value)
-        check_setting(settings_class, key, settings[key])
-    return settings
-
-
-class _Loader(yaml.SafeLoader):
-    """A loader for settings: values, and lists of values. Aliases, with which a short file can describe a
-    huge value, and deep nesting are errors."""
-
-    _depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias (*name); write the value out")
-        self._depth += 1
-        if self._depth > _DEEPEST_YAML:
-            raise yaml.YAMLError("its values are nested too deeply")
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self._depth -= 1
 
 
 def exit_code(job: Callable[[], int | None]) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.columns import Columns
 from rich.console import Console
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
         DoctorOptions,
         EvaluateOptions,
         EvaluateTextsOptions,
+        OutputOptions,
         PlanOptions,
         PreviewOptions,
+        PrintOptions,
         ReportOptions,
         VerifyOptions,
     )
@@ -50,12 +54,17 @@ _BOUND_TO = {
 _SHOWN_CHARACTERS = 700
 
 
-def run(task: Task) -> None:
+def run(task: Task, options: PrintOptions) -> None:
     """Run the task, and print a summary of the finished run."""
     from pipeline.run import run
 
     result = run(task)
     manifest = result.manifest
+    if options.json:
+        counted = {name: value for name, value in manifest.items() if name not in ("shards", "files")}
+        own = {"output": result.output, "report": result.report, "shards_computed": result.shards_done}
+        own |= {"table": task.settings.table, "table_version": result.table_version}
+        return _print_json({**counted, **own, "left_out": result.plan.left_out})
     counts = f"{manifest['ok']} ok + {manifest['failed']} failed + {manifest['skipped']} skipped"
     rows = "" if manifest["rows"] == manifest["documents"] else f", {manifest['rows']} rows"
     chunked = f", {many} in chunks" if (many := chunked_rows(manifest)) else ""
@@ -79,6 +88,8 @@ def run(task: Task) -> None:
         if dtype != task.settings.precision:
             where = _dtype_on(processor, dtype, task.settings.precision)
             print(f"{count} of {len(manifest['shards'])} shards computed in {where}")
+    if result.table_version:
+        print(f"table: {task.settings.table}, version {result.table_version}")
     print(f"rows: {result.output}/part-*.parquet\nreport: {result.report}")
 
 
@@ -89,9 +100,12 @@ def plan(task: Task, options: PlanOptions) -> None:
 
     result = forecast(task, options.sample_documents, options.calibration_seconds)
     open_store(task.settings.output).replace(FORECAST, result.to_json())
-    print("\n".join(_forecast_lines(result, task.settings.precision)))
     if options.picture:
         Path(options.picture).write_text(lengths_picture(result.lengths, result.shown_limit), "utf-8")
+    if options.json:
+        return _print_json(json.loads(result.to_json()))
+    print("\n".join(_forecast_lines(result, task.settings.precision)))
+    if options.picture:
         print(f"picture: {options.picture}")
 
 
@@ -179,6 +193,9 @@ def preview(task: Task, options: PreviewOptions) -> None:
     from pipeline.checkpoint import find_checkpoint
     from pipeline.forecast.calibrate import preview
 
+    if options.json:
+        rows = preview(task, options.documents, options.draw)
+        return _print_json({"rows": [{"text": text, **row} for text, row in rows]})
     if in_force := task.describe_settings(find_checkpoint(task.settings).folder):
         print(f"settings: {in_force}\n")
     console = Console(soft_wrap=False)
@@ -204,19 +221,26 @@ def doctor(options: DoctorOptions) -> int:
     """Print what is found on this machine. Returns 1 if there is an error."""
     from pipeline.doctor import examine
 
+    findings = examine(options.gpus, options.ray_address, options.start_ray)
+    if options.json:
+        found = [asdict(finding) for finding in findings]
+        errors = sum(finding["state"] == "error" for finding in found)
+        _print_json({"errors": errors, "findings": found})
+        return int(errors > 0)
     errors = 0
-    for finding in examine(options.gpus, options.ray_address, options.start_ray):
+    for finding in findings:
         print(f"{finding.state:<9}{finding.subject:<15}{finding.text}", flush=True)
         errors += finding.state == "error"
     print(f"{errors} errors" if errors != 1 else "1 error")
     return int(errors > 0)
 
 
-def status(output: str) -> None:
+def status(options: OutputOptions) -> None:
     """Print the progress of the run in a folder, from a listing."""
     from pipeline.output.verify import status
 
-    print(status(open_store(output)))
+    found = status(open_store(options.output))
+    return _print_json(asdict(found)) if options.json else print(found)
 
 
 def verify(options: VerifyOptions) -> None:
@@ -231,11 +255,15 @@ def verify(options: VerifyOptions) -> None:
     store = open_store(options.output)
     key = read_key(options.sign_key) if options.sign_key else None
     progress = status(store)
-    print(progress)
     result = verify(store, key=key, against_input=options.against_input)
-    print(escape_controls(str(result)))
-    for warning in result.warnings:
-        print(escape_controls(f"warning: {warning}"))
+    if options.json:
+        correct = progress.finished and not result.problems
+        _print_json({"correct": correct, **asdict(progress), **asdict(result)})
+    else:
+        print(progress)
+        print(escape_controls(str(result)))
+        for warning in result.warnings:
+            print(escape_controls(f"warning: {warning}"))
     if result.problems:
         raise PipelineError("the output does not match its plan:\n  " + "\n  ".join(result.problems))
     if not progress.finished:
@@ -244,6 +272,8 @@ def verify(options: VerifyOptions) -> None:
             f"the committed rows are correct, but {missing} documents are missing; rerun the same command to "
             "resume."
         )
+    if options.json:
+        return
     duplicates = "" if result.duplicates else ", no duplicates"
     print(
         f"Verified: {result.documents} documents, {result.rows.total()} rows{duplicates}. "
@@ -284,7 +314,8 @@ def report(options: ReportOptions) -> None:
             f"the report of {store.url} cannot be made ({type(error).__name__}: {one_line(error)}); run "
             "verify to see what differs from the run."
         ) from error
-    print(f"report: {store.url}/{REPORT}")
+    report = f"{store.url}/{REPORT}"
+    return _print_json({"report": report}) if options.json else print(f"report: {report}")
 
 
 def evaluation_of(output: str) -> str:
@@ -312,5 +343,12 @@ def evaluate(kind: str, options: EvaluateOptions | EvaluateTextsOptions) -> None
     else:
         evaluate = evaluate_labels if kind == "labels" else evaluate_answers
         scores = evaluate(store, task, options.reference_column)
+    if options.json:
+        return _print_json(scores)
     for name, value in scores.items():
         print(f"{name:<14} {value:.4f}" if isinstance(value, float) else f"{name:<14} {value}")
+
+
+def _print_json(value: Mapping[str, Any]) -> None:
+    """Print the result of a subcommand for a script."""
+    print(json.dumps(value, default=str))

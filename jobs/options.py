@@ -13,7 +13,15 @@ INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions:
+class PrintOptions:
+    """How a subcommand prints."""
+
+    json: bool = False
+    """Print the result as one JSON object on stdout. Progress, warnings and errors stay on stderr."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(PrintOptions):
     """How to estimate a run."""
 
     sample_documents: int = 2000
@@ -25,7 +33,7 @@ class PlanOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreviewOptions:
+class PreviewOptions(PrintOptions):
     """Which documents to preview."""
 
     documents: int = 5
@@ -35,7 +43,7 @@ class PreviewOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputOptions:
+class OutputOptions(PrintOptions):
     """The output folder of a run."""
 
     output: str
@@ -88,7 +96,7 @@ class EvaluateTextsOptions(OutputOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorOptions:
+class DoctorOptions(PrintOptions):
     """What a run would use."""
 
     gpus: float = 0.0

@@ -27,6 +27,7 @@ from pipeline.output.freeze import check_same_plan, existing_plan, freeze_plan
 from pipeline.output.open_store import open_store
 from pipeline.output.sign_key import read_key
 from pipeline.output.store import Store, probe
+from pipeline.output.tables import check_table, register_run
 from pipeline.planning.plan import MANIFEST, REPORT, Plan, Shard, execution_order, remaining
 from pipeline.prepare import build_plan
 from pipeline.report.page import check_reference, try_report
@@ -45,14 +46,15 @@ _UPLOADED = "/runtime_resources/working_dir_files/"
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its plan, its manifest, its output folder, the number of shards this run computed, and
-    its report."""
+    """A finished run: its plan, its manifest, its output folder, the number of shards this run computed, its
+    report, and the version of the table in which it is registered."""
 
     plan: Plan
     manifest: dict[str, Any]
     output: str
     shards_done: int
     report: str
+    table_version: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def _run(task: Task, run_id: str, caller: Caller) -> RunResult:
     plan = build_plan(task, checkpoint, previous)
     check_reference(plan, settings.reference_column)
     probe(store, must_refuse=not settings.accept_unsafe_store)
+    if settings.table is not None:
+        check_table(settings.table, store)
     if previous is not None:
         check_same_plan(store, previous, plan)
         plan = previous
@@ -119,6 +123,10 @@ def _run(task: Task, run_id: str, caller: Caller) -> RunResult:
         written = _process(task, checkpoint, plan, todo, store, run_id, caller)
     freeze_plan(store, plan.to_json())
     manifest = finish(store, plan, written, key)
+    registered = ""
+    if settings.table is not None:
+        registered = register_run(settings.table, settings.table_mode, store, plan, manifest)
+        event("registered", table=settings.table, version=registered)
     report = try_report(
         store,
         plan,
@@ -134,9 +142,8 @@ def _run(task: Task, run_id: str, caller: Caller) -> RunResult:
     check_failures(
         manifest["failed_documents"], settings.max_failed, plan.documents, manifest["failures"], advice
     )
-    return RunResult(
-        plan, manifest, store.url, len(todo), f"{store.url}/{REPORT}" if report else "not written"
-    )
+    address = f"{store.url}/{REPORT}" if report else "not written"
+    return RunResult(plan, manifest, store.url, len(todo), address, registered)
 
 
 def _process(

@@ -153,6 +153,11 @@ class RunSettings:
     """Allow an output store without conditional writes. Two runs must then never write to the same folder."""
     sign_key: str | None = operational(None)
     """File with a secret key that signs the manifest. verify --sign-key then detects a forged output."""
+    table: str | None = operational(None)
+    """Table to register the finished run in, in one commit: iceberg://CATALOG/NAMESPACE.TABLE, or the folder
+    of a Delta table, which --output is inside of."""
+    table_mode: Literal["append", "replace"] = operational("append")
+    """Whether the rows of the run are added to those of --table, or replace them."""
     ray_address: str | None = operational(None)
     """Address of the cluster to join. Default: the job's own cluster or RAY_ADDRESS, otherwise a new local
     cluster."""
@@ -199,7 +204,7 @@ class RunSettings:
             self.max_cost,
             "it needs --price-per-hour",
         )
-        for name in ("input", "output", "since", "model", "base_model"):
+        for name in ("input", "output", "since", "model", "base_model", "table"):
             given = getattr(self, name)
             for address in given if isinstance(given, tuple) else (given or "",):
                 check_no_credentials(address, f"--{name.replace('_', '-')}")
@@ -376,7 +381,7 @@ class ChunkedSettings(RunSettings):
 Settings = TypeVar("Settings", bound=RunSettings)
 
 # Settings in which `~` is the home directory. On a command line, the shell does this.
-_PATHS = ("input", "output", "model", "base_model", "since", "log_file", "questions_file", "sign_key")
+PATHS = ("input", "output", "model", "base_model", "since", "table", "log_file", "questions_file", "sign_key")
 
 
 def make_settings(settings_class: type[Settings], values: Mapping[str, Any]) -> Settings:
@@ -399,7 +404,7 @@ def make_settings(settings_class: type[Settings], values: Mapping[str, Any]) -> 
 def as_setting(settings_class: type[RunSettings], name: str, value: Any) -> Any:
     """A value from a file or a call as a setting: lists become tuples, also a single value of a list setting,
     and paths become texts."""
-    if name in _PATHS:
+    if name in PATHS:
         values = value if isinstance(value, list | tuple) else [value]
         values = [os.path.expanduser(each) if isinstance(each, str | PathLike) else each for each in values]
         value = values if isinstance(value, list | tuple) else values[0]

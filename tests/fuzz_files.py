@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs import commands
-from jobs.cli import parse
 from jobs.options import ReportOptions
+from jobs.parsing import parse
 from led.checkpoint.files import CheckpointError
 from led.config import LEDConfig
 from led.generation.config import GenerationConfig

@@ -50,6 +50,8 @@ class RunKeywords(TypedDict, total=False):
     ray_progress: bool
     accept_unsafe_store: bool
     sign_key: str | PathLike[str] | None
+    table: str | PathLike[str] | None
+    table_mode: Literal["append", "replace"]
     ray_address: str | None
     ray_start_seconds: float
 

@@ -34,6 +34,8 @@ _OF_RUNS = (
     "ray_progress",
     "accept_unsafe_store",
     "sign_key",
+    "table",
+    "table_mode",
     "group_by",
     "reference_column",
 )

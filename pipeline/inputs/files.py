@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +39,8 @@ from pipeline.file_systems import REMOTE, locate
 from pipeline.inputs.listing import Info, files_below, files_matching, is_hidden, is_local, protocol_of
 from pipeline.remote import error_code, open_object, refusal, stat
 from pipeline.retry import retrying
+from pipeline.tables.open import is_delta, is_iceberg
+from pipeline.tables.snapshot import read_snapshot
 
 TEXT = ".txt"
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -102,18 +104,22 @@ class FileEntry:
 
 
 class FoundFiles(NamedTuple):
-    """The files of all inputs, and the paths of files in folders that are left out."""
+    """The files of all inputs, the paths of files in folders that are left out, and the version of each table
+    by its address."""
 
     files: list[FileEntry]
     left_out: list[str]
+    tables: dict[str, str]
 
 
 class _Listing(NamedTuple):
-    """The files of one input, the folder that holds them, and the files in it that are left out."""
+    """The files of one input, the folder that holds them, the files in it that are left out, and the version
+    of the snapshot if the input is a table."""
 
     root: str
     files: list[FileEntry]
     left_out: list[str]
+    version: str | None = None
 
 
 def format_suffix(path: str) -> str | None:
@@ -133,18 +139,20 @@ def compression_of(path: str) -> str | None:
     return suffix if suffix in COMPRESSED else None
 
 
-def find_files(inputs: Sequence[str]) -> FoundFiles:
-    """The files of all inputs, sorted, without duplicates. Inputs are paths, addresses, folders and globs.
+def find_files(inputs: Sequence[str], tables: Mapping[str, str] | None = None) -> FoundFiles:
+    """The files of all inputs, sorted, without duplicates. Inputs are paths, addresses, folders, globs and
+    tables. `tables` has the versions of tables to read, by address, instead of the newest.
 
     The texts of one input become one folder. In folders, names that start with `.` or `_` are left out.
     Globs leave them out too, unless the pattern has such a name. Folders also leave out `.json` files,
     which usually describe a corpus.
 
     Raises:
-        UsageError: an input does not exist, cannot be listed, has no readable file, or is a table.
+        UsageError: an input does not exist, cannot be listed, has no readable file, or holds a table.
     """
+    versions = tables or {}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        listings = list(pool.map(_find, inputs))
+        listings = list(pool.map(lambda given: _find(given, versions.get(given)), inputs))
     seen: set[str] = set()
     files: list[FileEntry] = []
     texts: dict[str, list[FileEntry]] = {}
@@ -156,7 +164,9 @@ def find_files(inputs: Sequence[str]) -> FoundFiles:
             seen.add(file.path)
     folders = [text_folder(root, members) for root, members in texts.items()]
     left_out = sorted({path for listing in listings for path in listing.left_out} - seen)
-    return FoundFiles(sorted([*files, *folders], key=lambda file: file.path), left_out)
+    pairs = zip(inputs, listings, strict=True)
+    found = {given: listing.version for given, listing in pairs if listing.version is not None}
+    return FoundFiles(sorted([*files, *folders], key=lambda file: file.path), left_out, found)
 
 
 def text_folder(root: str, texts: Sequence[FileEntry]) -> FileEntry:
@@ -323,16 +333,20 @@ def check_text_start(start: bytes) -> None:
         raise ValueError(_IS_UTF_16)
 
 
-def _find(given: str) -> _Listing:
-    """The files of an input."""
+def _find(given: str, version: str | None) -> _Listing:
+    """The files of an input. `version` is that of a table to read."""
     scheme = given.partition("://")[0] if "://" in given else ""
     check_no_credentials(given, "--input")
+    if is_iceberg(given):
+        return _of_table(given, version)
     if scheme not in ("", "file", *REMOTE):
         raise UsageError(
             f"the input {given} is on {scheme}; inputs must be local or mounted files, s3:// or hf://."
         )
     try:
         fs, path = locate(given)
+        if not has_magic(path) and retrying(lambda: is_delta(given)):
+            return _of_table(given, version)
         return retrying(lambda: _list(fs, path, given))
     except UsageError:
         raise
@@ -341,6 +355,20 @@ def _find(given: str) -> _Listing:
         raise UsageError(
             f"the input {given} cannot be listed ({reason}); {_ADVICE.get(scheme, 'check its permissions')}."
         ) from error
+
+
+def _of_table(given: str, version: str | None) -> _Listing:
+    """The files of a snapshot of a table."""
+    snapshot = read_snapshot(given, version)
+    if not snapshot.files:
+        raise UsageError(f"the table {given} has no rows.")
+
+    def entry(address: str) -> FileEntry:
+        fs, name = locate(address)
+        return _entry(fs, retrying(lambda: stat(fs, name)))
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return _Listing(given, list(pool.map(entry, snapshot.files)), [], snapshot.version)
 
 
 def _list(fs: Any, path: str, given: str) -> _Listing:

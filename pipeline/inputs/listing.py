@@ -126,8 +126,9 @@ def _check_no_table(folder: str, names: Iterable[str]) -> None:
         if kind:
             raise UsageError(
                 f"the input {folder} is a table of {kind}. Its log decides which rows are valid, so its "
-                "files must not be read on their own. Read it with a library for such tables, and write the "
-                "rows to Parquet files in another folder."
+                "files must not be read on their own. Give the folder of a Delta table itself or the name of "
+                "an Iceberg table (iceberg://CATALOG/NAMESPACE.TABLE), or write the rows to Parquet files "
+                "elsewhere."
             )
 
 

@@ -39,12 +39,13 @@ _OTHER_ID = "id"
 
 @dataclass(frozen=True)
 class InspectedInputs:
-    """Every file of the input with its splits, the paths of the files in its folders that are left out, and
-    the column with the document IDs, if there is one."""
+    """Every file of the input with its splits, the paths of the files in its folders that are left out, the
+    column with the document IDs, if there is one, and the version of each table by its address."""
 
     files: Sequence[PlannedFile]
     left_out: Sequence[str]
     id_column: str | None
+    tables: Mapping[str, str]
 
 
 def inspect_inputs(settings: RunSettings, previous: Plan | None) -> InspectedInputs:
@@ -65,7 +66,7 @@ def inspect_inputs(settings: RunSettings, previous: Plan | None) -> InspectedInp
         settings.max_document_bytes,
         settings.shard_documents,
     )
-    found = find_files(settings.input)
+    found = find_files(settings.input, previous.tables if previous else None)
     _check_output_apart(settings, found.files)
     ids = _id_columns(settings)
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
@@ -89,7 +90,7 @@ def inspect_inputs(settings: RunSettings, previous: Plan | None) -> InspectedInp
     for path, schema in schemas.items():
         columns = settings.text_column, id_column, settings.extra_columns
         check_columns(path, schema, *columns, lists=settings.joins_documents)
-    return InspectedInputs(inputs, found.left_out, id_column)
+    return InspectedInputs(inputs, found.left_out, id_column, found.tables)
 
 
 def _id_columns(settings: RunSettings) -> list[str]:
@@ -169,6 +170,7 @@ def plan_inputs(
         types,
         inspected.left_out,
         task,
+        inspected.tables,
     )
     if not plan.documents:
         unreadable = len(plan.skipped)

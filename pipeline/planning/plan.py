@@ -100,6 +100,7 @@ class Plan:
     version. `fingerprint` is its hash. `passthrough` has the types of the columns that are copied, so that
     rows that cannot be read have them too. `left_out` is the number of files in the folders of the input that
     are not read, and `left_out_examples` are some of them. `task` describes the task to readers of the plan.
+    `tables` has the version of each table among the inputs, by its address.
     """
 
     inputs: tuple[InputFile, ...]
@@ -110,6 +111,7 @@ class Plan:
     left_out: int = 0
     left_out_examples: tuple[str, ...] = ()
     task: TaskInfo = field(default_factory=TaskInfo)
+    tables: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.fingerprint:
@@ -149,6 +151,8 @@ class Plan:
             "passthrough": base64.b64encode(self.passthrough.serialize()).decode(),
             "task": asdict(self.task),
         }
+        if self.tables:
+            values["tables"] = self.tables
         if self.left_out:
             values["left_out"] = {"files": self.left_out, "examples": self.left_out_examples}
         return (json.dumps(values | {"sha256": _digest(values)}, indent=1) + "\n").encode()
@@ -194,6 +198,7 @@ class Plan:
                 _TASK.validate_json(
                     _valid_json(values.get("task") or task_info(values["config"])), strict=True
                 ),
+                {str(address): str(version) for address, version in values.get("tables", {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
             reason = first_problem(error) if isinstance(error, ValidationError) else repr(error)
@@ -210,6 +215,7 @@ def make_plan(
     passthrough: pa.Schema | None = None,
     left_out: Sequence[str] = (),
     task: TaskInfo | None = None,
+    tables: Mapping[str, str] | None = None,
 ) -> Plan:
     """Turn every file into shards: the `splits` of its path, or else `shard_documents` rows each, the last
     one shorter."""
@@ -229,6 +235,7 @@ def make_plan(
         left_out=len(left_out),
         left_out_examples=tuple(printable(path) for path in left_out[:_LEFT_OUT_EXAMPLES]),
         task=task or TaskInfo(),
+        tables=dict(tables or {}),
     )
 
 

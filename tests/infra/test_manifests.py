@@ -25,7 +25,7 @@ from referencing import Registry, Resource
 
 from infra.run_image_steps import Image, instructions
 from infra.start_scheduled_run import scheduled_run
-from jobs.cli import parse
+from jobs.parsing import parse
 from pipeline.errors import UsageError
 from pipeline.scheduled import run_arguments
 from pipeline.tasks.settings import SummarizeSettings

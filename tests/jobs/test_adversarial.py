@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli import parse
+from jobs.parsing import parse
 from pipeline.errors import UsageError, escape_controls
 from pipeline.output.local import LocalStore
 from pipeline.output.verify import read_plan

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import ACTIONS, COMMANDS, main, parse, split_action
+from jobs.cli import ACTIONS, COMMANDS, main, split_action
 from jobs.options import ReportOptions
+from jobs.parsing import parse
 from pipeline import __version__
 from pipeline.errors import UsageError
 from pipeline.tasks.registry import BUILT_IN

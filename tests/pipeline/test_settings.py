@@ -21,6 +21,8 @@ NOT_FINGERPRINTED = {
         "ray_start_seconds",
         "accept_unsafe_store",
         "sign_key",
+        "table",
+        "table_mode",
     ),
     *("replicas", "max_replicas", "threads", "gpus", "memory_gib", "max_num_seqs", "max_num_batched_tokens"),
     *("on_bad_shard", "on_duplicate_id", "max_failed", "stop_at", "price_per_hour", "max_cost"),

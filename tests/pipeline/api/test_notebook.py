@@ -57,7 +57,7 @@ def test_runs_in_a_notebook(write_corpus: Callable[..., Path], model_folder: Pat
         f'try:\n    led_corpus.run(Shout, output="x", inputs=1, {settings})\n'
         "except led_corpus.UsageError as error:\n    print(error)",
     )
-    assert "6/6 documents, 3/3 shards" in shown[1] and shown[1].count("documents,") <= 2
+    assert "6/6 documents, 4/4 shards" in shown[1] and shown[1].count("documents,") <= 2
     assert shown[2] == "6 ['d0', 'd1', 'd2', 'd3', 'd4', 'd5']\n"
     assert shown[3] == "True\n"
     assert "documents," not in shown[5] and shown[6].count("!") == 6

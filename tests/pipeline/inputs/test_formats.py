@@ -13,6 +13,7 @@ from pipeline.inputs.formats import column_values
 from pipeline.inputs.read import read_rows
 from pipeline.inputs.splits import Split
 from pipeline.tasks.answer import Answer
+from pipeline.tasks.base import Document
 from pipeline.tasks.settings import AnswerSettings
 
 VALUES: list[tuple[Any, Any]] = [
@@ -60,12 +61,12 @@ def test_questions_of_json_lines_are_those_of_parquet() -> None:
     given: list[Any] = [["Who?", "When?"], [{"question": "Who?"}], "Who?"]
     lines = pa.table({"asked": [value if isinstance(value, str) else json.dumps(value) for value in given]})
     asked = [
-        [row.known_columns["question"] for row in task.expand_rows(values)]
+        [row.known_columns["question"] for row in task.expand_rows(Document("d", "pump", values))]
         for values in column_values("/in/a.jsonl", lines)
     ]
     assert asked == [["Who?", "When?"], ["Who?"], ["Who?"]]
     [nothing, other] = column_values("/in/a.jsonl", pa.table({"asked": ["[]", '[{"answer": "x"}]']}))
     with pytest.raises(ValueError, match="the document has no question in column 'asked'"):
-        task.expand_rows(nothing)
+        task.expand_rows(Document("d", "pump", nothing))
     with pytest.raises(ValueError, match="a record in column 'asked' has no field `question`"):
-        task.expand_rows(other)
+        task.expand_rows(Document("d", "pump", other))

@@ -115,7 +115,9 @@ def test_a_folder_that_is_a_table_is_refused(log: str, kind: str, pattern: str, 
     (table / log).parent.mkdir(parents=True)
     (table / log).write_text("{}")
     pq.write_table(pa.table({"text": ["pump"]}), table / "part.parquet")
-    with pytest.raises(UsageError, match=f"(table|in) is a table of {kind}"):
+    broken = kind == "Delta" and not pattern  # the folder of a Delta table itself is read by its log
+    message = "table cannot be used" if broken else f"(table|in) is a table of {kind}"
+    with pytest.raises(UsageError, match=message):
         find_files([f"{table}{pattern}"])
     (table / log).unlink()
     (table / log).parent.rmdir()

@@ -1,0 +1,190 @@
+"""Register the files of a finished run in a table, in one commit."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from pipeline.errors import PipelineError, UsageError, one_line
+from pipeline.tables.open import (
+    delta_uri,
+    is_iceberg,
+    open_delta,
+    open_iceberg,
+    storage_options,
+    table_errors,
+)
+
+# What identifies a run in the history of a table.
+KEY = "led-corpus.plan"
+
+# Attempts to commit while other writers are faster, and the seconds before the second one.
+_ATTEMPTS, _PAUSE_S = 20, 0.05
+
+# Commits with an unknown outcome, after which the table is read again. Then the error is raised.
+_UNKNOWN_OUTCOMES = 4
+
+TableMode: TypeAlias = Literal["append", "replace"]
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A committed file: its address, its path below the table's folder, its size in bytes and its rows."""
+
+    address: str
+    path: str
+    size: int
+    rows: int
+
+
+class _TryAgain(Exception):
+    """A commit failed because another writer was faster, or with an unknown outcome (`error`)."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def register(address: str, files: list[TableFile], schema: Any, key: str, mode: TableMode) -> str:
+    """Add files to a table in one commit, unless the run with this key is in it already. Returns the version
+    of the table. `schema` is the Arrow schema of the files.
+
+    Readers see all of the files or none. With the mode `replace`, the files replace all others. A rerun, and
+    another process that registers the same run, change nothing: a commit succeeds only on the version of the
+    table in which the key was looked for, and after an unknown outcome it is looked for again.
+
+    Raises:
+        UsageError: the table has other columns, or cannot be used.
+        PipelineError: the table cannot be reached, or other writers are always faster.
+    """
+    try_once = _register_iceberg if is_iceberg(address) else _register_delta
+    errors = 0
+    for number in range(_ATTEMPTS):
+        with table_errors(address):
+            try:
+                return try_once(address, files, schema, key, mode)
+            except _TryAgain as again:
+                errors += again.error is not None
+                if again.error is not None and errors >= _UNKNOWN_OUTCOMES:
+                    raise again.error from None
+        time.sleep(_PAUSE_S * 2 ** min(number, 6))
+    raise PipelineError(
+        f"the table {address} was changed by other writers during all of {_ATTEMPTS} attempts; rerun the "
+        "same command to register the run."
+    )
+
+
+def _register_delta(address: str, files: list[TableFile], schema: Any, key: str, mode: str) -> str:
+    """Add files to a Delta table, unless the run with this key is in it. Returns the version.
+
+    Raises:
+        UsageError: the table has other columns.
+        _TryAgain: the table must be read again.
+    """
+    from deltalake import CommitProperties, Schema, Transaction
+    from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+    from deltalake.transaction import AddAction, create_table_with_add_actions
+
+    written = Schema.from_arrow(schema)
+    now = int(time.time() * 1000)
+    actions = [
+        AddAction(file.path, file.size, {}, now, True, f'{{"numRecords": {file.rows}}}') for file in files
+    ]
+    # Without retries of its own: a commit succeeds only on the version in which the key was looked for.
+    properties = CommitProperties(
+        custom_metadata={KEY: key}, max_commit_retries=0, app_transactions=[Transaction(key, 1)]
+    )
+    try:
+        table = open_delta(address)
+    except TableNotFoundError:
+        try:
+            create_table_with_add_actions(
+                delta_uri(address),
+                written,
+                actions,
+                mode="error",
+                storage_options=storage_options(address),
+                commit_properties=properties,
+            )
+        except DeltaError as error:
+            raise _TryAgain(None if "already exists" in str(error) else error) from error
+        return "0"
+    if table.transaction_version(key) is not None:
+        return f"{table.version()}"
+    if mode == "append":
+        _check_columns(address, written, table.schema())
+    try:
+        kind = "append" if mode == "append" else "overwrite"
+        table.create_write_transaction(actions, kind, written, commit_properties=properties)
+    except CommitFailedError as error:
+        raise _TryAgain from error
+    except Exception as error:
+        raise _TryAgain(error) from error
+    return f"{open_delta(address).version()}"
+
+
+def _check_columns(address: str, written: Any, stored: Any) -> None:
+    """Check that rows with the columns `written` can be added to a table with the columns `stored`.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    ours, theirs = ({field.name: str(field.type) for field in schema.fields} for schema in (written, stored))
+    differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    if differing:
+        raise UsageError(
+            f"the table {address} has other columns than this run ({', '.join(differing)}); give another "
+            "--table, or --table-mode replace."
+        )
+
+
+def _register_iceberg(address: str, files: list[TableFile], schema: Any, key: str, mode: str) -> str:
+    """Add files to an Iceberg table, unless the run with this key is in it. Returns the snapshot.
+
+    Raises:
+        UsageError: the table has other columns.
+        _TryAgain: the table must be read again.
+    """
+    from pyiceberg.exceptions import (
+        CommitFailedException,
+        NamespaceAlreadyExistsError,
+        NoSuchTableError,
+        TableAlreadyExistsError,
+    )
+    from pyiceberg.expressions import AlwaysTrue
+
+    catalog, name = open_iceberg(address)
+    try:
+        table = catalog.load_table(name)
+    except NoSuchTableError:
+        with contextlib.suppress(NamespaceAlreadyExistsError):
+            catalog.create_namespace(name.rpartition(".")[0])
+        try:
+            table = catalog.create_table(name, schema)
+        except TableAlreadyExistsError as error:
+            raise _TryAgain from error
+    for snapshot in table.metadata.snapshots:
+        if snapshot.summary is not None and snapshot.summary.additional_properties.get(KEY) == key:
+            return f"{snapshot.snapshot_id}"
+    # Without retries of the library, in this copy of the metadata only. A commit succeeds only on the
+    # snapshot in which the key was looked for.
+    table.metadata.properties["commit.retry.num-retries"] = "0"
+    try:
+        with table.transaction() as transaction:
+            if mode == "replace" and table.current_snapshot() is not None:
+                transaction.delete(AlwaysTrue(), snapshot_properties={KEY: f"replaced by {key}"})
+            transaction.add_files([file.address for file in files], snapshot_properties={KEY: key})
+    except CommitFailedException as error:
+        raise _TryAgain from error
+    except ValueError as error:
+        # The snapshot that names the run has expired, but its files are in the table.
+        if "already referenced by table" in str(error):
+            return f"{table.current_snapshot().snapshot_id}"
+        raise UsageError(
+            f"the table {address} cannot take the rows of this run: {one_line(error)}"
+        ) from error
+    except Exception as error:
+        raise _TryAgain(error) from error
+    return f"{table.current_snapshot().snapshot_id}"
