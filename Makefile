@@ -8,6 +8,7 @@ KILLS = 100
 # Test processes: 1.5 per core, because many tests wait for servers and processes.
 TESTERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores + (cores + 1) / 2)))
 REPEAT = 3
+VERSIONS = newest
 LED = $(BIN)/led-corpus
 CORPUS = --input demo/corpus
 SUMMARIZE = $(LED) summarize $(CORPUS) --model demo/checkpoints/led-reports-summary \
@@ -19,7 +20,7 @@ ANSWER = $(LED) answer $(CORPUS) --model demo/checkpoints/led-reports-answer --q
 YEARS = $(LED) summarize --input out/years-input --model demo/checkpoints/led-reports-year --shard-documents 10 \
 	--passthrough reference_summary facts
 BUNDLES = $(LED) summarize --input demo/bundles --model demo/checkpoints/led-reports-bundle
-.PHONY: demo quality bundles test test-isa test-parity storm cluster lint check coverage docs clean
+.PHONY: demo quality bundles test test-isa test-parity storm cluster wheel lint check coverage docs clean
 
 # Summarize, label and query the sample corpus, then score labels and answers for whole reports and for their first 512 tokens.
 demo: $(VENV)/.installed
@@ -79,6 +80,10 @@ storm: $(VENV)/.installed-test
 # Submit the three jobs to a cluster of four raylets, kill three of them, and add two. Takes minutes.
 cluster: $(VENV)/.installed-test
 	$(BIN)/python -m tests.cluster_trial --repeat $(REPEAT)
+
+# Build the wheel, install it in a new environment with the VERSIONS (lowest or newest) that pyproject.toml allows, and run it.
+wheel: $(VENV)/.installed-test
+	$(BIN)/python -m tools.check_wheel --versions $(VERSIONS)
 
 # Compare with transformers 4 what transformers 5 lacks (classification, slow tokenizer, pipelines), in a separate environment.
 test-parity: $(PARITY_VENV)/.installed
