@@ -90,7 +90,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"led-corpus {__version__}")
         return 0
     if name == "--task" or name.startswith("--task="):
-        name, *rest = [*name.split("=")[1:], *rest] or [""]
+        given = [name.partition("=")[2]] if "=" in name else []
+        name, *rest = [*given, *rest] or [""]
     if not is_task(name):
         choose(name, {**BUILT_IN, **installed_tasks(), **COMMANDS}, "command")
     if name == "nightly":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -258,7 +258,9 @@ def verify(options: VerifyOptions) -> None:
     result = verify(store, key=key, against_input=options.against_input)
     if options.json:
         correct = progress.finished and not result.problems
-        _print_json({"correct": correct, **asdict(progress), **asdict(result)})
+        # `asdict` cannot copy a Counter.
+        found = {f.name: getattr(result, f.name) for f in fields(result)}
+        _print_json({"correct": correct, **asdict(progress), **found})
     else:
         print(progress)
         print(escape_controls(str(result)))

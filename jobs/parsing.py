@@ -79,6 +79,8 @@ def _partial(settings_class: type[Settings], values: Mapping[str, Any]) -> Setti
     partial = object.__new__(settings_class)
     for f in fields(settings_class):
         default = tyro.MISSING if f.default is MISSING else f.default
+        if f.default_factory is not MISSING:
+            default = f.default_factory()
         object.__setattr__(partial, f.name, values.get(f.name, default))
     return partial
 

@@ -55,7 +55,8 @@ def main(arguments: Sequence[str]) -> int:
 def _command(job: Sequence[str]) -> list[str]:
     """The command of a task, or of a script such as jobs/summarize_corpus.py."""
     # With -P, a folder named `jobs` in the working directory does not hide this package.
-    own = ["-P", "-m", "jobs.cli"] if is_task(job[0]) else []
+    is_own = is_task(job[0]) or job[0] == "--task" or job[0].startswith("--task=")
+    own = ["-P", "-m", "jobs.cli"] if is_own else []
     return [sys.executable, *own, *job]
 
 

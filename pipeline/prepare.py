@@ -29,6 +29,7 @@ def build_plan(task: Task, checkpoint: Checkpoint, previous: Plan | None) -> Pla
         CorruptInput: a file cannot be read, and --on-bad-shard is fail.
     """
     settings = task.settings
+    _check_names(task)
     reserved = {*output_columns(task.schema), *COUNTED, *INTERNAL, *INPUT.names}
     clash = [name for name in settings.passthrough if name in reserved]
     if clash:
@@ -59,6 +60,27 @@ def build_plan(task: Task, checkpoint: Checkpoint, previous: Plan | None) -> Pla
     if settings.on_duplicate_id == "keep":
         config["duplicates_kept"] = True
     return plan_inputs(inputs, config, settings, task.info, previous, reserved)
+
+
+def _check_names(task: Task) -> None:
+    """Check the names of a task's columns, which a task of one's own chooses.
+
+    Raises:
+        UsageError: two columns have one name, or a column that the task names does not exist.
+    """
+    names = [*output_columns(task.schema), *INTERNAL, *INPUT.names]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(
+            f"the task {task.name} has the column {', '.join(twice)}, which every run has; rename it in "
+            "columns."
+        )
+    named = (task.result_column, task.score_column, task.number_column)
+    missing = sorted({name for name in named if name is not None} - set(task.schema.names))
+    if missing:
+        raise UsageError(
+            f"the task {task.name} names the column {', '.join(missing)}, which it does not have."
+        )
 
 
 def _with_id_column(values: dict[str, Any], id_column: str | None) -> dict[str, Any]:

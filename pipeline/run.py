@@ -31,7 +31,7 @@ from pipeline.output.tables import check_table, register_run
 from pipeline.planning.plan import MANIFEST, REPORT, Plan, Shard, execution_order, remaining
 from pipeline.prepare import build_plan
 from pipeline.report.page import check_reference, try_report
-from pipeline.schema import STATUSES
+from pipeline.schema import STATUSES, output_schema
 from pipeline.settings import RunSettings
 from pipeline.stop_time import parse_stop_time
 from pipeline.tasks.base import Task
@@ -106,7 +106,8 @@ def _run(task: Task, run_id: str, caller: Caller) -> RunResult:
     check_reference(plan, settings.reference_column)
     probe(store, must_refuse=not settings.accept_unsafe_store)
     if settings.table is not None:
-        check_table(settings.table, store)
+        schema = output_schema(task.schema, plan.passthrough)
+        check_table(settings.table, settings.table_mode, store, schema)
     if previous is not None:
         check_same_plan(store, previous, plan)
         plan = previous

@@ -112,6 +112,13 @@ def split_by_shard(block: pa.Table) -> list[pa.Table]:
     return [block.slice(a, b - a) for a, b in pairwise([*firsts, len(block)])]
 
 
+def output_schema(task: pa.Schema, passthrough: pa.Schema) -> pa.Schema:
+    """The columns of a result file, with passthrough columns."""
+    own = [DOC_ID, *STATE, *COUNTS, *PROVENANCE, *task]
+    names = {field.name for field in own}
+    return pa.schema([*own, *(field for field in passthrough if field.name not in names)])
+
+
 def output_columns(task: pa.Schema) -> list[str]:
     """The column names of a result file, without passthrough columns."""
     return [DOC_ID.name, *STATE.names, *COUNTS.names, *PROVENANCE.names, *task.names]

@@ -208,6 +208,12 @@ class RunSettings:
             given = getattr(self, name)
             for address in given if isinstance(given, tuple) else (given or "",):
                 check_no_credentials(address, f"--{name.replace('_', '-')}")
+        require(
+            self.table is None or not self.since or self.table_mode == "replace",
+            "table_mode",
+            self.table_mode,
+            "with --since every run has the rows of all documents: give --table-mode replace",
+        )
         parse_stop_time(self.stop_at, 0.0)
         try:
             GlobalAttention.parse(self.global_attention)
@@ -395,7 +401,9 @@ def make_settings(settings_class: type[Settings], values: Mapping[str, Any]) -> 
     for name in values:
         if name not in names:
             raise UsageError(f"{name!r} is not a setting; {hint(name, names, 'known:')}")
-    missing = [name for name, f in names.items() if f.default is MISSING and name not in values]
+    missing = [
+        name for name, f in names.items() if f.default is f.default_factory is MISSING and name not in values
+    ]
     if missing:
         raise UsageError(f"{', '.join(missing)} must be given.")
     return settings_class(**{name: as_setting(settings_class, name, value) for name, value in values.items()})

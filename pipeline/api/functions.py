@@ -6,8 +6,9 @@ keyword arguments with the names of the flags.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any, Unpack
 
 from pipeline.api.keywords import AnswerKeywords, ClassifyKeywords, SummarizeKeywords
@@ -26,6 +27,9 @@ from pipeline.run import Caller, run as run_task
 from pipeline.settings import make_settings
 from pipeline.tasks.base import Task
 from pipeline.tasks.registry import entry_of, find_task
+
+# An address that is in no input.
+_NO_OUTPUT = f"{os.devnull}/no-output"
 
 
 def summarize(
@@ -106,7 +110,8 @@ def preview(
     Raises:
         UsageError: settings, input and model do not fit together.
     """
-    rows = calibrate.preview(make_task(task, {"output": "unused", **settings}), documents, draw)
+    # A preview writes nothing.
+    rows = calibrate.preview(make_task(task, {"output": _NO_OUTPUT, **settings}), documents, draw)
     return [{"text": text, **row} for text, row in rows]
 
 
@@ -116,7 +121,7 @@ def status(output: str | PathLike[str]) -> Status:
     Raises:
         UsageError: the folder holds no run.
     """
-    return verification.status(open_store(fspath(output)))
+    return verification.status(open_store(os.path.expanduser(output)))
 
 
 def verify(
@@ -129,7 +134,7 @@ def verify(
         PipelineError: the folder or the input cannot be read now.
     """
     key = None if sign_key is None else read_key(sign_key)
-    return verification.verify(open_store(fspath(output)), key=key, against_input=against_input)
+    return verification.verify(open_store(os.path.expanduser(output)), key=key, against_input=against_input)
 
 
 def evaluate(
@@ -144,7 +149,7 @@ def evaluate(
     Raises:
         UsageError: the folder holds no finished run, or lacks the column.
     """
-    store = open_store(fspath(output))
+    store = open_store(os.path.expanduser(output))
     task = verification.read_plan(store).task
     if task.evaluation == "labels":
         return evaluate_labels(store, task, reference_column)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -109,13 +111,13 @@ class Results:
         return dataset if columns is None else dataset.select_columns(list(columns))
 
 
-def read_results(output: str) -> Results:
+def read_results(output: str | PathLike[str]) -> Results:
     """The results of the finished run in a folder.
 
     Raises:
         UsageError: the folder holds no finished run.
     """
-    store = open_store(output)
+    store = open_store(os.path.expanduser(output))
     plan = read_plan(store)
     if not store.exists(SUCCESS):
         raise UsageError(f"{store.url} holds no finished run (no {SUCCESS}); finish the run first.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -33,6 +34,17 @@ _TUNED_ALLOCATOR = (
     "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:"
     "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
 )
+
+
+@contextmanager
+def _own_context() -> Iterator[None]:
+    """Within this context, settings of Ray Data do not change those of the caller's own datasets."""
+    callers = DataContext.get_current()
+    DataContext._set_current(callers.copy())
+    try:
+        yield
+    finally:
+        DataContext._set_current(callers)
 
 
 def replica_environment(threads: int) -> dict[str, Any]:
@@ -78,7 +90,7 @@ class Workers:
         """Read, tokenize and predict `shards`. A block of rows has one shard, or several small ones. After a
         stop request, blocks have no rows."""
         task, settings, capacity = self._task, self._task.settings, self.capacity
-        context = DataContext.get_current()
+        context = DataContext.get_current()  # a copy, see `_own_context`
         context.enable_progress_bars = settings.ray_progress
         context.target_max_block_size = 1 << 50  # a shard is one block, however large
         context.raise_original_map_exception = True
@@ -125,13 +137,15 @@ class Workers:
 
     def commit(self, plan: Plan, shards: Sequence[Shard], sink: CommitSink) -> None:
         """Process `shards` and commit each by its name."""
-        self.rows(plan, shards).write_datasink(
-            sink, ray_remote_args={"num_cpus": IO_CPUS}, concurrency=min(self.capacity.writers, len(shards))
-        )
+        writers = min(self.capacity.writers, len(shards))
+        with _own_context():
+            self.rows(plan, shards).write_datasink(
+                sink, ray_remote_args={"num_cpus": IO_CPUS}, concurrency=writers
+            )
 
     def tables(self, plan: Plan, shards: Sequence[Shard]) -> Iterator[pa.Table]:
         """Yield each shard's rows as they are done. Nothing is committed."""
-        with translate_ray_errors():
+        with translate_ray_errors(), _own_context():
             for block in self.rows(plan, shards).iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
             ):

@@ -7,6 +7,8 @@ Nothing is committed. The columns of the user's dataset stay, and those of the t
 from __future__ import annotations
 
 import json
+import logging
+import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ from pipeline.tasks.base import Task
 from pipeline.workers.encoder import RowEncoder
 from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import repeat_rows
+
+logger = logging.getLogger(__name__)
 
 # More batches than a run on any cluster has in flight.
 _MANY = 1 << 20
@@ -116,7 +120,9 @@ class Stages:
             runtime_env=replica_environment(settings.threads),
         )
         if self.preserve_order:
-            predicted.context.execution_options.preserve_order = True
+            # The context is shared with the datasets that this one was made from.
+            predicted._context = predicted.context.copy()
+            predicted._context.execution_options.preserve_order = True
         return predicted
 
 
@@ -183,7 +189,7 @@ def _check_text(column: pa.ChunkedArray, name: str, *, lists: bool) -> None:
         UsageError: it does not.
     """
     kind = column.type
-    if not is_text(kind.value_type if lists and is_list(kind) else kind) and not pa.types.is_null(kind):
+    if not is_text(kind.value_type if lists and is_list(kind) else kind):
         raise UsageError(f"column {name!r} holds {kind}; it must hold texts.")
 
 
@@ -203,7 +209,12 @@ class BatchPredictor(Predictor):
         super().__init__(task, model, revision, run, hashes, base_model)
 
     def __call__(self, block: pa.Table) -> pa.Table:  # type: ignore[override]
-        rows = super().__call__(_with_piece_ids(block)) if len(block) else block
+        try:
+            rows = super().__call__(_with_piece_ids(block)) if len(block) else block
+        except self.loop.loaded.fatal:
+            # Ray replaces a process that died. An error would fail the pipeline instead.
+            logger.exception("the accelerator failed, so this replica exits")
+            os._exit(1)
         hidden = (*INTERNAL, *INPUT.names, *PROVENANCE.names)
         return rows.drop_columns([name for name in rows.column_names if name in hidden])
 

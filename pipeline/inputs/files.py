@@ -152,7 +152,7 @@ def find_files(inputs: Sequence[str], tables: Mapping[str, str] | None = None) -
     """
     versions = tables or {}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        listings = list(pool.map(lambda given: _find(given, versions.get(given)), inputs))
+        listings = list(pool.map(lambda given: _find(given, versions.get(given.rstrip("/"))), inputs))
     seen: set[str] = set()
     files: list[FileEntry] = []
     texts: dict[str, list[FileEntry]] = {}
@@ -165,7 +165,7 @@ def find_files(inputs: Sequence[str], tables: Mapping[str, str] | None = None) -
     folders = [text_folder(root, members) for root, members in texts.items()]
     left_out = sorted({path for listing in listings for path in listing.left_out} - seen)
     pairs = zip(inputs, listings, strict=True)
-    found = {given: listing.version for given, listing in pairs if listing.version is not None}
+    found = {given.rstrip("/"): listing.version for given, listing in pairs if listing.version is not None}
     return FoundFiles(sorted([*files, *folders], key=lambda file: file.path), left_out, found)
 
 
@@ -337,15 +337,16 @@ def _find(given: str, version: str | None) -> _Listing:
     """The files of an input. `version` is that of a table to read."""
     scheme = given.partition("://")[0] if "://" in given else ""
     check_no_credentials(given, "--input")
-    if is_iceberg(given):
-        return _of_table(given, version)
-    if scheme not in ("", "file", *REMOTE):
+    if scheme not in ("", "file", *REMOTE) and not is_iceberg(given):
         raise UsageError(
             f"the input {given} is on {scheme}; inputs must be local or mounted files, s3:// or hf://."
         )
     try:
+        if is_iceberg(given):
+            return _of_table(given, version)
         fs, path = locate(given)
-        if not has_magic(path) and retrying(lambda: is_delta(given)):
+        may_be_table = not has_magic(path) and format_suffix(path) is None
+        if may_be_table and retrying(lambda: is_delta(given)):
             return _of_table(given, version)
         return retrying(lambda: _list(fs, path, given))
     except UsageError:

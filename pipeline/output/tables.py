@@ -8,30 +8,43 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UsageError
 from pipeline.file_systems import is_local, resolved
 from pipeline.output.store import Store
 from pipeline.planning.plan import PLAN, Plan
-from pipeline.tables.open import is_iceberg, open_iceberg, table_errors
-from pipeline.tables.register import TableFile, TableMode, register
+from pipeline.tables.open import is_delta, is_iceberg, open_delta, open_iceberg, table_errors
+from pipeline.tables.register import (
+    TableFile,
+    TableMode,
+    check_delta,
+    check_iceberg,
+    check_types,
+    register,
+)
 
 
-def check_table(table: str, store: Store) -> None:
-    """Check, before a run, that its files can be registered in a table.
+def check_table(table: str, mode: TableMode, store: Store, schema: pa.Schema) -> None:
+    """Check, before a run, that files with this schema can be registered in a table.
 
     Raises:
-        UsageError: they cannot: the library is not installed, or the output is not inside a Delta table's
-            folder.
-        PipelineError: the catalog cannot be reached.
+        UsageError: they cannot: the library is not installed, the table has other columns, or the output is
+            not inside a Delta table's folder.
+        PipelineError: the table cannot be reached.
     """
+    check_types(schema)
     with table_errors(table):
         if is_iceberg(table):
-            open_iceberg(table)
+            catalog, name = open_iceberg(table)
+            if catalog.table_exists(name):
+                check_iceberg(table, catalog.load_table(name), schema, mode)
             return
         importlib.import_module("deltalake")
-    _path_below(table, store)
+        _path_below(table, store)
+        if is_delta(table):
+            check_delta(table, open_delta(table), schema, mode)
 
 
 def register_run(table: str, mode: TableMode, store: Store, plan: Plan, manifest: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from pipeline.output.commit import ShardMetadata, chunked_rows, hardware_of, new
 from pipeline.planning.plan import FORECAST, Plan
 from pipeline.report.charts import curve, histogram, shares, strip
 from pipeline.report.rows import RANDOM, Findings, Row
-from pipeline.report.scores import rouge
+from pipeline.report.scores import as_text, rouge
 from pipeline.tasks.registry import describe_row_of
 
 # Points of the curves over time.
@@ -275,7 +275,7 @@ def _skipped_files(plan: Plan) -> Table:
 
 
 def _rouge(rows: Sequence[Row], reference_column: str, result_column: str) -> Table:
-    scores = rouge([(row[reference_column] or "", row[result_column] or "") for row in rows])
+    scores = rouge([(row[reference_column] or "", as_text(row[result_column])) for row in rows])
     values = [(name, round(value, 4)) for name, value in scores.items()]
     return Table(values, ("", f"mean of {len(rows)} random rows"))
 

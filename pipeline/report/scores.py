@@ -80,7 +80,7 @@ def evaluate_texts(
             f"column {reference!r} holds something else than texts; it must hold reference texts."
         )
     result: dict[str, float | int] = {"documents": len(rows)}
-    texts = [_as_text(row[task.result]) for row in rows]
+    texts = [as_text(row[task.result]) for row in rows]
     result |= rouge(
         [(row[reference] or "", text) for row, text in zip(rows, texts, strict=True)], stemmer=stemmer
     )
@@ -92,7 +92,7 @@ def evaluate_texts(
     return result
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A result as a text. Texts of a list are joined, and other values are JSON."""
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         return ", ".join(value)

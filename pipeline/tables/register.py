@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import pyarrow as pa
+
 from pipeline.errors import PipelineError, UsageError, one_line
 from pipeline.tables.open import (
     delta_uri,
@@ -113,8 +115,7 @@ def _register_delta(address: str, files: list[TableFile], schema: Any, key: str,
         return "0"
     if table.transaction_version(key) is not None:
         return f"{table.version()}"
-    if mode == "append":
-        _check_columns(address, written, table.schema())
+    check_delta(address, table, schema, mode)
     try:
         kind = "append" if mode == "append" else "overwrite"
         table.create_write_transaction(actions, kind, written, commit_properties=properties)
@@ -125,18 +126,67 @@ def _register_delta(address: str, files: list[TableFile], schema: Any, key: str,
     return f"{open_delta(address).version()}"
 
 
-def _check_columns(address: str, written: Any, stored: Any) -> None:
-    """Check that rows with the columns `written` can be added to a table with the columns `stored`.
+def check_delta(address: str, table: Any, schema: Any, mode: str) -> None:
+    """Check that files with an Arrow schema can be added to a Delta table.
+
+    Raises:
+        UsageError: they cannot: the table is partitioned or has other columns.
+    """
+    from deltalake import Schema
+
+    if columns := table.metadata().partition_columns:
+        raise UsageError(
+            f"the table {address} is partitioned by {', '.join(columns)}, and the files of a run are not; "
+            "give another --table."
+        )
+    ours = {field.name: str(field.type) for field in Schema.from_arrow(schema).fields}
+    theirs = {field.name: str(field.type) for field in table.schema().fields}
+    if mode == "append":
+        _refuse_other_columns(
+            address, {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
+        )
+
+
+def check_iceberg(address: str, table: Any, schema: Any, mode: str) -> None:
+    """Check that files with an Arrow schema can be added to an Iceberg table.
+
+    Raises:
+        UsageError: they cannot: the table has other columns.
+    """
+    _refuse_other_columns(address, {*schema.names} ^ {field.name for field in table.schema().fields})
+
+
+def _refuse_other_columns(address: str, differing: set[str]) -> None:
+    if differing:
+        raise UsageError(
+            f"the table {address} has other columns than this run ({', '.join(sorted(differing))}); give "
+            "another --table, or for a Delta table --table-mode replace."
+        )
+
+
+def check_types(schema: Any) -> None:
+    """Check that tables can hold the types of an Arrow schema.
 
     Raises:
         UsageError: they cannot.
     """
-    ours, theirs = ({field.name: str(field.type) for field in schema.fields} for schema in (written, stored))
-    differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-    if differing:
+    types = pa.types
+    checks = (
+        types.is_unsigned_integer,
+        types.is_null,
+        types.is_float16,
+        types.is_time,
+        types.is_duration,
+        types.is_dictionary,
+        types.is_interval,
+        types.is_decimal256,
+        lambda kind: types.is_timestamp(kind) and kind.unit == "ns",
+    )
+    odd = [f"{field.name} ({field.type})" for field in schema if any(check(field.type) for check in checks)]
+    if odd:
         raise UsageError(
-            f"the table {address} has other columns than this run ({', '.join(differing)}); give another "
-            "--table, or --table-mode replace."
+            f"tables do not hold the types of the columns {', '.join(odd)}; leave them out of --passthrough, "
+            "or convert them in the input."
         )
 
 
@@ -168,6 +218,9 @@ def _register_iceberg(address: str, files: list[TableFile], schema: Any, key: st
     for snapshot in table.metadata.snapshots:
         if snapshot.summary is not None and snapshot.summary.additional_properties.get(KEY) == key:
             return f"{snapshot.snapshot_id}"
+    if f"{KEY}.{key}" in table.properties:  # snapshots expire, properties stay
+        return f"{table.current_snapshot().snapshot_id}"
+    check_iceberg(address, table, schema, mode)
     # Without retries of the library, in this copy of the metadata only. A commit succeeds only on the
     # snapshot in which the key was looked for.
     table.metadata.properties["commit.retry.num-retries"] = "0"
@@ -176,6 +229,7 @@ def _register_iceberg(address: str, files: list[TableFile], schema: Any, key: st
             if mode == "replace" and table.current_snapshot() is not None:
                 transaction.delete(AlwaysTrue(), snapshot_properties={KEY: f"replaced by {key}"})
             transaction.add_files([file.address for file in files], snapshot_properties={KEY: key})
+            transaction.set_properties({f"{KEY}.{key}": "registered"})
     except CommitFailedException as error:
         raise _TryAgain from error
     except ValueError as error:

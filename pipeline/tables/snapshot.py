@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.errors import UsageError
 from pipeline.tables.open import is_iceberg, open_delta, open_iceberg, table_errors
 
-# Features of Delta tables whose files do not hold exactly the rows and columns of the table.
-_UNREAD_FEATURES = {"deletionVectors", "columnMapping", "typeWidening", "typeWidening-preview"}
+# Features of Delta tables whose files do not have the columns of the table under their names and types.
+_UNREAD_FEATURES = {"columnMapping", "typeWidening", "typeWidening-preview"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ def _delta_snapshot(address: str, version: str | None) -> Snapshot:
     protocol = table.protocol()
     features = set(protocol.reader_features or ()) & _UNREAD_FEATURES
     features |= {"columnMapping"} if protocol.min_reader_version == 2 else set()
+    if "deletionVectors" in (protocol.reader_features or ()) and len(table.deletion_vectors().read_all()):
+        features.add("deleted rows, of which its files do not know")
     files, columns = tuple(table.file_uris()), table.metadata().partition_columns
     if any(f"/{column}=" not in file for column in columns for file in files):
         features.add("partition columns that the names of its files do not have")
@@ -56,8 +59,22 @@ def _iceberg_snapshot(address: str, version: str | None) -> Snapshot:
     reasons = [f"files of the format {each}" for each in sorted(formats)]
     if any(task.delete_files for task in tasks):
         reasons.append("deleted rows, of which its files do not know")
+    if _renamed(table):
+        reasons.append("columns that were renamed or replaced, so that older files have others")
     _refuse(address, reasons)
     return Snapshot(str(snapshot.snapshot_id), tuple(task.file.file_path for task in tasks))
+
+
+def _renamed(table: Any) -> bool:
+    """Whether a column of an Iceberg table had another name once, or its name was that of another column."""
+    now = {field.field_id: field.name for field in table.schema().fields}
+    ids = {name: field_id for field_id, name in now.items()}
+    fields = [field for schema in table.metadata.schemas for field in schema.fields]
+    return any(
+        now.get(field.field_id, field.name) != field.name
+        or ids.get(field.name, field.field_id) != field.field_id
+        for field in fields
+    )
 
 
 def _refuse(address: str, reasons: list[str]) -> None:
@@ -69,5 +86,5 @@ def _refuse(address: str, reasons: list[str]) -> None:
     if reasons:
         raise UsageError(
             f"the table {address} has {', '.join(reasons)}, so its files must not be read on their own. "
-            "Write its rows to a table or folder without, for example by a compaction."
+            "Write its rows to another table or folder."
         )

@@ -40,7 +40,7 @@ class Failed:
 
 class Document(NamedTuple):
     """A document of the corpus: its ID, its text, and the values of the columns that the settings read
-    besides (`RunSettings.extra_columns`).
+    besides (`RunSettings.extra_columns`), without those that are only copied.
 
     `texts` is None if the text cannot be read. It has several texts if they make one input.
     """

@@ -61,6 +61,10 @@ class TextToRow(Protocol):
         """The columns of the task's rows."""
 
     @property
+    def row_schema(self) -> pa.Schema:
+        """The columns that `row` may return."""
+
+    @property
     def collects_attention(self) -> bool:
         """Whether `row` needs the cross-attention profile."""
 

@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +24,9 @@ from pipeline.tasks.settings import AnswerSettings, ClassifySettings, SummarizeS
 if TYPE_CHECKING:
     from pipeline.schema import TaskInfo
     from pipeline.tasks.base import Row, Task
+
+# Names of options of subcommands, which no setting may have.
+_OPTIONS = {"json", "documents", "draw", "sample_documents", "calibration_seconds", "picture", "config"}
 
 # Installed packages name their tasks in this group of entry points.
 ENTRY_POINTS = "led_corpus.tasks"
@@ -122,46 +125,80 @@ def entry_of(task: Any, reference: str = "") -> TaskEntry:
         raise UsageError(f"the task {reference} defines no {lacks}; a task needs name, columns and row().")
     if task.name in BUILT_IN and not is_built_in(task):
         raise UsageError(f"the task {reference} has the name {task.name!r} of a built-in task; rename it.")
+    taken = sorted(_OPTIONS & {field.name for field in fields(task.settings_class)})
+    if taken:
+        raise UsageError(
+            f"the task {reference} has the setting {', '.join(taken)}, which subcommands use; rename it."
+        )
     lines = inspect.getdoc(task) or task.title
     return TaskEntry(task.name, lines.splitlines()[0].rstrip("."), task.settings_class, lambda: task)
 
 
 def is_built_in(task: type[Task]) -> bool:
     """Whether this class is one of this package."""
-    return task.__module__.startswith("pipeline.")
+    return is_own_module(task.__module__)
 
 
 def code_of(task: type[Task]) -> dict[str, str]:
-    """What identifies the code of a task of one's own in a plan: its version, or else the SHA-256 of its
-    file. Empty for tasks of this package, whose code has a version of its own."""
+    """What identifies the code of a task of one's own in a plan: its version, or else the SHA-256 of its file
+    and of those beside it that it imports. Empty for tasks of this package, whose code has a version of its
+    own.
+
+    Raises:
+        UsageError: the class is defined in no file, and has no version.
+    """
     if is_built_in(task):
         return {}
     version = getattr(task, "version", None)
     if version is not None:
         return {"task_version": str(version)}
-    try:
-        source = inspect.getsource(inspect.getmodule(task) or task)
-    except (OSError, TypeError):  # a class of a notebook
-        try:
-            source = _source_of_class(task)
-        except (OSError, TypeError) as error:
-            raise UsageError(
-                f"the source of the task {task.name} cannot be read, so that its rows could not be told from "
-                "those of another version; set `version`, and raise it when the rows change."
-            ) from error
-    return {"task_sha256": hashlib.sha256(source.encode()).hexdigest()}
+    modules = modules_of(task)
+    if not modules:
+        raise UsageError(
+            f"the task {task.name} is defined in no file, as in a notebook, so that its rows could not be "
+            'told from those of another version. Set version = "1" in the class, and raise it when the rows '
+            "change."
+        )
+    digest = hashlib.sha256()
+    for module in sorted(modules, key=lambda module: Path(str(module.__file__)).name):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return {"task_sha256": digest.hexdigest()}
 
 
-def _source_of_class(task: type[Task]) -> str:
-    """The source of the methods of a class, and its attributes."""
-    parts = []
-    for name, value in sorted(vars(task).items()):
-        value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-        if inspect.isfunction(value) and not name.startswith("__"):
-            parts.append(inspect.getsource(value))
-        elif not name.startswith("_"):
-            parts.append(f"{name} = {value}")
-    return "\n".join(parts)
+def modules_of(task: type[Task]) -> list[ModuleType]:
+    """The modules with the code of a task of one's own: those of its class and of the classes above it, and
+    those beside them that are loaded. Of an installed package, only the modules of the classes."""
+    found: dict[str, ModuleType] = {}
+    for each in task.__mro__:
+        module = sys.modules.get(each.__module__)
+        file = getattr(module, "__file__", None)
+        if module is None or file is None or not file.endswith(".py"):
+            continue
+        if is_own_module(each.__module__) or each.__module__ in sys.stdlib_module_names:
+            continue
+        found[module.__name__] = module
+        if "site-packages" not in Path(file).parts:
+            found |= {beside.__name__: beside for beside in _modules_in(Path(file).resolve().parent)}
+    return list(found.values())
+
+
+def _modules_in(folder: Path) -> list[ModuleType]:
+    """The loaded modules whose files are in this folder, without those of this package."""
+    return [
+        module
+        for name, module in list(sys.modules.items())
+        if isinstance(module, ModuleType)
+        and module.__name__ == name
+        and (file := getattr(module, "__file__", None)) is not None
+        and file.endswith(".py")
+        and Path(file).resolve().parent == folder
+        and not is_own_module(name)
+    ]
+
+
+def is_own_module(name: str) -> bool:
+    """Whether a module belongs to this package."""
+    return name.partition(".")[0] in ("led", "pipeline", "jobs", "led_corpus")
 
 
 def describe_row_of(task: str, info: TaskInfo, row: Row) -> tuple[str, str]:
@@ -197,28 +234,51 @@ def _is_own_task(value: Any, module: ModuleType) -> bool:
     return isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
 
 
+# The content of each file of a task when it was imported, by path.
+_IMPORTED: dict[Path, bytes] = {}
+
+
 def _import_file(path: Path, reference: str) -> ModuleType:
-    """Import a file as a module of its own name. It may import the files beside it."""
+    """Import a file as a module of its own name. It may import the files beside it. Files that have changed
+    are imported again.
+
+    Raises:
+        UsageError: another module has the name, or an error occurs in the file.
+    """
     name = path.stem
     loaded = sys.modules.get(name)
     if loaded is not None:
-        if getattr(loaded, "__file__", None) and Path(str(loaded.__file__)).resolve() == path:
+        if getattr(loaded, "__file__", None) is None or Path(str(loaded.__file__)).resolve() != path:
+            raise UsageError(f"--task {reference}: a module {name!r} exists already; rename the file.")
+        beside = _modules_in(path.parent)
+        files = {module: Path(str(module.__file__)).resolve() for module in beside}
+        if all(_IMPORTED.get(file) == file.read_bytes() for file in files.values() if file in _IMPORTED):
             return loaded
-        raise UsageError(f"--task {reference}: a module {name!r} exists already; rename the file.")
+        for module, file in files.items():
+            if file in _IMPORTED:
+                del sys.modules[module.__name__]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    before = set(sys.modules)
     sys.modules[name] = module
     sys.path.append(str(path.parent))
     try:
+        importlib.invalidate_caches()
         spec.loader.exec_module(module)
-    except Exception as error:
+    except BaseException as error:
         del sys.modules[name]
+        if not isinstance(error, Exception | SystemExit):
+            raise
         raise UsageError(_import_error(reference, error)) from error
     finally:
         sys.path.remove(str(path.parent))
+    for imported in _modules_in(path.parent):
+        if imported is module or imported.__name__ not in before:
+            file = Path(str(imported.__file__)).resolve()
+            _IMPORTED[file] = file.read_bytes()
     return module
 
 
-def _import_error(reference: str, error: Exception) -> str:
+def _import_error(reference: str, error: BaseException) -> str:
     return f"--task {reference} cannot be imported ({type(error).__name__}: {one_line(error)}); correct it."

@@ -41,6 +41,10 @@ class Summarize(TextTask):
         return pa.schema([*columns, *input_columns(self.settings)])
 
     @property
+    def row_schema(self) -> pa.Schema:
+        return self.schema
+
+    @property
     def keeps_input(self) -> bool:
         return self.settings.flags
 

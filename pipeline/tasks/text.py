@@ -79,9 +79,9 @@ class TextTask(Task):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "title" not in vars(cls) and not hasattr(cls, "title"):
+        if not hasattr(cls, "title"):
             cls.title = cls.__name__
-        if not hasattr(cls, "result_column") and len(cls.columns):
+        if "columns" in vars(cls) and "result_column" not in vars(cls) and len(cls.columns):
             cls.result_column = cls.columns.names[0]
 
     def inputs(self, document: Document) -> Inputs:
@@ -123,6 +123,11 @@ class TextTask(Task):
     @property
     def _has_own_inputs(self) -> bool:
         return type(self).inputs is not TextTask.inputs
+
+    @property
+    def row_schema(self) -> pa.Schema:
+        """The columns that `row` may return."""
+        return self.columns
 
     @property
     def schema(self) -> pa.Schema:
@@ -203,7 +208,7 @@ class TextTask(Task):
         for i, read in enumerate(called_safely("inputs", lambda: self._listed_inputs(document))):
             if not isinstance(read.text, str) or not read.text.strip():
                 raise ValueError("inputs() returned no text")
-            check_columns("inputs", read.columns, self.schema)
+            check_columns("inputs", read.columns, self.columns)
             numbered = {} if number is None else {number: i}
             rows.append(
                 row._replace(known_columns={**numbered, **row.known_columns, **read.columns}, text=read.text)
@@ -217,6 +222,10 @@ class TextTask(Task):
         inputs = self.inputs(document)
         if isinstance(inputs, str | TextInput):
             inputs = [inputs]
+        elif not isinstance(inputs, list | tuple):
+            raise ValueError(
+                f"inputs() returned {type(inputs).__name__}; it must return a text or a list of texts"
+            )
         elif self.number_column is None:
             raise UsageError(
                 f"inputs() of the task {self.name} returns a list; set number_column, the column that "

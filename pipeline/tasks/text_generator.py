@@ -126,7 +126,7 @@ class LoadedTextTask(LoadedModel[LEDForConditionalGeneration]):
         )
         try:
             own = called_safely("row", lambda: self.task.row(generated))
-            check_columns("row", own, self.task.schema)
+            check_columns("row", own, self.task.row_schema)
         except ValueError as error:
             return Failed(one_line(error))
         row: Row = {field.name: getattr(generated, field.name) for field in GENERATION}

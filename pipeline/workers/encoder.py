@@ -53,12 +53,13 @@ class RowEncoder:
         for i, (doc_id, text) in enumerate(zip(ids, texts, strict=True)):
             try:
                 rows = self.task.expand_rows(Document(doc_id, text.text, values[i]))
-            except ValueError as error:
-                rows = [RequestedRow(self.single_row)]
+                hashes = [self._hash(text.text_hash, row) for row in rows]
+            except (ValueError, TypeError) as error:
+                rows, hashes = [RequestedRow(self.single_row)], [text.text_hash]
                 text = text._replace(reason=text.reason or str(error))
             requested += [
-                DocumentRow(i, doc_id, text._replace(text_hash=self._hash(text.text_hash, row)), row)
-                for row in rows
+                DocumentRow(i, doc_id, text._replace(text_hash=text_hash), row)
+                for row, text_hash in zip(rows, hashes, strict=True)
             ]
         return requested
 

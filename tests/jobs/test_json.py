@@ -41,8 +41,8 @@ def test_every_subcommand_prints_json(
     assert status == {
         "documents": 8,
         "documents_committed": 8,
-        "shards": 2,
-        "shards_committed": 2,
+        "shards": 1,
+        "shards_committed": 1,
         "finished": True,
     }
     assert printed(0, "report", "--output", out) == {"report": f"{out}/_report.html"}

@@ -24,7 +24,7 @@ from pipeline.forecast.calibrate import forecast
 from pipeline.output.open_store import open_store
 from pipeline.output.verify import verify
 from pipeline.planning.plan import MANIFEST, PLAN, SUCCESS, Shard
-from pipeline.run import run
+from pipeline.run import Caller, run
 from pipeline.tasks.answer import Answer
 from pipeline.tasks.base import InputLimits
 from pipeline.tasks.classify import Classify
@@ -234,7 +234,7 @@ def test_too_many_failures_end_the_run_and_what_is_committed_stays(
         TooManyFailures,
         match=r"\d of 480 documents failed; --max-failed is 0.01.* higher --max-failed to resume",
     ):
-        run(task, progress_interval_s=0.1)
+        run(task, Caller(progress_interval_s=0.1))
     with pytest.raises(
         TooManyFailures,
         match=r"Most frequent reasons: read: the text is null \(\d+ rows\)\. Rerun the same command",
@@ -254,7 +254,7 @@ def test_a_run_that_is_told_to_stop_ends_at_a_shard_border_and_goes_on(
     with pytest.raises(
         Stopped, match=r"--max-cost 0\.5.* of 120 documents are committed; rerun the same command to resume"
     ):
-        run(replace(task, settings=told), progress_interval_s=0.2)
+        run(replace(task, settings=told), Caller(progress_interval_s=0.2))
     done = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("part-*")}
     assert len(done) < 120 and not (tmp_path / "out" / SUCCESS).exists()
     assert run(task).shards_done == 120 - len(done)

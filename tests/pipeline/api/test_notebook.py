@@ -20,6 +20,7 @@ from led_corpus import TextTask
 
 class Shout(TextTask):
     name = "shout"
+    version = "1"
     columns = pa.schema([("shout", pa.string())])
 
     def row(self, generated):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,16 @@ def test_tables_that_need_more_than_their_files_are_refused(tmp_path: Path) -> N
     vectors = tmp_path / "vectors"
     configuration = {"delta.enableDeletionVectors": "true"}
     deltalake.DeltaTable.create(str(vectors), rows("a").schema, configuration=configuration)
-    with pytest.raises(UsageError, match="has deletionVectors, so its files must not be read on their own"):
+    deltalake.write_deltalake(str(vectors), rows("a", "b"), mode="append")
+    assert len(find_files([str(vectors)]).files) == 1  # no row is marked as deleted
+    log = vectors / "_delta_log" / "00000000000000000001.json"
+    actions = [json.loads(line) for line in log.read_text().splitlines()]
+    vector = {"storageType": "u", "pathOrInlineDv": "ab^-aqEH.-t@S}K{vb[*k^", "offset": 4, "sizeInBytes": 40}
+    for action in actions:
+        if "add" in action:
+            action["add"]["deletionVector"] = {**vector, "cardinality": 1}
+    log.write_text("".join(json.dumps(action) + "\n" for action in actions))
+    with pytest.raises(UsageError, match=r"table .*vectors"):
         find_files([str(vectors)])
     empty = tmp_path / "empty"
     deltalake.DeltaTable.create(str(empty), rows("a").schema)
@@ -121,3 +131,16 @@ def test_tables_that_need_more_than_their_files_are_refused(tmp_path: Path) -> N
         find_files(["iceberg://tests"])
     with pytest.raises(UsageError, match="cannot be used"):
         find_files(["iceberg://no_such_catalog/a.b"])
+
+
+def test_renamed_columns_are_refused(table: tuple[str, Add]) -> None:
+    address, _ = table
+    if not address.startswith("iceberg://"):
+        pytest.skip("Delta tables need column mapping for it, which is refused")
+    stored = pyiceberg.catalog.load_catalog("tests").load_table("corpus.documents")
+    with stored.update_schema() as update:
+        update.rename_column("text", "old")
+    with stored.update_schema() as update:
+        update.rename_column("doc_id", "text")
+    with pytest.raises(UsageError, match="columns that were renamed or replaced"):
+        find_files([address])

@@ -278,3 +278,43 @@ def test_the_environment_gives_endpoint_and_credentials(monkeypatch: pytest.Monk
     assert (
         options is not None and options["AWS_ALLOW_HTTP"] == "true" and options["AWS_ACCESS_KEY_ID"] == "who"
     )
+
+
+def test_what_a_table_cannot_take_is_said_before_a_run(table: Table) -> None:
+    from pipeline.output.local import LocalStore
+    from pipeline.output.open_store import open_store
+    from pipeline.output.tables import check_table
+
+    store = open_store(f"{table.folder}/night")
+    check_table(table.address, "append", store, SCHEMA)
+    table.register("a")
+    check_table(table.address, "append", store, SCHEMA)
+    with pytest.raises(UsageError, match=r"has other columns than this run \(flags, label\)"):
+        check_table(table.address, "append", store, SCHEMA.remove(2).append(pa.field("label", pa.string())))
+    for kind in (pa.uint64(), pa.timestamp("ns"), pa.null(), pa.dictionary(pa.int8(), pa.string())):
+        with pytest.raises(UsageError, match="tables do not hold the types of the columns odd"):
+            check_table(table.address, "append", store, SCHEMA.append(pa.field("odd", kind)))
+    if not table.address.startswith("iceberg://"):
+        with pytest.raises(UsageError, match="is not a folder above --output"):
+            check_table(table.address, "append", LocalStore(Path.cwd() / "elsewhere"), SCHEMA)
+
+
+def test_an_iceberg_table_whose_snapshots_expired_still_knows_its_runs(table: Table) -> None:
+    if not table.address.startswith("iceberg://"):
+        pytest.skip("Delta keeps transactions in its checkpoints")
+    table.register("a")
+    table.register("b", "replace")
+    catalog, name = open_iceberg(table.address)
+    stored = catalog.load_table(name)
+    stored.maintenance.expire_snapshots().by_ids(
+        [s.snapshot_id for s in stored.metadata.snapshots if s != stored.current_snapshot()]
+    ).commit()
+    table.register("a")
+    assert table.runs() == {"b": WHOLE}
+
+
+def test_a_partitioned_delta_table_is_refused(tmp_path: Path) -> None:
+    address = str(tmp_path / "table")
+    deltalake.write_deltalake(address, pa.table({"doc_id": ["a"], "year": [1]}), partition_by=["year"])
+    with pytest.raises(UsageError, match="is partitioned by year"):
+        register(address, Table(address, address).files("a"), SCHEMA, "k", "append")

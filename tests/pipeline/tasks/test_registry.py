@@ -145,3 +145,59 @@ def test_the_columns_of_a_task_decide_its_result() -> None:
         result_column = "first"
 
     assert (Own.result_column, Own.title) == ("first", "Own")
+
+
+def test_helpers_count_as_code_and_changed_files_are_imported_again(tmp_path: Path) -> None:
+    name = write_shout(tmp_path)
+    before = find_task(name).load()
+    first = code_of(before)
+    helper = tmp_path / "shouting.py"
+    helper.write_text(helper.read_text().replace("upper", "lower"))
+    after = find_task(name).load()
+    assert after is not before and code_of(after) != first
+    assert sys.modules["shouting"].shout("Aa") == "aa"
+    assert find_task(name).load() is after
+
+
+def test_a_file_that_exits_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "exits_task.py"
+    path.write_text("import sys\nsys.exit(3)")
+    with pytest.raises(UsageError, match=r"cannot be imported \(SystemExit: 3\)"):
+        find_task(f"{path}:Shout")
+    assert "exits_task" not in sys.modules
+
+
+def test_a_class_without_a_file_needs_a_version() -> None:
+    namespace: dict[str, Any] = {"__name__": "no_such_module", "pa": pa, "TextTask": TextTask}
+    exec("class Own(TextTask):\n    name = 'own'\n    columns = pa.schema([('a', pa.string())])", namespace)
+    with pytest.raises(UsageError, match='Set version = "1" in the class'):
+        code_of(namespace["Own"])
+    namespace["Own"].version = "2"
+    assert code_of(namespace["Own"]) == {"task_version": "2"}
+
+
+def test_columns_of_a_subclass_have_a_result_of_their_own() -> None:
+    class First(TextTask):
+        name = "first"
+        columns = pa.schema([("one", pa.string())])
+
+    class Second(First):
+        columns = pa.schema([("two", pa.string())])
+
+    class Third(Second):
+        pass
+
+    assert (First.result_column, Second.result_column, Third.result_column) == ("one", "two", "two")
+
+
+def test_settings_of_a_task_may_not_be_those_of_a_subcommand(tmp_path: Path) -> None:
+    path = tmp_path / "json_task.py"
+    path.write_text(
+        "from dataclasses import dataclass\nimport pyarrow as pa\n"
+        "from led_corpus import TextSettings, TextTask\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Own(TextSettings):\n    json: bool = False\n"
+        "class Shout(TextTask):\n    name = 'own'\n    settings_class = Own\n"
+        "    columns = pa.schema([('a', pa.string())])\n"
+    )
+    with pytest.raises(UsageError, match="has the setting json, which subcommands use"):
+        find_task(f"{path}:Shout")

@@ -89,6 +89,7 @@ def test_a_document_may_have_several_rows(rows: Any) -> None:
         (lambda g: 3, "row() returned int; it must return values by column"),
         (lambda g: None, "row() returned NoneType; it must return values by column"),
         (lambda g: {"other": 1}, "row() returned the column 'other', which the task does not declare"),
+        (lambda g: {"copy": "a", "score": 0.0}, "row() returned the column 'score'"),
         (lambda g: {"copy": 3}, "row() returned a int for the column 'copy', which holds string"),
         (lambda g: 1 / 0, "row() raised ZeroDivisionError: division by zero"),
         (lambda g: {}["x"], "row() raised KeyError: 'x'"),
@@ -121,12 +122,13 @@ def test_a_text_that_row_refuses_is_a_failed_row(
     ("returned", "reason"),
     [
         (lambda d: "  ", "inputs() returned no text"),
-        (lambda d: 3, "inputs() raised TypeError"),
-        (lambda d: None, "inputs() raised TypeError: 'NoneType' object is not iterable"),
+        (lambda d: 3, "inputs() returned int; it must return a text or a list of texts"),
+        (lambda d: None, "inputs() returned NoneType; it must return a text or a list of texts"),
         (lambda d: [], "inputs() returned no text"),
         (lambda d: [3], "inputs() returned no text"),
         (lambda d: TextInput("pump", {"other": 1}), "inputs() returned the column 'other'"),
         (lambda d: TextInput("pump", {"copy": 3}), "inputs() returned a int for the column 'copy'"),
+        (lambda d: TextInput("pump", {"number": 3}), "inputs() returned the column 'number'"),
         (lambda d: d.values["x"], "inputs() raised KeyError: 'x'"),
     ],
 )
