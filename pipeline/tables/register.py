@@ -55,7 +55,7 @@ def register(address: str, files: list[TableFile], schema: Any, key: str, mode: 
 
     Readers see all of the files or none. With the mode `replace`, the files replace all others. A rerun, and
     another process that registers the same run, change nothing: a commit succeeds only on the version of the
-    table in which the key was looked for, and after an unknown outcome it is looked for again.
+    table that was searched for the key, and after an unknown outcome the table is searched again.
 
     Raises:
         UsageError: the table has other columns, or cannot be used.
@@ -94,7 +94,7 @@ def _register_delta(address: str, files: list[TableFile], schema: Any, key: str,
     actions = [
         AddAction(file.path, file.size, {}, now, True, f'{{"numRecords": {file.rows}}}') for file in files
     ]
-    # Without retries of its own: a commit succeeds only on the version in which the key was looked for.
+    # Without retries of its own: a commit succeeds only on the version that was searched for the key.
     properties = CommitProperties(
         custom_metadata={KEY: key}, max_commit_retries=0, app_transactions=[Transaction(key, 1)]
     )
@@ -222,7 +222,7 @@ def _register_iceberg(address: str, files: list[TableFile], schema: Any, key: st
         return f"{table.current_snapshot().snapshot_id}"
     check_iceberg(address, table, schema, mode)
     # Without retries of the library, in this copy of the metadata only. A commit succeeds only on the
-    # snapshot in which the key was looked for.
+    # snapshot that was searched for the key.
     table.metadata.properties["commit.retry.num-retries"] = "0"
     try:
         with table.transaction() as transaction:

@@ -25,7 +25,7 @@ from tests.pipeline.same_rows import same_row
 from tests.pipeline.tasks.own_tasks import write_shout
 
 # Ray says so of every small dataset.
-pytestmark = pytest.mark.filterwarnings("ignore:The minimum number of concurrent actors:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:The minimum number of concurrent:UserWarning")
 
 
 @pytest.fixture(scope="module", autouse=True)
