@@ -28,7 +28,17 @@ from pipeline.inputs.formats import column_values
 from pipeline.inputs.texts import is_list, read_texts
 from pipeline.inputs.types import is_text
 from pipeline.logs import log_to_stderr
-from pipeline.schema import COUNTS, INPUT, INTERNAL, MEASURED, PROVENANCE, SHARD, STATE, split_by_shard
+from pipeline.schema import (
+    COUNTS,
+    DOC_ID,
+    INPUT,
+    INTERNAL,
+    MEASURED,
+    PROVENANCE,
+    SHARD,
+    STATE,
+    split_by_shard,
+)
 from pipeline.tasks.base import Task
 from pipeline.workers.encoder import RowEncoder
 from pipeline.workers.predictor import Predictor
@@ -134,6 +144,7 @@ def check_columns(names: list[str], task: Task, added: list[str]) -> None:
     """
     settings = task.settings
     needed = [settings.text_column, *(column for _, column in settings.extra_columns)]
+    needed += [settings.id_column] if settings.id_column not in (None, DOC_ID.name) else []
     missing = sorted(set(needed) - set(names))
     if missing:
         raise UsageError(

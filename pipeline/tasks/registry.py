@@ -5,6 +5,7 @@ This module imports no task until it is needed, so that `--help` is fast.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -167,7 +168,7 @@ def code_of(task: type[Task]) -> dict[str, str]:
 
 def modules_of(task: type[Task]) -> list[ModuleType]:
     """The modules with the code of a task of one's own: those of its class and of the classes above it, and
-    those beside them that are loaded. Of an installed package, only the modules of the classes."""
+    the files beside them that these import. Of an installed package, only the modules of the classes."""
     found: dict[str, ModuleType] = {}
     for each in task.__mro__:
         module = sys.modules.get(each.__module__)
@@ -178,8 +179,22 @@ def modules_of(task: type[Task]) -> list[ModuleType]:
             continue
         found[module.__name__] = module
         if "site-packages" not in Path(file).parts:
-            found |= {beside.__name__: beside for beside in _modules_in(Path(file).resolve().parent)}
+            _add_imported(module, found)
     return list(found.values())
+
+
+def _add_imported(module: ModuleType, found: dict[str, ModuleType]) -> None:
+    """Add the modules beside a module that it imports, and those that they import."""
+    path = Path(str(module.__file__))
+    beside = {each.__name__: each for each in _modules_in(path.resolve().parent)}
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            imported = beside.get(name)
+            if imported is not None and name not in found:
+                found[name] = imported
+                _add_imported(imported, found)
 
 
 def _modules_in(folder: Path) -> list[ModuleType]:

@@ -156,6 +156,10 @@ def test_helpers_count_as_code_and_changed_files_are_imported_again(tmp_path: Pa
     after = find_task(name).load()
     assert after is not before and code_of(after) != first
     assert sys.modules["shouting"].shout("Aa") == "aa"
+    (tmp_path / "other_task.py").write_text((tmp_path / "shout_task.py").read_text() + "# another task")
+    alone = code_of(find_task(name).load())
+    find_task(f"{tmp_path}/other_task.py:Shout")
+    assert code_of(find_task(name).load()) == alone
     assert find_task(name).load() is after
 
 
