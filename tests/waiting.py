@@ -6,10 +6,13 @@ hangs.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 HANG_S = 1800
 
@@ -25,3 +28,7 @@ def wait_until(happened: Callable[[], Any], process: subprocess.Popen[Any] | Non
         if time.monotonic() - start > HANG_S:
             raise TimeoutError(f"nothing happened in {HANG_S} seconds")
         time.sleep(0.02)
+
+
+# Tests that take long, and that shorter tests of the same code mostly cover.
+long_test = pytest.mark.skipif(os.environ.get("LONG_TESTS") != "1", reason="takes long; set LONG_TESTS=1")

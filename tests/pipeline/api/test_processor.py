@@ -23,6 +23,7 @@ from tests.pipeline.poison import BREAKS, KILLS, BrittleTask
 from tests.pipeline.readers import make_reader
 from tests.pipeline.same_rows import same_row
 from tests.pipeline.tasks.own_tasks import write_shout
+from tests.waiting import long_test
 
 # Ray says so of every small dataset.
 pytestmark = pytest.mark.filterwarnings("ignore:The minimum number of concurrent:UserWarning")
@@ -102,6 +103,7 @@ def test_columns_and_their_types_stay_and_order_is_kept_on_request(model_folder:
     ]
 
 
+@long_test
 def test_arrays_pass_and_one_large_block_is_divided(model_folder: Path) -> None:
     images = np.arange(40 * 6, dtype=np.float32).reshape(40, 2, 3)
     dataset = ray.data.from_numpy(images).map(
@@ -116,6 +118,7 @@ def test_arrays_pass_and_one_large_block_is_divided(model_folder: Path) -> None:
     assert all(row["image"].shape == (2, 3) and row["status"] == "ok" for row in rows)
 
 
+@long_test
 def test_rows_of_several_questions_repeat_the_columns(tmp_path: Path) -> None:
     model = make_reader(tmp_path / "model", "answer")
     documents = table(6, d2=None)
@@ -126,6 +129,7 @@ def test_rows_of_several_questions_repeat_the_columns(tmp_path: Path) -> None:
     assert {row["doc_id"] for row in rows if row["status"] == "failed"} == {"d2"}
 
 
+@long_test
 def test_a_task_of_ones_own(model_folder: Path, tmp_path: Path) -> None:
     processor = build_processor(write_shout(tmp_path / "mine"), model=str(model_folder), mark="?", replicas=1)
     rows = by_id(processor(ray.data.from_arrow(table(9, d4="rose and pump"))).take_all())
@@ -133,6 +137,7 @@ def test_a_task_of_ones_own(model_folder: Path, tmp_path: Path) -> None:
     assert all(row["shout"].endswith("?") for name, row in rows.items() if row["status"] == "ok")
 
 
+@long_test
 def test_a_document_that_fails_or_kills_its_replica_is_a_failed_row(model_folder: Path) -> None:
     documents = table(40, d7=BREAKS + " pump", d19=KILLS + " pump")
     processor = build_processor(
@@ -168,6 +173,7 @@ def test_what_cannot_be_processed_is_said_first(model_folder: Path) -> None:
         processor(ray.data.from_arrow(numbers)).take_all()
 
 
+@long_test
 def test_an_empty_dataset_stays_empty(model_folder: Path) -> None:
     processor = build_processor("summarize", model=str(model_folder), replicas=1)
     assert processor(ray.data.from_arrow(table(3)).filter(expr=col("number") < 0)).take_all() == []

