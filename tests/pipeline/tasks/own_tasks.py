@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 SHOUT = '''
@@ -48,6 +49,10 @@ def shout(text):
 def write_shout(folder: Path) -> str:
     """Write the task and its helper. Returns its name on the command line."""
     folder.mkdir(exist_ok=True)
+    for name in ("shout_task", "shouting"):  # of another test
+        loaded = sys.modules.get(name)
+        if loaded is not None and Path(str(loaded.__file__)).parent != folder:
+            del sys.modules[name]
     (folder / "shout_task.py").write_text(SHOUT)
     (folder / "shouting.py").write_text(SHOUTING)
     return f"{folder}/shout_task.py:Shout"
