@@ -12,9 +12,10 @@ from pipeline.api.functions import (
     summarize,
     verify,
 )
-from pipeline.api.processor import Processor, build_processor
+from pipeline.api.processor import build_processor
 from pipeline.api.progress import ProgressReport
 from pipeline.api.results import Results, read_results
+from pipeline.cluster.processing import Processor
 from pipeline.errors import (
     CorruptInput,
     CorruptOutput,

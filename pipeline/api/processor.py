@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.api.functions import make_task
 from pipeline.checkpoint import checkpoint_hashes, find_checkpoint
+from pipeline.cluster.processing import Processor
 from pipeline.errors import UsageError
 from pipeline.tasks.base import Task
-
-if TYPE_CHECKING:
-    import ray.data
-
-    from pipeline.cluster.processing import Stages
 
 # Settings of a run over files, which a step of a pipeline has no use for.
 _OF_RUNS = (
@@ -39,28 +34,6 @@ _OF_RUNS = (
     "group_by",
     "reference_column",
 )
-
-
-@dataclass(frozen=True)
-class Processor:
-    """A step of a pipeline: called with a dataset, it returns the dataset with the columns of a task."""
-
-    task: Task
-    stages: Stages
-
-    @property
-    def columns(self) -> list[str]:
-        """The names of the columns that it adds."""
-        return self.stages.added_columns()
-
-    def __call__(self, dataset: ray.data.Dataset) -> ray.data.Dataset:
-        """The dataset with the columns of the task. Nothing is computed until it is consumed.
-
-        Raises:
-            UsageError: the cluster cannot hold a replica, a worker cannot import the task, or the dataset is
-                known to lack a column or to have one of the task's.
-        """
-        return self.stages(dataset)
 
 
 def build_processor(
@@ -96,7 +69,4 @@ def build_processor(
         hashes = checkpoint_hashes(checkpoint.folder)
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(f"model {model}: {error}") from error
-
-    from pipeline.cluster.processing import Stages
-
-    return Processor(made, Stages(made, checkpoint, hashes, batch_documents, preserve_order))
+    return Processor(made, checkpoint, hashes, batch_documents, preserve_order)

@@ -1,5 +1,4 @@
-"""A task as two stages of a user's own Ray Data pipeline: encode batches of documents, and predict their
-rows.
+"""A task as a step of a user's own Ray Data pipeline: encode batches of documents, and predict their rows.
 
 Nothing is committed. The columns of the user's dataset stay, and those of the task are added.
 """
@@ -7,27 +6,23 @@ Nothing is committed. The columns of the user's dataset stay, and those of the t
 from __future__ import annotations
 
 import json
-import logging
-import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import ray.data
-from ray.data import ActorPoolStrategy, TaskPoolStrategy
+from ray.data import TaskPoolStrategy
 
 from led.checkpoint.hub import Checkpoint
-from pipeline.cluster.capacity import IO_CPUS, blocks_in_flight, plan_capacity
-from pipeline.cluster.dataset import replica_environment
-from pipeline.cluster.session import cluster_nodes, join_cluster, translate_ray_errors
-from pipeline.cluster.user_code import send_by_value
+from pipeline.cluster.actor import Replica
+from pipeline.cluster.capacity import IO_CPUS
+from pipeline.cluster.replicas import predict, prepare_cluster
+from pipeline.cluster.session import translate_ray_errors
 from pipeline.errors import UsageError
 from pipeline.inputs.formats import column_values
 from pipeline.inputs.texts import is_list, read_texts
 from pipeline.inputs.types import is_text
-from pipeline.logs import log_to_stderr
 from pipeline.schema import (
     COUNTS,
     DOC_ID,
@@ -41,19 +36,18 @@ from pipeline.schema import (
 )
 from pipeline.tasks.base import Task
 from pipeline.workers.encoder import RowEncoder
-from pipeline.workers.predictor import Predictor
 from pipeline.workers.reader import repeat_rows
-
-logger = logging.getLogger(__name__)
 
 # More batches than a run on any cluster has in flight.
 _MANY = 1 << 20
 
 
 @dataclass(frozen=True)
-class Stages:
-    """The stages of a task with a checkpoint. `hashes` are those of the checkpoint that every machine must
-    have."""
+class Processor:
+    """A step of a pipeline: called with a dataset, it returns the dataset with the columns of a task.
+
+    `hashes` are those of the checkpoint that every machine must have.
+    """
 
     task: Task
     checkpoint: Checkpoint
@@ -61,73 +55,43 @@ class Stages:
     batch_documents: int
     preserve_order: bool
 
-    def added_columns(self) -> list[str]:
-        """The names of the columns that the stages add."""
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns that it adds."""
         return [*STATE.names, *COUNTS.names, *self.task.schema.names]
 
     def __call__(self, dataset: ray.data.Dataset) -> ray.data.Dataset:
-        """The dataset with the columns of the task.
+        """The dataset with the columns of the task. Nothing is computed until it is consumed.
 
         Raises:
             UsageError: the cluster cannot hold a replica, a worker cannot import the task, or the dataset is
                 known to lack a column or to have one of the task's.
         """
-        settings = self.task.settings
         with translate_ray_errors():
-            join_cluster(settings.ray_address, settings.metrics_port, settings.ray_start_seconds)
-            send_by_value(self.task)
-            capacity = plan_capacity(
-                cluster_nodes(),
-                _MANY,
-                replicas=settings.replicas,
-                max_replicas=settings.max_replicas,
-                threads=settings.threads,
-                gpus=settings.gpus,
-            )
+            capacity = prepare_cluster(self.task, _MANY)
         known = dataset.schema(fetch_if_missing=False)
         if known is not None:
-            check_columns(known.names, self.task, self.added_columns())
-        folder, source = self.checkpoint.folder, self.checkpoint
+            check_columns(known.names, self.task, self.columns)
+        found = self.checkpoint
         encoder = RowEncoder(
             self.task,
-            source.source,
-            source.revision,
-            source.base_model,
-            self.task.input_limits(folder),
+            found.source,
+            found.revision,
+            found.base_model,
+            self.task.input_limits(found.folder),
             self.hashes["tokenizer_sha256"],
         )
-        in_flight = blocks_in_flight(settings.slots, self.batch_documents)
         encoded = dataset.repartition(target_num_rows_per_block=self.batch_documents).map_batches(
-            BatchEncoder(encoder, self.added_columns()),
+            BatchEncoder(encoder, self.columns),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=IO_CPUS,
             compute=TaskPoolStrategy(size=capacity.readers),
         )
-        predicted = encoded.map_batches(
-            BatchPredictor,
-            fn_constructor_args=(
-                self.task,
-                source.source,
-                source.revision,
-                uuid.uuid4().hex[:12],
-                {"weights_sha256": self.hashes["weights_sha256"]},
-                source.base_model,
-            ),
-            batch_size=None,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            compute=ActorPoolStrategy(
-                min_size=capacity.replicas,
-                max_size=capacity.max_replicas,
-                initial_size=capacity.replicas,
-                max_tasks_in_flight_per_actor=in_flight,
-                max_concurrent_calls_per_actor=in_flight,
-                enable_true_multi_threading=True,
-            ),
-            num_cpus=capacity.cpus,
-            num_gpus=settings.gpus or None,
-            runtime_env=replica_environment(settings.threads),
+        run, weights = uuid.uuid4().hex[:12], {"weights_sha256": self.hashes["weights_sha256"]}
+        arguments = (self.task, found.source, found.revision, run, weights, found.base_model)
+        predicted = predict(
+            encoded, BatchPredictor, arguments, self.task.settings, capacity, self.batch_documents
         )
         if self.preserve_order:
             # The context is shared with the datasets that this one was made from.
@@ -204,28 +168,11 @@ def _check_text(column: pa.ChunkedArray, name: str, *, lists: bool) -> None:
         raise UsageError(f"column {name!r} holds {kind}; it must hold texts.")
 
 
-class BatchPredictor(Predictor):
+class BatchPredictor(Replica):
     """A replica of the model in a user's own pipeline."""
 
-    def __init__(
-        self,
-        task: Task,
-        model: str,
-        revision: str | None,
-        run: str,
-        hashes: Mapping[str, Any],
-        base_model: str | None,
-    ) -> None:
-        log_to_stderr(run)
-        super().__init__(task, model, revision, run, hashes, base_model)
-
     def __call__(self, block: pa.Table) -> pa.Table:  # type: ignore[override]
-        try:
-            rows = super().__call__(_with_piece_ids(block)) if len(block) else block
-        except self.loop.loaded.fatal:
-            # Ray replaces a process that died. An error would fail the pipeline instead.
-            logger.exception("the accelerator failed, so this replica exits")
-            os._exit(1)
+        rows = super().__call__(_with_piece_ids(block)) if len(block) else block
         hidden = (*INTERNAL, *INPUT.names, *PROVENANCE.names)
         return rows.drop_columns([name for name in rows.column_names if name in hidden])
 

@@ -14,7 +14,7 @@ from pipeline.tasks.registry import is_built_in, modules_of
 def send_by_value(task: Task) -> None:
     """Make Ray send the code of a task of one's own with it, and check that a worker can import it.
 
-    The code is the module of the task and the modules beside it that are loaded. Installed packages that it
+    The code is the module of the task and the files beside it that it imports. Installed packages that it
     imports must be installed on every machine.
 
     Raises:
