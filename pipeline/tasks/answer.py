@@ -152,10 +152,7 @@ class Answer(Task):
         if not questions:
             raise ValueError(f"the document has no question in column {column!r}")
         spans = spans_in(values, self.settings.span_column)
-        return [
-            RequestedRow({self.number_column: i, "question": question}, spans)
-            for i, question in enumerate(questions)
-        ]
+        return [RequestedRow({"question": question}, spans) for question in questions]
 
     def encode(
         self, tokenizer: LEDTokenizer, documents: Sequence[RowInput], limits: InputLimits

@@ -57,7 +57,10 @@ class Document(NamedTuple):
 
 class RequestedRow(NamedTuple):
     """A row to compute of a document: the columns that are known before prediction, such as the question, the
-    spans of global tokens, and what the model reads, if it is not the document's own text."""
+    spans of global tokens, and what the model reads, if it is not the document's own text.
+
+    The rows of a document are numbered in their order, so the number is not among the columns.
+    """
 
     known_columns: Row
     spans: tuple[Span, ...] = ()

@@ -200,19 +200,14 @@ class TextTask(Task):
                 are malformed.
         """
         row = requested_row(self.settings, document.values)
-        number = self.number_column
         if document.texts is None or not self._has_own_inputs:
-            first = {} if number is None else {number: 0}
-            return [row._replace(known_columns={**first, **row.known_columns})]
+            return [row]
         rows = []
-        for i, read in enumerate(called_safely("inputs", lambda: self._listed_inputs(document))):
+        for read in called_safely("inputs", lambda: self._listed_inputs(document)):
             if not isinstance(read.text, str) or not read.text.strip():
                 raise ValueError("inputs() returned no text")
             check_columns("inputs", read.columns, self.columns)
-            numbered = {} if number is None else {number: i}
-            rows.append(
-                row._replace(known_columns={**numbered, **row.known_columns, **read.columns}, text=read.text)
-            )
+            rows.append(row._replace(known_columns={**row.known_columns, **read.columns}, text=read.text))
         if not rows:
             raise ValueError("inputs() returned no text")
         return rows

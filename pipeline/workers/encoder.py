@@ -53,34 +53,24 @@ class RowEncoder:
         for i, (doc_id, text) in enumerate(zip(ids, texts, strict=True)):
             try:
                 rows = self.task.expand_rows(Document(doc_id, text.text, values[i]))
-                hashes = [self._hash(text.text_hash, row) for row in rows]
+                hashes = [_hash(text.text_hash, row) for row in rows]
             except (ValueError, TypeError) as error:
-                rows, hashes = [RequestedRow(self.single_row)], [text.text_hash]
+                rows, hashes = [RequestedRow({})], [text.text_hash]
                 text = text._replace(reason=text.reason or str(error))
-            requested += [
-                DocumentRow(i, doc_id, text._replace(text_hash=text_hash), row)
-                for row, text_hash in zip(rows, hashes, strict=True)
-            ]
+            for n, (row, text_hash) in enumerate(zip(rows, hashes, strict=True)):
+                numbered = row._replace(known_columns={**self._number(n), **row.known_columns})
+                requested.append(DocumentRow(i, doc_id, text._replace(text_hash=text_hash), numbered))
         return requested
 
     @property
     def single_row(self) -> Row:
         """The known columns of a document's only row."""
-        number = self.task.number_column
-        return {} if number is None else {number: 0}
+        return self._number(0)
 
-    def _hash(self, text_hash: str | None, row: RequestedRow) -> str | None:
-        """A hash of the text and of what else the row depends on, such as the question."""
+    def _number(self, n: int) -> Row:
+        """The number of a document's n-th row, if the task numbers them."""
         number = self.task.number_column
-        columns = {name: value for name, value in row.known_columns.items() if name != number}
-        if row.spans:
-            columns["spans"] = row.spans
-        if row.text is not None:
-            columns["input"] = row.text
-        if text_hash is None or not columns:
-            return text_hash
-        both = f"{text_hash} {json.dumps(columns, sort_keys=True, default=str)}"
-        return hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
+        return {} if number is None else {number: n}
 
     def rows(self, requested: Sequence[DocumentRow], previous: PreviousRuns | None) -> list[Row]:
         """Each row: reused, or with its model input, or with the reason why it cannot be read."""
@@ -126,6 +116,19 @@ class RowEncoder:
         return worker_tokenizer(
             self.model, self.revision, self.tokenizer_sha256, special_tokens, self.base_model
         )
+
+
+def _hash(text_hash: str | None, row: RequestedRow) -> str | None:
+    """A hash of the text and of what else the row depends on, such as the question."""
+    columns = dict(row.known_columns)
+    if row.spans:
+        columns["spans"] = row.spans
+    if row.text is not None:
+        columns["input"] = row.text
+    if text_hash is None or not columns:
+        return text_hash
+    both = f"{text_hash} {json.dumps(columns, sort_keys=True, default=str)}"
+    return hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
 
 
 def _row(outcome: ModelInput | Failed) -> Row:
