@@ -24,40 +24,6 @@ if TYPE_CHECKING:
 _PACKAGES = frozenset({"led", "pipeline", "jobs"})
 _ROOT = str(Path(__file__).resolve().parent)
 
-# The names of `pipeline.api`, which is imported when one of them is used first.
-__all__ = [  # noqa: F405
-    "CorruptInput",
-    "CorruptOutput",
-    "Document",
-    "Generated",
-    "PipelineError",
-    "PlanMismatch",
-    "Processor",
-    "ProgressReport",
-    "Results",
-    "StopRequest",
-    "Stopped",
-    "TextInput",
-    "TextPart",
-    "TextSettings",
-    "TextTask",
-    "TooManyFailures",
-    "Unreachable",
-    "UsageError",
-    "__version__",
-    "answer",
-    "build_processor",
-    "classify",
-    "evaluate",
-    "plan",
-    "preview",
-    "read_results",
-    "run",
-    "status",
-    "summarize",
-    "verify",
-]
-
 
 class _OwnPackages:
     """A finder of modules for the packages of this project."""
@@ -88,11 +54,14 @@ def use_own_packages() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    """A name of `pipeline.api`, which is imported when one of its names is used first."""
+    if name.startswith("_") and name not in ("__all__", "__version__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     use_own_packages()
     from pipeline import api
 
+    if name != "__all__" and name not in api.__all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(api, name)
 
 
