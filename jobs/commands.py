@@ -335,16 +335,14 @@ def evaluate(kind: str, options: EvaluateOptions | EvaluateTextsOptions) -> None
     """
     from jobs.options import EvaluateTextsOptions
     from pipeline.output.verify import read_plan
-    from pipeline.report.scores import evaluate_answers, evaluate_labels, evaluate_texts
+    from pipeline.report.scores import evaluate
 
     store = open_store(options.output)
-    task = read_plan(store).task
+    task, column = read_plan(store).task, options.reference_column
     if isinstance(options, EvaluateTextsOptions):
-        column, facts = options.reference_column, options.facts_column
-        scores = evaluate_texts(store, task, column, facts, stemmer=options.stemmer)
+        scores = evaluate(store, task, kind, column, options.facts_column, stemmer=options.stemmer)
     else:
-        evaluate = evaluate_labels if kind == "labels" else evaluate_answers
-        scores = evaluate(store, task, options.reference_column)
+        scores = evaluate(store, task, kind, column)
     if options.json:
         return _print_json(scores)
     for name, value in scores.items():

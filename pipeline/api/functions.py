@@ -22,7 +22,7 @@ from pipeline.output.open_store import open_store
 from pipeline.output.sign_key import read_key
 from pipeline.output.verify import Status, Verification
 from pipeline.planning.plan import FORECAST
-from pipeline.report.scores import evaluate_answers, evaluate_labels, evaluate_texts
+from pipeline.report import scores
 from pipeline.run import Caller, run as run_task
 from pipeline.settings import make_settings
 from pipeline.tasks.base import Task
@@ -151,11 +151,7 @@ def evaluate(
     """
     store = open_store(os.path.expanduser(output))
     task = verification.read_plan(store).task
-    if task.evaluation == "labels":
-        return evaluate_labels(store, task, reference_column)
-    if task.evaluation == "answers":
-        return evaluate_answers(store, task, reference_column)
-    return evaluate_texts(store, task, reference_column, facts_column, stemmer=stemmer)
+    return scores.evaluate(store, task, task.evaluation, reference_column, facts_column, stemmer=stemmer)
 
 
 def make_task(task: str | type[Task], settings: Mapping[str, Any]) -> Task:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import UsageError
 from pipeline.file_systems import is_local, locate
-from pipeline.output.commit import parse_manifest
+from pipeline.output.commit import parse_manifest, read_columns
 from pipeline.output.open_store import open_store
 from pipeline.output.verify import read_plan
 from pipeline.planning.plan import MANIFEST, REPORT, SUCCESS, Plan
@@ -80,15 +80,13 @@ class Results:
             UsageError: there is no such column.
         """
         store = open_store(self.output)
-        tables = []
-        for shard in self.plan.shards:
-            with store.open(shard.part) as file:
-                table = with_current_names(pq.ParquetFile(file).read())
-            missing = [name for name in columns or () if name not in table.column_names]
-            if missing:
-                known = ", ".join(table.column_names)
-                raise UsageError(f"{self.output} has no column {', '.join(missing)}; it has {known}.")
-            tables.append(table if columns is None else table.select(list(columns)))
+        with store.open(self.plan.shards[0].part) as file:
+            known = with_current_names(pq.read_schema(file).empty_table()).column_names
+        wanted = known if columns is None else list(columns)
+        missing = [name for name in wanted if name not in known]
+        if missing:
+            raise UsageError(f"{self.output} has no column {', '.join(missing)}; it has {', '.join(known)}.")
+        tables = (read_columns(store, shard.part, wanted).select(wanted) for shard in self.plan.shards)
         return pa.concat_tables(table.replace_schema_metadata(None) for table in tables)
 
     def pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:

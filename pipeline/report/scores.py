@@ -63,6 +63,28 @@ def read_rows(store: Store, columns: Sequence[str], lists: str | None = None) ->
         return [row for rows in pool.map(read, parts) for row in rows]
 
 
+def evaluate(
+    store: Store,
+    task: TaskInfo,
+    kind: str,
+    reference: str,
+    facts: str | None = None,
+    *,
+    stemmer: bool = False,
+) -> dict[str, float | int]:
+    """The scores of a finished run by name: of texts (also called summaries), labels or answers. `facts` and
+    `stemmer` are for texts.
+
+    Raises:
+        UsageError: the run is not finished, has no such column, or a column holds something else.
+    """
+    if kind == "labels":
+        return evaluate_labels(store, task, reference)
+    if kind == "answers":
+        return evaluate_answers(store, task, reference)
+    return evaluate_texts(store, task, reference, facts, stemmer=stemmer)
+
+
 def evaluate_texts(
     store: Store, task: TaskInfo, reference: str, facts: str | None = None, *, stemmer: bool = False
 ) -> dict[str, float | int]:
