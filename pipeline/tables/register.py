@@ -86,7 +86,7 @@ def _register_delta(address: str, files: list[TableFile], schema: Any, key: str,
         _TryAgain: the table must be read again.
     """
     from deltalake import CommitProperties, Schema, Transaction
-    from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+    from deltalake.exceptions import CommitFailedError, TableNotFoundError
     from deltalake.transaction import AddAction, create_table_with_add_actions
 
     written = Schema.from_arrow(schema)
@@ -110,7 +110,7 @@ def _register_delta(address: str, files: list[TableFile], schema: Any, key: str,
                 storage_options=storage_options(address),
                 commit_properties=properties,
             )
-        except DeltaError as error:
+        except Exception as error:
             raise _TryAgain(None if "already exists" in str(error) else error) from error
         return "0"
     if table.transaction_version(key) is not None:
