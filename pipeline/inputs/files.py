@@ -104,8 +104,8 @@ class FileEntry:
 
 
 class FoundFiles(NamedTuple):
-    """The files of all inputs, the paths of files in folders that are left out, and the version of each table
-    by its address."""
+    """The files of all inputs, and the paths of files in folders that are left out. `tables` has the version
+    of each table by its address."""
 
     files: list[FileEntry]
     left_out: list[str]
