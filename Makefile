@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 KILLS = 100
 # Test processes: 1.5 per core, because many tests wait for servers and processes.
 TESTERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores + (cores + 1) / 2)))
-REPEAT = 3
+DOCUMENTS = 720
 VERSIONS = newest
 LED = $(BIN)/led-corpus
 CORPUS = --input demo/corpus
@@ -79,7 +79,7 @@ storm: $(VENV)/.installed-test
 
 # Submit the three jobs to a cluster of four raylets, kill three of them, and add two. Takes minutes.
 cluster: $(VENV)/.installed-test
-	$(BIN)/python -m tests.cluster_trial --repeat $(REPEAT)
+	$(BIN)/python -m tests.cluster_trial --documents $(DOCUMENTS)
 
 # Build the wheel, install it in a new environment with the VERSIONS (lowest or newest) that pyproject.toml allows, and run it.
 wheel: $(VENV)/.installed-test
