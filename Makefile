@@ -8,6 +8,7 @@ KILLS = 100
 # Test processes: 1.5 per core, because many tests wait for servers and processes.
 TESTERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores + (cores + 1) / 2)))
 DOCUMENTS = 720
+TASKS = summarize classify answer
 VERSIONS = newest
 LED = $(BIN)/led-corpus
 CORPUS = --input demo/corpus
@@ -20,7 +21,7 @@ ANSWER = $(LED) answer $(CORPUS) --model demo/checkpoints/led-reports-answer --q
 YEARS = $(LED) summarize --input out/years-input --model demo/checkpoints/led-reports-year --shard-documents 10 \
 	--passthrough reference_summary facts
 BUNDLES = $(LED) summarize --input demo/bundles --model demo/checkpoints/led-reports-bundle
-.PHONY: demo quality bundles test test-isa test-parity storm cluster wheel lint check coverage docs clean
+.PHONY: demo quality bundles test test-long test-isa test-parity storm cluster wheel lint check coverage docs clean
 
 # Summarize, label and query the sample corpus, then score labels and answers for whole reports and for their first 512 tokens.
 demo: $(VENV)/.installed
@@ -69,6 +70,10 @@ bundles: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTERS) --maxprocesses 6 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
+# Also the tests that `make test` skips because they take long.
+test-long: export LONG_TESTS = 1
+test-long: test
+
 # The short tests of led under each instruction set that this processor can imitate. Takes minutes.
 test-isa: $(VENV)/.installed-test
 	$(BIN)/python -m tests.isa_matrix
@@ -79,7 +84,7 @@ storm: $(VENV)/.installed-test
 
 # Submit the three jobs to a cluster of four raylets, kill three of them, and add two. Takes minutes.
 cluster: $(VENV)/.installed-test
-	$(BIN)/python -m tests.cluster_trial --documents $(DOCUMENTS)
+	$(BIN)/python -m tests.cluster_trial --documents $(DOCUMENTS) --tasks $(TASKS)
 
 # Build the wheel, install it in a new environment with the VERSIONS (lowest or newest) that pyproject.toml allows, and run it.
 wheel: $(VENV)/.installed-test

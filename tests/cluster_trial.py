@@ -39,6 +39,8 @@ JOBS = {
     "classify": ["--model", "demo/checkpoints/led-reports-label"],
     "answer": ["--model", "demo/checkpoints/led-reports-answer", "--question-column", "questions"],
 }
+# The machines that are lost while a job runs, and whether one is added.
+CHANGES = {"summarize": (["1", "2"], True), "classify": ([], True), "answer": (["3"], False)}
 
 
 def cluster(*words: str) -> None:
@@ -152,7 +154,9 @@ def main() -> None:
     parser.add_argument(
         "--documents", type=int, default=720, help="how many documents, repeated from the demo's 240"
     )
-    documents = parser.parse_args().documents
+    parser.add_argument("--tasks", nargs="+", choices=JOBS, default=list(JOBS), help="the jobs to submit")
+    parsed = parser.parse_args()
+    documents: int = parsed.documents
     os.chdir(ROOT)
     os.environ["RAY_AUTH_MODE"] = "disabled"  # like the local cluster
     with tempfile.TemporaryDirectory() as name:
@@ -165,9 +169,7 @@ def main() -> None:
         cluster("up", "--machines", str(MACHINES), "--cpus", "2")
         try:
             rows = [
-                trial("summarize", folder / "corpus.parquet", folder / "summaries", ["1", "2"], add=True),
-                trial("classify", folder / "corpus.parquet", folder / "labels", [], add=True),
-                trial("answer", folder / "corpus.parquet", folder / "answers", ["3"], add=False),
+                trial(task, folder / "corpus.parquet", folder / task, *CHANGES[task]) for task in parsed.tasks
             ]
         finally:
             cluster("down")

@@ -30,7 +30,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Parts of paths of the tests that take longest: they wait for servers and processes.
 _LONGEST = (
     "/jobs/test_killed_jobs.py",
-    "/pipeline/test_crash_sweep.py",
+    "/output/test_request_faults.py",
     "/pipeline/test_run.py",
     "/tests/jobs/",
     "/infra/test_dashboard.py",

@@ -23,11 +23,12 @@ from pipeline.output.verify import read_plan
 from pipeline.planning.plan import MANIFEST, REPORT, make_plan
 from pipeline.tasks.settings import SummarizeSettings
 from tests.jobs.commands import ROOT, call_here, led_corpus
-from tests.waiting import HANG_S
+from tests.waiting import HANG_S, long_test
 
 RUN = ROOT / "tests" / "fixtures" / "run-0.1.0" / "summaries"
 
 
+@long_test
 def test_packages_of_the_same_name_are_not_imported(model_folder: Path, tmp_path: Path) -> None:
     """In the working directory and in PYTHONPATH, for the driver and the workers."""
     for name in ("led", "pipeline", "jobs"):
@@ -62,6 +63,7 @@ def test_a_port_that_is_taken_is_named_at_once(model_folder: Path, write_corpus:
     assert not list(output.glob("_plan*"))  # so that a corrected command can use the folder
 
 
+@long_test
 def test_a_failed_start_does_not_block_the_corrected_command(
     model_folder: Path, write_corpus: Any, tmp_path: Path
 ) -> None:

@@ -20,9 +20,10 @@ from tests.jobs.commands import command, environment, led_corpus
 from tests.pipeline.readers import rows_of
 from tests.pipeline.s3 import KEYS, moto_server
 from tests.pipeline.same_rows import same_row
-from tests.waiting import HANG_S, wait_until
+from tests.waiting import HANG_S, long_test, wait_until
 
 
+@long_test
 def test_kill_9_of_the_driver_loses_nothing_repeats_nothing_and_recomputes_nothing(
     write_corpus: Callable[..., Path], model_folder: Path, tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def undisturbed_rows(model: Path, corpus: Path) -> dict[str, dict[str, Any]]:
     return {row["doc_id"]: row for file in files for row in rows_of(Summarize(settings), model, file)}
 
 
+@long_test
 def test_interrupting_ends_with_130_and_can_be_resumed(
     write_corpus: Callable[..., Path], model_folder: Path, tmp_path: Path
 ) -> None:
@@ -135,6 +137,7 @@ def test_interrupting_ends_with_130_and_can_be_resumed(
     assert sorted(row["doc_id"] for row in read_output(out)) == sorted(f"d{i}" for i in range(400))
 
 
+@long_test
 def test_from_s3_to_s3_and_killed_in_the_middle(
     write_corpus: Callable[..., Path], model_folder: Path
 ) -> None:

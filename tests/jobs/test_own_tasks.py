@@ -12,9 +12,10 @@ from pathlib import Path
 from tests.conftest import read_output, words
 from tests.jobs.commands import call_here, environment, led_corpus
 from tests.pipeline.tasks.own_tasks import write_shout
-from tests.waiting import HANG_S, wait_until
+from tests.waiting import HANG_S, long_test, wait_until
 
 
+@long_test
 def test_a_task_of_ones_own_is_run_killed_resumed_verified_reported_and_evaluated(
     write_corpus: Callable[..., Path], model_folder: Path, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import read_output, words
 from tests.jobs.commands import command, environment, led_corpus
 from tests.published import PUBLISHED, make
-from tests.waiting import HANG_S, wait_until
+from tests.waiting import HANG_S, long_test, wait_until
 
 ROWS = 60
 
@@ -38,6 +38,7 @@ def write(folder: Path, texts: pa.Array) -> Path:
     return folder
 
 
+@long_test
 @pytest.mark.parametrize(
     ("name", "corpus", "flags"),
     [

@@ -15,7 +15,7 @@ import pytest
 from led.ops.cpu_capabilities import cpu
 from tests.conftest import words
 from tests.jobs.commands import call, command, environment, led_corpus
-from tests.waiting import HANG_S, wait_until
+from tests.waiting import HANG_S, long_test, wait_until
 
 summarize = partial(call, "summarize_corpus")
 
@@ -67,6 +67,7 @@ def test_a_preview_a_forecast_a_run_and_its_report(
     assert again.returncode == 2 and "retry-failed needs --since" in again.stderr
 
 
+@long_test
 def test_bfloat16_becomes_float32_where_the_processor_has_no_products(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ from tests.conftest import read_output, words
 from tests.pipeline.poison import BREAKS, KILLS, TOO_LARGE, BrittleSummarize, UnwellSummarize
 from tests.pipeline.readers import make_reader, rows_of
 from tests.pipeline.same_rows import same_row
+from tests.waiting import long_test
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -127,6 +128,7 @@ def test_another_plan_in_the_folder_is_refused_with_what_differs(
     assert (tmp_path / "out" / PLAN).read_bytes() == plan
 
 
+@long_test
 def test_a_shard_far_larger_than_a_default_block_stays_whole(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -244,6 +246,7 @@ def test_too_many_failures_end_the_run_and_what_is_committed_stays(
     assert run(job(model_folder, corpus, tmp_path / "out", max_failed=160, **long)).manifest["ok"] == 320
 
 
+@long_test
 def test_a_run_that_is_told_to_stop_ends_at_a_shard_border_and_goes_on(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -262,6 +265,7 @@ def test_a_run_that_is_told_to_stop_ends_at_a_shard_border_and_goes_on(
     assert verify(open_store(str(tmp_path / "out"))).problems == []
 
 
+@long_test
 def test_a_forecast_calibrates_on_the_cluster_and_commits_nothing(
     model_folder: Path, write_corpus: Callable[..., Path], tmp_path: Path
 ) -> None:

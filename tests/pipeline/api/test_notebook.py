@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from tests.conftest import words
+from tests.waiting import long_test
 
 ROOT = Path(__file__).parents[3]
 
@@ -42,6 +43,7 @@ def _text(output: nbformat.NotebookNode) -> str:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@long_test
 def test_runs_in_a_notebook(write_corpus: Callable[..., Path], model_folder: Path, tmp_path: Path) -> None:
     write_corpus([words(5 + n, n) for n in range(6)])
     settings = f'input="corpus", model={str(model_folder)!r}, shard_documents=2, replicas=1'

@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 # Every n-th call fails. 1 tries each of them, which takes many minutes.
-STEP = int(os.environ.get("CALL_STEP", "31"))
+STEP = int(os.environ.get("CALL_STEP", "61"))
 
 SHORT = -1
 ERRORS = {

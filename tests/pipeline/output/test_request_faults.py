@@ -32,7 +32,7 @@ from tests.pipeline.s3 import KEYS, Proxy, moto_server, proxied
 KINDS = ("503", "500", "reset", "cut", "short", "403", "never")
 
 # Every n-th request is struck. 1 strikes each of them, which takes many minutes.
-STEP = int(os.environ.get("REQUEST_STEP", "17"))
+STEP = int(os.environ.get("REQUEST_STEP", "53"))
 
 FAST = {"REQUEST_SECONDS": "2", "FIRST_PAUSE_S": "0.01"}
 
